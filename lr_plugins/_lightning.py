@@ -1,0 +1,28 @@
+"""The Lightning in use: `pytorch_lightning` or `lightning.pytorch`, two names of one library.
+
+A Trainer of either calls its callbacks by the names of their hooks, so one base class serves both. We take
+the one that the program has already imported: importing the other would cost it seconds for nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+# One object behind both names of Lightning.
+from lightning_utilities.core.rank_zero import rank_zero_only as rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_warn as rank_zero_warn
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback as Callback
+    from pytorch_lightning import LightningModule as LightningModule
+    from pytorch_lightning import Trainer as Trainer
+    from pytorch_lightning.loggers import Logger as Logger
+elif "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.loggers import Logger
+else:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning.loggers import Logger
+
+__all__ = ["Callback", "LightningModule", "Logger", "Trainer", "rank_zero_only", "rank_zero_warn"]

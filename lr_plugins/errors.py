@@ -1,0 +1,30 @@
+"""The errors of this package: one clear message with the field, the value received and what is allowed."""
+
+from __future__ import annotations
+
+
+class LearningRateError(Exception):
+    """Base of every error raised on purpose here, so that an application can show it without a traceback."""
+
+
+class InvalidArgument(LearningRateError, ValueError):
+    """A setting that cannot work.
+
+    Args:
+        field: the dotted name the user knows the setting by, e.g. ``"StepDecay.drop"``.
+        value: what was received.
+        allowed: what is allowed, as the end of the sentence "<field> must be ...".
+        hint: what to do about it, a sentence of its own.
+
+    Example:
+        >>> print(InvalidArgument("StepDecay.drop", -1, "a number > 0", "0.5 halves the learning rate."))
+        StepDecay.drop must be a number > 0; got -1. 0.5 halves the learning rate.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str, hint: str = "") -> None:
+        self.field, self.value, self.allowed, self.hint = field, value, allowed, hint
+        super().__init__(f"{field} must be {allowed}; got {value!r}.{' ' if hint else ''}{hint}")
+
+
+class TrainingError(LearningRateError, RuntimeError):
+    """Something met during training that makes the next learning rate unknowable, e.g. a loss that is NaN."""

@@ -1,0 +1,119 @@
+"""lr = schedule(position): what every schedule is."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
+
+import numpy as np
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.position import Count, Position, Value, as_position
+
+State = Mapping[str, Any] | None
+"""What a schedule remembers: None, or plain numbers and texts under names, as JSON can hold them."""
+
+
+class Schedule(ABC):
+    """What the learning rate should be, as a pure function of position.
+
+    A schedule owns no counter and changes nothing: ask for any position, in any order. Where it depends on
+    what training observes, the little it remembers is passed in as `state`, made by `start` and advanced by
+    `observe`; whoever runs the training keeps it. Sub-classes write `value`, and keep each constructor argument
+    in an attribute of the same name.
+
+    Example:
+        >>> from lr_plugins import StepDecay, RunLength
+        >>> schedule = StepDecay(0.1, drop=0.5, every="10ep")
+        >>> schedule(RunLength.of(steps_per_epoch=30).position(step=600))
+        0.025
+    """
+
+    initial_learning_rate: float | None = None
+
+    def __call__(self, position: Position | Count, state: State = None) -> Value:
+        """The learning rate at a position.
+
+        Args:
+            position: a `Position`; or a plain number of optimizer steps, or a NumPy array of them (then an array
+                comes back), for schedules that look at nothing else.
+            state: what the schedule remembers; without it, the answer is that of a run which observed nothing.
+        """
+        return self.value(as_position(position), state)
+
+    @abstractmethod
+    def value(self, position: Position, state: State) -> Value:
+        """The formula."""
+
+    def start(self) -> State:
+        """What is remembered before the first step."""
+        return None
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """Names of the logged metrics this schedule observes."""
+        return ()
+
+    def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
+        """What is remembered from an epoch's begin on, given the metrics known by then."""
+        return state
+
+    def initial(self, position: Position) -> float:
+        """The learning rate a schedule starts from: `initial_learning_rate`, or else the optimizer's own."""
+        if self.initial_learning_rate is not None:
+            return self.initial_learning_rate
+        if position.base_learning_rate is not None:
+            return position.base_learning_rate
+        raise InvalidArgument(
+            f"{type(self).__name__}.initial_learning_rate",
+            None,
+            "given where no optimizer is at hand",
+            "None means the optimizer's own learning rate, and this position names none.",
+        )
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments as they were understood."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(
+            f"{name}={str(value) if isinstance(value, Duration) else value!r}" for name, value in self.config().items()
+        )
+        return f"{type(self).__name__}({arguments})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.config() == other.config()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+def number(field: str, value: object, allowed: str, *, above: float = -math.inf, at_least: float = -math.inf) -> float:
+    """A finite number within bounds, as a float.
+
+    Raises:
+        InvalidArgument: it is none; the message says what is `allowed`.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise InvalidArgument(field, value, allowed)
+    result = float(value)
+    if not math.isfinite(result) or result <= above or result < at_least:
+        raise InvalidArgument(field, value, allowed)
+    return result
+
+
+def learning_rate(field: str, value: object, *, optional: bool = False) -> float:
+    """A learning rate: a finite number >= 0."""
+    allowed = "a finite number >= 0" + (", or null (None) for the optimizer's own" if optional else "")
+    return number(field, value, allowed, at_least=0.0)
+
+
+def initial_learning_rate(owner: Schedule, value: object) -> float | None:
+    """A schedule's `initial_learning_rate`: a finite number >= 0, or None for the optimizer's own."""
+    field = f"{type(owner).__name__}.initial_learning_rate"
+    return None if value is None else learning_rate(field, value, optional=True)

@@ -1,0 +1,190 @@
+"""Each shape against its formula, the laws that hold for all of them, and what they refuse."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lr_plugins import (
+    Constant,
+    Duration,
+    ExponentialDecay,
+    InverseTimeDecay,
+    LossDriven,
+    PiecewiseConstant,
+    Position,
+    RunLength,
+    StepDecay,
+)
+from lr_plugins.errors import InvalidArgument, TrainingError
+
+RUN = RunLength.of(steps_per_epoch=30, epochs=200)
+EXACT = {"rel": 1e-15, "abs": 0}
+
+FORMULAS = [
+    (Constant(0.3), lambda t, e: 0.3),
+    (StepDecay(0.1, drop=0.5, every="10ep"), lambda t, e: 0.1 * 0.5 ** (e // 10)),
+    (StepDecay(0.1, drop=0.5, every=10), lambda t, e: 0.1 * 0.5 ** (e // 10)),
+    (StepDecay(0.1, drop=0.3, every="7st"), lambda t, e: 0.1 * 0.3 ** (t // 7)),
+    (StepDecay(0.1, drop=0.5, every="5%"), lambda t, e: 0.1 * 0.5 ** (t // 300)),
+    (
+        PiecewiseConstant([3, 5], [0.002, 0.001, 0.0005]),
+        lambda t, e: 0.002 if e < 3 else 0.001 if e < 5 else 0.0005,
+    ),
+    (PiecewiseConstant(["100st", "20ep"], [3, 2, 1]), lambda t, e: 3 if t < 100 else 2 if e < 20 else 1),
+    (InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005), lambda t, e: 0.1 / (1 + 0.005 * t)),
+    (InverseTimeDecay(0.1, decay_steps="1ep", decay_rate=0.5), lambda t, e: 0.1 / (1 + 0.5 * e)),
+    (
+        InverseTimeDecay(0.1, decay_steps=9, decay_rate=0.5, staircase=True),
+        lambda t, e: 0.1 / (1 + 0.5 * (t // 9)),
+    ),
+    (ExponentialDecay(0.1, decay_steps=100, decay_rate=0.9), lambda t, e: 0.1 * 0.9 ** (t / 100)),
+    (ExponentialDecay(0.1, decay_steps="10ep", decay_rate=0.05), lambda t, e: 0.1 * 0.05 ** (e / 10)),
+    (
+        ExponentialDecay(0.1, decay_steps="10ep", decay_rate=0.05, staircase=True),
+        lambda t, e: 0.1 * 0.05 ** (e // 10),
+    ),
+]
+IDS = [repr(schedule) for schedule, _ in FORMULAS]
+
+
+@pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=IDS)
+def test_every_step_of_a_run_follows_the_formula(schedule, formula):
+    for step in range(RUN.steps):
+        assert schedule(RUN.position(step)) == pytest.approx(formula(step, step // 30), **EXACT)
+
+
+@pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=IDS)
+def test_an_array_of_steps_gives_the_same_as_each_step(schedule, formula):
+    steps = np.arange(RUN.steps)
+    curve = schedule(RUN.position(steps))
+    assert curve.shape == steps.shape
+    assert curve == pytest.approx([schedule(RUN.position(int(step))) for step in steps], rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=IDS)
+def test_a_schedule_is_what_its_configuration_says(schedule, formula):
+    config = json.loads(json.dumps(schedule.config(), default=str))
+    again = type(schedule)(**config)
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    assert again(RUN.position(4321)) == schedule(RUN.position(4321))
+
+
+@given(
+    step=st.integers(0, 10**9),
+    rate=st.floats(0, 10),
+    drop=st.floats(1e-3, 1),
+    length=st.integers(1, 10**6),
+    initial=st.floats(0, 100),
+)
+def test_decays_never_rise_above_their_begin_nor_fall_below_zero(step, rate, drop, length, initial):
+    position = RunLength.of(steps_per_epoch=7).position(step)
+    for schedule in (
+        StepDecay(initial, drop=drop, every=length),
+        InverseTimeDecay(initial, decay_steps=length, decay_rate=rate),
+        ExponentialDecay(initial, decay_steps=length, decay_rate=drop),
+    ):
+        assert 0 <= schedule(position) <= initial
+
+
+@given(step=st.integers(0, 10**6), own=st.floats(1e-6, 10))
+def test_without_an_initial_learning_rate_the_optimizers_own_is_used(step, own):
+    position = RUN.position(step, own)
+    assert StepDecay(drop=0.5)(position) == StepDecay(own, drop=0.5)(position)
+    assert InverseTimeDecay()(position) == InverseTimeDecay(own)(position)
+    assert ExponentialDecay()(position) == ExponentialDecay(own)(position)
+    assert Constant()(position) == own
+
+
+def test_without_either_the_error_says_so():
+    with pytest.raises(InvalidArgument, match=r"StepDecay\.initial_learning_rate must be given where no optimizer"):
+        StepDecay()(RUN.position(0))
+
+
+def test_a_number_is_a_step_for_schedules_that_count_steps_only():
+    assert InverseTimeDecay(0.1, 1, 0.005)(200) == 0.05
+    with pytest.raises(TrainingError, match="counts epochs"):
+        StepDecay(0.1)(200)
+
+
+@pytest.mark.parametrize("position", [1.5, "3", None, True])
+def test_a_position_is_a_whole_number_or_a_position(position):
+    with pytest.raises(InvalidArgument, match="position must be a Position, an integer step"):
+        Constant(0.1)(position)
+
+
+def test_a_share_of_a_run_of_unknown_length_is_refused_with_what_to_set():
+    with pytest.raises(TrainingError, match=r"5% is a share of the run.*set max_steps"):
+        StepDecay(0.1, every="5%")(Position(3, 0))
+
+
+def test_run_length_takes_the_shorter_of_epochs_and_steps():
+    assert RunLength.of(steps_per_epoch=10, epochs=5, steps=30).steps == 30
+    assert RunLength.of(steps_per_epoch=10, epochs=2, steps=30).steps == 20
+    assert RunLength.of(epochs=2).steps is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        (10, 10, "st"),
+        ("10ep", 10, "ep"),
+        (" 500 st ", 500, "st"),
+        ("5%", 5, "%"),
+        ("0.5%", 0.5, "%"),
+        ("1e3st", 1000, "st"),
+        (2.5, 2.5, "st"),
+        ("7", 7, "st"),
+        (np.int64(3), 3, "st"),
+    ],
+)
+def test_durations_read_numbers_and_texts(text, value, unit):
+    duration = Duration.of(text)
+    assert (duration.value, duration.unit) == (value, unit)
+    assert Duration.of(str(duration)) == duration
+
+
+@pytest.mark.parametrize("text", [0, -1, "0ep", "ep", "10parsecs", "", None, True, math.nan, math.inf, [1], "-3st"])
+def test_durations_refuse_the_rest(text):
+    with pytest.raises(InvalidArgument, match=r"StepDecay\.every must be greater than 0: a number, or a text like"):
+        StepDecay(0.1, every=text)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: StepDecay(-0.1), r"StepDecay\.initial_learning_rate must be a finite number >= 0.*got -0\.1"),
+        (lambda: StepDecay("0.1"), r"StepDecay\.initial_learning_rate must be .*got '0\.1'"),
+        (lambda: StepDecay(math.nan), r"StepDecay\.initial_learning_rate .*got nan"),
+        (lambda: StepDecay(True), r"StepDecay\.initial_learning_rate .*got True"),
+        (lambda: StepDecay(0.1, drop=0), r"StepDecay\.drop must be a finite number > 0.*got 0"),
+        (lambda: InverseTimeDecay(0.1, decay_rate=-1), r"InverseTimeDecay\.decay_rate must be a finite number >= 0"),
+        (lambda: InverseTimeDecay(0.1, staircase=1), r"InverseTimeDecay\.staircase must be true or false; got 1"),
+        (lambda: ExponentialDecay(0.1, decay_rate=0), r"ExponentialDecay\.decay_rate must be a finite number > 0"),
+        (lambda: PiecewiseConstant([3], [1]), r"values must be one longer than boundaries \(2 values for 1 bound"),
+        (lambda: PiecewiseConstant(3, [1]), r"PiecewiseConstant\.boundaries must be a list; got 3"),
+        (lambda: PiecewiseConstant([3], "ab"), r"PiecewiseConstant\.values must be a list; got 'ab'"),
+        (lambda: PiecewiseConstant([5, 3], [1, 2, 3]), r"boundaries\[1\] must be greater than the one before it, 5ep"),
+        (lambda: PiecewiseConstant([3], [1, -2]), r"PiecewiseConstant\.values\[1\] must be .*got -2"),
+        (lambda: LossDriven(0.1, monitor=""), r"LossDriven\.monitor must be the name of a logged metric"),
+        (lambda: LossDriven(0.1, max_learning_rate=0), r"LossDriven\.max_learning_rate must be a finite number > 0"),
+    ],
+)
+def test_bad_arguments_are_named_with_what_is_allowed(build, message):
+    with pytest.raises(InvalidArgument, match=message):
+        build()
+
+
+def test_schedules_need_neither_torch_nor_lightning():
+    code = (
+        "import sys, lr_plugins; lr_plugins.StepDecay(0.1, every='10st')(3);"
+        "print([m for m in ('torch', 'pytorch_lightning', 'lightning') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
