@@ -1,0 +1,5 @@
+"""Optimizers with an update rule that torch does not have."""
+
+from lr_plugins.optim.keras_sgd import KerasSGD
+
+__all__ = ["KerasSGD"]

@@ -1,0 +1,221 @@
+"""Keras' momentum rule as a torch optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lr_plugins.errors import InvalidArgument, TrainingError
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
+# Elements of one batch of tensors on the CPU. The rule passes over a batch three times; 2**16 float32 weights with
+# their gradients and velocities are 768 KiB, which an L2 cache keeps from one pass to the next.
+_CPU_BATCH_ELEMENTS = 2**16
+
+# Weights, gradients and, unless there is no momentum, velocities.
+_Tensors = tuple[list[Any], list[Any], list[Any]]
+
+
+class KerasSGD(Optimizer):
+    r"""Stochastic gradient descent with the momentum rule of ``keras.optimizers.SGD``.
+
+    With momentum :math:`\mu`, learning rate :math:`\eta_t` and gradient :math:`g_t`:
+
+    .. math::
+        v_t = \mu v_{t-1} - \eta_t g_t, \qquad
+        w_t = w_{t-1} + \begin{cases} \mu v_t - \eta_t g_t & \text{nesterov} \\ v_t & \text{otherwise}\end{cases}
+
+    Why it is not :class:`torch.optim.SGD`: here the velocity is a sum of *steps*, and each gradient keeps the
+    learning rate of its own update. torch sums gradients (``b = mu*b + g; w -= lr*b``), so a new learning rate
+    rescales the whole past at once. With a constant learning rate the two agree (``v = -lr * b``). Once it moves
+    they part: after a drop to 0 Keras' weights coast on while torch's stop. A schedule tuned in Keras needs this
+    rule to give the same training.
+
+    With ``momentum=0`` it is plain gradient descent and keeps no state. Otherwise each parameter that has had a
+    gradient has one state tensor, ``"velocity"``. Parameters whose gradient is None are left alone, velocity included.
+    The floating-point operations and their order are those of Keras on its torch backend.
+
+    Args:
+        params: parameters, or dicts of a parameter group; a group may have its own ``lr``, ``momentum`` and
+            ``nesterov``.
+        lr: learning rate, a number >= 0 or a 0-d tensor, default 0.01. A tensor may be changed in place between
+            updates; on an accelerator it is used without waiting for the device.
+        momentum: share of the velocity kept at each update, in [0, 1], default 0.
+        nesterov: look one step of momentum ahead, default False. Without momentum it makes no difference.
+
+    Raises:
+        InvalidArgument: a setting is outside its range, or a state of ``torch.optim.SGD`` with momentum is loaded.
+        TrainingError: ``step`` met a sparse gradient; no weight has been changed then.
+
+    Source:
+        ``keras/src/optimizers/sgd.py`` (Keras 3.15; Keras 2.2.4 has the same rule). Sutskever, Martens, Dahl, Hinton:
+        On the importance of initialization and momentum in deep learning, ICML 2013.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor(1.0))
+        >>> optimizer = KerasSGD([weight], lr=0.5, momentum=0.5)
+        >>> for lr in (0.5, 0.0):
+        ...     optimizer.param_groups[0]["lr"] = lr
+        ...     weight.grad = torch.tensor(1.0)
+        ...     optimizer.step()
+        ...     print(weight.item())
+        0.5
+        0.25
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 0.01, momentum: float = 0.0, nesterov: bool = False
+    ) -> None:
+        _check_settings(lr, momentum, nesterov)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; settings it does not name are those the optimizer was built with."""
+        if isinstance(param_group, dict):  # torch has the message for anything else
+            settings = {**self.defaults, **param_group}
+            _check_settings(settings["lr"], settings["momentum"], settings["nesterov"])
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that ``state_dict`` gave; the velocities come back bit for bit."""
+        # torch.optim.SGD's groups have all the settings needed here, so its momentum would be lost without a word.
+        if any(state.get("momentum_buffer") is not None for state in state_dict["state"].values()):
+            raise InvalidArgument(
+                "KerasSGD.load_state_dict",
+                "a state with 'momentum_buffer', of torch.optim.SGD",
+                "given a state of KerasSGD, with 'velocity'",
+                "Convert with velocity = -lr * momentum_buffer, lr being that of the last update.",
+            )
+        super().load_state_dict(state_dict)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Do one update of every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model anew, computes the gradients and returns the loss.
+
+        Returns:
+            The loss of ``closure``; None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # Everything is gathered before anything is changed: a gradient that is refused leaves all groups as they were.
+        for group, tensors in [(group, self._gather(group)) for group in self.param_groups]:
+            for weights, gradients, velocities in _batches(tensors):
+                step_size = _step_size(group["lr"], weights[0].device)
+                if group["momentum"] == 0:
+                    _add_scaled_(weights, gradients, step_size)
+                else:
+                    _momentum_update_(weights, gradients, velocities, step_size, group["momentum"], group["nesterov"])
+        return loss
+
+    def _gather(self, group: dict[str, Any]) -> _Tensors:
+        """Weights, gradients and velocities of a group's parameters that have a gradient."""
+        tensors: _Tensors = ([], [], [])
+        weights, gradients, velocities = tensors
+        for weight in group["params"]:
+            gradient = weight.grad
+            if gradient is None:
+                continue
+            if gradient.is_sparse:
+                raise TrainingError(
+                    f"KerasSGD needs dense gradients; got a sparse one for a parameter of shape {tuple(weight.shape)}."
+                    " torch.nn.Embedding(..., sparse=False) gives dense ones."
+                )
+            weights.append(weight)
+            gradients.append(gradient)
+            velocities.append(None if group["momentum"] == 0 else self._velocity(weight))
+        return tensors
+
+    def _velocity(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        velocity: Tensor = state["velocity"]
+        return velocity
+
+
+def _batches(tensors: _Tensors) -> Iterator[list[list[Any]]]:
+    """Split into weights, gradients and velocities that the foreach primitives take together."""
+    if not tensors[0]:
+        return
+    grouped = Optimizer._group_tensors_by_device_and_dtype(list(tensors))
+    for columns, _ in grouped.values():
+        for start, end in _spans(columns[0]):
+            yield [column[start:end] for column in columns]
+
+
+def _spans(weights: list[Any]) -> Iterator[tuple[int, int]]:
+    """Ranges of consecutive tensors: all at once, but on the CPU no more than its cache keeps between two passes."""
+    start = elements = 0
+    if weights[0].device.type == "cpu":
+        for end, weight in enumerate(weights):
+            elements += weight.numel()
+            if elements > _CPU_BATCH_ELEMENTS and end > start:
+                yield start, end
+                start, elements = end, weight.numel()
+    yield start, len(weights)
+
+
+def _step_size(lr: float | Tensor, device: torch.device) -> float | Tensor:
+    """-lr, ready for the tensors of one device."""
+    if isinstance(lr, Tensor) and lr.device.type != "cpu":
+        return -lr.to(device, non_blocking=True)
+    return -lr
+
+
+def _momentum_update_(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    velocities: list[Tensor],
+    step_size: float | Tensor,
+    momentum: float,
+    nesterov: bool,
+) -> None:
+    torch._foreach_mul_(velocities, momentum)
+    _add_scaled_(velocities, gradients, step_size)
+    if nesterov:
+        _add_scaled_(weights, gradients, step_size)
+        torch._foreach_add_(weights, velocities, alpha=momentum)
+    else:
+        torch._foreach_add_(weights, velocities)
+
+
+def _add_scaled_(tensors: list[Tensor], others: list[Tensor], factor: float | Tensor) -> None:
+    """``tensors += factor * others`` in place."""
+    if isinstance(factor, Tensor) and (factor.device.type != "cpu" or torch.compiler.is_compiling()):
+        # `alpha` would fetch the number from the device, and all work queued there would have to finish first.
+        torch._foreach_add_(tensors, torch._foreach_mul(others, factor))
+    else:
+        torch._foreach_add_(tensors, others, alpha=factor)  # type: ignore[arg-type]
+
+
+def _check_settings(lr: object, momentum: object, nesterov: object) -> None:
+    if not _is_learning_rate(lr):
+        raise InvalidArgument("KerasSGD.lr", lr, "a finite number >= 0, or a 0-d tensor of one")
+    if not (_is_number(momentum) and 0 <= momentum <= 1):
+        raise InvalidArgument("KerasSGD.momentum", momentum, "a number in [0, 1]")
+    if not isinstance(nesterov, bool):
+        raise InvalidArgument("KerasSGD.nesterov", nesterov, "True or False")
+
+
+def _is_learning_rate(lr: object) -> bool:
+    if isinstance(lr, Tensor):
+        # The value of a tensor elsewhere is not looked at: that would wait for the device.
+        return lr.dim() == 0 and (lr.device.type != "cpu" or _is_learning_rate(lr.item()))
+    return _is_number(lr) and 0 <= lr < math.inf
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
