@@ -1,0 +1,116 @@
+"""The callback that publishes the trace: to the loggers, as a file and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only
+from lr_plugins.callbacks.scheduler import LearningRateScheduler
+from lr_plugins.callbacks.trace import Trace
+from lr_plugins.callbacks.writer import Recorder
+from lr_plugins.errors import InvalidArgument
+
+
+class LearningRateTrace(Callback):
+    """Log the learning rate used at every optimizer step, and keep it as a table and a picture.
+
+    The metric is `lr`, or `lr/<group>` with several param groups: one point per optimizer step, at x = that step,
+    from 0. Where the Trainer has a LearningRateScheduler, its trace is published; where it has none, this callback
+    records what the optimizers use by themselves (torch's schedulers, or none).
+
+    Args:
+        dirpath: folder for `lr_trace.csv` and `lr_trace.png`, written when training ends, also by an error. They
+            are handed to every logger that takes artifacts. Default None: no files.
+        every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
+            Default 1000.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Example:
+        >>> callback = LearningRateTrace(dirpath="outputs")
+    """
+
+    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int = 1000) -> None:
+        if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
+            raise InvalidArgument("LearningRateTrace.every_n_steps", every_n_steps, "an integer >= 1")
+        self.dirpath = Path(dirpath) if dirpath is not None else None
+        self.every_n_steps = every_n_steps
+        self._scheduler: LearningRateScheduler | None = None
+        self._recorders: list[Recorder] = []
+        self._recorded = Trace()  # where there is no scheduler
+        self._published_of = self._recorded
+        self._published: dict[str, int] = {}  # by name: the first step that the loggers have not been given
+
+    @property
+    def trace(self) -> Trace:
+        """The learning rates used so far: the scheduler's record, or else this callback's own."""
+        return self._scheduler.trace if self._scheduler is not None else self._recorded
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the run's scheduler, or begin to record."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._scheduler = next((one for one in callbacks if isinstance(one, LearningRateScheduler)), None)
+        if self._scheduler is None:
+            self._record(trainer)
+
+    def _record(self, trainer: Trainer) -> None:
+        self._recorded = Trace()
+        many = len(trainer.optimizers) > 1
+        for index, optimizer in enumerate(trainer.optimizers):
+            recorder = Recorder(optimizer, f"lr/{type(optimizer).__name__}-{index}" if many else "lr")
+            recorder.attach(self._recorded, trainer.global_step // len(trainer.optimizers))
+            self._recorders.append(recorder)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Publish when enough has gathered."""
+        if (batch_idx + 1) % self.every_n_steps == 0:
+            self.publish(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Publish the epoch's points."""
+        self.publish(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Publish the last points and save."""
+        self._finish(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Publish and save what there is."""
+        self._finish(trainer)
+
+    @rank_zero_only
+    def publish(self, trainer: Trainer) -> None:
+        """Hand the points that the loggers have not seen to each of them."""
+        if self._published_of is not self.trace:  # the run began elsewhere than the last one ended
+            self._published_of, self._published = self.trace, {}
+        for name, series in self.trace.items():
+            for step, value in series.since(self._published.get(name, 0)):
+                for logger in trainer.loggers:
+                    logger.log_metrics({name: value}, step=step)
+            self._published[name] = series.next_step
+
+    def _finish(self, trainer: Trainer) -> None:
+        for recorder in self._recorders:
+            recorder.detach()
+        self._recorders = []
+        self.publish(trainer)
+        if self.dirpath is not None and self.trace:
+            self._save(trainer, self.dirpath)
+
+    @rank_zero_only
+    def _save(self, trainer: Trainer, dirpath: Path) -> None:
+        from lr_plugins.report.plot import plot_learning_rate
+
+        dirpath.mkdir(parents=True, exist_ok=True)
+        files = [
+            self.trace.to_csv(dirpath / "lr_trace.csv"),
+            plot_learning_rate(self.trace, dirpath / "lr_trace.png"),
+        ]
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_artifact"):
+                for file in files:
+                    logger.log_artifact(file)

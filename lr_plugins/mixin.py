@@ -1,0 +1,74 @@
+"""The LightningModule's own door to the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from lr_plugins._lightning import Callback
+from lr_plugins.callbacks.scheduler import LearningRateScheduler, Measure
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules import Schedule
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule as _Base
+else:
+    _Base = object
+
+
+class LearningRateScheduleMixin(_Base):
+    """Lets a LightningModule bring its learning-rate schedule along; the Trainer needs no callback.
+
+    Name it before LightningModule in the bases, and either set the attribute `learning_rate_schedule` or override
+    `configure_learning_rate_schedule`. It hands Lightning a `LearningRateScheduler` through `configure_callbacks`:
+    the same engine, messages and checkpoint state. A LearningRateScheduler on the Trainer gives way to it.
+
+    Attributes:
+        learning_rate_schedule: the schedule, or a function of `epoch` or `(epoch, lr)`.
+        learning_rate_verbose: 1 prints Keras' message at each epoch's begin. Default 0.
+        learning_rate_style: `"keras2"` (the default) or `"keras3"`, the form of the message.
+        learning_rate_measure: quantities to measure for the schedule, as in `LearningRateScheduler`.
+
+    Raises:
+        InvalidArgument: at the begin of the fit, when the module names no schedule.
+
+    Example:
+        >>> import pytorch_lightning as pl
+        >>> from lr_plugins import InverseTimeDecay, LearningRateScheduleMixin
+        >>> class Net(LearningRateScheduleMixin, pl.LightningModule):
+        ...     learning_rate_schedule = InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005)
+        ...     learning_rate_verbose = 1
+    """
+
+    learning_rate_schedule: Schedule | Callable[..., float] | None = None
+    learning_rate_verbose: int = 0
+    learning_rate_style: str = "keras2"
+    learning_rate_measure: Mapping[str, Measure] | None = None
+
+    def configure_learning_rate_schedule(self) -> Schedule | Callable[..., float]:
+        """The schedule of this module; override it to build one from what the module knows."""
+        # Through the class: a plain function kept there would otherwise come back bound to the module.
+        schedule: Schedule | Callable[..., float] | None = vars(self).get(
+            "learning_rate_schedule", type(self).learning_rate_schedule
+        )
+        if schedule is None:
+            raise InvalidArgument(
+                f"{type(self).__name__}.learning_rate_schedule",
+                None,
+                "a schedule, or a function of epoch or of (epoch, lr)",
+                "Set the attribute, or override configure_learning_rate_schedule().",
+            )
+        return schedule
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Lightning's hook: the callbacks of the module, with its scheduler."""
+        others = super().configure_callbacks()
+        return [
+            *(others if isinstance(others, (list, tuple)) else [others]),
+            LearningRateScheduler(
+                self.configure_learning_rate_schedule(),
+                verbose=self.learning_rate_verbose,
+                style=self.learning_rate_style,
+                measure=self.learning_rate_measure,
+            ),
+        ]

@@ -1,0 +1,41 @@
+"""The few lines that end a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lr_plugins.callbacks.trace import Trace
+
+
+def summary(metrics: Mapping[str, Mapping[int, float]], trace: Trace, places: Mapping[str, str]) -> str:
+    """Best validation metrics, first and last learning rate, and where things are.
+
+    Args:
+        metrics: each metric's values by epoch, from 0. A name with "acc" in it is best when highest, others when
+            lowest; without validation metrics those of training are shown.
+        trace: the learning rates used.
+        places: where things are, by what they are.
+
+    Example:
+        >>> trace = Trace(); trace.series("lr").append(0.1)
+        >>> print(summary({"val_acc": {0: 0.5, 1: 0.9}}, trace, {"run": "here"}))
+        <BLANKLINE>
+        best val_acc   0.9000  (epoch 2)
+        learning rate  0.1 at the first step, 0.1 at the last of 1
+        run            here
+    """
+    shown = [name for name in metrics if name.startswith("val_")] or list(metrics)
+    lines = [(f"best {name}", _best(name, metrics[name])) for name in shown]
+    for name, series in trace.items():
+        if len(series):
+            label = name.replace("lr", "learning rate", 1)
+            first, last = float(series.values[0]), series.last()
+            lines.append((label, f"{first!r} at the first step, {last!r} at the last of {len(series)}"))
+    lines += places.items()
+    width = max((len(label) for label, _ in lines), default=0)
+    return "\n".join(["", *(f"{label:<{width}}  {text}" for label, text in lines)])
+
+
+def _best(name: str, values: Mapping[int, float]) -> str:
+    epoch = (max if "acc" in name else min)(values, key=values.__getitem__)
+    return f"{values[epoch]:.4f}  (epoch {epoch + 1})"

@@ -1,0 +1,133 @@
+"""The record, and what publishes it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
+
+from lr_plugins import InverseTimeDecay, LearningRateScheduler, LearningRateTrace, StepDecay
+from lr_plugins.callbacks import Trace
+from lr_plugins.errors import InvalidArgument
+from tests.toys import Toy, fit
+
+
+class Memory(pl.loggers.logger.DummyLogger):
+    """A logger that keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.points, self.artifacts = [], []
+
+    def log_metrics(self, metrics, step=None):
+        self.points += [(name, step, value) for name, value in metrics.items() if name.startswith("lr")]
+
+    def log_artifact(self, path):
+        self.artifacts.append(path.name)
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("every_n_steps", [1, 4, 1000])
+def test_every_step_reaches_the_logger_once_at_its_own_x(every_n_steps, order):
+    scheduler, memory = LearningRateScheduler(InverseTimeDecay(0.1, 1, 0.5)), Memory()
+    trace = LearningRateTrace(every_n_steps=every_n_steps)
+    fit(None, *[scheduler, trace][::order], logger=memory)
+    assert memory.points == [("lr", step, 0.1 / (1 + 0.5 * step)) for step in range(18)]
+
+
+def test_groups_are_logged_apart():
+    def make(parameters):
+        weight, bias = parameters
+        return torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr": 0.2}], lr=0.1)
+
+    memory = Memory()
+    fit(Toy(make), LearningRateScheduler(StepDecay()), LearningRateTrace(), logger=memory, epochs=1)
+    assert memory.points[0] == ("lr/0", 0, 0.1)
+    assert ("lr/1", 5, 0.2) in memory.points
+    assert len(memory.points) == 12
+
+
+def test_without_a_scheduler_it_records_what_the_optimizer_uses():
+    class WithTorchs(Toy):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.8)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]
+
+    trace, memory = LearningRateTrace(), Memory()
+    fit(WithTorchs(), trace, logger=memory)
+    assert trace.trace["lr"].values.tolist() == [0.8] * 6 + [0.4] * 6 + [0.2] * 6
+    assert len(memory.points) == 18
+
+
+def test_a_trainer_that_goes_on_logs_no_point_twice():
+    memory, trace, scheduler = Memory(), LearningRateTrace(), LearningRateScheduler(StepDecay(0.1))
+    module = Toy()
+    trainer = fit(module, scheduler, trace, logger=memory, epochs=1)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, trainer.train_dataloader)
+    assert [step for _, step, _ in memory.points] == list(range(12))
+    fit(module, scheduler, trace, logger=memory, epochs=1)
+    assert [step for _, step, _ in memory.points[12:]] == list(range(6))
+
+
+def test_it_leaves_a_table_and_a_picture(tmp_path):
+    scheduler, memory = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1 / 3)), Memory()
+    fit(None, scheduler, LearningRateTrace(tmp_path), logger=memory)
+    table = rows(tmp_path / "lr_trace.csv")
+    assert [(int(row["step"]), float(row["lr"])) for row in table] == [
+        (step, 0.1 / (1 + 1 / 3 * step)) for step in range(18)
+    ]
+    with Image.open(tmp_path / "lr_trace.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert pixels.shape[0] > 300
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+    assert memory.artifacts == ["lr_trace.csv", "lr_trace.png"]
+
+
+def test_an_error_leaves_what_was_recorded(tmp_path):
+    class Failing(Toy):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.global_step == 8:
+                raise KeyError("broken data")
+            return super().training_step(batch, batch_idx)
+
+    memory = Memory()
+    with pytest.raises(KeyError, match="broken data"):
+        fit(Failing(), LearningRateScheduler(StepDecay(0.1)), LearningRateTrace(tmp_path), logger=memory)
+    # The failing step had its learning rate set and recorded before it failed.
+    assert [step for _, step, _ in memory.points] == list(range(9))
+    assert len(rows(tmp_path / "lr_trace.csv")) == 9
+
+
+def test_any_lightning_logger_takes_the_points(tmp_path):
+    fit(None, LearningRateScheduler(StepDecay(0.1)), LearningRateTrace(), logger=CSVLogger(tmp_path))
+    table = rows(tmp_path / "lightning_logs/version_0/metrics.csv")
+    assert [int(row["step"]) for row in table if row["lr"]] == list(range(18))
+
+
+def test_a_table_of_groups_that_come_later_leaves_their_past_empty(tmp_path):
+    trace = Trace()
+    for value in (0.1, 0.2, 0.3):
+        trace.series("lr/a").append(value)
+    trace.series("lr/b", first_step=2).append(0.5)
+    assert rows(trace.to_csv(tmp_path / "t.csv"))[1:] == [
+        {"step": "1", "lr/a": "0.2", "lr/b": ""},
+        {"step": "2", "lr/a": "0.3", "lr/b": "0.5"},
+    ]
+    assert (trace.first(), trace.last()) == (0.1, 0.3)
+    assert json.dumps(list(trace["lr/b"].since(0))) == "[[2, 0.5]]"
+
+
+@pytest.mark.parametrize("value", [0, 1.5, True, "10"])
+def test_bad_arguments(value):
+    with pytest.raises(InvalidArgument, match="every_n_steps must be an integer >= 1"):
+        LearningRateTrace(every_n_steps=value)

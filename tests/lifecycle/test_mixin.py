@@ -1,0 +1,92 @@
+"""The LightningModule's own door: the same engine, messages and state."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lr_plugins import LearningRateScheduleMixin, LearningRateScheduler, StepDecay
+from lr_plugins.errors import InvalidArgument
+from tests.toys import Spy, Toy, fit, loader
+
+
+class Module(LearningRateScheduleMixin, Toy):
+    learning_rate_schedule = StepDecay(0.1, every="1ep")
+
+
+def test_it_drives_the_optimizer_and_needs_no_callback():
+    spy = Spy()
+    fit(Module(), spy)
+    assert spy.at_step == [0.1] * 6 + [0.05] * 6 + [0.025] * 6
+
+
+def test_a_plain_function_on_the_class_is_not_bound():
+    class Plain(LearningRateScheduleMixin, Toy):
+        def learning_rate_schedule(epoch):
+            return 1.0 / (epoch + 1)
+
+    spy = Spy()
+    fit(Plain(), spy, epochs=2)
+    assert spy.at_step == [1.0] * 6 + [0.5] * 6
+
+
+def test_a_schedule_may_be_set_on_the_instance_or_built():
+    module, spy = Module(), Spy()
+    module.learning_rate_schedule = StepDecay(0.3, every="1ep")
+    fit(module, spy, epochs=1)
+    assert spy.at_step == [0.3] * 6
+
+    class Built(LearningRateScheduleMixin, Toy):
+        def configure_learning_rate_schedule(self):
+            return StepDecay(self.layer.weight.numel() / 10)
+
+    spy = Spy()
+    fit(Built(), spy, epochs=1)
+    assert spy.at_step == [0.3] * 6
+
+
+def test_it_says_what_the_callback_says(capsys):
+    class Talkative(Module):
+        learning_rate_verbose = 1
+        learning_rate_style = "keras3"
+
+    fit(Talkative(), epochs=2)
+    said = capsys.readouterr().out
+    fit(Toy(), LearningRateScheduler(StepDecay(0.1, every="1ep"), verbose=1, style="keras3"), epochs=2)
+    assert said == capsys.readouterr().out != ""
+
+
+def test_its_checkpoints_are_the_callbacks(tmp_path):
+    fit(Module(), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["LearningRateScheduler"]["steps"] == [12]
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(Toy(), scheduler, epochs=3, ckpt_path=tmp_path / "a.ckpt")
+    assert scheduler.trace["lr"].steps.tolist() == list(range(12, 18))
+
+
+def test_callbacks_of_other_bases_stay():
+    class Other(pl.Callback):
+        pass
+
+    class Base(Toy):
+        def configure_callbacks(self):
+            return Other()
+
+    class Both(LearningRateScheduleMixin, Base):
+        learning_rate_schedule = StepDecay(0.1)
+
+    trainer = fit(Both(), epochs=1)
+    assert {Other, LearningRateScheduler} <= {type(callback) for callback in trainer.callbacks}
+
+
+def test_a_scheduler_on_the_trainer_gives_way():
+    spy = Spy()
+    fit(Module(), LearningRateScheduler(StepDecay(0.9)), spy, epochs=1)
+    assert spy.at_step == [0.1] * 6
+
+
+def test_a_module_that_names_no_schedule_is_told_so():
+    class Empty(LearningRateScheduleMixin, Toy):
+        pass
+
+    with pytest.raises(InvalidArgument, match=r"Empty\.learning_rate_schedule must be a schedule, or a function"):
+        fit(Empty(), train=loader())
