@@ -1,0 +1,169 @@
+"""A Lightning logger that keeps every point, in MLflow's own default place."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lr_plugins._lightning import Logger, rank_zero_only
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+BATCH = 1000  # metrics MLflow takes in one call
+PARAMS_BATCH = 100  # params MLflow takes in one call
+PARAM_LENGTH = 6000  # characters MLflow takes in the value of a param
+FLUSH_SECONDS = 2.0  # how far the page may lag behind the training
+_REFUSED_IN_NAMES = re.compile(r"[^\w\-./ :]")
+
+
+class MLflowLogger(Logger):
+    """Log a Lightning run to MLflow: every value in float64 at its exact step, sent in batches.
+
+    Without `tracking_uri` it goes where MLflow itself would go: what `MLFLOW_TRACKING_URI` names, or else
+    `mlflow.db` in the current folder, which is where `mlflow ui` without flags looks. The run is created when the
+    fit begins, and ends FINISHED, FAILED or, when it was interrupted, KILLED.
+
+    Args:
+        experiment_name: the MLflow experiment; created if there is none. Default `"lr_plugins"`.
+        run_name: the run's name. Default None: MLflow makes one up.
+        tracking_uri: where to log. Default None: MLflow's own default.
+        tags: tags of the run.
+
+    Example:
+        >>> logger = MLflowLogger(experiment_name="digits", tags={"schedule": "step_decay"})
+        >>> logger.run_id is None
+        True
+    """
+
+    def __init__(
+        self,
+        experiment_name: str = "lr_plugins",
+        run_name: str | None = None,
+        tracking_uri: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.experiment_name, self.run_name, self.tracking_uri = experiment_name, run_name, tracking_uri
+        self.tags = {name: str(value) for name, value in (tags or {}).items()}
+        self.run_id: str | None = None
+        self.experiment_id: str | None = None
+        self._client: MlflowClient | None = None
+        self._waiting: list[Any] = []
+        self._flushed_at = 0.0
+
+    # --- Lightning's logger interface --------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.experiment_name
+
+    @property
+    def version(self) -> str | None:
+        """The run's id, None before the fit begins."""
+        return self.run_id
+
+    @property
+    def experiment(self) -> MlflowClient | None:
+        """MLflow's client, with the run created; None on other ranks than 0."""
+        return self._running() if getattr(rank_zero_only, "rank", 0) == 0 else None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Keep metrics to be sent with the next batch."""
+        from mlflow.entities import Metric
+
+        now = time.time()
+        for name, value in metrics.items():
+            self._waiting.append(Metric(_name(name), float(value), int(now * 1000), step or 0))
+        if len(self._waiting) >= BATCH or now - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Log parameters, nested ones under dotted names."""
+        from mlflow.entities import Param
+
+        flat = list(_flat(vars(params) if isinstance(params, Namespace) else params))
+        entries = [Param(_name(name), str(value)[:PARAM_LENGTH]) for name, value in flat]
+        for start in range(0, len(entries), PARAMS_BATCH):
+            self._running().log_batch(self.run_id, params=entries[start : start + PARAMS_BATCH])
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Send what is waiting and end the run."""
+        if self.run_id is None:
+            return
+        self.flush()
+        self._running().set_terminated(self.run_id, _run_status(status))
+
+    # --- beyond it ---------------------------------------------------------------------------------------
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Send what is waiting."""
+        client = self._running()
+        while self._waiting:
+            client.log_batch(self.run_id, metrics=self._waiting[:BATCH])
+            del self._waiting[:BATCH]
+        self._flushed_at = time.time()
+
+    @rank_zero_only
+    def log_artifact(self, path: str | Path) -> None:
+        """Store a file with the run."""
+        self._running().log_artifact(self.run_id, str(path))
+
+    @rank_zero_only
+    def log_text(self, text: str, name: str) -> None:
+        """Store a text with the run, as a file of that name."""
+        self._running().log_text(self.run_id, text, name)
+
+    def _running(self) -> MlflowClient:
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            # Announcing each table of a new database helps nobody who only wants to train.
+            for talkative in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent"):
+                logging.getLogger(talkative).setLevel(logging.WARNING)
+            self._client = MlflowClient(self.tracking_uri)
+        if self.run_id is None:
+            self._create_run(self._client)
+        return self._client
+
+    def _create_run(self, client: MlflowClient) -> None:
+        from mlflow.tracking.context.registry import resolve_tags
+
+        experiment = client.get_experiment_by_name(self.experiment_name)
+        if experiment is not None:
+            self.experiment_id = experiment.experiment_id
+        else:
+            self.experiment_id = client.create_experiment(self.experiment_name)
+        run = client.create_run(self.experiment_id, tags=resolve_tags(self.tags), run_name=self.run_name)
+        self.run_id, self.run_name = run.info.run_id, run.info.run_name
+
+
+def _run_status(status: str) -> str:
+    if status in ("success", "finished"):
+        return "FINISHED"
+    # Lightning says "failed" whatever happened, from within the handler of the exception.
+    interruption = isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit))
+    return "KILLED" if interruption else "FAILED"
+
+
+def _name(name: str) -> str:
+    return _REFUSED_IN_NAMES.sub("_", name)
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,120 @@
+"""The MLflow logger against a real SQLite database."""
+
+import math
+import signal
+
+import mlflow
+import pytest
+import pytorch_lightning as pl
+
+from lr_plugins import InverseTimeDecay, LearningRateScheduler, LearningRateTrace
+from lr_plugins.tracking import MLflowLogger
+from lr_plugins.tracking.mlflow_logger import BATCH
+from tests.toys import Toy, fit, loader
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """One database for all tests here: making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/test.db"
+
+
+@pytest.fixture
+def logger(database, request):
+    return MLflowLogger(experiment_name=request.node.name, tracking_uri=database)
+
+
+def points(logger, name):
+    history = mlflow.MlflowClient(logger.tracking_uri).get_metric_history(logger.run_id, name)
+    return [(point.step, point.value) for point in history]
+
+
+def status(logger):
+    return mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).info.status
+
+
+def test_a_training_leaves_every_point_in_float64(logger):
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1 / 3))
+    trainer = fit(Toy(), scheduler, LearningRateTrace(), logger=logger, val=loader(8), num_sanity_val_steps=0)
+    assert points(logger, "lr") == [(step, 0.1 / (1 + 1 / 3 * step)) for step in range(18)]
+    assert [step for step, _ in points(logger, "loss")] == [5, 11, 17]
+    assert points(logger, "val_loss")[-1][1] == float(trainer.callback_metrics["val_loss"])
+    assert status(logger) == "FINISHED"
+
+
+def test_many_points_go_in_batches_and_none_is_lost(logger):
+    for step in range(2 * BATCH + 500):
+        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    logger.finalize("success")
+    assert points(logger, "lr") == [(step, 1 / (step + 1)) for step in range(2 * BATCH + 500)]
+
+
+def test_parameters_are_flat_and_long_ones_are_cut_not_refused(logger):
+    logger.log_hyperparams({"model": {"hidden": [4, 6], "name": "mlp"}, "empty": {}, "long": "x" * 7000})
+    logger.log_hyperparams({f"many.{index}": index for index in range(150)})
+    params = mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data.params
+    assert params["model.hidden"] == "[4, 6]"
+    assert params["empty"] == "{}"
+    assert len(params["long"]) == 6000
+    assert params["many.149"] == "149"
+
+
+def test_artifacts_texts_and_tags(logger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts of a local database below the current folder
+    logger.tags = {"schedule": "step_decay"}
+    (tmp_path / "note.txt").write_text("hello")
+    logger.log_artifact(tmp_path / "note.txt")
+    logger.log_text("seed: 1", "config.yaml")
+    client = mlflow.MlflowClient(logger.tracking_uri)
+    assert [file.path for file in client.list_artifacts(logger.run_id)] == ["config.yaml", "note.txt"]
+    assert client.get_run(logger.run_id).data.tags["schedule"] == "step_decay"
+
+
+def test_names_that_mlflow_refuses_are_mended(logger):
+    logger.log_metrics({"loss (train)": 1.0}, step=3)
+    logger.flush()
+    assert points(logger, "loss _train_") == [(3, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(3), "KILLED")]
+)
+def test_a_run_that_ends_by_an_error_says_so_and_keeps_what_was_recorded(logger, error, expected):
+    class Failing(Toy):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.global_step == 8:
+                raise error
+            return super().training_step(batch, batch_idx)
+
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises((type(error), SystemExit)):
+        fit(Failing(), scheduler, LearningRateTrace(), logger=logger)
+    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored: a user's process ends here
+    assert status(logger) == expected
+    assert [step for step, _ in points(logger, "lr")] == list(range(9))
+    assert len(points(logger, "loss")) == 1
+
+
+def test_values_that_are_no_numbers_are_kept_as_such(logger):
+    logger.log_metrics({"loss": math.nan}, step=0)
+    logger.log_metrics({"loss": math.inf}, step=1)
+    logger.flush()
+    (_, first), (_, second) = points(logger, "loss")
+    assert math.isnan(first)
+    assert second > 1e300  # what the database can hold of infinity
+
+
+def test_no_run_is_made_before_the_fit(logger):
+    pl.Trainer(logger=logger, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    logger.finalize("success")
+    assert logger.run_id is None
+    assert mlflow.MlflowClient(logger.tracking_uri).get_experiment_by_name(logger.experiment_name) is None
+
+
+def test_the_environment_names_the_place(database, monkeypatch, request):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    logger = MLflowLogger(experiment_name=request.node.name)
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.finalize("success")
+    assert mlflow.MlflowClient(database).get_run(logger.run_id).data.metrics == {"loss": 1.0}
