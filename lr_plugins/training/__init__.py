@@ -1,0 +1,1 @@
+"""What the main program assembles: data, reference models, the fit itself."""

@@ -1,0 +1,106 @@
+"""The command line: Hydra's, with errors told in a sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lr_plugins.errors import LearningRateError
+
+
+def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
+    """Run a Hydra main; tell a user's error in one message on stderr and exit with status 1.
+
+    Other errors keep their traceback, and all of them do with HYDRA_FULL_ERROR=1. Ctrl-C exits with 130.
+
+    Args:
+        main: the function that `hydra.main` made.
+        config_dir: the folder of its configuration.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        main()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing and exiting itself
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has left: `python train.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        message = _unknown_field(error, Path(config_dir)) or explanation(error)
+        if message is None:
+            raise
+        sys.exit(f"\nError: {message}")
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+
+
+def explanation(error: BaseException) -> str | None:
+    """The message for an error that the user's settings caused, or None for any other."""
+    for cause in _chain(error):
+        if isinstance(cause, LearningRateError):
+            return str(cause)
+    if isinstance(error, InstantiationException):
+        return _instantiation(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return str(error)
+    # Lightning's own judgement of settings; of a monitor that is not logged it tells by a plain RuntimeError.
+    lightnings = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
+    return str(error) if lightnings else None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _instantiation(error: InstantiationException) -> str:
+    text = str(error)
+    message = str(error.__cause__ or text)
+    where = re.search(r"full_key: (\S+)", text)
+    target = re.search(r"call to target '([^']+)'", text)
+    if target and "unexpected keyword argument" in message:
+        message = f"{message}. It takes: {', '.join(_arguments(target[1]))}"
+    return f"{where[1]}: {message}" if where else message
+
+
+def _arguments(target: str) -> list[str]:
+    return [name for name in inspect.signature(get_object(target)).parameters if name not in ("args", "kwargs")]
+
+
+def _unknown_field(error: BaseException, config_dir: Path) -> str | None:
+    """For a field that the configuration does not have: the fields it has in that place."""
+    found = (
+        re.match(r"Could not override '([^']+)'", str(error)) if isinstance(error, ConfigCompositionException) else None
+    )
+    if found is None:
+        return None
+    parent = found[1].rpartition(".")[0]
+    groups = [
+        word
+        for word in sys.argv[1:]
+        if re.fullmatch(r"[\w/]+=[\w/]+", word) and (config_dir / word.split("=")[0]).is_dir()
+    ]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        config = compose("train", groups)
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig):
+        return f"{found[1]}: there is no {parent}. Fields are: {', '.join(map(str, config))}."
+    names = ", ".join(str(name) for name in node if not str(name).startswith("_"))
+    return f"{found[1]}: no such field. {parent or 'The configuration'} has: {names}."

@@ -1,0 +1,23 @@
+"""What reaches the console: the run's own lines, and warnings that somebody can act on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+# Chatter of libraries, each of no use to somebody who runs `train.py`: the reason stands beside it.
+_NOT_FOR_USERS = (
+    r".*does not have many workers.*",  # the data are in memory: workers would only cost time
+    r".*smaller than the logging interval.*",  # epoch metrics are logged whatever the interval
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",  # between Lightning and torch
+    r".*`?_pytree\..*deprecated.*",  # the same
+    r".*Checkpoint directory .* exists and is not empty.*",  # resuming in the folder of the run
+)
+
+
+def quiet() -> None:
+    """Silence accelerator reports and product tips; leave warnings that a user can do something about."""
+    for name in ("pytorch_lightning", "lightning", "lightning.fabric", "lightning_fabric", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in _NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=pattern)

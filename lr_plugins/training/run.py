@@ -1,0 +1,161 @@
+"""One run: assemble what the configuration names, fit, and sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, Trace
+from lr_plugins.errors import InvalidArgument, LearningRateError
+from lr_plugins.report.summary import summary
+from lr_plugins.training.classifier import Classifier
+from lr_plugins.training.console import quiet
+
+
+@dataclass
+class Run:
+    """What a run leaves behind, for callers and tests to look at."""
+
+    trainer: pl.Trainer
+    module: Classifier
+    metrics: EpochMetrics
+    logger: Logger | None
+
+    @property
+    def trace(self) -> Trace:
+        """The learning rate used at each optimizer step."""
+        schedulers = (one for one in self.trainer.callbacks if isinstance(one, LearningRateScheduler))  # type: ignore[attr-defined]
+        return next((one.trace for one in schedulers), Trace())
+
+    @property
+    def checkpoint(self) -> ModelCheckpoint | None:
+        """The callback that wrote the checkpoints."""
+        found = (one for one in self.trainer.callbacks if isinstance(one, ModelCheckpoint))  # type: ignore[attr-defined]
+        return next(found, None)
+
+
+class RecordConfig(Callback):
+    """Hand the configuration to the logger as the fit begins: from then on an error ends the run as FAILED.
+
+    Args:
+        config: the run's configuration.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Params by dotted name, and the whole as `config.yaml`."""
+        for logger in trainer.loggers:
+            logger.log_hyperparams(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
+            if hasattr(logger, "log_text"):
+                logger.log_text(OmegaConf.to_yaml(self.config, resolve=True), "config.yaml")
+
+
+def train(config: DictConfig) -> Run:
+    """Train as the configuration says and print the summary.
+
+    Raises:
+        LearningRateError: a setting that cannot work, or a learning rate that became unknowable.
+    """
+    quiet()
+    _check(config)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config.data)
+    data.prepare_data()
+    data.setup("fit")
+    run = _assemble(config, data)
+    _fit(run, data, config.ckpt_path)
+    print(summary(run.metrics.values, run.trace, _places(run)), flush=True)
+    return run
+
+
+def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
+    try:
+        run.trainer.fit(run.module, datamodule=data, ckpt_path=ckpt_path)
+    except SystemExit as end:  # so Lightning leaves after Ctrl-C and SIGTERM, its callbacks and loggers done
+        places = "; ".join(f"{name}: {place}" for name, place in _places(run).items())
+        print(f"\nInterrupted. What was recorded is kept. {places}", flush=True)
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _assemble(config: DictConfig, data: Any) -> Run:
+    net = instantiate(config.model, input_shape=data.input_shape, num_classes=data.num_classes)
+    module = Classifier(net, loss=instantiate(config.loss), optimizer=instantiate(config.optimizer))
+    _try_optimizer(module)
+    metrics = EpochMetrics()
+    callbacks = [*_callbacks(config, data), metrics, RecordConfig(config)]
+    logger = instantiate(config.logger) if config.logger.get("_target_") else None
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=logger or False)
+    return Run(trainer, module, metrics, logger)
+
+
+def _check(config: DictConfig) -> None:
+    """Settings that Lightning or torch would only trip over later."""
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise InvalidArgument("seed", config.seed, "an integer from 0 to 4294967295")
+    threads = config.num_threads
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InvalidArgument("num_threads", threads, "an integer >= 1, or null for torch's own choice")
+    for name in ("max_epochs", "max_steps"):
+        value = config.trainer.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < -1):
+            raise InvalidArgument(f"trainer.{name}", value, "an integer >= -1, where -1 means no limit")
+
+
+def _try_optimizer(module: Classifier) -> None:
+    """Build the optimizer once for its own checks, before anything is recorded."""
+    try:
+        module.configure_optimizers()
+    except (TypeError, ValueError) as error:
+        if isinstance(error, LearningRateError):
+            raise
+        raise LearningRateError(f"optimizer: {error}") from error
+
+
+def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
+    for name, node in config.callbacks.items():
+        if node is None:
+            continue
+        callback = instantiate(node) if isinstance(node, DictConfig) else node
+        if not isinstance(callback, Callback):
+            raise InvalidArgument(f"callbacks.{name}", node, "null, or a callback with a _target_")
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
+            callback.monitor = "val_loss" if data.num_val else "loss"
+        yield callback
+
+
+def _places(run: Run) -> dict[str, str]:
+    """Where the run and its checkpoints are, by what they are."""
+    places = {}
+    if run.logger is not None:
+        run_id = getattr(run.logger, "run_id", None)
+        places["run"] = (
+            f"{getattr(run.logger, 'run_name', None)} ({run_id}); to browse: mlflow ui"
+            if run_id
+            else str(run.logger.log_dir)
+        )
+    if run.checkpoint is not None:
+        places["best checkpoint"] = _relative(run.checkpoint.best_model_path)
+        places["last checkpoint"] = _relative(run.checkpoint.last_model_path)
+    return {name: place for name, place in places.items() if place}
+
+
+def _relative(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd())) if path else ""
+    except ValueError:
+        return path

@@ -1,0 +1,69 @@
+"""The configuration groups build what they name, and show every knob of it."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def load(group, name, **around):
+    return OmegaConf.create({**around, group: OmegaConf.load(CONF / group / f"{name}.yaml")})[group]
+
+
+NAMES = {
+    "data": ["iris", "digits", "mnist", "fashion_mnist", "cifar10", "fake"],
+    "model": ["mlp", "cnn", "torchvision"],
+    "loss": ["cross_entropy", "keras"],
+    "optimizer": ["sgd", "keras_sgd", "adam", "adamw"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES["data"])
+def test_data(name):
+    data = instantiate(load("data", name))
+    assert data.num_classes >= 3
+    assert (data.seed, instantiate(load("data", name, seed=7)).seed) == (0, 7)
+
+
+@pytest.mark.parametrize("name", NAMES["model"])
+def test_model_and_loss(name):
+    data = instantiate(load("data", "fake"))
+    data.setup()
+    net = instantiate(load("model", name), input_shape=data.input_shape, num_classes=data.num_classes)
+    x, y = next(iter(data.train_dataloader()))
+    for loss in NAMES["loss"]:
+        instantiate(load("loss", loss))(net(x[:4]), y[:4]).backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("name", "lr"), list(zip(NAMES["optimizer"], [0.01, 0.01, 0.002, 0.002], strict=True)))
+def test_optimizer(name, lr):
+    parameters = [torch.nn.Parameter(torch.ones(2))]
+    optimizer = instantiate(load("optimizer", name))(parameters)
+    assert optimizer.defaults["lr"] == lr
+    assert optimizer.defaults.get("momentum", 0.9) == 0.9
+    parameters[0].sum().backward()
+    optimizer.step()
+    assert (parameters[0] < 1).all()
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("data", "model") for n in NAMES[g]])
+def test_every_knob_is_there_with_the_default_of_the_class_and_a_comment(group, name):
+    target = get_class(load(group, name)["_target_"])
+    parameters = inspect.signature(target).parameters.values()
+    knobs = {p.name: p.default for p in parameters if p.default is not p.empty and p.kind is not p.VAR_KEYWORD}
+    config = OmegaConf.to_container(load(group, name), resolve=True)
+    config.pop("_target_")
+    assert {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()} == knobs
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in NAMES for n in NAMES[g]])
+def test_every_knob_has_a_comment(group, name):
+    first, *lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
+    assert first.startswith("# ")
+    assert all("  # " in line for line in lines if not line.startswith("_target_"))

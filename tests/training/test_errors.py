@@ -1,0 +1,130 @@
+"""Misuse of the command line: one clear message, a status that is not 0, and no run left behind as RUNNING."""
+
+import os
+import re
+import sys
+
+import mlflow
+import pytest
+from hydra import main as hydra_main
+from hydra.core.global_hydra import GlobalHydra
+
+from lr_plugins.training.cli import explained
+from tests.training.test_main import ROOT
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('errors')}/mlflow.db"
+
+
+@pytest.fixture
+def _keep_captured_streams():
+    """Hydra closes all log handlers, and absl's (Keras imports it) then closes its stream: here that of pytest."""
+    if "absl.logging" in sys.modules:
+        sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+@pytest.fixture
+def train(_keep_captured_streams, tmp_path, monkeypatch, capfd, database):
+    """Run train.py's main in this process; gives (exit status, what a user reads on stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    @hydra_main(config_path=str(ROOT / "conf"), config_name="train", version_base="1.3")
+    def main(config):
+        from lr_plugins.training.run import train
+
+        train(config)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", "data=fake", "trainer.max_epochs=2", *arguments])
+        status, message = 0, ""
+        try:
+            explained(main, ROOT / "conf")
+        except SystemExit as end:
+            status, message = (end.code, "") if isinstance(end.code, int) else (1, str(end.code))
+        finally:
+            GlobalHydra.instance().clear()
+        return status, capfd.readouterr().err + message
+
+    yield run
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def statuses(database, experiment="lr_plugins"):
+    client = mlflow.MlflowClient(database)
+    found = client.get_experiment_by_name(experiment)
+    return [] if found is None else [run.info.status for run in client.search_runs([found.experiment_id])]
+
+
+BEFORE_TRAINING = [
+    (["schedule=nope"], r"Could not find 'schedule/nope'.*step_decay"),
+    (["schedule.dorp=0.3"], r"schedule\.dorp: no such field\. schedule has: initial_learning_rate, drop, every\."),
+    (["schedule=piecewise", "schedule.drop=1"], r"schedule\.drop: no such field\. schedule has: boundaries, values\."),
+    (["+schedule.dorp=0.3"], r"unexpected keyword argument 'dorp'\. It takes: initial_learning_rate, drop, every"),
+    (["sched.drop=1"], r"sched\.drop: there is no sched\. Fields are: seed, .*schedule"),
+    (["schedule.drop=-1"], r"StepDecay\.drop must be a finite number > 0.*got -1"),
+    (["schedule.drop=half"], r"StepDecay\.drop must be .*got 'half'"),
+    (["schedule.every=3parsecs"], r"StepDecay\.every must be greater than 0: .*got '3parsecs'"),
+    (["schedule=piecewise", "schedule.values=[1]"], r"PiecewiseConstant\.values must be one longer.*got \[1\]"),
+    (["schedule=function", "schedule.function.path=no.such.module"], r"Error loading 'no\.such\.module'"),
+    (["optimizer.lr=-1"], r"optimizer: Invalid learning rate: -1"),
+    (["optimizer=keras_sgd", "optimizer.momentum=2"], r"KerasSGD\.momentum must be .*got 2"),
+    (["data.batch_size=0"], r"Fake\.batch_size must be an integer >= 1; got 0"),
+    (["model=torchvision", "model.name=resnt18"], r"TorchvisionModel\.name must be .*got 'resnt18'.*resnet18"),
+    (["trainer.max_epochs=many"], r"trainer\.max_epochs must be an integer >= -1.*got 'many'"),
+    (["seed=one"], r"seed must be an integer from 0.*got 'one'"),
+    (["num_threads=0"], r"num_threads must be an integer >= 1.*got 0"),
+    (["style=keras4"], r"KerasProgress\.style must be one of keras2, keras3; got 'keras4'"),
+    (["callbacks.trace=5"], r"callbacks\.trace must be null, or a callback with a _target_; got 5"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BEFORE_TRAINING, ids=[" ".join(one) for one, _ in BEFORE_TRAINING])
+def test_a_setting_that_cannot_work_is_told_before_a_run_is_made(train, database, arguments, message):
+    before = statuses(database)
+    status, text = train(*arguments)
+    assert status == 1
+    assert re.search(message, text, re.DOTALL), text
+    assert "Traceback" not in text
+    assert statuses(database) == before
+
+
+WHILE_TRAINING = [
+    (
+        ["schedule=loss_driven", "schedule.monitor=val_los"],
+        r"LossDriven\.monitor is 'val_los'.*logged are: acc, loss, val_acc, val_loss",
+    ),
+    (
+        ["schedule=loss_driven", "optimizer=sgd", "optimizer.lr=1e30", "optimizer.momentum=0"],
+        r"LossDriven needs a finite 'loss'; it is nan",
+    ),
+    (
+        ["schedule=function", "schedule.function.path=builtins.str"],
+        r"the schedule function must return a finite number >= 0; str\(0\) returned '0' of type str",
+    ),
+    (["schedule.every=5%", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
+    (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val_f1"], r"val_f1.*not available"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WHILE_TRAINING, ids=[" ".join(one) for one, _ in WHILE_TRAINING])
+def test_what_only_training_shows_ends_the_run_as_failed(train, database, arguments, message):
+    before = len(statuses(database))
+    status, text = train(*arguments)
+    assert status == 1
+    assert re.search(message, text, re.DOTALL), text
+    assert "Traceback" not in text
+    after = statuses(database)
+    assert len(after) == before + 1
+    assert after[0] == "FAILED"
+
+
+def test_what_is_no_users_error_keeps_its_traceback():
+    def main():
+        raise ZeroDivisionError("a fault of ours")
+
+    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        explained(main, ROOT / "conf")

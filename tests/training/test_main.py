@@ -1,0 +1,166 @@
+"""`python train.py` as a user runs it: a real process in an empty folder, a real MLflow database and server."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TRAIN = [sys.executable, str(ROOT / "train.py")]
+SMALL = ["data=fake", "trainer.max_epochs=2"]
+
+
+def environment():
+    # A user has neither our test settings nor a tracking server named.
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_", "HYDRA_"))}
+
+
+def train(folder, *arguments, timeout=120):
+    return subprocess.run(
+        [*TRAIN, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def runs(folder):
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("lr_plugins")
+    return [] if experiment is None else client.search_runs([experiment.experiment_id])
+
+
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory):
+    """The main job in an empty folder: (folder, the finished process)."""
+    folder = tmp_path_factory.mktemp("main_job")
+    return folder, train(folder, "schedule=step_decay")
+
+
+def test_the_console_shows_keras_lines_and_the_summary_and_nothing_else(main_job):
+    _, process = main_job
+    assert process.returncode == 0
+    assert process.stderr == ""
+    epochs = "".join(
+        rf"Epoch {epoch}/10\n\nEpoch {epoch:05d}: LearningRateScheduler setting learning rate to {lr}\.\n"
+        r" - \d+s - loss: \S+ - acc: \S+ - val_loss: \S+ - val_acc: \S+\n"
+        for epoch, lr in enumerate([0.002] * 3 + [0.001] * 3 + [0.0005] * 3 + [0.00025], start=1)
+    )
+    end = (
+        r"\nbest val_loss    0\.\d{4}  \(epoch \d+\)\n"
+        r"best val_acc     0\.\d{4}  \(epoch \d+\)\n"
+        r"learning rate    0\.002 at the first step, 0\.00025 at the last of 450\n"
+        r"run              step_decay-cnn-digits-seed1 \([0-9a-f]{32}\); to browse: mlflow ui\n"
+        r"best checkpoint  (\S+/best\.ckpt)\n"
+        r"last checkpoint  (\S+/last\.ckpt)\n"
+    )
+    header = "Train on 1437 samples, validate on 360 samples\n"
+    assert re.fullmatch(header + epochs + end, process.stdout), process.stdout
+
+
+def test_the_checkpoints_are_where_the_summary_says_and_the_accuracy_is_real(main_job):
+    folder, process = main_job
+    best, last = re.findall(r"checkpoint  (\S+)", process.stdout)
+    assert (folder / best).is_file()
+    assert (folder / last).is_file()
+    [run] = runs(folder)
+    assert run.data.metrics["val_acc"] > 0.95
+
+
+def test_the_run_holds_params_metrics_trace_and_artifacts(main_job):
+    folder, _ = main_job
+    [run] = runs(folder)
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["schedule.drop"] == "0.5"
+    assert run.data.tags["schedule"] == "step_decay"
+    trace = client.get_metric_history(run.info.run_id, "lr")
+    assert [(point.step, point.value) for point in trace] == [(t, 0.002 * 0.5 ** (t // 45 // 3)) for t in range(450)]
+    for name in ("loss", "acc", "val_loss", "val_acc"):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+        assert steps == list(range(44, 450, 45))
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert artifacts == {"config.yaml", "lr_trace.csv", "lr_trace.png"}
+    config = yaml.safe_load(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/config.yaml"))
+    assert config["schedule"]["every"] == "3ep"
+
+
+def test_mlflow_ui_without_flags_shows_the_run(main_job):
+    folder, _ = main_job
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Its own port, by the environment: another program may own the usual one.
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "ui"],
+        cwd=folder,
+        env={**environment(), "MLFLOW_PORT": str(port), "MLFLOW_WORKERS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        found = _ask(port, "experiments/search", {"max_results": 10})
+        [experiment] = [one for one in found["experiments"] if one["name"] == "lr_plugins"]
+        found = _ask(port, "runs/search", {"experiment_ids": [experiment["experiment_id"]]})
+        [run] = found["runs"]
+        metrics = {metric["key"] for metric in run["data"]["metrics"]}
+        assert {"lr", "loss", "acc", "val_loss", "val_acc"} <= metrics
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def _ask(port, what, question, patience=60):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/2.0/mlflow/{what}",
+        json.dumps(question).encode(),
+        {"Content-Type": "application/json"},
+    )
+    for _ in range(patience * 2):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return json.load(answer)
+        except OSError:  # not up yet
+            time.sleep(0.5)
+    raise AssertionError(f"mlflow ui did not answer within {patience} s")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another_one(tmp_path):
+    sweep = train(tmp_path, "-m", *SMALL, "seed=1,2", "model.dropout=[0.25,0.5]")
+    again = train(tmp_path, *SMALL, "seed=1")
+    assert (sweep.returncode, again.returncode) == (0, 0), sweep.stderr + again.stderr
+    last, second, first = runs(tmp_path)  # MLflow gives the newest first
+    assert first.data.metrics == last.data.metrics != second.data.metrics
+
+
+def test_ctrl_c_ends_cleanly_and_keeps_what_was_recorded(tmp_path):
+    process = subprocess.Popen(
+        [*TRAIN, "trainer.max_epochs=100000", "data=fake"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("Epoch 4/") for line in lines), process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "Interrupted" in out
+    [run] = runs(tmp_path)
+    assert run.info.status == "KILLED"
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "lr")]
+    assert steps == list(range(len(steps)))
+    assert len(steps) >= 3 * 7
+    assert {"lr_trace.csv", "lr_trace.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}

@@ -1,0 +1,20 @@
+"""The main job: train a model under a learning-rate schedule. `python train.py --help` shows what can be set."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from lr_plugins.training.cli import explained
+
+
+@hydra.main(config_path="conf", config_name="train", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Hydra's entry; torch and Lightning are imported here, so that --help answers at once."""
+    from lr_plugins.training.run import train
+
+    train(config)
+
+
+if __name__ == "__main__":
+    explained(main, Path(__file__).parent / "conf")
