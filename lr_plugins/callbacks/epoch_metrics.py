@@ -11,7 +11,8 @@ class EpochMetrics(Callback):
     """Keep what each epoch logged: `values["val_loss"][3]` is the value of the fourth epoch.
 
     An epoch's metrics are taken once they are complete, those that a module logs in its own `on_train_epoch_end`
-    included. A metric that an epoch did not log has no entry for it.
+    included. A metric that an epoch did not log has no entry for it. Put it before callbacks that log something at the
+    begin of an epoch.
 
     Example:
         >>> EpochMetrics().values

@@ -106,6 +106,17 @@ class MLflowLogger(Logger):
 
     # --- beyond it ---------------------------------------------------------------------------------------
 
+    @property
+    def page(self) -> str | None:
+        """Where to see the run's curves: the address of its page, with how to serve it where that is local."""
+        if self._client is None or self.run_id is None:
+            return None
+        server: str = self._client.tracking_uri
+        local = not server.startswith("http")
+        # Without the workflow in the address MLflow shows its pages for chatbots.
+        path = f"#/experiments/{self.experiment_id}/runs/{self.run_id}/model-metrics?workflowType=machine_learning"
+        return f"mlflow ui, then http://127.0.0.1:5000/{path}" if local else f"{server.rstrip('/')}/{path}"
+
     @rank_zero_only
     def flush(self) -> None:
         """Send what is waiting."""

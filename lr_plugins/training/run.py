@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, Trace
 from lr_plugins.errors import InvalidArgument, LearningRateError
 from lr_plugins.report.summary import summary
+from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 
@@ -97,7 +98,8 @@ def _assemble(config: DictConfig, data: Any) -> Run:
     module = Classifier(net, loss=instantiate(config.loss), optimizer=instantiate(config.optimizer))
     _try_optimizer(module)
     metrics = EpochMetrics()
-    callbacks = [*_callbacks(config, data), metrics, RecordConfig(config)]
+    # The metrics first: what the scheduler measures at an epoch's begin is that epoch's.
+    callbacks = [metrics, *_callbacks(config, data), RecordConfig(config)]
     logger = instantiate(config.logger) if config.logger.get("_target_") else None
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=logger or False)
     return Run(trainer, module, metrics, logger)
@@ -141,13 +143,10 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
 def _places(run: Run) -> dict[str, str]:
     """Where the run and its checkpoints are, by what they are."""
     places = {}
-    if run.logger is not None:
-        run_id = getattr(run.logger, "run_id", None)
-        places["run"] = (
-            f"{getattr(run.logger, 'run_name', None)} ({run_id}); to browse: mlflow ui"
-            if run_id
-            else str(run.logger.log_dir)
-        )
+    if isinstance(run.logger, MLflowLogger):
+        places = {"run": f"{run.logger.run_name}", "to browse": run.logger.page or ""}
+    elif run.logger is not None:
+        places = {"run": str(run.logger.log_dir)}
     if run.checkpoint is not None:
         places["best checkpoint"] = _relative(run.checkpoint.best_model_path)
         places["last checkpoint"] = _relative(run.checkpoint.last_model_path)

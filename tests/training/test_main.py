@@ -57,7 +57,8 @@ def test_the_console_shows_keras_lines_and_the_summary_and_nothing_else(main_job
         r"\nbest val_loss    0\.\d{4}  \(epoch \d+\)\n"
         r"best val_acc     0\.\d{4}  \(epoch \d+\)\n"
         r"learning rate    0\.002 at the first step, 0\.00025 at the last of 450\n"
-        r"run              step_decay-cnn-digits-seed1 \([0-9a-f]{32}\); to browse: mlflow ui\n"
+        r"run              step_decay-cnn-digits-seed1\n"
+        r"to browse        mlflow ui, then http://127\.0\.0\.1:5000/#/experiments/1/runs/[0-9a-f]{32}/model-metrics\S+\n"
         r"best checkpoint  (\S+/best\.ckpt)\n"
         r"last checkpoint  (\S+/last\.ckpt)\n"
     )

@@ -1,0 +1,280 @@
+"""The console text against Keras': Keras 3 itself, and the recorded rules and texts of Keras 2.2.4."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from types import SimpleNamespace
+from unittest import mock
+
+os.environ["KERAS_BACKEND"] = "torch"
+
+import keras
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras.src.callbacks.progbar_logger import ProgbarLogger
+from keras.src.utils import progbar
+from torch.utils.data import DataLoader, TensorDataset
+
+from lr_plugins.callbacks import keras_progress
+from lr_plugins.callbacks.keras_progress import KerasProgress, format_header, keras2_line, keras3_line
+
+# --- lines, against the real Keras 3 ------------------------------------------------------------------------
+
+values = st.one_of(
+    st.floats(),  # nan, infinities, subnormals and huge values among them
+    st.floats(-2e-3, 2e-3),
+    st.floats(width=32),
+    st.sampled_from([0.0, -0.0, 0.001, 0.0010000000474974513, -0.001, 1e10, 0.00005, 0.99995]),
+)
+names = st.text("abcdefgh_/ %{}é", min_size=1, max_size=8)
+durations = st.one_of(
+    st.just(0.0),
+    st.floats(0, 5e-3),
+    st.floats(0, 5),
+    st.floats(0, 1e6),
+    st.sampled_from([0.5, 1.5, 2.5, 0.9996e-3, 0.9995, 3700.0]),
+)
+
+
+def keras3_text(logs: dict[str, float], elapsed: float, steps: int, epoch: int, epochs: int) -> str:
+    """What Keras' own logger prints about an epoch of that length."""
+    clock = SimpleNamespace(time=lambda: 0.0)
+    logger = ProgbarLogger()
+    logger.set_params({"verbose": 2, "epochs": epochs, "steps": steps})
+    with contextlib.redirect_stdout(io.StringIO()) as out, mock.patch.object(progbar, "time", clock):
+        logger.on_train_begin()
+        logger.on_epoch_begin(epoch)
+        for batch in range(min(steps, 3)):
+            logger.on_train_batch_end(batch, logs)
+        clock.time = lambda: elapsed
+        logger.on_epoch_end(epoch, logs)
+    return out.getvalue()
+
+
+@given(st.dictionaries(names, values, max_size=4), durations, st.integers(1, 20_000))
+@settings(max_examples=400, deadline=None)
+def test_keras3_lines_are_those_of_keras(logs, elapsed, steps):
+    ours = keras3_line(logs, elapsed, elapsed / steps, steps, steps)
+    assert f"{format_header(1, 7)}\n{ours}\n" == keras3_text(logs, elapsed, steps, epoch=1, epochs=7)
+
+
+@given(st.integers(1, 10_000), st.data())
+@settings(max_examples=50, deadline=None)
+def test_the_count_of_an_unfinished_epoch_is_aligned_as_in_keras(steps, data):
+    step = data.draw(st.integers(1, steps))
+    clock = SimpleNamespace(time=lambda: 0.0)
+    with contextlib.redirect_stdout(io.StringIO()) as out, mock.patch.object(progbar, "time", clock):
+        progbar.Progbar(steps, verbose=2).update(step, finalize=True)
+    assert f"{keras3_line({}, 0.0, 0.0, step, steps)}\n" == out.getvalue()
+
+
+# --- a whole fit, against the real Keras 3 ------------------------------------------------------------------
+
+EPOCHS, BATCH = 3, 4
+RANDOM = np.random.default_rng(0)
+INPUTS = RANDOM.random((28, 3), dtype=np.float32)
+TARGETS = (INPUTS.sum(axis=1, keepdims=True) > 1.5).astype(np.float32)
+WEIGHTS = np.array([[0.5], [-0.25], [0.75]], dtype=np.float32)
+
+
+def rate(epoch: int) -> float:
+    return 0.5 * 0.002**epoch  # 0.5, 0.001 and one in exponent form
+
+
+class SameNet(pl.LightningModule):
+    """The network, loss and metrics of `keras_console` in torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+        self.layer.load_state_dict({"weight": torch.tensor(WEIGHTS.T), "bias": torch.zeros(1)})
+
+    def both(self, batch: list[torch.Tensor], prefix: str) -> torch.Tensor:
+        inputs, targets = batch
+        predictions = torch.sigmoid(self.layer(inputs))
+        loss = torch.nn.functional.binary_cross_entropy(predictions, targets)
+        accuracy = ((predictions > 0.5).float() == targets).float().mean()
+        logs = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
+        self.log_dict(logs, on_step=not prefix, on_epoch=True)
+        return loss
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return self.both(batch, "")
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self.both(batch, "val_")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=9.0)
+
+
+class Scheduler(pl.Callback):
+    """What Keras' scheduler does and says, at its moment."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        value = trainer.optimizers[0].param_groups[0]["lr"] = rate(trainer.current_epoch)
+        number = trainer.current_epoch + 1
+        print(f"\nEpoch {number}: LearningRateScheduler setting learning rate to {value}.")
+
+
+def keras_console(**extra: object) -> str:
+    model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(1, activation="sigmoid")])
+    model.layers[-1].set_weights([WEIGHTS, np.zeros(1, np.float32)])
+    model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy", metrics=["accuracy"])
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        model.fit(
+            INPUTS[:20],
+            TARGETS[:20],
+            batch_size=BATCH,
+            shuffle=False,
+            verbose=2,
+            callbacks=[keras.callbacks.LearningRateScheduler(rate, verbose=1)],
+            validation_data=(INPUTS[20:], TARGETS[20:]),
+            **extra,
+        )
+    return out.getvalue()
+
+
+def lightning_console(module: pl.LightningModule, *callbacks: pl.Callback, **extra: object) -> str:
+    data = [torch.tensor(INPUTS), torch.tensor(TARGETS)]
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(callbacks=list(callbacks), enable_progress_bar=False, **quiet, **extra)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        trainer.fit(
+            module,
+            DataLoader(TensorDataset(*(part[:20] for part in data)), batch_size=BATCH),
+            DataLoader(TensorDataset(*(part[20:] for part in data)), batch_size=BATCH),
+        )
+    return out.getvalue()
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"\d+s - \d+(s|ms|us)/step", "TIME", text)
+
+
+@pytest.mark.parametrize("epochs", [1, EPOCHS])
+def test_a_whole_fit_prints_what_keras_prints(epochs):
+    keras_text = without_times(keras_console(epochs=epochs))
+    text = lightning_console(SameNet(), KerasProgress("keras3"), Scheduler(), max_epochs=epochs)
+    assert without_times(text) == keras_text
+    assert keras_text.count("5/5 - TIME - accuracy: ") == epochs
+
+
+def test_epochs_without_validation_print_what_keras_prints():
+    keras_text = without_times(keras_console(epochs=EPOCHS, validation_freq=2))
+    extra = {"max_epochs": EPOCHS, "check_val_every_n_epoch": 2}
+    text = lightning_console(SameNet(), KerasProgress("keras3"), Scheduler(), **extra)
+    assert without_times(text) == keras_text
+    assert keras_text.count("val_loss") == 1
+
+
+# --- Keras 2.2.4, from recordings ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.4354, "0.4354"),
+        (0.0010001, "0.0010"),
+        (0.001, "1.0000e-03"),
+        (0.0005, "5.0000e-04"),
+        (0.0, "0.0000e+00"),
+        (-0.5, "-5.0000e-01"),
+        (-123.456, "-1.2346e+02"),
+        (1e10, "10000000000.0000"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (float("-inf"), "-inf"),
+    ],
+)
+def test_keras2_numbers(value, text):
+    assert keras2_line({"loss": value}, 0.0) == f" - 0s - loss: {text}"
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "text"),
+    [(0.0, "0s"), (0.5, "0s"), (1.5, "2s"), (2.5, "2s"), (12.7, "13s"), (61.0, "61s"), (3700.0, "3700s")],
+)
+def test_keras2_times(elapsed, text):
+    assert keras2_line({}, elapsed) == f" - {text}"
+
+
+def test_the_line_of_the_article():
+    logs = {"loss": 0.43541, "acc": 0.86249, "val_loss": 0.07068, "val_acc": 0.97621}
+    assert keras2_line(logs, 13.2) == " - 13s - loss: 0.4354 - acc: 0.8625 - val_loss: 0.0707 - val_acc: 0.9762"
+
+
+class Replay(pl.LightningModule):
+    """Logs, epoch by epoch, the values of a recorded Keras run."""
+
+    TRAIN = ((0.9974, 0.4900), (0.9934, 0.4950), (0.9887, 0.4967))
+    VALIDATION = ((0.9777, 0.5300), (0.9735, 0.5300), (0.9697, 0.5300))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def replay(self, record: tuple[tuple[float, float], ...], prefix: str) -> None:
+        loss, accuracy = record[self.current_epoch]
+        logs = {f"{prefix}loss": loss, f"{prefix}acc": accuracy}
+        self.log_dict(logs, on_step=False, on_epoch=True, batch_size=1)
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        self.replay(self.TRAIN, "")
+        return self.layer(batch[0]).mean()
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self.replay(self.VALIDATION, "val_")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Keras2Scheduler(pl.Callback):
+    """The words of Keras 2.2.4's scheduler."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        value = (0.002, 0.001, 0.0005)[trainer.current_epoch]
+        number = trainer.current_epoch + 1
+        print(f"\nEpoch {number:05d}: LearningRateScheduler setting learning rate to {value}.")
+
+
+# fit(x, y, epochs=3, verbose=2, validation_data=..., callbacks=[LearningRateScheduler(..., verbose=1)])
+KERAS_2_2_4 = """\
+Train on 600 samples, validate on 100 samples
+Epoch 1/3
+
+Epoch 00001: LearningRateScheduler setting learning rate to 0.002.
+ - 0s - loss: 0.9974 - acc: 0.4900 - val_loss: 0.9777 - val_acc: 0.5300
+Epoch 2/3
+
+Epoch 00002: LearningRateScheduler setting learning rate to 0.001.
+ - 0s - loss: 0.9934 - acc: 0.4950 - val_loss: 0.9735 - val_acc: 0.5300
+Epoch 3/3
+
+Epoch 00003: LearningRateScheduler setting learning rate to 0.0005.
+ - 0s - loss: 0.9887 - acc: 0.4967 - val_loss: 0.9697 - val_acc: 0.5300
+"""
+
+
+def test_a_whole_run_prints_what_keras_2_printed(capsys, monkeypatch):
+    monkeypatch.setattr(keras_progress, "perf_counter", lambda: 0.0)
+    trainer = pl.Trainer(
+        callbacks=[KerasProgress(), Keras2Scheduler()],
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    data = DataLoader(TensorDataset(torch.zeros(600, 1)), batch_size=120)
+    trainer.fit(Replay(), data, DataLoader(TensorDataset(torch.zeros(100, 1)), batch_size=100))
+    assert capsys.readouterr().out == KERAS_2_2_4
