@@ -14,22 +14,36 @@ if TYPE_CHECKING:
     from lr_plugins.callbacks import LearningRateTrace as LearningRateTrace
     from lr_plugins.mixin import LearningRateScheduleMixin as LearningRateScheduleMixin
     from lr_plugins.optim import KerasSGD as KerasSGD
+    from lr_plugins.schedules import Bounded as Bounded
+    from lr_plugins.schedules import Chain as Chain
     from lr_plugins.schedules import Constant as Constant
     from lr_plugins.schedules import Duration as Duration
     from lr_plugins.schedules import ExponentialDecay as ExponentialDecay
     from lr_plugins.schedules import FunctionSchedule as FunctionSchedule
     from lr_plugins.schedules import InverseTimeDecay as InverseTimeDecay
     from lr_plugins.schedules import LossDriven as LossDriven
+    from lr_plugins.schedules import PerEpoch as PerEpoch
     from lr_plugins.schedules import PiecewiseConstant as PiecewiseConstant
     from lr_plugins.schedules import Position as Position
+    from lr_plugins.schedules import Product as Product
+    from lr_plugins.schedules import Repeated as Repeated
     from lr_plugins.schedules import RunLength as RunLength
     from lr_plugins.schedules import Schedule as Schedule
+    from lr_plugins.schedules import Smooth as Smooth
     from lr_plugins.schedules import StepDecay as StepDecay
+    from lr_plugins.schedules import Stretched as Stretched
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "lr_plugins.schedules": (
+        "Bounded",
+        "Chain",
+        "PerEpoch",
+        "Product",
+        "Repeated",
+        "Smooth",
+        "Stretched",
         "Constant",
         "Duration",
         "ExponentialDecay",

@@ -9,11 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.schedules.position import Count, Position, Value
+from lr_plugins.schedules.position import Position, RunLength, Span, Value
 
-UNITS = {"st": "optimizer steps", "ep": "epochs", "%": "percent of the run"}
-_TEXT = re.compile(r"\s*(?P<value>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(?P<unit>st|ep|%)?\s*")
-_ALLOWED = 'greater than 0: a number, or a text like "10ep" (epochs), "500st" (optimizer steps) or "5%" (of the run)'
+_TEXT = re.compile(r"\s*(?P<value>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(?P<unit>st|ep|sp|%)?\s*")
+_ALLOWED = (
+    'greater than 0: a number, or a text like "10ep" (epochs), "500st" (optimizer steps), "5%" (of the run) '
+    'or "50000sp" (samples)'
+)
+
+_UNKNOWN = {
+    "%": "the duration {} is a share of the run, and the length of the run is unknown; "
+    "set max_steps on the Trainer, or give the duration in steps or epochs",
+    "sp": "the duration {} is in samples, and the samples per optimizer step are unknown; give it in steps or epochs",
+}
 
 
 class Duration:
@@ -21,10 +29,11 @@ class Duration:
 
     Args:
         value: how many, >= 0.
-        unit: `"st"` optimizer steps, `"ep"` epochs, `"%"` percent of the run's optimizer steps.
+        unit: `"st"` optimizer steps, `"ep"` epochs, `"%"` percent of the run, `"sp"` samples.
 
-    Epochs count whole: a schedule whose length is in epochs holds its value within an epoch, as Keras'
-    callback does. Steps and percent move at every optimizer step.
+    Epochs count whole: a schedule whose length is in epochs holds its value within an epoch, as Keras' callback does
+    (`Schedule.smooth` makes it move). The others move at every optimizer step. Within a part of a sequence,
+    percent are of that part.
 
     Example:
         >>> Duration.of("10ep"), Duration.of(500, unit="st"), Duration.of("5%")
@@ -63,34 +72,44 @@ class Duration:
             return cls(_tidy(float(length)), unit)
         return None
 
-    @property
-    def clock(self) -> str:
-        """The unit time is counted in to compare with this duration: percent are counted in steps."""
-        return "ep" if self.unit == "ep" else "st"
-
-    def length(self, position: Position) -> float:
-        """This duration in the unit of its clock.
+    def measure(self, position: Position) -> tuple[Value, float]:
+        """(how much has passed, this length), both in one clock.
 
         Raises:
-            TrainingError: it is a share of a run whose length is unknown.
+            TrainingError: it is a share of a run whose length is unknown, or samples of steps of unknown size.
         """
-        if self.unit != "%":
-            return self.value
-        if position.run.steps is None:
-            raise TrainingError(
-                f"the duration {self} is a share of the run, and the length of the run is unknown; "
-                "set max_steps on the Trainer, or give the duration in steps or epochs"
-            )
-        return self.value * position.run.steps / 100
+        if self.unit == "ep":
+            return position.elapsed("ep"), self.value
+        span = self.span(position.run)
+        if span.steps is not None:
+            return position.elapsed("st"), span.steps
+        if self.unit == "%" and span.epochs is not None:
+            return position.elapsed("ep"), span.epochs
+        raise TrainingError(_UNKNOWN[self.unit].format(self))
+
+    def span(self, run: RunLength) -> Span:
+        """This length in optimizer steps and in epochs of a run, as far as they are known."""
+        per_epoch = run.steps_per_epoch
+        if self.unit == "ep":
+            return Span(None if per_epoch is None else self.value * per_epoch, self.value, "ep")
+        if self.unit == "%":
+            steps = None if run.steps is None else self.value * run.steps / 100
+            epochs = None if run.epochs is None else self.value * run.epochs / 100
+            return Span(steps, epochs, "st" if steps is not None else "ep")
+        steps = self.value if self.unit == "st" else None
+        if self.unit == "sp" and run.batch_size is not None:
+            steps = self.value / run.batch_size
+        return Span(steps, None if steps is None or per_epoch is None else steps / per_epoch, "st")
 
     def ratio(self, position: Position) -> Value:
         """How many times this duration has passed at a position."""
-        return position.elapsed(self.clock) / self.length(position)
+        passed, length = self.measure(position)
+        return passed / length
 
     def passed(self, position: Position) -> bool | npt.NDArray[np.bool_]:
         """Whether this duration has passed since the start: true from its last step or epoch on."""
-        count: Count = position.elapsed(self.clock)
-        return count >= self.length(position)
+        passed, length = self.measure(position)
+        return passed >= length
 
     def __str__(self) -> str:
         return f"{self.value}{self.unit}"

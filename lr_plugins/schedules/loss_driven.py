@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import SupportsFloat
 
-import numpy as np
-
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.position import Position, Value
-from lr_plugins.schedules.schedule import Schedule, State, initial_learning_rate, number
+from lr_plugins.schedules.schedule import Schedule, State, number, start_of
 
 
 class LossDriven(Schedule):
@@ -45,7 +43,7 @@ class LossDriven(Schedule):
         monitor: str = "loss",
         max_learning_rate: float | None = None,
     ) -> None:
-        self.initial_learning_rate = _initial(self, initial_learning_rate)
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
         if not isinstance(monitor, str) or not monitor:
             raise InvalidArgument("LossDriven.monitor", monitor, "the name of a logged metric")
         self.monitor = monitor
@@ -60,7 +58,7 @@ class LossDriven(Schedule):
         current = self.initial(position) * math.exp(state["observed"] if state else 0.0)
         if self.max_learning_rate is not None:
             current = min(current, self.max_learning_rate)
-        return np.full(position.step.shape, current) if isinstance(position.step, np.ndarray) else current
+        return position.like(current)
 
     @property
     def monitors(self) -> tuple[str, ...]:
@@ -99,6 +97,3 @@ class LossDriven(Schedule):
                 ) from None
             return 700.0  # exp of it is 1e304: far above any ceiling, and a number
         return observed
-
-
-_initial = initial_learning_rate

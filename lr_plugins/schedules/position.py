@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
 
-Count = int | npt.NDArray[np.int64]
-"""A count of steps or epochs: one number, or an array of them where a whole curve is asked for at once."""
+Value = float | npt.NDArray[Any]
+"""A number, or an array of them where a whole curve is asked for at once."""
 
-Value = float | npt.NDArray[np.float64]
-"""A number, or an array of them."""
+Count = int | npt.NDArray[Any]
+"""A whole count of optimizer steps, or an array of them."""
 
 
 class RunLength(NamedTuple):
@@ -23,23 +23,31 @@ class RunLength(NamedTuple):
         steps_per_epoch: optimizer steps in one epoch (batches divided by gradient accumulation, rounded up).
         epochs: epochs of the run.
         steps: optimizer steps of the whole run. `RunLength.of` derives it from the other two.
+        batch_size: samples of one optimizer step.
 
     Example:
         >>> RunLength.of(steps_per_epoch=45, epochs=10).steps
         450
     """
 
-    steps_per_epoch: int | None = None
-    epochs: int | None = None
-    steps: int | None = None
+    steps_per_epoch: float | None = None
+    epochs: float | None = None
+    steps: float | None = None
+    batch_size: float | None = None
 
     @classmethod
-    def of(cls, steps_per_epoch: int | None = None, epochs: int | None = None, steps: int | None = None) -> RunLength:
+    def of(
+        cls,
+        steps_per_epoch: int | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+        batch_size: int | None = None,
+    ) -> RunLength:
         """The run length with `steps` filled in where epochs and steps per epoch give it, or cap it."""
         if steps_per_epoch is not None and epochs is not None:
             whole = steps_per_epoch * epochs
             steps = whole if steps is None else min(steps, whole)
-        return cls(steps_per_epoch, epochs, steps)
+        return cls(steps_per_epoch, epochs, steps, batch_size)
 
     def position(self, step: Count, base_learning_rate: float | None = None) -> Position:
         """The position at one optimizer step of this run (or at each of an array of steps)."""
@@ -51,35 +59,99 @@ class Position(NamedTuple):
     """Where training stands: everything a schedule may look at.
 
     Args:
-        step: optimizer steps taken before this one, from 0.
+        step: optimizer steps taken before this one, from 0; None if unknown.
         epoch: epochs finished before this one, from 0; None if unknown.
         run: how long the run will be.
         base_learning_rate: the optimizer's own learning rate, for schedules that do not name one.
+        smooth: whether epochs are counted with a fraction that moves at every step, instead of whole.
 
     Example:
         >>> Position(step=450, epoch=10).epoch
         10
     """
 
-    step: Count
-    epoch: Count | None = None
+    step: Value | None
+    epoch: Value | None = None
     run: RunLength = RunLength()
     base_learning_rate: float | None = None
+    smooth: bool = False
 
-    def elapsed(self, unit: str) -> Count:
-        """How much of a unit has passed: `"st"` optimizer steps or `"ep"` whole epochs.
+    def elapsed(self, unit: str) -> Value:
+        """How much of a unit has passed: `"st"` optimizer steps or `"ep"` epochs.
 
         Raises:
-            TrainingError: epochs are asked for and this position does not know its epoch.
+            TrainingError: this position does not know it.
         """
-        if unit == "st":
-            return self.step
-        if self.epoch is None:
+        passed = self.epoch if unit == "ep" else self.step
+        if passed is None:
             raise TrainingError(
                 "this schedule counts epochs, and the position does not know its epoch; "
                 "give Position(step, epoch), or RunLength.of(steps_per_epoch=...).position(step)"
+                if unit == "ep"
+                else "this schedule counts optimizer steps from an epoch on, and the steps per epoch are unknown; "
+                "count both in the same unit"
             )
-        return self.epoch
+        return passed
+
+    def like(self, value: float) -> Value:
+        """A number in the form of this position: itself, or an array of it."""
+        counted = self.step if self.step is not None else self.epoch
+        return np.full(counted.shape, value) if isinstance(counted, np.ndarray) else value
+
+    # --- the same position as a part of the run sees it -----------------------------------------------------
+
+    def smoothly(self) -> Position:
+        """With the epoch as a fraction that moves at every step."""
+        if self.step is None or self.run.steps_per_epoch is None:
+            raise TrainingError("to move smoothly within an epoch, a schedule has to know the steps per epoch")
+        return self._replace(epoch=self.step / self.run.steps_per_epoch, smooth=True)
+
+    def at_epoch_begin(self) -> Position:
+        """With the step held at the epoch's first."""
+        epoch = self.elapsed("ep") // 1
+        if self.run.steps_per_epoch is None:
+            raise TrainingError("to hold a value within an epoch, a schedule has to know the steps per epoch")
+        return self._replace(epoch=epoch, step=epoch * self.run.steps_per_epoch)
+
+    def stretched(self, ratio: float) -> Position:
+        """As a run `ratio` times as long would have it at this point."""
+        run = self.run._replace(epochs=_times(self.run.epochs, ratio), steps=_times(self.run.steps, ratio))
+        return self._replace(step=_times(self.step, ratio), epoch=_times(self.epoch, ratio), run=run)
+
+    def part(self, start: Span, length: Span) -> Position:
+        """As the part of the run that begins at `start` and is `length` long would have it."""
+        step = None if self.step is None or start.steps is None else self.step - start.steps
+        if start.counted_in == "ep" or step is None or self.run.steps_per_epoch is None:
+            epoch = None if self.epoch is None or start.epochs is None else self.epoch - start.epochs
+        else:
+            # A part may begin within an epoch; its own epochs are counted from there.
+            epoch = step / self.run.steps_per_epoch if self.smooth else step // self.run.steps_per_epoch
+        run = self.run._replace(epochs=length.epochs, steps=length.steps)
+        return self._replace(step=step, epoch=epoch, run=run)
+
+
+class Span(NamedTuple):
+    """A length of time in both clocks; None where it cannot be told.
+
+    Args:
+        steps: optimizer steps.
+        epochs: epochs.
+        counted_in: the clock it was given in, `"st"` or `"ep"`: the exact one.
+    """
+
+    steps: float | None = 0
+    epochs: float | None = 0
+    counted_in: str = "ep"
+
+    def __sub__(self, other: Span) -> Span:
+        def minus(one: float | None, two: float | None) -> float | None:
+            return None if one is None or two is None else one - two
+
+        return Span(minus(self.steps, other.steps), minus(self.epochs, other.epochs), self.counted_in)
+
+
+def _times(value: Any, ratio: float) -> Any:
+    return None if value is None else value * ratio
 
 
 def as_position(position: Position | Count) -> Position:
@@ -91,9 +163,3 @@ def as_position(position: Position | Count) -> Position:
     if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
         raise InvalidArgument("position", position, "a Position, an integer step or an array of steps")
     return Position(int(position))
-
-
-def floor(value: Value) -> Value:
-    """The largest whole number not above `value`, for one number or each of an array."""
-    # `float // 1` is one operation for both kinds, where math.floor and np.floor are two.
-    return value // 1

@@ -6,13 +6,13 @@ import inspect
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.position import Count, Position, Value, as_position
 
 State = Mapping[str, Any] | None
@@ -76,6 +76,60 @@ class Schedule(ABC):
             "None means the optimizer's own learning rate, and this position names none.",
         )
 
+    # --- combination --------------------------------------------------------------------------------------
+
+    def then(self, following: Schedule | Callable[..., float], after: DurationLike) -> Schedule:
+        """This schedule for the length `after`, then another one, counting from its own begin (see `Chain`)."""
+        from lr_plugins.schedules.combine import Chain
+
+        return Chain([self, following], [after])
+
+    def __mul__(self, factor: Schedule | float) -> Schedule:
+        """This schedule times a factor, or times a schedule of factors (see `Product`)."""
+        from lr_plugins.schedules.combine import Product
+
+        return Product([self, factor])
+
+    __rmul__ = __mul__
+
+    def at_least(self, min_learning_rate: float) -> Schedule:
+        """This schedule with a floor (see `Bounded`)."""
+        from lr_plugins.schedules.combine import Bounded
+
+        return Bounded(self, min_learning_rate=min_learning_rate)
+
+    def at_most(self, max_learning_rate: float) -> Schedule:
+        """This schedule with a ceiling (see `Bounded`)."""
+        from lr_plugins.schedules.combine import Bounded
+
+        return Bounded(self, max_learning_rate=max_learning_rate)
+
+    def repeated(self, every: DurationLike) -> Schedule:
+        """This schedule over and over again (see `Repeated`)."""
+        from lr_plugins.schedules.combine import Repeated
+
+        return Repeated(self, every)
+
+    def stretched(self, ratio: float) -> Schedule:
+        """This schedule on a run `ratio` times as long (see `Stretched`)."""
+        from lr_plugins.schedules.combine import Stretched
+
+        return Stretched(self, ratio)
+
+    def smooth(self) -> Schedule:
+        """This schedule with epochs that move at every step (see `Smooth`)."""
+        from lr_plugins.schedules.combine import Smooth
+
+        return Smooth(self)
+
+    def per_epoch(self) -> Schedule:
+        """This schedule held within each epoch (see `PerEpoch`)."""
+        from lr_plugins.schedules.combine import PerEpoch
+
+        return PerEpoch(self)
+
+    # --- what it is ---------------------------------------------------------------------------------------
+
     def config(self) -> dict[str, Any]:
         """The constructor's arguments as they were understood."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -113,7 +167,14 @@ def learning_rate(field: str, value: object, *, optional: bool = False) -> float
     return number(field, value, allowed, at_least=0.0)
 
 
-def initial_learning_rate(owner: Schedule, value: object) -> float | None:
+def start_of(owner: Schedule, value: object) -> float | None:
     """A schedule's `initial_learning_rate`: a finite number >= 0, or None for the optimizer's own."""
     field = f"{type(owner).__name__}.initial_learning_rate"
     return None if value is None else learning_rate(field, value, optional=True)
+
+
+def flag(field: str, value: object) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise InvalidArgument(field, value, "true or false")
+    return value

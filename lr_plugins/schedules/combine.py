@@ -1,0 +1,349 @@
+"""Schedules made of schedules: in sequence, multiplied, bounded, repeated, stretched, smoothed.
+
+A combination changes the position its parts see, or the value they give; it knows nothing of their formulas. What its
+parts remember is its own state: a dictionary by their index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import numpy as np
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.function import as_schedule
+from lr_plugins.schedules.ops import clip
+from lr_plugins.schedules.position import Position, Span, Value
+from lr_plugins.schedules.schedule import Schedule, State, learning_rate, number
+
+
+class Combination(Schedule):
+    """A schedule made of others. Sub-classes say which position each part sees."""
+
+    parts: tuple[Schedule, ...]
+
+    def seen(self, index: int, position: Position) -> Position:
+        """The position as part `index` sees it."""
+        return position
+
+    def active(self, index: int, position: Position) -> bool:
+        """Whether part `index` has a say at a position (of one step)."""
+        return True
+
+    def start(self) -> State:
+        """The states of those parts that remember something."""
+        states = {str(index): part.start() for index, part in enumerate(self.parts)}
+        known = {index: state for index, state in states.items() if state is not None}
+        return known or None
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """What the parts observe."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.monitors))
+
+    def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
+        """Let those parts observe that remember something and have a say now."""
+        if not state:
+            return state
+        advanced = dict(state)
+        for key, part_state in state.items():
+            index = int(key)
+            if self.active(index, position):
+                advanced[key] = self.parts[index].observe(part_state, self.seen(index, position), metrics)
+        return advanced
+
+    def of(self, index: int, position: Position, state: State) -> Value:
+        """The value of part `index`."""
+        return self.parts[index].value(self.seen(index, position), (state or {}).get(str(index)))
+
+
+class Wrapper(Combination):
+    """A combination of a single part."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = as_schedule(schedule)
+        self.parts = (self.schedule,)
+
+    def value(self, position: Position, state: State) -> Value:
+        """The part's value at the position it sees."""
+        return self.of(0, position, state)
+
+
+class Chain(Combination):
+    """One schedule after another, each counting from its own begin.
+
+    `lr(t) = schedules[i](t - start of i)`, where i is the last whose start has been reached. A part sees a run that
+    is as long as the part: percent within it are percent of the part, and a shape that fills "the run" fills
+    the part. What a part remembers is advanced only while it has its say.
+
+    Args:
+        schedules: the parts, at least one.
+        lengths: how long each part but the last is; the last has the rest of the run. Plain numbers count
+            optimizer steps.
+
+    Raises:
+        InvalidArgument: there are not as many lengths as parts less one, or a part is no schedule.
+
+    Source: optax.join_schedules, torch's SequentialLR.
+
+    Example:
+        >>> from lr_plugins import Constant, StepDecay
+        >>> chain = Chain([Constant(0.1), StepDecay(1.0, drop=0.5, every="10st")], lengths=["20st"])
+        >>> [chain(step) for step in (0, 19, 20, 29, 30)]
+        [0.1, 0.1, 1.0, 1.0, 0.5]
+    """
+
+    def __init__(
+        self, schedules: Sequence[Schedule | Callable[..., float] | float], lengths: Sequence[DurationLike]
+    ) -> None:
+        self.schedules = _schedules("Chain.schedules", schedules)
+        if isinstance(lengths, str) or not isinstance(lengths, Sequence) or len(lengths) != len(self.schedules) - 1:
+            raise InvalidArgument(
+                "Chain.lengths", lengths, f"a list of {len(self.schedules) - 1}: one for each schedule but the last"
+            )
+        self.lengths = [Duration.of(length, field=f"Chain.lengths[{index}]") for index, length in enumerate(lengths)]
+        self.parts = tuple(self.schedules)
+
+    def value(self, position: Position, state: State) -> Value:
+        """The value of the part whose turn it is."""
+        if isinstance(position.step, np.ndarray) or isinstance(position.epoch, np.ndarray):
+            return self._values(position, state)
+        index = 0
+        while index < len(self.lengths) and self._reached(index + 1, position):
+            index += 1
+        return self.of(index, position, state)
+
+    def _values(self, position: Position, state: State) -> Value:
+        current = self.of(0, position, state)
+        for index in range(1, len(self.parts)):
+            current = np.where(self._reached(index, position), self.of(index, position, state), current)
+        return current
+
+    def seen(self, index: int, position: Position) -> Position:
+        """Counted from the part's begin, in a run of the part's length."""
+        start = self._start(index, position)
+        if index < len(self.lengths):
+            return position.part(start, self.lengths[index].span(position.run))
+        whole = Span(position.run.steps, position.run.epochs, "st")
+        return position.part(start, whole - start)
+
+    def active(self, index: int, position: Position) -> bool:
+        """Whether it is the part's turn."""
+        begun = index == 0 or bool(self._reached(index, position))
+        return begun and (index == len(self.lengths) or not self._reached(index + 1, position))
+
+    def _reached(self, index: int, position: Position) -> bool | np.ndarray[Any, Any]:
+        """Whether the begin of a part (not the first) has been reached."""
+        before = position if index == 1 else position.part(self._start(index - 1, position), Span(None, None))
+        length = self.lengths[index - 1].span(position.run)
+        exact = length.steps if length.counted_in == "st" else length.epochs
+        return before.elapsed(length.counted_in) >= (np.inf if exact is None else exact)
+
+    def _start(self, index: int, position: Position) -> Span:
+        start = Span()
+        for length in self.lengths[:index]:
+            start = _plus(start, length.span(position.run))
+        return start
+
+
+class Product(Combination):
+    """A learning rate times factors.
+
+    `lr = schedules[0] * schedules[1] * ...`. The first gives a learning rate; the others are factors, so that
+    where they name no initial learning rate of their own they begin at 1.
+
+    Args:
+        schedules: the parts, at least one. A number is a constant factor.
+
+    Raises:
+        InvalidArgument: a part is neither a schedule nor a number.
+
+    Source: Composer multiplies all schedules it is given.
+
+    Example:
+        >>> from lr_plugins import InverseTimeDecay, StepDecay
+        >>> product = Product([InverseTimeDecay(0.1, 1, 0.5), StepDecay(drop=0.5, every="10st")])
+        >>> product(12) == 0.1 / 7 * 0.5
+        True
+    """
+
+    def __init__(self, schedules: Sequence[Schedule | float]) -> None:
+        self.schedules = _schedules("Product.schedules", schedules)
+        self.parts = tuple(self.schedules)
+
+    def seen(self, index: int, position: Position) -> Position:
+        """The factors begin at 1."""
+        return position._replace(base_learning_rate=1.0) if index else position
+
+    def value(self, position: Position, state: State) -> Value:
+        """The product."""
+        result = self.of(0, position, state)
+        for index in range(1, len(self.parts)):
+            result = result * self.of(index, position, state)
+        return result
+
+
+class Bounded(Wrapper):
+    """A schedule kept between a floor and a ceiling.
+
+    `lr = min(max(schedule, min_learning_rate), max_learning_rate)`
+
+    Args:
+        schedule: the schedule.
+        min_learning_rate: the floor, >= 0. Default 0.
+        max_learning_rate: the ceiling, >= the floor. Default None: no ceiling.
+
+    Raises:
+        InvalidArgument: a bound outside its range.
+
+    Example:
+        >>> from lr_plugins import ExponentialDecay
+        >>> Bounded(ExponentialDecay(0.1, "10st", 0.1), min_learning_rate=1e-3)(500)
+        0.001
+    """
+
+    def __init__(
+        self, schedule: Schedule, min_learning_rate: float = 0.0, max_learning_rate: float | None = None
+    ) -> None:
+        super().__init__(schedule)
+        self.min_learning_rate = learning_rate("Bounded.min_learning_rate", min_learning_rate)
+        self.max_learning_rate = None
+        if max_learning_rate is not None:
+            allowed = f"a finite number >= min_learning_rate ({self.min_learning_rate:g}), or null"
+            self.max_learning_rate = number(
+                "Bounded.max_learning_rate", max_learning_rate, allowed, at_least=self.min_learning_rate
+            )
+
+    def value(self, position: Position, state: State) -> Value:
+        """The nearest value within the bounds."""
+        most = np.inf if self.max_learning_rate is None else self.max_learning_rate
+        return clip(self.of(0, position, state), self.min_learning_rate, most)
+
+
+class Repeated(Wrapper):
+    """A schedule over and over again.
+
+    `lr(t) = schedule(t mod every)`. The schedule sees a run of length `every`.
+
+    Args:
+        schedule: the schedule.
+        every: the period, > 0; a plain number counts optimizer steps.
+
+    Raises:
+        InvalidArgument: `every` is no length.
+
+    Example:
+        >>> from lr_plugins import StepDecay
+        >>> [Repeated(StepDecay(0.1, every="1st"), "3st")(step) for step in range(5)]
+        [0.1, 0.05, 0.025, 0.1, 0.05]
+    """
+
+    def __init__(self, schedule: Schedule, every: DurationLike) -> None:
+        super().__init__(schedule)
+        self.every = Duration.of(every, field="Repeated.every")
+
+    def seen(self, index: int, position: Position) -> Position:
+        """Counted from the begin of the current repetition."""
+        elapsed, period = self.every.measure(position)
+        done = elapsed // period
+        once = self.every.span(position.run)
+        start = Span(_times(once.steps, done), _times(once.epochs, done), once.counted_in)
+        return position.part(start, once)
+
+
+class Stretched(Wrapper):
+    """A schedule on a run `ratio` times as long as it was made for.
+
+    `lr(t) = schedule(t / ratio)`: every length in it, of whatever unit, becomes `ratio` times as long.
+
+    Args:
+        schedule: the schedule.
+        ratio: how many times as long, > 0: 0.1 for a run of a tenth of the length.
+
+    Raises:
+        InvalidArgument: the ratio is no finite number > 0.
+
+    Source: Composer's scale_schedule_ratio.
+
+    Example:
+        >>> from lr_plugins import StepDecay
+        >>> Stretched(StepDecay(0.1, drop=0.5, every="100st"), 0.1)(10)
+        0.05
+    """
+
+    def __init__(self, schedule: Schedule, ratio: float) -> None:
+        super().__init__(schedule)
+        self.ratio = number("Stretched.ratio", ratio, "a finite number > 0", above=0.0)
+
+    def seen(self, index: int, position: Position) -> Position:
+        """As the run the schedule was made for would have it."""
+        return position.stretched(1 / self.ratio)
+
+
+class Smooth(Wrapper):
+    """A schedule whose epochs move at every step instead of holding.
+
+    `lr(step) = schedule(epoch = step / steps per epoch)`
+
+    Args:
+        schedule: the schedule.
+
+    Source: MMEngine's convert_to_iter_based.
+
+    Example:
+        >>> from lr_plugins import ExponentialDecay, RunLength
+        >>> schedule = Smooth(ExponentialDecay(1.0, "1ep", 0.25))
+        >>> schedule(RunLength.of(steps_per_epoch=10).position(5))
+        0.5
+    """
+
+    def seen(self, index: int, position: Position) -> Position:
+        """With the epoch as a fraction."""
+        return position.smoothly()
+
+
+class PerEpoch(Wrapper):
+    """A schedule that is looked at once an epoch, at its first step, and holds in between.
+
+    `lr(step) = schedule(first step of the epoch)`
+
+    Args:
+        schedule: the schedule.
+
+    Example:
+        >>> from lr_plugins import InverseTimeDecay, RunLength
+        >>> schedule = PerEpoch(InverseTimeDecay(1.0, 10, 1.0))
+        >>> [schedule(RunLength.of(steps_per_epoch=10).position(step)) for step in (0, 9, 10)]
+        [1.0, 1.0, 0.5]
+    """
+
+    def seen(self, index: int, position: Position) -> Position:
+        """With the step held at the epoch's first."""
+        return position.at_epoch_begin()
+
+
+def _schedules(field: str, schedules: Sequence[Any]) -> list[Schedule]:
+    if isinstance(schedules, (str, bytes)) or not isinstance(schedules, Sequence) or not schedules:
+        raise InvalidArgument(field, schedules, "a list of at least one schedule")
+    return list(_each(schedules))
+
+
+def _each(schedules: Sequence[Any]) -> Iterator[Schedule]:
+    from lr_plugins.schedules.constant import Constant
+
+    for one in schedules:
+        yield Constant(one) if isinstance(one, (int, float)) and not isinstance(one, bool) else as_schedule(one)
+
+
+def _plus(one: Span, two: Span) -> Span:
+    def plus(first: float | None, second: float | None) -> float | None:
+        return None if first is None or second is None else first + second
+
+    exact = "ep" if one.counted_in == two.counted_in == "ep" else "st"
+    return Span(plus(one.steps, two.steps), plus(one.epochs, two.epochs), exact)
+
+
+def _times(length: float | None, count: Value) -> Any:
+    return None if length is None else length * count

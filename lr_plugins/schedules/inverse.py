@@ -1,0 +1,51 @@
+"""Division by a number that grows with time."""
+
+from __future__ import annotations
+
+from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.ops import floor
+from lr_plugins.schedules.position import Position, Value
+from lr_plugins.schedules.schedule import Schedule, State, flag, number, start_of
+
+
+class InverseTimeDecay(Schedule):
+    """Divide the learning rate by a number that grows linearly with time.
+
+    `lr = initial_learning_rate / (1 + decay_rate * t / decay_steps)`, with t counted in the unit of
+    `decay_steps`; t / decay_steps is rounded down if `staircase`. Keras' old `SGD(decay=d)` is
+    `InverseTimeDecay(lr, decay_steps=1, decay_rate=d)`: it counts optimizer steps ("updates"), not epochs.
+
+    Args:
+        initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
+        decay_steps: the length of time after which `decay_rate` counts once, > 0; a plain number counts
+            optimizer steps, `"1ep"` makes it a schedule of epochs. Default 1.
+        decay_rate: how strongly it decays, >= 0. Default 0.005.
+        staircase: decay in steps instead of smoothly. Default False.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: keras.optimizers.schedules.InverseTimeDecay.
+
+    Example:
+        >>> decay = InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005)
+        >>> [round(float(decay(step)), 6) for step in (0, 270, 300)]
+        [0.1, 0.042553, 0.04]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        decay_steps: DurationLike = 1,
+        decay_rate: float = 0.005,
+        staircase: bool = False,
+    ) -> None:
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        self.decay_steps = Duration.of(decay_steps, unit="st", field="InverseTimeDecay.decay_steps")
+        self.decay_rate = number("InverseTimeDecay.decay_rate", decay_rate, "a finite number >= 0", at_least=0.0)
+        self.staircase = flag("InverseTimeDecay.staircase", staircase)
+
+    def value(self, position: Position, state: State) -> Value:
+        """`initial_learning_rate / (1 + decay_rate * t / decay_steps)`."""
+        ratio = self.decay_steps.ratio(position)
+        return self.initial(position) / (1 + self.decay_rate * (floor(ratio) if self.staircase else ratio))

@@ -1,0 +1,45 @@
+"""Drops by a factor."""
+
+from __future__ import annotations
+
+from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.ops import floor
+from lr_plugins.schedules.position import Position, Value
+from lr_plugins.schedules.schedule import Schedule, State, number, start_of
+
+
+class StepDecay(Schedule):
+    """Multiply the learning rate by `drop` once every so often.
+
+    `lr = initial_learning_rate * drop ** floor(t / every)`, with t counted in the unit of `every`. The lower
+    value holds from the boundary on: with `every="10ep"`, epoch index 10 is the first with the lower one.
+
+    Args:
+        initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
+        drop: the factor, > 0. Default 0.5 (halve).
+        every: how often, > 0; a plain number counts epochs. Default `"10ep"`.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: "drop-based decay" of the Keras literature; torch calls it StepLR.
+
+    Example:
+        >>> halve = StepDecay(0.1, drop=0.5, every="10ep")
+        >>> [halve(Position(step=0, epoch=epoch)) for epoch in (0, 9, 10, 20)]
+        [0.1, 0.1, 0.05, 0.025]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        drop: float = 0.5,
+        every: DurationLike = "10ep",
+    ) -> None:
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        self.drop = number("StepDecay.drop", drop, "a finite number > 0 (0.5 halves)", above=0.0)
+        self.every = Duration.of(every, unit="ep", field="StepDecay.every")
+
+    def value(self, position: Position, state: State) -> Value:
+        """`initial_learning_rate * drop ** floor(t / every)`."""
+        return self.initial(position) * self.drop ** floor(self.every.ratio(position))
