@@ -6,17 +6,22 @@ parts remember is its own state: a dictionary by their index.
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import numpy as np
+import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.function import as_schedule
 from lr_plugins.schedules.ops import clip
-from lr_plugins.schedules.position import Position, Span, Value
+from lr_plugins.schedules.position import Position, RunLength, Span, Value
 from lr_plugins.schedules.schedule import Schedule, State, learning_rate, number
+
+_NONE = Span()
 
 
 class Combination(Schedule):
@@ -71,7 +76,66 @@ class Wrapper(Combination):
         return self.of(0, position, state)
 
 
-class Chain(Combination):
+class InTurn(Combination):
+    """Parts in turn, each counting from its own begin. Sub-classes say how long each part is."""
+
+    _planned: tuple[RunLength, list[tuple[Span, RunLength]]] | None = None
+
+    @abstractmethod
+    def part_length(self, index: int, run: RunLength) -> Span:
+        """How long a part (not the last) is, in a run."""
+
+    def value(self, position: Position, state: State) -> Value:
+        """The value of the part whose turn it is."""
+        shape = position.shape
+        if shape is None:
+            return self.of(self._turn(position), position, state)
+        # Each part is asked for its own time only: outside of it, its formula may have no value.
+        turn, values = self._turns(position, shape), np.empty(shape)
+        for index in range(len(self.parts)):
+            which = _which(turn, index)
+            if which is not None:
+                values[which] = self.of(index, position.chosen(which), state)
+        return values
+
+    def seen(self, index: int, position: Position) -> Position:
+        """Counted from the part's begin, in a run of the part's length."""
+        return position.part(*self._plan(position.run)[index])
+
+    def active(self, index: int, position: Position) -> bool:
+        """Whether it is the part's turn."""
+        return self._turn(position) == index
+
+    def _turn(self, position: Position) -> int:
+        plan, index = self._plan(position.run), 0
+        while index + 1 < len(plan) and _begun(plan[index + 1][0], position):
+            index += 1
+        return index
+
+    def _turns(self, position: Position, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
+        turn = np.zeros(shape, dtype=np.intp)
+        for index, (start, _) in enumerate(self._plan(position.run)[1:]):
+            turn += (turn == index) & _begun(start, position)
+        return turn
+
+    def _plan(self, run: RunLength) -> list[tuple[Span, RunLength]]:
+        """When each part begins, and the run it sees; the same for all positions of a run."""
+        if self._planned is None or self._planned[0] != run:
+            self._planned = run, list(self._parts_of(run))
+        return self._planned[1]
+
+    def _parts_of(self, run: RunLength) -> Iterator[tuple[Span, RunLength]]:
+        start = Span()
+        for index in range(len(self.parts) - 1):
+            length = self.part_length(index, run)
+            yield start, run.part(length)
+            start = _plus(start, length)
+        rest = Span(run.steps, run.epochs) - start
+        # Nothing is left where the parts before fill the run: beyond its end, the last counts one step or epoch.
+        yield start, run.part(Span(_positive(rest.steps), _positive(rest.epochs)))
+
+
+class Chain(InTurn):
     """One schedule after another, each counting from its own begin.
 
     `lr(t) = schedules[i](t - start of i)`, where i is the last whose start has been reached. A part sees a run that
@@ -81,10 +145,12 @@ class Chain(Combination):
     Args:
         schedules: the parts, at least one.
         lengths: how long each part but the last is; the last has the rest of the run. Plain numbers count
-            optimizer steps.
+            optimizer steps. Whole epochs end with an epoch; `"2.5ep"` ends within one, at the step, where the steps
+            per epoch are known.
 
     Raises:
         InvalidArgument: there are not as many lengths as parts less one, or a part is no schedule.
+        TrainingError: a length is a share of the run, and the length of the run is unknown.
 
     Source: optax.join_schedules, torch's SequentialLR.
 
@@ -106,46 +172,9 @@ class Chain(Combination):
         self.lengths = [Duration.of(length, field=f"Chain.lengths[{index}]") for index, length in enumerate(lengths)]
         self.parts = tuple(self.schedules)
 
-    def value(self, position: Position, state: State) -> Value:
-        """The value of the part whose turn it is."""
-        if isinstance(position.step, np.ndarray) or isinstance(position.epoch, np.ndarray):
-            return self._values(position, state)
-        index = 0
-        while index < len(self.lengths) and self._reached(index + 1, position):
-            index += 1
-        return self.of(index, position, state)
-
-    def _values(self, position: Position, state: State) -> Value:
-        current = self.of(0, position, state)
-        for index in range(1, len(self.parts)):
-            current = np.where(self._reached(index, position), self.of(index, position, state), current)
-        return current
-
-    def seen(self, index: int, position: Position) -> Position:
-        """Counted from the part's begin, in a run of the part's length."""
-        start = self._start(index, position)
-        if index < len(self.lengths):
-            return position.part(start, self.lengths[index].span(position.run))
-        whole = Span(position.run.steps, position.run.epochs, "st")
-        return position.part(start, whole - start)
-
-    def active(self, index: int, position: Position) -> bool:
-        """Whether it is the part's turn."""
-        begun = index == 0 or bool(self._reached(index, position))
-        return begun and (index == len(self.lengths) or not self._reached(index + 1, position))
-
-    def _reached(self, index: int, position: Position) -> bool | np.ndarray[Any, Any]:
-        """Whether the begin of a part (not the first) has been reached."""
-        before = position if index == 1 else position.part(self._start(index - 1, position), Span(None, None))
-        length = self.lengths[index - 1].span(position.run)
-        exact = length.steps if length.counted_in == "st" else length.epochs
-        return before.elapsed(length.counted_in) >= (np.inf if exact is None else exact)
-
-    def _start(self, index: int, position: Position) -> Span:
-        start = Span()
-        for length in self.lengths[:index]:
-            start = _plus(start, length.span(position.run))
-        return start
+    def part_length(self, index: int, run: RunLength) -> Span:
+        """As given."""
+        return self.lengths[index].known(run)
 
 
 class Product(Combination):
@@ -246,11 +275,10 @@ class Repeated(Wrapper):
 
     def seen(self, index: int, position: Position) -> Position:
         """Counted from the begin of the current repetition."""
-        elapsed, period = self.every.measure(position)
-        done = elapsed // period
-        once = self.every.span(position.run)
+        once = self.every.known(position.run)
+        done = position.elapsed(once.counted_in) // (once.exact or math.inf)
         start = Span(_times(once.steps, done), _times(once.epochs, done), once.counted_in)
-        return position.part(start, once)
+        return position.part(start, position.run.part(once))
 
 
 class Stretched(Wrapper):
@@ -278,8 +306,8 @@ class Stretched(Wrapper):
         self.ratio = number("Stretched.ratio", ratio, "a finite number > 0", above=0.0)
 
     def seen(self, index: int, position: Position) -> Position:
-        """As the run the schedule was made for would have it."""
-        return position.stretched(1 / self.ratio)
+        """As the run the schedule was made for has it."""
+        return position.shrunk(self.ratio)
 
 
 class Smooth(Wrapper):
@@ -337,12 +365,42 @@ def _each(schedules: Sequence[Any]) -> Iterator[Schedule]:
         yield Constant(one) if isinstance(one, (int, float)) and not isinstance(one, bool) else as_schedule(one)
 
 
+def _begun(start: Span, position: Position) -> bool | npt.NDArray[np.bool_]:
+    """Whether the begin of a part (not the first) has been reached."""
+    if start == _NONE:
+        return True
+    passed, begin = position.elapsed(start.counted_in), start.exact
+    if begin is None:
+        raise TrainingError(
+            "the parts of this schedule are counted in steps and in epochs, and the steps per epoch are unknown; "
+            "count them in the same unit"
+        )
+    return passed >= begin
+
+
 def _plus(one: Span, two: Span) -> Span:
     def plus(first: float | None, second: float | None) -> float | None:
         return None if first is None or second is None else first + second
 
     exact = "ep" if one.counted_in == two.counted_in == "ep" else "st"
     return Span(plus(one.steps, two.steps), plus(one.epochs, two.epochs), exact)
+
+
+def _positive(length: float | None) -> float | None:
+    return 1.0 if length is not None and length <= 0 else length
+
+
+def _which(turn: npt.NDArray[np.intp], index: int) -> slice | npt.NDArray[np.bool_] | None:
+    """Where it is a part's turn: a slice if in one piece, as in a curve; None if nowhere."""
+    mine = turn == index
+    count = int(np.count_nonzero(mine))
+    if not count:
+        return None
+    if mine.ndim == 1:
+        first = int(mine.argmax())
+        if mine[first : first + count].all():
+            return slice(first, first + count)
+    return np.asarray(mine)
 
 
 def _times(length: float | None, count: Value) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,20 +47,23 @@ class Duration:
         self.value, self.unit = value, unit
 
     @classmethod
-    def of(cls, length: DurationLike, *, unit: str = "st", field: str = "duration") -> Duration:
+    def of(
+        cls, length: DurationLike, *, unit: str = "st", field: str = "duration", allow_zero: bool = False
+    ) -> Duration:
         """Read a length greater than 0; a plain number counts in `unit`.
 
         Args:
             length: the number, the text, or a Duration.
             unit: the unit of a plain number.
             field: the name used in the error message.
+            allow_zero: whether 0 will do.
 
         Raises:
             InvalidArgument: it is not a length, or not greater than 0.
         """
         duration = cls._read(length, unit)
-        if duration is None or not 0 < duration.value < math.inf:
-            raise InvalidArgument(field, length, _ALLOWED)
+        if duration is None or not (0 < duration.value < math.inf or (allow_zero and duration.value == 0)):
+            raise InvalidArgument(field, length, f"{'0 or ' if allow_zero else ''}{_ALLOWED}")
         return duration
 
     @classmethod
@@ -91,7 +95,10 @@ class Duration:
         """This length in optimizer steps and in epochs of a run, as far as they are known."""
         per_epoch = run.steps_per_epoch
         if self.unit == "ep":
-            return Span(None if per_epoch is None else self.value * per_epoch, self.value, "ep")
+            if per_epoch is None:
+                return Span(None, self.value, "ep")
+            # What ends within an epoch ends at a step.
+            return Span(self.value * per_epoch, self.value, "ep" if self.value % 1 == 0 else "st")
         if self.unit == "%":
             steps = None if run.steps is None else self.value * run.steps / 100
             epochs = None if run.epochs is None else self.value * run.epochs / 100
@@ -100,6 +107,19 @@ class Duration:
         if self.unit == "sp" and run.batch_size is not None:
             steps = self.value / run.batch_size
         return Span(steps, None if steps is None or per_epoch is None else steps / per_epoch, "st")
+
+    def known(self, run: RunLength) -> Span:
+        """As `span`, for those who cannot do without it.
+
+        Raises:
+            TrainingError: it is a share of a run whose length is unknown, or samples of steps of unknown size.
+        """
+        if not self.value:
+            return Span()
+        span = self.span(run)
+        if span.exact is None:
+            raise TrainingError(_UNKNOWN[self.unit].format(self))
+        return span
 
     def ratio(self, position: Position) -> Value:
         """How many times this duration has passed at a position."""
@@ -124,6 +144,36 @@ class Duration:
 
 
 DurationLike = Duration | str | int | float
+
+
+def measure_all(durations: Sequence[Duration], position: Position) -> tuple[Value, list[float]]:
+    """(how much has passed, each of these lengths), all in one clock: epochs if they all count them, or else steps.
+
+    Raises:
+        TrainingError: one of them cannot be told in the clock of the others.
+    """
+    units = {duration.unit for duration in durations if duration.value}
+    if len(units) == 1:
+        (unit,) = units
+        if unit in ("st", "ep"):
+            return position.elapsed(unit), [duration.value for duration in durations]
+        passed: Value = 0.0
+        lengths = [0.0] * len(durations)
+        for index, duration in enumerate(durations):
+            if duration.value:
+                passed, lengths[index] = duration.measure(position)
+        return passed, lengths
+    spans = [duration.known(position.run) for duration in durations if duration.value]
+    for clock in ("st", "ep"):
+        both = (span.steps if clock == "st" else span.epochs for span in spans)
+        told = [length for length in both if length is not None]
+        if len(told) == len(spans):
+            rest = iter(told)
+            return position.elapsed(clock), [next(rest) if duration.value else 0.0 for duration in durations]
+    raise TrainingError(
+        f"{', '.join(map(str, durations))} are to be seen in one clock, and the steps per epoch are unknown; "
+        "give them all in steps, or all in epochs"
+    )
 
 
 def _tidy(value: float) -> float:

@@ -1,4 +1,4 @@
-"""A plain function of the epoch as a schedule, as in Keras."""
+"""A plain function as a schedule: of the epoch as in Keras, of the step, or of how much of the run has passed."""
 
 from __future__ import annotations
 
@@ -9,27 +9,40 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.ops import clip
 from lr_plugins.schedules.position import Position, Value
-from lr_plugins.schedules.schedule import Schedule, State, learning_rate
+from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate
+
+_RUN = Duration(100, "%")
 
 
 class FunctionSchedule(Schedule):
-    """A function of `epoch`, or of `(epoch, lr)`, called once at the begin of each epoch.
+    """A function of `epoch`, or of `(epoch, lr)`, called once at the begin of each epoch; or of step or fraction.
 
     `lr = function(epoch)`, or `lr = function(epoch, lr of the epoch before)`; for epoch 0 the latter is
     `initial_learning_rate`. As in Keras, a function that can take two arguments gets two.
 
+    With `of="step"`, `lr = function(step)`, and with `of="fraction"`, `lr = function(t / length of the run)`, called
+    at every optimizer step, and once for each element of an array. The fraction is from 0 at the begin to 1 at the
+    end and from there on; within a part of a sequence both are counted from the part's begin, and the fraction is of
+    the part.
+
     Args:
-        function: takes the epoch's index, an int from 0 (and the learning rate so far, a float); returns the
-            learning rate, a finite number >= 0.
+        function: takes the epoch's index, an int from 0 (and the learning rate so far, a float), or the index of the
+            optimizer step, an int from 0, or the fraction, a float from 0 to 1; returns the learning rate, a finite
+            number >= 0.
         initial_learning_rate: what a function of two arguments is given for epoch 0. Default None: the
-            optimizer's own.
+            optimizer's own. Only for functions of the epoch.
+        of: `"epoch"`, `"step"` or `"fraction"`. Default `"epoch"`.
 
     Raises:
-        InvalidArgument: `function` cannot be called with one or two arguments.
+        InvalidArgument: `function` cannot be called with one or two arguments (for step and fraction: with one), or
+            another argument is outside its range.
         TrainingError: it returned something that is not a finite number >= 0.
 
-    Source: keras.callbacks.LearningRateScheduler.
+    Source: keras.callbacks.LearningRateScheduler; torch's LambdaLR and optax' schedules for the step, fastai's for
+    the fraction.
 
     Example:
         >>> FunctionSchedule(lambda epoch: 0.002 if epoch < 3 else 0.001)(Position(step=0, epoch=3))
@@ -37,11 +50,23 @@ class FunctionSchedule(Schedule):
         >>> decay = FunctionSchedule(lambda epoch, lr: lr * 0.5, initial_learning_rate=0.8)
         >>> decay(Position(step=0, epoch=2))
         0.1
+        >>> FunctionSchedule(lambda step: 0.1 / (1 + step), of="step")(3)
+        0.025
     """
 
-    def __init__(self, function: Callable[..., float], initial_learning_rate: float | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., float], initial_learning_rate: float | None = None, of: str = "epoch"
+    ) -> None:
         self.function = function
-        self._takes_learning_rate = _takes_learning_rate(function)
+        self.of = choice("FunctionSchedule.of", of, ("epoch", "step", "fraction"))
+        self._takes_learning_rate = of == "epoch" and _takes_learning_rate(function)
+        if of != "epoch":
+            if not callable(function) or _takes(function, 0) is False:
+                raise InvalidArgument("schedule", function, f"callable as schedule({of})")
+            if initial_learning_rate is not None:
+                raise InvalidArgument(
+                    "FunctionSchedule.initial_learning_rate", initial_learning_rate, f"null (None) with of={of!r}"
+                )
         self.initial_learning_rate = (
             None
             if initial_learning_rate is None
@@ -49,7 +74,11 @@ class FunctionSchedule(Schedule):
         )
 
     def value(self, position: Position, state: State) -> Value:
-        """The remembered value of this epoch; without one, the function asked for it (and those before)."""
+        """What the function says; of an epoch, what is remembered."""
+        if self.of == "step":
+            return self._each(position.elapsed("st"), int)
+        if self.of == "fraction":
+            return self._each(clip(_RUN.ratio(position), 0.0, 1.0), float)
         epoch = position.elapsed("ep")
         if isinstance(epoch, np.ndarray):
             known = {int(one): self._at(int(one), position, state) for one in np.unique(epoch)}
@@ -58,13 +87,20 @@ class FunctionSchedule(Schedule):
 
     def start(self) -> State:
         """No epoch has been asked for yet."""
-        return {}
+        return {} if self.of == "epoch" else None
 
     def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
         """Ask the function for this epoch, once."""
+        if self.of != "epoch":
+            return state
         epoch = position.elapsed("ep")
         assert not isinstance(epoch, np.ndarray)
         return {"epoch": int(epoch), "learning_rate": self._at(int(epoch), position, state)}
+
+    def _each(self, times: Value, kind: type[int] | type[float]) -> Value:
+        if isinstance(times, np.ndarray):
+            return np.array([self._ask(kind(one)) for one in times.ravel()], dtype=np.float64).reshape(times.shape)
+        return self._ask(kind(times))
 
     def _at(self, epoch: int, position: Position, state: State) -> float:
         if state and state["epoch"] == epoch:
@@ -80,12 +116,12 @@ class FunctionSchedule(Schedule):
             current = self._ask(past, current)
         return current
 
-    def _ask(self, epoch: int, *learning_rate_so_far: float) -> float:
-        answer: Any = self.function(epoch, *learning_rate_so_far)
+    def _ask(self, time: float, *learning_rate_so_far: float) -> float:
+        answer: Any = self.function(time, *learning_rate_so_far)
         try:
             return learning_rate("the learning rate", answer)
         except InvalidArgument:
-            called = f"{_name(self.function)}({', '.join(map(repr, (epoch, *learning_rate_so_far)))})"
+            called = f"{_name(self.function)}({', '.join(map(repr, (time, *learning_rate_so_far)))})"
             raise TrainingError(
                 f"the schedule function must return a finite number >= 0; {called} returned {answer!r} "
                 f"of type {type(answer).__name__}"
@@ -111,17 +147,23 @@ def as_schedule(schedule: Schedule | Callable[..., float]) -> Schedule:
 
 def _takes_learning_rate(function: Callable[..., float]) -> bool:
     """Whether Keras would call it with two arguments: it looks at what can be called, not at the names."""
+    both = _takes(function, 0, 0.0)
+    if both is False and _takes(function, 0) is False:
+        raise InvalidArgument("schedule", function, "callable as schedule(epoch) or schedule(epoch, lr)")
+    return bool(both)
+
+
+def _takes(function: Callable[..., float], *arguments: float) -> bool | None:
+    """Whether a function can be called with these arguments; None if it cannot be known."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some functions written in C tell nothing
+        return None
+    try:
+        signature.bind(*arguments)
+    except TypeError:
         return False
-    for arguments in ((0, 0.0), (0,)):
-        try:
-            signature.bind(*arguments)
-        except TypeError:
-            continue
-        return len(arguments) == 2
-    raise InvalidArgument("schedule", function, "callable as schedule(epoch) or schedule(epoch, lr)")
+    return True
 
 
 def _name(function: Callable[..., float]) -> str:

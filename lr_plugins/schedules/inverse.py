@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.ops import floor
+from lr_plugins.schedules.ops import floor, maximum
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, flag, number, start_of
 
@@ -49,3 +49,45 @@ class InverseTimeDecay(Schedule):
         """`initial_learning_rate / (1 + decay_rate * t / decay_steps)`."""
         ratio = self.decay_steps.ratio(position)
         return self.initial(position) / (1 + self.decay_rate * (floor(ratio) if self.staircase else ratio))
+
+
+class InverseSquareRoot(Schedule):
+    """Divide the learning rate by the square root of a number that grows linearly with time.
+
+    `lr = initial_learning_rate / (1 + t / decay_steps) ** power`, with t counted in the unit of `decay_steps`. After
+    three times `decay_steps` it has halved. It never ends; before 0 it is the initial value. A linear warm-up of the
+    length `decay_steps` in front of it makes the well-known `warmup ** 0.5 * t ** -0.5`, t counted from the warm-up's
+    begin.
+
+    Args:
+        initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
+        decay_steps: the length of time it is slow by, > 0; a plain number counts optimizer steps, `"1ep"` makes it a
+            schedule of epochs. Default 10000.
+        power: the exponent, > 0. Default 0.5: the square root.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: transformers.get_inverse_sqrt_schedule, whose `timescale` is `decay_steps`; the "Noam" schedule of
+    "Attention Is All You Need".
+
+    Example:
+        >>> decay = InverseSquareRoot(0.1, decay_steps=100)
+        >>> [decay(step) for step in (0, 300, 9900)]
+        [0.1, 0.05, 0.01]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        decay_steps: DurationLike = 10_000,
+        power: float = 0.5,
+    ) -> None:
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        self.decay_steps = Duration.of(decay_steps, unit="st", field="InverseSquareRoot.decay_steps")
+        self.power = number("InverseSquareRoot.power", power, "a finite number > 0 (0.5: the root)", above=0.0)
+
+    def value(self, position: Position, state: State) -> Value:
+        """`initial_learning_rate / (1 + t / decay_steps) ** power`."""
+        ratio = maximum(self.decay_steps.ratio(position), 0.0)
+        return self.initial(position) / (1.0 + ratio) ** self.power

@@ -45,6 +45,11 @@ def log(value: Value) -> Value:
     return np.log(value) if isinstance(value, np.ndarray) else math.log(value)
 
 
+def log1p(value: Value) -> Value:
+    """The natural logarithm of 1 + value."""
+    return np.log1p(value) if isinstance(value, np.ndarray) else math.log1p(value)
+
+
 def minimum(value: Value, most: Value) -> Value:
     """The smaller of two."""
     if isinstance(value, np.ndarray) or isinstance(most, np.ndarray):
@@ -69,3 +74,13 @@ def where(condition: Condition, then: Value, otherwise: Value) -> Value:
     return (
         np.where(condition, then, otherwise) if isinstance(condition, np.ndarray) else then if condition else otherwise
     )
+
+
+def between(start: Value, end: Value, share: Value) -> Value:
+    """The number a share of the way from one number to another; exact at both ends, and never outside them."""
+    if isinstance(share, np.ndarray):
+        way = end - start
+        return np.where(share < 0.5, start + way * share, end - way * (1.0 - share))
+    if share < 0.5:
+        return start + (end - start) * share
+    return end - (end - start) * (1.0 - share)

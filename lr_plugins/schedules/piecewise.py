@@ -1,14 +1,20 @@
-"""Absolute values between boundaries."""
+"""Absolute values: constant between boundaries, or interpolated between points."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.ops import where
+import numpy as np
+import numpy.typing as npt
+
+from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
+from lr_plugins.schedules.ops import between, clip, cos, where
 from lr_plugins.schedules.position import Position, Value
-from lr_plugins.schedules.schedule import Schedule, State, learning_rate
+from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate
+
+INTERPOLATIONS = ("linear", "cosine")
 
 
 class PiecewiseConstant(Schedule):
@@ -67,3 +73,101 @@ class PiecewiseConstant(Schedule):
         for boundary, value in zip(self.boundaries, self.values[1:], strict=True):
             current = where(boundary.passed(position), value, current)
         return current
+
+
+class PiecewiseInterpolation(Schedule):
+    """Points, and the way from each to the next: a line, or half a wave of the cosine.
+
+    `lr = a + (b - a) * s` between two points of the values a and b, where s is the share of the way that has passed,
+    or `(1 - cos(pi * share)) / 2`. At a point it is the point's value; before the first it is the first value, and
+    after the last the last.
+
+    Where all points count epochs, it holds within an epoch; otherwise it moves at every optimizer step.
+
+    Args:
+        points: pairs of when and the learning rate there, >= 0, at least one; when is 0 or a duration, increasing;
+            plain numbers count optimizer steps. As a factor of a `Product` the values are factors.
+        interpolation: `"linear"` or `"cosine"`. Default `"linear"`.
+
+    Raises:
+        InvalidArgument: a point is no such pair, or the points do not increase.
+        TrainingError: points in different units turn out not to increase in this run.
+
+    Source: numpy.interp; optax.piecewise_interpolate_schedule (whose values are factors of the one before).
+
+    Example:
+        >>> triangle = PiecewiseInterpolation([[0, 0.0], [100, 0.1], [300, 0.0]])
+        >>> [triangle(step) for step in (0, 50, 100, 200, 300, 999)]
+        [0.0, 0.05, 0.1, 0.05, 0.0, 0.0]
+    """
+
+    def __init__(self, points: Sequence[Sequence[DurationLike]], interpolation: str = "linear") -> None:
+        if isinstance(points, (str, bytes)) or not isinstance(points, Sequence) or not points:
+            raise InvalidArgument("PiecewiseInterpolation.points", points, "a list of [when, learning rate], not empty")
+        self.points = [self._point(index, point) for index, point in enumerate(points)]
+        self.interpolation = choice("PiecewiseInterpolation.interpolation", interpolation, INTERPOLATIONS)
+        self._whens = [when for when, _ in self.points]
+        self._values = [value for _, value in self.points]
+        self._require_order()
+
+    @staticmethod
+    def _point(index: int, point: object) -> tuple[Duration, float]:
+        field = f"PiecewiseInterpolation.points[{index}]"
+        if isinstance(point, (str, bytes)) or not isinstance(point, Sequence) or len(point) != 2:
+            raise InvalidArgument(field, point, "a pair [when, learning rate]")
+        return Duration.of(point[0], field=f"{field}[0]", allow_zero=True), learning_rate(f"{field}[1]", point[1])
+
+    def _require_order(self) -> None:
+        for index in range(1, len(self._whens)):
+            before, after = self._whens[index - 1 : index + 1]
+            # Different units are ordered by the run, which is not known yet; 0 is 0 in each.
+            if not after.value or (before.unit == after.unit and before.value >= after.value):
+                raise InvalidArgument(
+                    f"PiecewiseInterpolation.points[{index}]", after, f"after the one before it, {before}"
+                )
+
+    def value(self, position: Position, state: State) -> Value:
+        """The point of the way from the last point passed to the next."""
+        if len(self.points) == 1:
+            return position.like(self._values[0])
+        passed, times = measure_all(self._whens, position)
+        for index in range(1, len(times)):
+            if times[index - 1] >= times[index]:
+                before, after = self._whens[index - 1 : index + 1]
+                raise TrainingError(
+                    f"the points of PiecewiseInterpolation must increase, and in this run {after} is not after {before}"
+                )
+        return interpolate(passed, times, self._values, self.interpolation)
+
+
+def interpolate(passed: Value, times: Sequence[float], values: Sequence[float], interpolation: str) -> Value:
+    """The value at a time, given those at some times that do not decrease; constant outside of them."""
+    if isinstance(passed, np.ndarray):
+        return _interpolate_all(passed, times, values, interpolation)
+    if passed <= times[0]:
+        return values[0]
+    for index in range(1, len(times)):
+        if passed <= times[index]:
+            share = (passed - times[index - 1]) / (times[index] - times[index - 1])
+            return on_the_way(values[index - 1], values[index], share, interpolation)
+    return values[-1]
+
+
+def _interpolate_all(
+    passed: npt.NDArray[np.float64], times: Sequence[float], values: Sequence[float], interpolation: str
+) -> Value:
+    if len(times) == 1:
+        return np.full(passed.shape, values[0])
+    ends, ats = np.asarray(times, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    index = np.searchsorted(ends[1:-1], passed)
+    lengths = np.diff(ends)
+    share = clip((passed - ends[index]) / np.where(lengths > 0, lengths, 1.0)[index], 0.0, 1.0)
+    return on_the_way(ats[index], ats[index + 1], share, interpolation)
+
+
+def on_the_way(start: Value, end: Value, share: Value, interpolation: str) -> Value:
+    """A share of the way from one value to another, along a line or half a wave of the cosine."""
+    if interpolation == "linear":
+        return between(start, end, share)
+    # What is left of the way, so that a small value keeps its digits whether it is at the begin or at the end.
+    return between(end, start, 0.5 * (1.0 + cos(math.pi * share)))

@@ -49,6 +49,10 @@ class RunLength(NamedTuple):
             steps = whole if steps is None else min(steps, whole)
         return cls(steps_per_epoch, epochs, steps, batch_size)
 
+    def part(self, length: Span) -> RunLength:
+        """A part of this run as a run of its own."""
+        return RunLength(self.steps_per_epoch, length.epochs, length.steps, self.batch_size)
+
     def position(self, step: Count, base_learning_rate: float | None = None) -> Position:
         """The position at one optimizer step of this run (or at each of an array of steps)."""
         epoch = None if self.steps_per_epoch is None else step // self.steps_per_epoch
@@ -93,10 +97,23 @@ class Position(NamedTuple):
             )
         return passed
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of the arrays of this position; None if it is a single one."""
+        for counted in (self.step, self.epoch):
+            if isinstance(counted, np.ndarray):
+                return counted.shape
+        return None
+
     def like(self, value: float) -> Value:
         """A number in the form of this position: itself, or an array of it."""
-        counted = self.step if self.step is not None else self.epoch
-        return np.full(counted.shape, value) if isinstance(counted, np.ndarray) else value
+        shape = self.shape
+        return value if shape is None else np.full(shape, value)
+
+    def chosen(self, which: slice | npt.NDArray[np.bool_]) -> Position:
+        """Some of an array of positions."""
+        step, epoch = (one[which] if isinstance(one, np.ndarray) else one for one in (self.step, self.epoch))
+        return self._replace(step=step, epoch=epoch)
 
     # --- the same position as a part of the run sees it -----------------------------------------------------
 
@@ -113,21 +130,26 @@ class Position(NamedTuple):
             raise TrainingError("to hold a value within an epoch, a schedule has to know the steps per epoch")
         return self._replace(epoch=epoch, step=epoch * self.run.steps_per_epoch)
 
-    def stretched(self, ratio: float) -> Position:
-        """As a run `ratio` times as long would have it at this point."""
-        run = self.run._replace(epochs=_times(self.run.epochs, ratio), steps=_times(self.run.steps, ratio))
-        return self._replace(step=_times(self.step, ratio), epoch=_times(self.epoch, ratio), run=run)
+    def shrunk(self, ratio: float) -> Position:
+        """As the run that this one is `ratio` times as long as has it at this point."""
+        # Divided, and not multiplied by 1 / ratio: 49 * (1 / 49) is less than 1.
+        run = self.run._replace(epochs=_shrunk(self.run.epochs, ratio), steps=_shrunk(self.run.steps, ratio))
+        return self._replace(step=_shrunk(self.step, ratio), epoch=_shrunk(self.epoch, ratio), run=run)
 
-    def part(self, start: Span, length: Span) -> Position:
-        """As the part of the run that begins at `start` and is `length` long would have it."""
+    def part(self, start: Span, run: RunLength) -> Position:
+        """As the part of the run that begins at `start`, a run of its own, has it."""
         step = None if self.step is None or start.steps is None else self.step - start.steps
-        if start.counted_in == "ep" or step is None or self.run.steps_per_epoch is None:
+        if start.counted_in == "ep" or step is None or run.steps_per_epoch is None:
             epoch = None if self.epoch is None or start.epochs is None else self.epoch - start.epochs
         else:
             # A part may begin within an epoch; its own epochs are counted from there.
-            epoch = step / self.run.steps_per_epoch if self.smooth else step // self.run.steps_per_epoch
-        run = self.run._replace(epochs=length.epochs, steps=length.steps)
-        return self._replace(step=step, epoch=epoch, run=run)
+            epoch = step / run.steps_per_epoch if self.smooth else step // run.steps_per_epoch
+        return Position(step, epoch, run, self.base_learning_rate, self.smooth)
+
+    def at_begin(self) -> Position:
+        """The very first of this run."""
+        step, epoch = (None if one is None else 0 for one in (self.step, self.epoch))
+        return self._replace(step=step, epoch=epoch)
 
 
 class Span(NamedTuple):
@@ -143,6 +165,11 @@ class Span(NamedTuple):
     epochs: float | None = 0
     counted_in: str = "ep"
 
+    @property
+    def exact(self) -> float | None:
+        """How long it is in the clock it was given in."""
+        return self.steps if self.counted_in == "st" else self.epochs
+
     def __sub__(self, other: Span) -> Span:
         def minus(one: float | None, two: float | None) -> float | None:
             return None if one is None or two is None else one - two
@@ -150,8 +177,8 @@ class Span(NamedTuple):
         return Span(minus(self.steps, other.steps), minus(self.epochs, other.epochs), self.counted_in)
 
 
-def _times(value: Any, ratio: float) -> Any:
-    return None if value is None else value * ratio
+def _shrunk(value: Any, ratio: float) -> Any:
+    return None if value is None else value / ratio
 
 
 def as_position(position: Position | Count) -> Position:

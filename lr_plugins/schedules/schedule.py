@@ -6,7 +6,7 @@ import inspect
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -65,12 +65,17 @@ class Schedule(ABC):
 
     def initial(self, position: Position) -> float:
         """The learning rate a schedule starts from: `initial_learning_rate`, or else the optimizer's own."""
-        if self.initial_learning_rate is not None:
-            return self.initial_learning_rate
+        return self.own("initial_learning_rate", position)
+
+    def own(self, name: str, position: Position) -> float:
+        """The learning rate given as the argument `name`, or else the optimizer's own."""
+        given: float | None = getattr(self, name)
+        if given is not None:
+            return given
         if position.base_learning_rate is not None:
             return position.base_learning_rate
         raise InvalidArgument(
-            f"{type(self).__name__}.initial_learning_rate",
+            f"{type(self).__name__}.{name}",
             None,
             "given where no optimizer is at hand",
             "None means the optimizer's own learning rate, and this position names none.",
@@ -83,6 +88,14 @@ class Schedule(ABC):
         from lr_plugins.schedules.combine import Chain
 
         return Chain([self, following], [after])
+
+    def with_warmup(
+        self, length: DurationLike, start_factor: float = 0.0, shape: str | Schedule | Callable[..., float] = "linear"
+    ) -> Schedule:
+        """This schedule after a rise to its first value (see `Warmup`)."""
+        from lr_plugins.schedules.warmup import Warmup
+
+        return Warmup(self, length, start_factor, shape)
 
     def __mul__(self, factor: Schedule | float) -> Schedule:
         """This schedule times a factor, or times a schedule of factors (see `Product`)."""
@@ -147,7 +160,15 @@ class Schedule(ABC):
         return hash(repr(self))
 
 
-def number(field: str, value: object, allowed: str, *, above: float = -math.inf, at_least: float = -math.inf) -> float:
+def number(
+    field: str,
+    value: object,
+    allowed: str,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+) -> float:
     """A finite number within bounds, as a float.
 
     Raises:
@@ -156,7 +177,7 @@ def number(field: str, value: object, allowed: str, *, above: float = -math.inf,
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise InvalidArgument(field, value, allowed)
     result = float(value)
-    if not math.isfinite(result) or result <= above or result < at_least:
+    if not math.isfinite(result) or result <= above or not at_least <= result <= at_most:
         raise InvalidArgument(field, value, allowed)
     return result
 
@@ -171,6 +192,14 @@ def start_of(owner: Schedule, value: object) -> float | None:
     """A schedule's `initial_learning_rate`: a finite number >= 0, or None for the optimizer's own."""
     field = f"{type(owner).__name__}.initial_learning_rate"
     return None if value is None else learning_rate(field, value, optional=True)
+
+
+def choice(field: str, value: object, choices: Iterable[str]) -> str:
+    """One of some words."""
+    words = tuple(choices)
+    if not isinstance(value, str) or value not in words:
+        raise InvalidArgument(field, value, f"one of {', '.join(words)}")
+    return value
 
 
 def flag(field: str, value: object) -> bool:

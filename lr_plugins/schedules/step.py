@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.ops import floor
 from lr_plugins.schedules.position import Position, Value
@@ -43,3 +46,51 @@ class StepDecay(Schedule):
     def value(self, position: Position, state: State) -> Value:
         """`initial_learning_rate * drop ** floor(t / every)`."""
         return self.initial(position) * self.drop ** floor(self.every.ratio(position))
+
+
+class MultiStepDecay(Schedule):
+    """Multiply the learning rate by `gamma` at each of some milestones.
+
+    `lr = initial_learning_rate * gamma ** (number of milestones reached)`. A milestone is reached at its own step
+    or epoch: with `milestones=["30ep"]`, epoch index 30 is the first with the lower value. Before the first one it
+    is the initial value; after the last one nothing changes any more. (timm's scheduler of this name drops one
+    earlier, at index 29.)
+
+    Args:
+        initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
+        milestones: when to drop, each > 0, in any order; plain numbers count epochs. One that is given twice counts
+            twice. Default `["50%", "75%"]`: at half and three quarters of the run.
+        gamma: the factor, > 0. Default 0.1.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: torch.optim.lr_scheduler.MultiStepLR.
+
+    Example:
+        >>> steps = MultiStepDecay(0.1, milestones=["30ep", "60ep"], gamma=0.5)
+        >>> [steps(Position(step=0, epoch=epoch)) for epoch in (0, 29, 30, 60, 99)]
+        [0.1, 0.1, 0.05, 0.025, 0.025]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        milestones: Sequence[DurationLike] = ("50%", "75%"),
+        gamma: float = 0.1,
+    ) -> None:
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        if isinstance(milestones, (str, bytes)) or not isinstance(milestones, Sequence):
+            raise InvalidArgument("MultiStepDecay.milestones", milestones, "a list")
+        self.milestones = [
+            Duration.of(milestone, unit="ep", field=f"MultiStepDecay.milestones[{index}]")
+            for index, milestone in enumerate(milestones)
+        ]
+        self.gamma = number("MultiStepDecay.gamma", gamma, "a finite number > 0 (0.1 divides by ten)", above=0.0)
+
+    def value(self, position: Position, state: State) -> Value:
+        """`initial_learning_rate * gamma ** (number of milestones reached)`."""
+        reached = position.like(0)
+        for milestone in self.milestones:
+            reached = reached + milestone.passed(position)
+        return self.initial(position) * self.gamma**reached

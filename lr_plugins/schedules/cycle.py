@@ -1,0 +1,214 @@
+"""Up and down: once in a run, or again and again."""
+
+from __future__ import annotations
+
+from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
+from lr_plugins.schedules.ops import between, clip, floor, maximum, where
+from lr_plugins.schedules.piecewise import INTERPOLATIONS, interpolate
+from lr_plugins.schedules.position import Position, Value
+from lr_plugins.schedules.schedule import Schedule, State, choice, flag, learning_rate, number
+
+
+class CycleThrough(Schedule):
+    """From a first value to a peak and on to a last value, once: `OneCycle` with its three values given.
+
+    In two phases, `first -> peak` until `pct_start * length - 1`, and `peak -> last` until `length - 1`; in three
+    phases, `first -> peak` until `pct_start * length - 1`, `peak -> first` until `2 * pct_start * length - 2`, and
+    `first -> last` until `length - 1`. Each is a line or half a wave of the cosine. Time is counted in the unit of
+    `length`, so that `length - 1` is the last optimizer step (or epoch): there it is the last value. Without
+    `reach_end`, the phases end at `pct_start * length`, `2 * pct_start * length` and `length`: the last value is the
+    one that would follow the last step.
+
+    Before 0 it is the first value, after the end it stays where it is. A phase that would end at 0 or before has
+    already passed at the begin; with three phases and `pct_start` above 0.5, the end comes before the second has
+    ended, and the third never begins. The peak may be below the first: momentum goes from 0.95 to 0.85 and back.
+
+    Args:
+        first: the value at the begin, >= 0.
+        peak: the value the first phase leads to, >= 0.
+        last: the value at the end, >= 0.
+        length: how long it takes, > 0; a plain number counts optimizer steps. Default `"100%"`: the whole run.
+        pct_start: the share of the length that the first phase takes, from 0 to 1. Default 0.3.
+        anneal: `"cosine"` or `"linear"`. Default `"cosine"`.
+        three_phase: back to the first value, and from there to the last. Default False.
+        reach_end: the last step has the last value. Default True.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: as for `OneCycle`.
+
+    Example:
+        >>> momentum = CycleThrough(0.95, 0.85, 0.95, length=101, pct_start=51 / 101, anneal="linear")
+        >>> [round(momentum(step), 6) for step in (0, 25, 50, 75, 100)]
+        [0.95, 0.9, 0.85, 0.9, 0.95]
+    """
+
+    def __init__(
+        self,
+        first: float,
+        peak: float,
+        last: float,
+        length: DurationLike = "100%",
+        pct_start: float = 0.3,
+        anneal: str = "cosine",
+        three_phase: bool = False,
+        reach_end: bool = True,
+    ) -> None:
+        self.first = learning_rate("CycleThrough.first", first)
+        self.peak = learning_rate("CycleThrough.peak", peak)
+        self.last = learning_rate("CycleThrough.last", last)
+        self._phases(length, pct_start, anneal, three_phase, reach_end)
+
+    def _phases(self, length: DurationLike, pct_start: float, anneal: str, three_phase: bool, reach_end: bool) -> None:
+        name = type(self).__name__
+        self.length = Duration.of(length, field=f"{name}.length")
+        self.pct_start = number(f"{name}.pct_start", pct_start, "a number from 0 to 1", at_least=0.0, at_most=1.0)
+        self.anneal = choice(f"{name}.anneal", anneal, INTERPOLATIONS)
+        self.three_phase = flag(f"{name}.three_phase", three_phase)
+        self.reach_end = flag(f"{name}.reach_end", reach_end)
+
+    def _through(self, position: Position) -> tuple[float, float, float]:
+        """The first value, the peak and the last value."""
+        return self.first, self.peak, self.last
+
+    def value(self, position: Position, state: State) -> Value:
+        """The way from the last of the values passed to the next."""
+        passed, length = self.length.measure(position)
+        first, peak, last = self._through(position)
+        less = 1.0 if self.reach_end else 0.0
+        rise, end = self.pct_start * length - less, length - less
+        way = [(rise, peak), (2 * rise, first), (end, last)] if self.three_phase else [(rise, peak), (end, last)]
+        times, values = [0.0], [first]
+        for time, value in way:
+            if time <= 0:
+                times, values = [time], [value]
+            elif times[-1] < end:
+                times.append(time)
+                values.append(value)
+        return interpolate(clip(passed, 0.0, maximum(end, 0.0)), times, values, self.anneal)
+
+
+class OneCycle(CycleThrough):
+    """Up from a fraction of the highest learning rate, and down to far below it, once in a run.
+
+    From `max_learning_rate / div_factor` up to `max_learning_rate`, which is reached at step
+    `pct_start * length - 1`, and down to `max_learning_rate / div_factor / final_div_factor`, at the last step,
+    `length - 1`. With `three_phase` it goes back down to the first value by `2 * pct_start * length - 2`, and from
+    there to the last. Each phase is a line or half a wave of the cosine. Time is counted in the unit of `length`;
+    what happens at the edges is told at `CycleThrough`, which is the same shape between values of your own: for a
+    momentum, say.
+
+    fastai's fit_one_cycle divides the *highest* value by `div_final` and counts its phases as percentages of the run,
+    without the steps that torch subtracts: it is
+    `OneCycle(lr, pct_start=0.25, div_factor=25.0, final_div_factor=div_final / 25.0, reach_end=False)`, with
+    `div_final` 1e5.
+
+    Args:
+        max_learning_rate: the peak, >= 0. Default None: the optimizer's own.
+        length: how long it takes, > 0; a plain number counts optimizer steps, in `"10ep"` a step is an epoch.
+            Default `"100%"`: the whole run.
+        pct_start: the share of the length in which it rises, from 0 to 1. Default 0.3.
+        anneal: `"cosine"` or `"linear"`. Default `"cosine"`.
+        div_factor: the peak divided by the first value, > 0. Default 25.
+        final_div_factor: the first value divided by the last, > 0. Default 1e4.
+        three_phase: down as slowly as up, and then on to the last value. Default False.
+        reach_end: the last step has the last value, as in torch. Default True.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: "Super-Convergence", Smith and Topin; torch.optim.lr_scheduler.OneCycleLR, fastai's fit_one_cycle.
+
+    Example:
+        >>> cycle = OneCycle(1.0, length=100, pct_start=0.3)
+        >>> [round(cycle(step), 6) for step in (0, 29, 64, 99)]
+        [0.04, 1.0, 0.500002, 4e-06]
+        >>> fastai = OneCycle(1.0, length=100, pct_start=0.25, final_div_factor=1e5 / 25, reach_end=False)
+        >>> [round(fastai(step), 6) for step in (0, 25, 100)]
+        [0.04, 1.0, 1e-05]
+    """
+
+    def __init__(
+        self,
+        max_learning_rate: float | None = None,
+        length: DurationLike = "100%",
+        pct_start: float = 0.3,
+        anneal: str = "cosine",
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        reach_end: bool = True,
+    ) -> None:
+        self.max_learning_rate = (
+            None
+            if max_learning_rate is None
+            else learning_rate("OneCycle.max_learning_rate", max_learning_rate, optional=True)
+        )
+        self.div_factor = number("OneCycle.div_factor", div_factor, "a finite number > 0", above=0.0)
+        self.final_div_factor = number("OneCycle.final_div_factor", final_div_factor, "a finite number > 0", above=0.0)
+        self._phases(length, pct_start, anneal, three_phase, reach_end)
+
+    def _through(self, position: Position) -> tuple[float, float, float]:
+        peak = self.own("max_learning_rate", position)
+        start = peak / self.div_factor
+        return start, peak, start / self.final_div_factor
+
+
+class Cyclic(Schedule):
+    """Up and down between two learning rates, again and again, along lines.
+
+    `lr = base + (max - base) * s * scale`, where s rises from 0 to 1 over `step_size_up` and falls back to 0 over
+    `step_size_down`, and the scale is 1 (`"triangular"`), `0.5 ** i` in cycle i, counted from 0 (`"triangular2"`), or
+    `gamma ** t` (`"exp_range"`), with t counted in the unit of `step_size_up`. It goes on for ever; before 0 it is
+    the base. With the base above the other it goes down and up: so does a momentum.
+
+    Args:
+        base_learning_rate: where each cycle begins and ends, >= 0.
+        max_learning_rate: where the first cycle turns, >= 0.
+        step_size_up: how long it rises, > 0; a plain number counts optimizer steps. Default 2000.
+        step_size_down: how long it falls, > 0. Default None: as long as it rises.
+        mode: `"triangular"`, `"triangular2"` or `"exp_range"`. Default `"triangular"`.
+        gamma: the factor over one step (or epoch) of `"exp_range"`, > 0 and <= 1. Default 1.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: "Cyclical Learning Rates for Training Neural Networks", Smith; torch.optim.lr_scheduler.CyclicLR.
+
+    Example:
+        >>> cyclic = Cyclic(0.0, 0.1, step_size_up=2, step_size_down=4, mode="triangular2")
+        >>> [cyclic(step) for step in (0, 1, 2, 4, 6, 8, 12)]
+        [0.0, 0.05, 0.1, 0.05, 0.0, 0.05, 0.0]
+    """
+
+    def __init__(
+        self,
+        base_learning_rate: float,
+        max_learning_rate: float,
+        step_size_up: DurationLike = 2000,
+        step_size_down: DurationLike | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+    ) -> None:
+        self.base_learning_rate = learning_rate("Cyclic.base_learning_rate", base_learning_rate)
+        self.max_learning_rate = learning_rate("Cyclic.max_learning_rate", max_learning_rate)
+        self.step_size_up = Duration.of(step_size_up, field="Cyclic.step_size_up")
+        self.step_size_down = (
+            None if step_size_down is None else Duration.of(step_size_down, field="Cyclic.step_size_down")
+        )
+        self.mode = choice("Cyclic.mode", mode, ("triangular", "triangular2", "exp_range"))
+        self.gamma = number("Cyclic.gamma", gamma, "a number > 0 and <= 1", above=0.0, at_most=1.0)
+
+    def value(self, position: Position, state: State) -> Value:
+        """`base + (max - base) * s * scale`."""
+        passed, (up, down) = measure_all([self.step_size_up, self.step_size_down or self.step_size_up], position)
+        passed = maximum(passed, 0.0)
+        cycle = floor(passed / (up + down))
+        within = passed - cycle * (up + down)
+        share = where(within <= up, within / up, (up + down - within) / down)
+        if self.mode == "triangular2":
+            share = share * 0.5**cycle
+        elif self.mode == "exp_range":
+            share = share * self.gamma**passed
+        return between(self.base_learning_rate, self.max_learning_rate, share)

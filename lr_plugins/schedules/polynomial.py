@@ -1,0 +1,109 @@
+"""From one value to another, along a line or a power of it."""
+
+from __future__ import annotations
+
+from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.ops import between, ceil, clip, maximum
+from lr_plugins.schedules.position import Position, Value
+from lr_plugins.schedules.schedule import Schedule, State, flag, learning_rate, number, start_of
+
+
+class LinearDecay(Schedule):
+    """Go from one learning rate to another in a straight line: down, or up.
+
+    `lr = initial_learning_rate + (end_learning_rate - initial_learning_rate) * min(t / decay_steps, 1)`, with t
+    counted in the unit of `decay_steps`. Before 0 it is the initial value, from `decay_steps` on the end value, both
+    exactly. With the end above the begin it rises: a warm-up.
+
+    Args:
+        initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
+        end_learning_rate: where it ends, >= 0; may be above the begin. Default 0.
+        decay_steps: the length of time it takes, > 0; a plain number counts optimizer steps, `"10ep"` makes it a
+            schedule of epochs. Default `"100%"`: the whole run.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: torch.optim.lr_scheduler.LinearLR, transformers.get_linear_schedule_with_warmup.
+
+    Example:
+        >>> fall = LinearDecay(0.1, end_learning_rate=0.0, decay_steps=100)
+        >>> [fall(step) for step in (0, 50, 100, 999)]
+        [0.1, 0.05, 0.0, 0.0]
+        >>> rise = LinearDecay(0.0, end_learning_rate=0.1, decay_steps=100)
+        >>> [rise(step) for step in (0, 50, 100, 999)]
+        [0.0, 0.05, 0.1, 0.1]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        end_learning_rate: float = 0.0,
+        decay_steps: DurationLike = "100%",
+    ) -> None:
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        self.end_learning_rate = learning_rate("LinearDecay.end_learning_rate", end_learning_rate)
+        self.decay_steps = Duration.of(decay_steps, unit="st", field="LinearDecay.decay_steps")
+
+    def value(self, position: Position, state: State) -> Value:
+        """The point of the line at t, or its nearer end."""
+        share = clip(self.decay_steps.ratio(position), 0.0, 1.0)
+        return between(self.initial(position), self.end_learning_rate, share)
+
+
+class PolynomialDecay(Schedule):
+    """Go from one learning rate to another along a power of the time that is left.
+
+    `lr = end_learning_rate + (initial_learning_rate - end_learning_rate) * (1 - t / decay_steps) ** power`, with t
+    counted in the unit of `decay_steps` and at most `decay_steps`: from there on it is the end value, before 0 the
+    initial one, both exactly. `power=1` is a straight line, above 1 it falls fast at first, below 1 at last.
+
+    With `cycle` it does not stay at the end: each time it has been reached, `decay_steps` counts once more, from the
+    very begin. At t = k * `decay_steps` it is the end value, and right after that it jumps up, to
+    `1 / (k + 1)` of the height (`power=1`).
+
+    Args:
+        initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
+        decay_steps: the length of time it takes, > 0; a plain number counts optimizer steps, `"10ep"` makes it a
+            schedule of epochs. Default `"100%"`: the whole run.
+        end_learning_rate: where it ends, >= 0; may be above the begin. Default 0 (in Keras 0.0001).
+        power: the exponent, > 0. Default 1.
+        cycle: start again at the end, as above, instead of staying there. Default False.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: keras.optimizers.schedules.PolynomialDecay; torch's PolynomialLR, timm's poly.
+
+    Example:
+        >>> square = PolynomialDecay(0.1, decay_steps=100, power=2.0)
+        >>> [square(step) for step in (0, 50, 100, 999)]
+        [0.1, 0.025, 0.0, 0.0]
+        >>> again = PolynomialDecay(0.1, decay_steps=100, cycle=True)
+        >>> [again(step) for step in (0, 50, 100, 150, 200)]
+        [0.1, 0.05, 0.0, 0.025, 0.0]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        decay_steps: DurationLike = "100%",
+        end_learning_rate: float = 0.0,
+        power: float = 1.0,
+        cycle: bool = False,
+    ) -> None:
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        self.decay_steps = Duration.of(decay_steps, unit="st", field="PolynomialDecay.decay_steps")
+        self.end_learning_rate = learning_rate("PolynomialDecay.end_learning_rate", end_learning_rate)
+        self.power = number("PolynomialDecay.power", power, "a finite number > 0 (1 is a line)", above=0.0)
+        self.cycle = flag("PolynomialDecay.cycle", cycle)
+
+    def value(self, position: Position, state: State) -> Value:
+        """`end + (initial - end) * (1 - t / decay_steps) ** power`."""
+        ratio = self.decay_steps.ratio(position)
+        if self.cycle:
+            ratio = maximum(ratio, 0.0)
+            share = ratio / maximum(ceil(ratio), 1.0)
+        else:
+            share = clip(ratio, 0.0, 1.0)
+        return between(self.end_learning_rate, self.initial(position), (1.0 - share) ** self.power)

@@ -1,0 +1,230 @@
+"""A rise before a schedule, and a fall after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.combine import InTurn, Product
+from lr_plugins.schedules.constant import Constant
+from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.exponential import ExponentialDecay
+from lr_plugins.schedules.function import as_schedule
+from lr_plugins.schedules.ops import between, clip, cos, sqrt
+from lr_plugins.schedules.piecewise import PiecewiseInterpolation
+from lr_plugins.schedules.position import Position, RunLength, Span, Value
+from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate, number, start_of
+
+RISES: dict[str, Callable[[float], Schedule]] = {
+    "linear": lambda factor: PiecewiseInterpolation([[0, factor], ["100%", 1.0]]),
+    "cosine": lambda factor: PiecewiseInterpolation([[0, factor], ["100%", 1.0]], "cosine"),
+    "exponential": lambda factor: ExponentialDecay(factor, decay_steps="100%", decay_rate=1.0 / factor),
+    "constant": Constant,
+}
+"""Factors that lead from a first one to 1 in the course of a warm-up."""
+
+_RATIO = 0.1  # the factor of the exponential fall over its length, before it is made to reach the end
+
+FALLS: dict[str, Callable[[Value], Value]] = {
+    "linear": lambda share: 1.0 - share,
+    "cosine": lambda share: 0.5 * (1.0 + cos(math.pi * share)),
+    "1-sqrt": lambda share: 1.0 - sqrt(share),
+    "exponential": lambda share: (_RATIO**share - _RATIO) / (1.0 - _RATIO),
+}
+"""What is left of the height, from 1 to 0, at a share of the fall."""
+
+
+class Warmup(InTurn):
+    """A rise to a schedule's first value, and then the schedule, counting from its own begin.
+
+    `lr(t) = factor(t) * (first value of the schedule)` while `t < length`, then `schedule(t - length)`, which has the
+    rest of the run. With p = t / length, the factor is `start_factor + (1 - start_factor) * p` (`"linear"`),
+    `start_factor + (1 - start_factor) * (1 - cos(pi * p)) / 2` (`"cosine"`), `start_factor ** (1 - p)`
+    (`"exponential"`) or `start_factor` (`"constant"`).
+
+    The very first step has `start_factor`, so with 0 it trains nothing, as in transformers; t = `length` is the first
+    step of the schedule, and has its first value. To begin with 1 / n of it and arrive with step n - 1, as
+    `(t + 1) / n` does, take `length=n - 1, start_factor=1 / n`. Where the steps per epoch are known, it rises at every
+    optimizer step, in whatever unit the length is given (`per_epoch()` holds it within an epoch).
+
+    A schedule that observes training does so from its own begin on: until then its first value is that of a run which
+    has observed nothing.
+
+    Args:
+        schedule: the schedule, or a function of `epoch` or `(epoch, lr)`.
+        length: how long the rise takes; a plain number counts optimizer steps. 0 for none.
+        start_factor: the factor of the very first step, >= 0; > 0 for `"exponential"`. Default 0.
+        shape: `"linear"`, `"cosine"`, `"exponential"` or `"constant"`; or a schedule of factors, which sees a run of
+            the warm-up's length and takes the place of `start_factor`. Default `"linear"`.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: "Accurate, Large Minibatch SGD", Goyal et al.; torch's LinearLR and ConstantLR in front, the `_with_warmup`
+    schedules of transformers, `warmup_target` of Keras' CosineDecay.
+
+    Example:
+        >>> from lr_plugins import StepDecay
+        >>> schedule = Warmup(StepDecay(0.1, drop=0.5, every="10st"), length="4st")
+        >>> [schedule(step) for step in (0, 1, 2, 4, 13, 14)]
+        [0.0, 0.025, 0.05, 0.1, 0.1, 0.05]
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | Callable[..., float],
+        length: DurationLike,
+        start_factor: float = 0.0,
+        shape: str | Schedule | Callable[..., float] = "linear",
+    ) -> None:
+        self.schedule = as_schedule(schedule)
+        self.length = Duration.of(length, field="Warmup.length", allow_zero=True)
+        self.start_factor = number("Warmup.start_factor", start_factor, "a finite number >= 0", at_least=0.0)
+        self.shape = choice("Warmup.shape", shape, RISES) if isinstance(shape, str) else as_schedule(shape)
+        if isinstance(self.shape, Schedule):
+            if self.start_factor:
+                raise InvalidArgument("Warmup.start_factor", start_factor, "0 where shape is a schedule of factors")
+            rise = self.shape
+        else:
+            if self.shape == "exponential" and not self.start_factor:
+                raise InvalidArgument("Warmup.start_factor", start_factor, 'greater than 0 for shape="exponential"')
+            rise = RISES[self.shape](self.start_factor)
+        self.parts = (rise, self.schedule)
+
+    def part_length(self, index: int, run: RunLength) -> Span:
+        """The warm-up's."""
+        return self.length.known(run)
+
+    def seen(self, index: int, position: Position) -> Position:
+        """The factors begin at 1, where they name no begin."""
+        seen = super().seen(index, position)
+        return seen if index else seen._replace(base_learning_rate=1.0)
+
+    def of(self, index: int, position: Position, state: State) -> Value:
+        """The value of the schedule; of the rise, in terms of the schedule's first."""
+        value = super().of(index, position, state)
+        return value if index else value * self._first(position, state)
+
+    def _first(self, position: Position, state: State) -> Value:
+        begin = self.seen(1, position.at_begin()).at_begin()
+        return self.parts[1].value(begin, (state or {}).get("1"))
+
+
+class Cooldown(Schedule):
+    """A fall from one learning rate to another, in one of the usual shapes.
+
+    `lr = end_learning_rate + (initial_learning_rate - end_learning_rate) * left`, where with p = t / length, at most
+    1, `left` is `1 - p` (`"linear"`), `(1 + cos(pi * p)) / 2` (`"cosine"`), `1 - sqrt(p)` (`"1-sqrt"`) or
+    `(0.1 ** p - 0.1) / 0.9` (`"exponential"`: towards a tenth, and stretched so as to arrive). t is counted in the
+    unit of `length`. Before 0 it is the initial value, after the end the end value.
+
+    Args:
+        initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
+        end_learning_rate: where it ends, >= 0. Default 0.
+        length: how long it takes, > 0; a plain number counts optimizer steps. Default `"100%"`: the whole run.
+        shape: `"linear"`, `"cosine"`, `"1-sqrt"` or `"exponential"`. Default `"linear"`.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Source: the decay functions of timm's WSDLRScheduler; "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations", Hägele et al., for 1-sqrt.
+
+    Example:
+        >>> cooldown = Cooldown(0.1, length=100, shape="1-sqrt")
+        >>> [round(cooldown(step), 6) for step in (0, 25, 100, 999)]
+        [0.1, 0.05, 0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        end_learning_rate: float = 0.0,
+        length: DurationLike = "100%",
+        shape: str = "linear",
+    ) -> None:
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        self.end_learning_rate = learning_rate("Cooldown.end_learning_rate", end_learning_rate)
+        self.length = Duration.of(length, field="Cooldown.length")
+        self.shape = choice("Cooldown.shape", shape, FALLS)
+
+    def value(self, position: Position, state: State) -> Value:
+        """`end_learning_rate + (initial_learning_rate - end_learning_rate) * left`."""
+        left = FALLS[self.shape](clip(self.length.ratio(position), 0.0, 1.0))
+        return between(self.end_learning_rate, self.initial(position), left)
+
+
+class WarmupStableDecay(InTurn):
+    """Up, then constant, and down at the end of the run.
+
+    From `start_factor * initial_learning_rate` in a line to `initial_learning_rate`, which is reached at t = `warmup`
+    and holds until `decay` before the end of the run; from there down to `end_learning_rate` in one of the shapes of
+    `Cooldown`, which is reached at the end of the run: by the step that would follow the last one, as in timm and
+    transformers. After it, the end value stays.
+
+    `warmup` and `decay` are lengths of the whole run, also in percent. Where together they are longer than the run,
+    the warm-up comes first and the decay takes the rest. Where the steps per epoch are known, it moves at every
+    optimizer step, in whatever unit the lengths are given.
+
+    Args:
+        initial_learning_rate: the stable value, >= 0. Default None: the optimizer's own.
+        warmup: how long it rises; a plain number counts optimizer steps. 0 for none. Default `"5%"`.
+        decay: how long it falls, > 0; a plain number counts optimizer steps. Default `"20%"`.
+        decay_shape: `"linear"`, `"cosine"`, `"1-sqrt"` or `"exponential"`. Default `"linear"`.
+        end_learning_rate: where it ends, >= 0. Default 0.
+        start_factor: the share of the stable value that the very first step has, >= 0. Default 0.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+        TrainingError: the length of the run is unknown, and with it the begin of the decay.
+
+    Source: "MiniCPM", Hu et al.; timm's WSDLRScheduler, transformers.get_wsd_schedule.
+
+    Example:
+        >>> run = RunLength.of(steps_per_epoch=10, epochs=10)
+        >>> schedule = WarmupStableDecay(0.1, warmup="10%", decay="20%")
+        >>> [round(schedule(run.position(step)), 6) for step in (0, 5, 10, 80, 90, 99)]
+        [0.0, 0.05, 0.1, 0.1, 0.05, 0.005]
+    """
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        warmup: DurationLike = "5%",
+        decay: DurationLike = "20%",
+        decay_shape: str = "linear",
+        end_learning_rate: float = 0.0,
+        start_factor: float = 0.0,
+    ) -> None:
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        self.warmup = Duration.of(warmup, field="WarmupStableDecay.warmup", allow_zero=True)
+        self.decay = Duration.of(decay, field="WarmupStableDecay.decay")
+        self.decay_shape = choice("WarmupStableDecay.decay_shape", decay_shape, FALLS)
+        self.end_learning_rate = learning_rate("WarmupStableDecay.end_learning_rate", end_learning_rate)
+        allowed = "a finite number >= 0"
+        self.start_factor = number("WarmupStableDecay.start_factor", start_factor, allowed, at_least=0.0)
+        if self.warmup.unit == self.decay.unit == "%" and self.warmup.value + self.decay.value > 100:
+            raise InvalidArgument("WarmupStableDecay.decay", self.decay, f"at most what warmup ({self.warmup}) leaves")
+        stable = Constant(self.initial_learning_rate)
+        self.parts = (
+            Product([stable, RISES["linear"](self.start_factor)]),
+            stable,
+            Cooldown(self.initial_learning_rate, self.end_learning_rate, shape=self.decay_shape),
+        )
+
+    def part_length(self, index: int, run: RunLength) -> Span:
+        """The warm-up's; or, of the stable part, what the other two leave of the run."""
+        warmup = self.warmup.known(run)
+        if index == 0:
+            return warmup
+        decay = self.decay.known(run)
+        clock = "ep" if warmup.counted_in == decay.counted_in == "ep" else "st"
+        rest = Span(run.steps, run.epochs, clock) - warmup - decay
+        if rest.exact is None:
+            raise TrainingError(
+                f"WarmupStableDecay falls over the last {self.decay} of the run, whose length is unknown in that unit; "
+                "set max_epochs or max_steps on the Trainer"
+            )
+        steps, epochs = (None if one is None else max(one, 0.0) for one in (rest.steps, rest.epochs))
+        return Span(steps, epochs, clock)

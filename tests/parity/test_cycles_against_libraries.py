@@ -1,0 +1,242 @@
+"""Cycles and warm-ups against the schedulers of torch, timm, transformers and Keras, at every step of a run.
+
+All but Keras compute in float64: the largest relative deviation allowed is 1e-12. Where an original adds a height to a
+value a thousand times smaller, its own rounding is larger than that; `abs` then allows one rounding of the height.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from lr_plugins import Chain, Constant, FunctionSchedule, RunLength
+from lr_plugins.schedules.cosine import CosineDecay
+from lr_plugins.schedules.cycle import CycleThrough, Cyclic, OneCycle
+from lr_plugins.schedules.inverse import InverseSquareRoot
+from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
+from lr_plugins.schedules.warmup import Warmup, WarmupStableDecay
+
+BASE = 0.3
+ROUNDING = 2**-52
+
+
+def optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=BASE, momentum=0.9)
+
+
+def used(make, steps):
+    """The lr and the momentum of each step under a torch scheduler."""
+    inner = optimizer()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler = make(inner)
+        rates, momenta = [], []
+        for step in range(steps):
+            rates.append(inner.param_groups[0]["lr"])
+            momenta.append(inner.param_groups[0]["momentum"])
+            if step < steps - 1:
+                inner.step()
+                scheduler.step()
+    return rates, momenta
+
+
+def check(schedule, expected, total=None, rel=1e-12, rounding=0.0):
+    run = RunLength.of(steps=total or len(expected))
+    single = [schedule(run.position(step, BASE)) for step in range(len(expected))]
+    assert single == pytest.approx(expected, rel=rel, abs=rounding)
+    whole = schedule(run.position(np.arange(len(expected)), BASE))
+    assert whole == pytest.approx(np.array(expected), rel=rel, abs=rounding)
+
+
+# --- torch --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("three_phase", [False, True])
+@pytest.mark.parametrize("anneal", ["cosine", "linear"])
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 10, 33, 100, 450])
+def test_one_cycle_and_its_momentum(total, anneal, three_phase):
+    for pct_start in (0.0, 0.01, 0.1, 0.25, 0.3, 0.5, 0.7, 0.99, 1.0):
+        if pct_start * total == 1:
+            continue  # torch divides by zero: its first phase has no length
+        for divided, last_divided in ((25.0, 1e4), (10.0, 3.0), (0.5, 0.1)):
+            rates, momenta = used(
+                lambda inner: lr_scheduler.OneCycleLR(
+                    inner,
+                    max_lr=0.7,
+                    total_steps=total,
+                    pct_start=pct_start,  # noqa: B023
+                    anneal_strategy={"cosine": "cos"}.get(anneal, anneal),
+                    div_factor=divided,  # noqa: B023
+                    final_div_factor=last_divided,  # noqa: B023
+                    three_phase=three_phase,
+                ),
+                total,
+            )
+            ours = OneCycle(0.7, "100%", pct_start, anneal, divided, last_divided, three_phase)
+            height = ROUNDING * max(0.7, *rates)
+            check(ours, rates, rounding=height)
+            check(OneCycle(0.7, total, *list(ours.config().values())[2:]), rates, 10**6, rounding=height)
+            if three_phase:
+                continue  # torch's momentum then stays at the first value in the third phase: as ours from it to it
+            check(CycleThrough(0.95, 0.85, 0.95, "100%", pct_start, anneal), momenta)
+
+
+def test_one_cycle_with_momentum_in_three_phases():
+    _, momenta = used(lambda inner: lr_scheduler.OneCycleLR(inner, 0.7, 100, three_phase=True), 100)
+    check(CycleThrough(0.95, 0.85, 0.95, three_phase=True), momenta)
+
+
+def test_at_the_last_step_ours_is_what_torch_documents_and_torch_is_not():
+    ours = OneCycle(0.3, anneal="linear")(RunLength.of(steps=100).position(99))
+    (*_, theirs), _ = used(lambda inner: lr_scheduler.OneCycleLR(inner, 0.3, 100, anneal_strategy="linear"), 100)
+    assert ours == 0.3 / 25 / 1e4
+    assert theirs != ours
+    assert theirs == pytest.approx(ours, rel=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
+@pytest.mark.parametrize(("up", "down"), [(20, None), (20, 50), (50, 20), (1, 1), (7, 3)])
+def test_cyclic_and_its_momentum(mode, up, down):
+    for gamma in (1.0, 0.999, 0.9):
+        rates, momenta = used(
+            lambda inner: lr_scheduler.CyclicLR(inner, 0.01, 0.5, up, down, mode, gamma),  # noqa: B023
+            500,
+        )
+        check(Cyclic(0.01, 0.5, up, down, mode, gamma), rates)
+        check(Cyclic(0.9, 0.8, up, down, mode, gamma), momenta)
+
+
+@pytest.mark.parametrize("start", [1e-3, 0.25, 1.0])
+def test_linear_warm_up_and_then_half_a_cosine(start):
+    def sequential(inner):
+        warm = lr_scheduler.LinearLR(inner, start_factor=start, total_iters=20)
+        return lr_scheduler.SequentialLR(inner, [warm, lr_scheduler.CosineAnnealingLR(inner, T_max=180)], [20])
+
+    rates, _ = used(sequential, 200)
+    # torch goes on from the value before, at each step one rounding further off.
+    check(Warmup(CosineDecay(decay_steps=180), 20, start), rates, rel=1e-12, rounding=200 * ROUNDING * BASE)
+    check(CosineDecay().with_warmup("10%", start), rates, rel=1e-12, rounding=200 * ROUNDING * BASE)
+    check(Chain([LinearDecay(BASE * start, BASE), CosineDecay()], ["10%"]), rates, rounding=200 * ROUNDING * BASE)
+
+
+def test_constant_warm_up():
+    rates, _ = used(lambda inner: lr_scheduler.ConstantLR(inner, factor=0.25, total_iters=7), 30)
+    check(Constant().with_warmup(7, 0.25, "constant"), rates)
+
+
+# --- timm ---------------------------------------------------------------------------------------------------
+
+SHAPES = {"linear": "linear", "1-sqrt": "1-sqrt", "cosine": "cosine", "exp": "exponential"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("warmup", "decay", "total"), [(10, 40, 200), (0, 40, 200), (1, 1, 9), (0, 50, 50)])
+def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
+    scheduler = pytest.importorskip("timm.scheduler.wsd_lr").WSDLRScheduler
+    for lr_min, first in ((0.0, 0.0), (1e-3, 1e-4)):
+        theirs = scheduler(
+            optimizer(), total - warmup, decay, lr_min, decay_fn=shape, warmup_t=warmup, warmup_lr_init=first
+        )
+        expected = [theirs._get_lr(step)[0] for step in range(total + 5)]
+        start = first / BASE
+        check(WarmupStableDecay(BASE, warmup, decay, SHAPES[shape], lr_min, start), expected, total)
+        if warmup:
+            percent = WarmupStableDecay(
+                None, f"{100 * warmup / total}%", f"{100 * decay / total}%", SHAPES[shape], lr_min, start
+            )
+            check(percent, expected, total, rounding=total * ROUNDING * BASE)  # of the percentages
+
+
+def test_timms_cosine_with_its_warm_up_in_front():
+    scheduler = pytest.importorskip("timm.scheduler").CosineLRScheduler
+    theirs = scheduler(optimizer(), t_initial=100, lr_min=1e-3, warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=True)
+    expected = [theirs._get_lr(step)[0] for step in range(110)]
+    check(CosineDecay(None, 100, 1e-3).with_warmup(10, 1e-4 / BASE), expected)
+
+
+# --- transformers -------------------------------------------------------------------------------------------
+
+W, T = 20, 200
+
+
+@pytest.fixture(scope="module")
+def hf():
+    return pytest.importorskip("transformers.optimization")
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt"])
+@pytest.mark.parametrize("least", [0.0, 0.1])
+def test_transformers_warm_up_stable_decay(hf, shape, least):
+    for warmup, decay in ((20, 40), (0, 40), (20, 180)):
+        rates, _ = used(
+            lambda inner: hf.get_wsd_schedule(
+                inner,
+                warmup,  # noqa: B023
+                decay,  # noqa: B023
+                T,
+                decay_type=shape,
+                min_lr_ratio=least,
+            ),
+            T + 5,
+        )
+        check(WarmupStableDecay(BASE, warmup, decay, shape, least * BASE, least), rates, T)
+    rises = {"linear": "linear", "cosine": "cosine"}
+    if shape in rises:
+        rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, shape, shape, least), T)
+        inside = WarmupStableDecay(None, 0, 40, shape, least * BASE)
+        check(inside.with_warmup(20, least, rises[shape]), rates, rounding=ROUNDING * BASE)
+
+
+def test_transformers_rise_of_one_less_the_root(hf):
+    rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, "1-sqrt", "1-sqrt"), T)
+    rise = FunctionSchedule(lambda share: 1 - math.sqrt(1 - share), of="fraction")
+    check(WarmupStableDecay(None, 0, 40, "1-sqrt").with_warmup(20, shape=rise), rates)
+
+
+@pytest.mark.parametrize("length", [W, "10%", f"{W}st"])
+def test_transformers_with_warmup(hf, length):
+    originals = {
+        "cosine": (hf.get_cosine_schedule_with_warmup, CosineDecay()),
+        "linear": (hf.get_linear_schedule_with_warmup, LinearDecay()),
+        "polynomial": (
+            lambda inner, warmup, total: hf.get_polynomial_decay_schedule_with_warmup(inner, warmup, total, 1e-3, 2.0),
+            PolynomialDecay(end_learning_rate=1e-3, power=2.0),
+        ),
+        "constant": (lambda inner, warmup, total: hf.get_constant_schedule_with_warmup(inner, warmup), Constant()),
+        "inverse_sqrt": (
+            lambda inner, warmup, total: hf.get_inverse_sqrt_schedule(inner, warmup),
+            InverseSquareRoot(decay_steps=W),
+        ),
+    }
+    for original, ours in originals.values():
+        rates, _ = used(lambda inner: original(inner, W, T), T)  # noqa: B023
+        check(ours.with_warmup(length), rates, rounding=ROUNDING * BASE)
+
+
+def test_transformers_two_other_rules_of_the_first_step(hf):
+    """(t + 1) / warmup, and a factor of one's own for t = 0: both arrive one step earlier."""
+    original = hf.get_cosine_with_min_lr_schedule_with_warmup_lr_rate
+    for first in (None, 0.2):
+        rates, _ = used(lambda inner: original(inner, W, T, min_lr_rate=0.1, warmup_lr_rate=first), T)  # noqa: B023
+        ours = Warmup(CosineDecay(None, T - W, 0.1 * BASE), W - 1, 1 / W if first is None else first)
+        check(ours, rates)
+
+
+# --- Keras --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0.0, 0.01])
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+def test_kerass_cosine_with_a_warm_up_target(first, alpha):
+    theirs = keras.optimizers.schedules.CosineDecay(
+        first, decay_steps=180, alpha=alpha, warmup_target=BASE, warmup_steps=20
+    )
+    expected = [float(theirs(step)) for step in range(210)]
+    ours = CosineDecay(BASE, 180, alpha * BASE).with_warmup(20, first / BASE)
+    check(ours, expected, rel=1e-6, rounding=2**-24 * BASE)

@@ -1,0 +1,446 @@
+"""Schedules made of schedules: the laws of sequence, product, stretch, repetition, and whose turn it is to observe."""
+
+import itertools
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lr_plugins import (
+    Bounded,
+    Chain,
+    Constant,
+    ExponentialDecay,
+    FunctionSchedule,
+    InverseTimeDecay,
+    LossDriven,
+    PerEpoch,
+    PiecewiseConstant,
+    Position,
+    Product,
+    Repeated,
+    RunLength,
+    Schedule,
+    Smooth,
+    StepDecay,
+    Stretched,
+)
+from lr_plugins.errors import InvalidArgument, TrainingError
+
+RUN = RunLength.of(steps_per_epoch=30, epochs=20, batch_size=64)
+N = RUN.steps
+STEPS = np.arange(N)
+
+
+class Spy(Schedule):
+    """Shows the positions it is asked at, and remembers those it observes at."""
+
+    def __init__(self):
+        self.asked = []
+
+    def value(self, position, state):
+        self.asked.append(position)
+        return position.like(0.5)
+
+    def start(self):
+        return {"seen": []}
+
+    def observe(self, state, position, metrics):
+        return {"seen": [*state["seen"], [position.step, position.epoch]]}
+
+
+def curve(schedule, run=RUN, steps=None, own=1.0):
+    """Every step of a run on its own; the same as an array, without a warning, is a law for all."""
+    steps = range(run.steps) if steps is None else steps
+    values = [schedule(run.position(step, own)) for step in steps]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = schedule(run.position(np.array(list(steps)), own))
+    assert whole == pytest.approx(values, rel=1e-14, abs=0)
+    return values
+
+
+# --- schedules of every kind --------------------------------------------------------------------------------
+
+durations = st.one_of(
+    st.integers(1, 700),
+    st.integers(1, 25).map("{}ep".format),
+    st.integers(1, 100).map("{}%".format),
+    st.integers(64, 30000).map("{}sp".format),
+    st.sampled_from(["0.5ep", "2.5ep", "0.1%", "12.5%", "7.25st"]),
+)
+values = st.floats(1e-3, 1)
+leaves = st.one_of(
+    st.builds(Constant, values),
+    st.builds(StepDecay, values, st.floats(0.3, 1), durations),
+    st.builds(ExponentialDecay, values, durations, st.floats(0.3, 1), st.booleans()),
+    st.builds(InverseTimeDecay, values, durations, values, st.booleans()),
+    st.builds(lambda rate: FunctionSchedule(lambda epoch: rate / math.sqrt(1 + epoch)), values),
+    st.builds(lambda rate: FunctionSchedule(lambda epoch, lr: lr * rate), st.floats(0.5, 1)),
+    st.builds(LossDriven, values),
+)
+
+
+def combined(parts):
+    return st.one_of(
+        st.lists(parts, min_size=1, max_size=3).flatmap(
+            lambda some: st.builds(Chain, st.just(some), st.tuples(*[durations] * (len(some) - 1)))
+        ),
+        st.builds(Product, st.lists(parts, min_size=1, max_size=3)),
+        st.builds(Bounded, parts, st.floats(0, 0.1), st.none() | st.floats(0.1, 1)),
+        st.builds(Repeated, parts, st.sampled_from(["45st", "2ep", "1.5ep", "15%"])),
+        st.builds(Stretched, parts, st.sampled_from([0.1, 0.5, 3, 49])),
+        st.builds(Smooth, parts),
+        st.builds(PerEpoch, parts),
+    )
+
+
+trees = st.recursive(leaves, combined, max_leaves=6)
+
+
+@given(tree=trees, seed=st.integers(0, 10**6))
+@settings(max_examples=300, deadline=None)
+def test_any_tree_gives_numbers_for_single_steps_and_arrays_alike(tree, seed):
+    steps = np.random.default_rng(seed).integers(0, N + 40, 12)
+    assert all(math.isfinite(value) and value >= 0 for value in curve(tree, steps=steps.tolist()))
+
+
+@given(tree=trees)
+@settings(max_examples=100, deadline=None)
+def test_any_tree_remembers_plain_data_and_goes_on_from_it(tree):
+    state, restored = tree.start(), tree.start()
+    for epoch in range(8):
+        position, metrics = RUN.position(30 * epoch, 0.1), {"loss": 1 / (1 + epoch)}
+        state = tree.observe(state, position, metrics)
+        restored = tree.observe(json.loads(json.dumps(restored)), position, metrics)
+        assert restored == state
+        for step in (30 * epoch, 30 * epoch + 17):
+            assert tree(RUN.position(step, 0.1), state) == tree(RUN.position(step, 0.1), restored)
+
+
+@given(tree=trees)
+def test_any_tree_is_what_its_configuration_says(tree):
+    again = type(tree)(**tree.config())
+    assert again == tree
+    assert hash(again) == hash(tree)
+
+
+# --- sequence -----------------------------------------------------------------------------------------------
+
+
+@given(
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=4),
+    rates=st.lists(st.floats(0.5, 0.99), min_size=5, max_size=5),
+)
+def test_each_part_counts_from_its_own_begin(lengths, rates):
+    parts = [ExponentialDecay(1.0, 10, rate) for rate in rates[: len(lengths) + 1]]
+    starts = [0, *itertools.accumulate(lengths)]
+    expected = []
+    for step in range(N):
+        index = sum(step >= start for start in starts) - 1
+        expected.append(parts[index](step - starts[index]))
+    assert curve(Chain(parts, lengths)) == expected
+
+
+def test_a_chain_of_chains_is_a_chain():
+    a, b, c = (ExponentialDecay(1.0, 10, rate) for rate in (0.5, 0.9, 0.7))
+    flat = Chain([a, b, c], [100, 200])
+    assert (
+        curve(flat) == curve(Chain([Chain([a, b], [100]), c], [300])) == curve(Chain([a, Chain([b, c], [200])], [100]))
+    )
+    assert curve(flat) == curve(a.then(b.then(c, 200), 100))
+
+
+def test_percent_in_a_part_are_of_the_part():
+    chain = Chain([1.0, StepDecay(1.0, 0.5, "50%"), StepDecay(1.0, 0.5, "50%")], ["10%", "200st"])
+    values = curve(chain)
+    assert [values[step] for step in (59, 60, 159, 160, 259, 260, 429, 430, 599)] == [1, 1, 1, 0.5, 0.5, 1, 1, 0.5, 0.5]
+
+
+def test_a_part_sees_a_run_of_its_own():
+    spies = [Spy() for _ in range(3)]
+    curve(Chain(spies, ["2ep", "10%"]))
+    firsts = [spy.asked[0] for spy in spies]
+    assert [first.run.steps for first in firsts] == [60, 60, 480]
+    assert [first.run.epochs for first in firsts] == [2, 2, 16]
+    assert [(first.step, first.epoch) for first in firsts] == [(0, 0)] * 3
+    assert {first.run.batch_size for first in firsts} == {64}
+
+
+def test_a_part_is_asked_in_its_turn_only():
+    spies = [Spy() for _ in range(3)]
+    Chain(spies, [100, 200])(RUN.position(STEPS))
+    for spy, length in zip(spies, (100, 200, 300), strict=True):
+        (asked,) = spy.asked
+        assert asked.step.tolist() == list(range(length))
+
+
+def test_a_function_is_never_asked_for_a_time_before_its_begin():
+    asked = []
+    chain = Constant(0.1).then(lambda epoch: asked.append(epoch) or 0.2, "5ep")
+    assert curve(chain)[149:151] == [0.1, 0.2]
+    assert min(asked) == 0
+
+
+def test_steps_epochs_percent_and_samples_in_one_chain():
+    chain = Chain([0.1, 0.2, 0.3, 0.4, 0.5], ["2ep", "45st", "10%", "1920sp"])
+    values = curve(chain)
+    begins = [0] + [step for step in range(1, N) if values[step] != values[step - 1]]
+    assert begins == [0, 60, 105, 165, 195]
+    assert [values[step] for step in begins] == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_epochs_of_a_part_that_begins_within_one_are_its_own():
+    chain = Chain([1.0, StepDecay(1.0, 0.5, "1ep"), 0.3], ["45st", "2ep"])
+    values = curve(chain)
+    assert [values[step] for step in (44, 45, 74, 75, 104, 105)] == [1, 1, 1, 0.5, 0.5, 0.3]
+
+
+def test_a_length_of_epochs_and_a_half_ends_within_an_epoch():
+    chain = Chain([ExponentialDecay(1.0, "100%", 0.1), 0.7], ["2.5ep"])
+    values = curve(chain)
+    assert values[74] > 0.1
+    assert values[75] == 0.7
+    assert [Chain([0.1, 0.7], ["2.5ep"])(Position(0, epoch)) for epoch in (2, 3)] == [0.1, 0.7]
+
+
+def test_begins_in_epochs_need_no_steps_per_epoch():
+    chain = Chain([0.1, StepDecay(1.0, 0.5, "2ep"), StepDecay(1.0, 0.5, "50%")], ["3ep", "4ep"])
+    run = RunLength.of(epochs=11)
+    epochs = np.arange(11)
+    expected = [0.1] * 3 + [1, 1, 0.5, 0.5] + [1, 1, 0.5, 0.5]
+    assert [chain(Position(None, epoch, run)) for epoch in range(11)] == expected
+    assert chain(Position(None, epochs, run)).tolist() == expected
+    assert chain(Position(epochs * 7, epochs, run)).tolist() == expected
+
+
+def test_clocks_that_cannot_be_compared_are_refused():
+    run = RunLength.of(epochs=11)
+    for chain in (Chain([1.0, 2.0, 3.0], ["3ep", 10]), Chain([1.0, 2.0, 3.0], [10, "3ep"])):
+        with pytest.raises(TrainingError, match="steps per epoch are unknown; count them in the same unit"):
+            chain(Position(50, 5, run))
+    with pytest.raises(TrainingError, match="counts optimizer steps from an epoch on"):
+        Chain([1.0, InverseTimeDecay(0.1, 1, 0.5)], ["3ep"])(Position(50, 5, run))
+
+
+@pytest.mark.parametrize("kind", [lambda chain: chain, Smooth, PerEpoch, lambda chain: chain * 2.0])
+def test_a_share_of_a_run_of_unknown_length_is_refused_and_not_taken_for_ever(kind):
+    with pytest.raises(TrainingError, match=r"5% is a share of the run.*set max_steps"):
+        kind(Chain([1.0, 2.0], ["5%"]))(RunLength(steps_per_epoch=10).position(10**6))
+    with pytest.raises(TrainingError, match=r"500sp is in samples"):
+        Chain([1.0, 2.0], ["500sp"])(RunLength.of(steps=10).position(10**6))
+
+
+def test_past_the_end_of_a_run_that_the_parts_before_fill():
+    chain = Chain([1.0, StepDecay(1.0, 0.5, "50%")], ["100%"])
+    assert chain(RUN.position(N - 1)) == 1.0
+    assert chain(RUN.position(N)) == 1.0
+    assert chain(RUN.position(np.array([N - 1, N, N + 1]))).tolist() == [1.0, 1.0, 0.25]
+    assert curve(Chain([1.0, StepDecay(1.0, 0.5, "50%")], [10 * N]))[-1] == 1.0
+
+
+def test_a_part_never_begins_before_the_one_in_front_of_it_has_ended():
+    chain = Chain([0.1, 0.2, 0.3], ["2.5ep", "10st"])
+    values = curve(chain, steps=range(120))
+    assert values == sorted(values)
+
+
+# --- product, bounds ----------------------------------------------------------------------------------------
+
+
+@given(st.lists(leaves, min_size=1, max_size=4), st.integers(0, N))
+def test_a_product_multiplies_and_its_factors_begin_at_one(parts, step):
+    position = RUN.position(step, 0.3)
+    expected = parts[0](position)
+    for part in parts[1:]:
+        expected *= part(RUN.position(step, 1.0))
+    assert Product(parts)(position) == expected
+
+
+def test_the_optimizers_own_learning_rate_counts_once():
+    assert (StepDecay(drop=0.5, every="1ep") * StepDecay(drop=0.1, every="2ep"))(
+        RUN.position(75, 0.8)
+    ) == 0.8 * 0.25 * 0.1
+    chain = Constant().then(StepDecay(every="1ep"), 5) * Constant().then(ExponentialDecay(), 5)
+    assert chain(RUN.position(5, 0.8)) == 0.8
+
+
+def test_numbers_multiply_from_both_sides():
+    halved = 0.5 * StepDecay(0.4)
+    assert halved == StepDecay(0.4) * 0.5
+    assert halved(RUN.position(0)) == 0.2
+
+
+@given(floor=st.floats(0, 0.5), above=st.floats(0, 0.5), tree=trees, step=st.integers(0, N))
+@settings(deadline=None)
+def test_bounds_hold(floor, above, tree, step):
+    bounded = tree.at_least(floor).at_most(floor + above)
+    value = tree(RUN.position(step, 0.1))
+    assert bounded(RUN.position(step, 0.1)) == min(max(value, floor), floor + above)
+    assert curve(bounded, steps=[step, N - step])[0] <= floor + above
+
+
+# --- stretch, repetition ------------------------------------------------------------------------------------
+
+
+@given(ratio=st.integers(1, 300), step=st.integers(0, 3000), tree=leaves)
+def test_a_schedule_made_for_another_run_length_is_that_schedule_at_the_same_share(ratio, step, tree):
+    long = RunLength(RUN.steps_per_epoch, RUN.epochs * ratio, RUN.steps * ratio, RUN.batch_size)
+    inside = Position(step, step // 30, RUN, 0.1)
+    assert tree.stretched(ratio)(Position(step * ratio, step // 30 * ratio, long, 0.1)) == tree(inside)
+
+
+def test_a_boundary_is_met_whatever_the_ratio():
+    for ratio in range(1, 400):
+        assert [StepDecay(1.0, 0.5, "1st").stretched(ratio)(ratio * step) for step in (1, 2)] == [0.5, 0.25], ratio
+
+
+def test_a_tenth_of_the_run():
+    schedule = Chain([Constant(1.0), StepDecay(0.5, 0.5, "50%")], ["100st"]).stretched(0.1)
+    short = RunLength.of(steps_per_epoch=6, epochs=10)
+    assert curve(schedule, short) == [1.0] * 10 + [0.5] * 25 + [0.25] * 25
+
+
+@given(every=st.integers(1, 100), step=st.integers(0, 10**6), decay=st.integers(1, 100))
+def test_a_repetition_looks_at_the_rest(every, step, decay):
+    schedule = ExponentialDecay(1.0, decay, 0.5)
+    assert schedule.repeated(every)(step) == schedule(step % every)
+
+
+def test_repetitions_in_each_unit():
+    halves = StepDecay(1.0, 0.5, "50%")
+    for every in ("60st", "2ep", "10%", "3840sp"):
+        assert curve(halves.repeated(every)) == ([1.0] * 30 + [0.5] * 30) * 10, every
+    assert curve(halves.repeated("1.5ep"))[:90] == ([1.0] * 23 + [0.5] * 22) * 2
+    assert curve(StepDecay(1.0, 0.5, "1ep").repeated("45st"))[:90] == ([1.0] * 30 + [0.5] * 15) * 2
+    by_epoch = [halves.repeated("4ep")(Position(None, epoch)) for epoch in range(8)]
+    assert by_epoch == [1.0, 1.0, 0.5, 0.5] * 2
+
+
+# --- smooth, per epoch --------------------------------------------------------------------------------------
+
+
+def test_smooth_moves_within_the_epoch_and_meets_the_held_schedule_at_its_begin():
+    held = ExponentialDecay(1.0, "10ep", 0.5)
+    smooth = curve(held.smooth())
+    assert smooth[::30] == curve(held)[::30]
+    assert smooth == pytest.approx([0.5 ** (step / 300) for step in range(N)])
+    assert curve(held.smooth().per_epoch()) == curve(held)
+    assert curve(held.per_epoch()) == curve(held)
+
+
+def test_smooth_reaches_into_parts_and_their_own_epochs():
+    chain = Constant(1.0).then(ExponentialDecay(1.0, "1ep", 0.5), "45st")
+    assert curve(chain)[45:106:30] == [1.0, 0.5, 0.25]
+    smooth = [1.0] * 45 + [0.5 ** (step / 30) for step in range(N - 45)]
+    assert curve(chain.smooth()) == pytest.approx(smooth, rel=1e-14)
+    assert curve(Constant(1.0).then(ExponentialDecay(1.0, "1ep", 0.5).smooth(), "45st")) == curve(chain.smooth())
+
+
+def test_both_need_the_steps_per_epoch():
+    for schedule in (Constant(1.0).smooth(), Constant(1.0).per_epoch()):
+        with pytest.raises(TrainingError, match="has to know the steps per epoch"):
+            schedule(Position(3, 0))
+
+
+# --- what parts remember ------------------------------------------------------------------------------------
+
+
+def observed(schedule, epochs=20, run=RUN, metrics=None):
+    state = schedule.start()
+    for epoch in range(epochs):
+        state = schedule.observe(
+            json.loads(json.dumps(state)), run.position(run.steps_per_epoch * epoch, 0.5), metrics or {}
+        )
+    return state
+
+
+def test_a_part_observes_in_its_turn_at_its_own_times():
+    schedule = Chain([Spy(), 0.1, Product([0.2, Chain([Spy(), Spy()], ["25%"])])], ["2ep", "4ep"])
+    assert observed(schedule, 12) == {
+        "0": {"seen": [[0, 0], [30, 1]]},
+        "2": {"1": {"0": {"seen": [[0, 0], [30, 1], [60, 2], [90, 3]]}, "1": {"seen": [[15, 0], [45, 1]]}}},
+    }
+
+
+def test_nothing_to_remember_is_none():
+    assert (Constant(0.1).then(StepDecay(0.1), 5) * 0.5).start() is None
+    assert observed(Constant(0.1).at_least(0.2)) is None
+
+
+def test_a_function_of_epoch_and_lr_begins_anew_in_its_part():
+    chain = Constant(0.1).then(FunctionSchedule(lambda epoch, lr: lr / 2, initial_learning_rate=0.8), "5ep")
+    state = observed(chain, 8)
+    assert state == {"1": {"epoch": 2, "learning_rate": 0.1}}
+    assert chain(RUN.position(7 * 30 + 5), state) == chain(RUN.position(7 * 30 + 5)) == 0.1
+    assert curve(chain)[150:240:30] == [0.4, 0.2, 0.1]
+
+
+def test_a_function_repeated_begins_anew_each_time():
+    schedule = FunctionSchedule(lambda epoch, lr: lr / 2, 0.8).repeated("3ep")
+    state = schedule.start()
+    for epoch in range(8):
+        state = schedule.observe(state, RUN.position(30 * epoch), {})
+        assert schedule(RUN.position(30 * epoch), state) == 0.8 / 2 ** (1 + epoch % 3)
+
+
+def test_the_loss_drives_its_part_only():
+    chain = Chain([Constant(0.1), LossDriven(0.2), LossDriven(0.3, monitor="val_loss")], ["2ep", "2ep"])
+    assert chain.monitors == ("loss", "val_loss")
+    state = chain.start()
+    for epoch in range(6):
+        state = chain.observe(state, RUN.position(30 * epoch), {"loss": epoch, "val_loss": -epoch})
+        expected = [0.1, 0.1, 0.2 * math.exp(2), 0.2 * math.exp(3), 0.3 * math.exp(-4), 0.3 * math.exp(-5)][epoch]
+        assert chain(RUN.position(30 * epoch), state) == pytest.approx(expected)
+    assert state == {"1": {"observed": 3.0}, "2": {"observed": -5.0}}
+
+
+def test_the_loss_as_a_factor():
+    product = ExponentialDecay(0.1, 100, 0.5) * LossDriven()
+    state = product.observe(product.start(), RUN.position(30), {"loss": 2.0})
+    assert state == {"1": {"observed": 2.0}}
+    assert product(RUN.position(50, 9.0), state) == pytest.approx(0.1 * 0.5**0.5 * math.exp(2))
+
+
+# --- arguments ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Chain([], []), r"Chain\.schedules must be a list of at least one schedule"),
+        (lambda: Chain(Constant(1), []), r"Chain\.schedules must be a list"),
+        (lambda: Chain([1.0, 2.0], []), r"Chain\.lengths must be a list of 1: one for each schedule but the last"),
+        (lambda: Chain([1.0, 2.0], "5"), r"Chain\.lengths must be a list of 1"),
+        (lambda: Chain([1.0, 2.0], [0]), r"Chain\.lengths\[0\] must be greater than 0"),
+        (lambda: Chain([1.0, "2"], [1]), r"schedule must be a schedule such as"),
+        (lambda: Chain([1.0, True], [1]), r"schedule must be a schedule such as"),
+        (lambda: Product("ab"), r"Product\.schedules must be a list"),
+        (lambda: Constant(1) * None, r"schedule must be a schedule such as"),
+        (lambda: Constant(1) * -1.0, r"Constant\.initial_learning_rate must be a finite number >= 0"),
+        (lambda: Constant(1).at_least(-1), r"Bounded\.min_learning_rate must be a finite number >= 0"),
+        (
+            lambda: Bounded(Constant(1), 0.5, 0.1),
+            r"Bounded\.max_learning_rate must be .* >= min_learning_rate",
+        ),
+        (lambda: Constant(1).repeated(0), r"Repeated\.every must be greater than 0"),
+        (lambda: Constant(1).stretched(0), r"Stretched\.ratio must be a finite number > 0"),
+        (lambda: Smooth(0.1), r"schedule must be a schedule such as"),
+    ],
+)
+def test_bad_arguments_are_named_with_what_is_allowed(build, message):
+    with pytest.raises(InvalidArgument, match=message):
+        build()
+
+
+def test_a_piecewise_factor_over_a_cycle_of_chains_reads_and_works():
+    schedule = (
+        Constant(1.0).then(StepDecay(0.5, 0.5, "1ep"), "2ep").repeated("5ep") * PiecewiseConstant(["10ep"], [1.0, 0.1])
+    ).at_least(0.02)
+    values = curve(schedule)[::30]
+    once = [1.0, 1.0, 0.5, 0.25, 0.125]
+    assert values == pytest.approx([*once, *once, *[max(0.1 * one, 0.02) for one in once * 2]])

@@ -1,0 +1,522 @@
+"""Cycles, interpolation, warm-up and cool-down against their formulas, and the laws they share."""
+
+import inspect
+import itertools
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+import lr_plugins.schedules
+from lr_plugins import Chain, Constant, ExponentialDecay, FunctionSchedule, LossDriven, Position, RunLength, StepDecay
+from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.combine import InTurn
+from lr_plugins.schedules.cosine import CosineDecay
+from lr_plugins.schedules.cycle import CycleThrough, Cyclic, OneCycle
+from lr_plugins.schedules.piecewise import PiecewiseInterpolation
+from lr_plugins.schedules.warmup import Cooldown, Warmup, WarmupStableDecay
+
+RUN = RunLength.of(steps_per_epoch=30, epochs=20)
+N = RUN.steps
+
+
+def line(start, end, share):
+    return start + (end - start) * share
+
+
+def wave(start, end, share):
+    return start + (end - start) * (1 - math.cos(math.pi * share)) / 2
+
+
+def through(t, way, form):
+    """The way from knot to knot: [(time, value), ...]."""
+    for (begin, start), (end, stop) in itertools.pairwise(way):
+        if t <= end:
+            return form(start, stop, (t - begin) / (end - begin))
+    return way[-1][1]
+
+
+def triangle(t, up, down):
+    within = t % (up + down)
+    return within / up if within <= up else (up + down - within) / down
+
+
+def stable(t, fall, warmup=30, decay=120):
+    return t / warmup if t < warmup else fall(max(0, t - (N - decay)) / decay)
+
+
+TORCH_LIKE = [(0, 0.04), (0.3 * N - 1, 1.0), (N - 1, 4e-6)]
+FORMULAS = [
+    (OneCycle(1.0), lambda t, e: through(t, TORCH_LIKE, wave)),
+    (OneCycle(1.0, anneal="linear"), lambda t, e: through(t, TORCH_LIKE, line)),
+    (
+        OneCycle(1.0, length="400st", pct_start=0.25, div_factor=10, final_div_factor=100, three_phase=True),
+        lambda t, e: through(t, [(0, 0.1), (99, 1.0), (198, 0.1), (399, 0.001)], wave),
+    ),
+    (
+        OneCycle(1.0, pct_start=0.25, final_div_factor=4000, reach_end=False),
+        lambda t, e: through(t, [(0, 0.04), (0.25 * N, 1.0), (N, 1e-5)], wave),
+    ),
+    (OneCycle(1.0, length="20ep"), lambda t, e: through(e, [(0, 0.04), (5, 1.0), (19, 4e-6)], wave)),
+    (CycleThrough(0.95, 0.85, 0.9), lambda t, e: through(t, [(0, 0.95), (0.3 * N - 1, 0.85), (N - 1, 0.9)], wave)),
+    (Cyclic(0.1, 0.5, 20), lambda t, e: 0.1 + 0.4 * triangle(t, 20, 20)),
+    (Cyclic(0.1, 0.5, 20, "50st"), lambda t, e: 0.1 + 0.4 * triangle(t, 20, 50)),
+    (Cyclic(0.1, 0.5, "1ep", "50st"), lambda t, e: 0.1 + 0.4 * triangle(t, 30, 50)),
+    (Cyclic(0.9, 0.8, "2ep", "3ep"), lambda t, e: 0.9 - 0.1 * triangle(e, 2, 3)),
+    (
+        Cyclic(0.1, 0.5, "5%", mode="triangular2"),
+        lambda t, e: 0.1 + 0.4 * triangle(t, 30, 30) / 2 ** (t // 60),
+    ),
+    (
+        Cyclic(0.1, 0.5, 7, 11, mode="exp_range", gamma=0.99),
+        lambda t, e: 0.1 + 0.4 * triangle(t, 7, 11) * 0.99**t,
+    ),
+    (
+        PiecewiseInterpolation([[10, 0.1], ["200st", 0.5], [400, 0.2]]),
+        lambda t, e: float(np.interp(t, [10, 200, 400], [0.1, 0.5, 0.2])),
+    ),
+    (
+        PiecewiseInterpolation([[0, 0.1], ["3ep", 0.5], ["50%", 0.2]], "cosine"),
+        lambda t, e: through(t, [(0, 0.1), (90, 0.5), (300, 0.2)], wave),
+    ),
+    (
+        PiecewiseInterpolation([[0, 0.1], ["3ep", 0.5], ["10ep", 0.2]]),
+        lambda t, e: float(np.interp(e, [0, 3, 10], [0.1, 0.5, 0.2])),
+    ),
+    (PiecewiseInterpolation([["3ep", 0.7]]), lambda t, e: 0.7),
+    (Cooldown(0.1, 0.01, 300), lambda t, e: line(0.1, 0.01, min(t / 300, 1))),
+    (Cooldown(0.1, 0.01, "50%", "cosine"), lambda t, e: wave(0.1, 0.01, min(t / 300, 1))),
+    (Cooldown(0.1, 0.01, "10ep", "1-sqrt"), lambda t, e: line(0.1, 0.01, math.sqrt(min(e / 10, 1)))),
+    (
+        Cooldown(0.1, 0.01, 300, "exponential"),
+        lambda t, e: 0.01 + 0.09 * (0.1 ** min(t / 300, 1) - 0.1) / 0.9,
+    ),
+    (Warmup(Constant(0.3), 50), lambda t, e: 0.3 * min(t / 50, 1)),
+    (Warmup(Constant(0.3), 0), lambda t, e: 0.3),
+    (Warmup(Constant(0.3), "3ep", 0.25, "cosine"), lambda t, e: 0.3 * wave(0.25, 1, min(t / 90, 1))),
+    (Warmup(Constant(0.3), "10%", 0.01, "exponential"), lambda t, e: 0.3 * 0.01 ** max(1 - t / 60, 0)),
+    (Warmup(Constant(0.3), "2.5ep", 0.01, "exponential"), lambda t, e: 0.3 * 0.01 ** max(1 - t / 75, 0)),
+    (Warmup(Constant(0.3), 50, 0.5, "constant"), lambda t, e: 0.15 if t < 50 else 0.3),
+    (
+        Warmup(CosineDecay(0.3), "10%"),
+        lambda t, e: 0.3 * t / 60 if t < 60 else wave(0.3, 0.0, (t - 60) / 540),
+    ),
+    (
+        Warmup(StepDecay(0.3, 0.5, "4ep"), "2ep", 0.1),
+        lambda t, e: 0.3 * line(0.1, 1, t / 60) if e < 2 else 0.3 * 0.5 ** ((e - 2) // 4),
+    ),
+    (
+        Warmup(OneCycle(1.0, pct_start=0.0), "10%"),  # its first value depends on the run that is left to it
+        lambda t, e: wave(1.0, 4e-6, 1 / 540) * t / 60 if t < 60 else wave(1.0, 4e-6, (t - 59) / 540),
+    ),
+    (
+        Warmup(Constant(0.3), 40, shape=StepDecay(drop=0.5, every="50%")),
+        lambda t, e: 0.3 * 0.5 ** (t // 20) if t < 40 else 0.3,
+    ),
+    (WarmupStableDecay(1.0), lambda t, e: stable(t, lambda p: 1 - p)),
+    (WarmupStableDecay(1.0, 30, "4ep", "cosine"), lambda t, e: stable(t, lambda p: wave(1, 0, p))),
+    (WarmupStableDecay(1.0, "1ep", 120, "1-sqrt"), lambda t, e: stable(t, lambda p: 1 - math.sqrt(p))),
+    (WarmupStableDecay(1.0, "1ep", "4ep", "exponential"), lambda t, e: stable(t, lambda p: (0.1**p - 0.1) / 0.9)),
+    (
+        WarmupStableDecay(1.0, 0, "20%", end_learning_rate=0.1),
+        lambda t, e: stable(t, lambda p: line(1.0, 0.1, p), warmup=0),
+    ),
+    (FunctionSchedule(lambda step: 1 / (1 + step), of="step"), lambda t, e: 1 / (1 + t)),
+    (FunctionSchedule(lambda part: 1 - part, of="fraction"), lambda t, e: 1 - t / N),
+]
+IDS = [repr(schedule)[:80] for schedule, _ in FORMULAS]
+EACH = pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=IDS)
+
+
+@EACH
+def test_every_step_of_a_run_follows_the_formula(schedule, formula):
+    for step in range(N):
+        # abs: a rounding of the larger of two numbers, where the formula above subtracts them.
+        assert schedule(RUN.position(step)) == pytest.approx(formula(step, step // 30), rel=1e-14, abs=4e-16), step
+
+
+@EACH
+def test_an_array_of_steps_gives_the_same_as_each_step(schedule, formula):
+    steps = np.arange(N + 50)
+    each = [schedule(RUN.position(int(step))) for step in steps]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curve = schedule(RUN.position(steps))
+        shuffled = np.random.default_rng(0).permutation(steps).reshape(2, -1)
+        assert np.array_equal(schedule(RUN.position(shuffled)), curve[shuffled])
+    assert curve == pytest.approx(each, rel=1e-14, abs=1e-16)
+    assert curve.dtype == np.float64
+
+
+@EACH
+def test_after_the_end_it_goes_on_without_a_fault(schedule, formula):
+    for step in (N, N + 1, 10 * N):
+        assert 0 <= schedule(RUN.position(step)) <= 1
+
+
+@EACH
+def test_a_schedule_is_what_its_configuration_says(schedule, formula):
+    config = schedule.config()
+    again = type(schedule)(**config)
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    if not any(isinstance(value, lr_plugins.Schedule) or callable(value) for value in config.values()):
+        assert type(schedule)(**json.loads(json.dumps(config, default=str))) == schedule
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        OneCycle(1.0),
+        OneCycle(1.0, three_phase=True, anneal="linear"),
+        Cyclic(0.1, 0.5, "20%", "30%"),
+        PiecewiseInterpolation([[0, 0.0], ["10%", 1.0], ["60%", 0.2], ["100%", 0.7]], "cosine"),
+        Warmup(CosineDecay(1.0), "10%", 0.1, "cosine"),
+        Warmup(CosineDecay(1.0), "10%", 0.1, "exponential"),
+        WarmupStableDecay(1.0, "10%"),
+        Cooldown(1.0, shape="exponential"),
+    ],
+    ids=lambda schedule: repr(schedule)[:60],
+)
+def test_it_is_continuous(schedule):
+    run = RunLength.of(steps=100_000)
+    curve = schedule(run.position(np.arange(100_000)))
+    assert np.abs(np.diff(curve)).max() < 1e-3
+    assert curve.max() > 0.49
+
+
+# --- laws ---------------------------------------------------------------------------------------------------
+
+rates = st.floats(0, 10)
+shares = st.floats(0, 1)
+
+
+@given(
+    length=st.integers(1, 300),
+    pct_start=shares,
+    anneal=st.sampled_from(["linear", "cosine"]),
+    three_phase=st.booleans(),
+    reach_end=st.booleans(),
+    values=st.tuples(rates, rates, rates),
+)
+@settings(max_examples=200)
+def test_a_cycle_stays_between_its_values(length, pct_start, anneal, three_phase, reach_end, values):
+    cycle = CycleThrough(*values, length, pct_start, anneal, three_phase, reach_end)
+    curve = cycle(np.arange(length + 5))
+    assert np.isfinite(curve).all()
+    assert min(values) <= curve.min() <= curve.max() <= max(values)
+    assert curve == pytest.approx([cycle(step) for step in range(length + 5)], rel=1e-14, abs=1e-14)
+    if reach_end and not (three_phase and pct_start > 0.5) and pct_start < 1:
+        assert cycle(length - 1) == values[2]
+    assert cycle(-3) == cycle(0)
+
+
+@given(
+    base=rates,
+    top=rates,
+    up=st.integers(1, 50),
+    down=st.none() | st.integers(1, 50),
+    mode=st.sampled_from(["triangular", "triangular2", "exp_range"]),
+    gamma=st.floats(1e-3, 1),
+    step=st.integers(0, 10**7),
+)
+def test_a_triangle_stays_between_its_values_and_comes_back(base, top, up, down, mode, gamma, step):
+    cyclic = Cyclic(base, top, up, down, mode, gamma)
+    assert min(base, top) <= cyclic(step) <= max(base, top)
+    assert cyclic(0) == cyclic((up + (down or up)) * (step % 1000)) == base
+    if mode == "triangular":
+        assert cyclic(up) == pytest.approx(top)
+        assert cyclic(step) == cyclic(step + up + (down or up))
+
+
+@given(
+    points=st.lists(st.tuples(st.integers(0, 10**6), rates), min_size=1, max_size=8, unique_by=lambda point: point[0]),
+    step=st.integers(-10, 10**6 + 10),
+    interpolation=st.sampled_from(["linear", "cosine"]),
+)
+def test_interpolation_meets_its_points_and_keeps_between_them(points, step, interpolation):
+    points.sort()
+    schedule = PiecewiseInterpolation(points, interpolation)
+    whens, values = zip(*points, strict=True)
+    assert [schedule(when) for when in whens] == list(values)
+    assert schedule(np.array(whens)).tolist() == list(values)
+    assert min(values) <= schedule(step) <= max(values)
+    if interpolation == "linear":
+        assert schedule(step) == pytest.approx(np.interp(step, whens, values), rel=1e-9, abs=1e-14)
+
+
+@given(
+    base=rates,
+    warmup=st.integers(0, 200),
+    decay=st.integers(1, 200),
+    shape=st.sampled_from(["linear", "cosine", "1-sqrt", "exponential"]),
+    end=shares,
+    start=shares,
+    steps=st.integers(1, 300),
+)
+def test_warm_up_stable_decay_begins_and_ends_where_it_should(base, warmup, decay, shape, end, start, steps):
+    schedule, run = WarmupStableDecay(base, warmup, decay, shape, end * base, start), RunLength.of(steps=steps)
+    curve = schedule(run.position(np.arange(steps + 1)))
+    assert np.isfinite(curve).all()
+    assert min(end, start) * base <= curve.min() * (1 + 1e-12)
+    assert curve.max() <= base
+    if warmup:
+        assert curve[0] == start * base
+    if warmup + decay <= steps:
+        assert curve[warmup] == base == curve[steps - decay]
+        assert curve[steps] == end * base
+    assert curve == pytest.approx([schedule(run.position(step)) for step in range(steps + 1)], rel=1e-14, abs=1e-15)
+
+
+@given(
+    length=st.integers(1, 100),
+    factor=st.floats(1e-3, 1),
+    shape=st.sampled_from(["linear", "cosine", "exponential", "constant"]),
+    step=st.integers(0, 300),
+)
+def test_a_warm_up_is_a_chain_of_a_rise_and_the_schedule(length, factor, shape, step):
+    schedule = ExponentialDecay(0.3, 50, 0.5)
+    warm = schedule.with_warmup(length, factor, shape)
+    assert warm == Warmup(schedule, length, factor, shape)
+    assert warm(0) == pytest.approx(0.3 * factor)
+    rise = Chain([FunctionSchedule(lambda t: warm(min(t, length - 1)), of="step"), schedule], [length])
+    assert warm(step) == rise(step)
+    if step >= length:
+        assert warm(step) == schedule(step - length)
+    else:
+        assert 0.3 * factor * (1 - 1e-12) <= warm(step) <= 0.3
+
+
+# --- what they do at the edges ------------------------------------------------------------------------------
+
+
+def test_one_cycle_and_its_momentum_turn_at_the_same_steps():
+    rate, momentum = OneCycle(1.0, 100), CycleThrough(0.95, 0.85, 0.95, 100)
+    steps = np.arange(100)
+    assert rate(steps).argmax() == momentum(steps).argmin() == 29
+    assert momentum(0) == momentum(99) == 0.95
+
+
+def test_fastais_one_cycle_is_an_instance():
+    """Its definition: the position is the share of the run, two half waves of the cosine meet at pct_start."""
+
+    def fit_one_cycle(position, lr_max, div=25.0, div_final=1e5, pct_start=0.25):
+        ends = (lr_max / div, lr_max) if position < pct_start else (lr_max, lr_max / div_final)
+        share = position / pct_start if position < pct_start else (position - pct_start) / (1 - pct_start)
+        return ends[0] + (1 + math.cos(math.pi * (1 - share))) * (ends[1] - ends[0]) / 2
+
+    for batches in (8, 10, 97):
+        ours = OneCycle(3e-3, pct_start=0.25, div_factor=25.0, final_div_factor=1e5 / 25.0, reach_end=False)
+        run = RunLength.of(steps=batches)
+        theirs = [fit_one_cycle(step / batches, 3e-3) for step in range(batches)]
+        assert [ours(run.position(step)) for step in range(batches)] == pytest.approx(theirs, rel=1e-12, abs=0)
+        momentum = CycleThrough(0.95, 0.85, 0.95, pct_start=0.25, reach_end=False)
+        assert momentum(run.position(batches)) == 0.95
+
+
+def test_optax_piecewise_interpolation_multiplies_its_values():
+    """Its values: the initial one, and at each boundary the one before times a scale."""
+    boundaries, scales = [100, 300], [0.5, 0.1]
+    values = np.cumprod([0.8, *scales])
+    schedule = PiecewiseInterpolation(list(zip([0, *boundaries], values.tolist(), strict=True)), "cosine")
+    for step in range(400):
+        begin, end, start, stop = (0, 100, *values[:2]) if step < 100 else (100, 300, *values[1:])
+        share = min((step - begin) / (end - begin), 1)
+        assert schedule(step) == pytest.approx(stop + (start - stop) / 2 * (math.cos(math.pi * share) + 1), rel=1e-12)
+
+
+def test_as_factors_the_points_multiply():
+    product = Constant(0.5) * PiecewiseInterpolation([[0, 0.0], [10, 1.0]])
+    assert [product(step) for step in (0, 5, 10, 20)] == [0.0, 0.25, 0.5, 0.5]
+
+
+def test_points_in_different_units_that_do_not_increase_in_this_run_are_refused():
+    schedule = PiecewiseInterpolation([[0, 0.0], ["100st", 0.1], ["50%", 0.0]])
+    assert schedule(RunLength.of(steps=1000).position(100)) == 0.1
+    with pytest.raises(TrainingError, match="must increase, and in this run 50% is not after 100st"):
+        schedule(RunLength.of(steps=200).position(0))
+    with pytest.raises(TrainingError, match="seen in one clock, and the steps per epoch are unknown"):
+        PiecewiseInterpolation([["1ep", 0.1], ["100st", 0.2]])(Position(3, 0))
+
+
+def test_without_the_steps_per_epoch_a_warm_up_in_epochs_rises_from_epoch_to_epoch():
+    warm = StepDecay(0.8, 0.5, "1ep").with_warmup("4ep")
+    run = RunLength.of(epochs=8)
+    values = [warm(Position(step=7 * epoch, epoch=epoch, run=run)) for epoch in range(7)]
+    assert values == [0.0, 0.2, 0.4, pytest.approx(0.6), 0.8, 0.4, 0.2]
+
+
+def test_held_within_an_epoch_if_asked():
+    warm = Constant(0.8).with_warmup("4ep").per_epoch()
+    assert [warm(RUN.position(step)) for step in (0, 29, 30, 59, 60, 120)] == [0, 0, 0.2, 0.2, 0.4, 0.8]
+
+
+def test_a_wave_that_was_made_elsewhere_is_a_rise_too():
+    rise = FunctionSchedule(lambda share: 1 - math.sqrt(1 - share), of="fraction")
+    warm = Constant(0.5).with_warmup(100, shape=rise)
+    assert [warm(step) for step in (0, 75, 100)] == [0.0, 0.25, 0.5]
+    assert Constant(0.5).with_warmup(4, shape=lambda epoch: 0.1)(Position(0, 0)) == 0.05
+
+
+def test_a_schedule_with_a_memory_observes_from_its_own_begin_on():
+    warm = LossDriven(0.1).with_warmup("2ep")
+    state = warm.start()
+    for epoch in range(4):
+        state = warm.observe(json.loads(json.dumps(state)), RUN.position(30 * epoch), {"loss": float(epoch)})
+        expected = [0.0, 0.05, 0.1 * math.exp(2), 0.1 * math.exp(3)][epoch]
+        assert warm(RUN.position(30 * epoch), state) == pytest.approx(expected)
+    assert warm.monitors == ("loss",)
+
+
+def test_the_optimizers_own_learning_rate_is_meant_where_none_is_given():
+    for mine, named in (
+        (OneCycle(), OneCycle(0.3)),
+        (WarmupStableDecay(), WarmupStableDecay(0.3)),
+        (Cooldown(), Cooldown(0.3)),
+        (CosineDecay().with_warmup("10%"), CosineDecay(0.3).with_warmup("10%")),
+    ):
+        steps = np.arange(N)
+        assert np.array_equal(mine(RUN.position(steps, 0.3)), named(RUN.position(steps)))
+    with pytest.raises(InvalidArgument, match=r"OneCycle\.max_learning_rate must be given where no optimizer"):
+        OneCycle()(RUN.position(0))
+
+
+def test_a_decay_at_the_end_needs_to_know_the_end():
+    with pytest.raises(TrainingError, match=r"falls over the last 50st of the run, whose length is unknown.*max_steps"):
+        WarmupStableDecay(0.1, 10, 50)(3)
+    with pytest.raises(TrainingError, match=r"5% is a share of the run"):
+        WarmupStableDecay(0.1)(3)
+
+
+def test_in_a_run_too_short_for_both_the_warm_up_comes_first():
+    schedule, run = WarmupStableDecay(1.0, 8, 8), RunLength.of(steps=12)
+    assert [schedule(run.position(step)) for step in (0, 4, 8, 10, 12)] == [0, 0.5, 1.0, 0.5, 0.0]
+    assert WarmupStableDecay(1.0, 500, 8)(RunLength.of(steps=1).position(0)) == 0
+
+
+def test_a_warm_up_longer_than_the_run_is_cut_off():
+    warm, run = CosineDecay(1.0).with_warmup(100), RunLength.of(steps=10)
+    assert warm(run.position(np.arange(10))) == pytest.approx(np.arange(10) / 100)
+    assert warm(run.position(200)) == 0.0
+
+
+def test_functions_of_the_step_get_an_int_and_of_the_fraction_a_float():
+    asked = []
+    FunctionSchedule(lambda step: asked.append(step) or 0.1, of="step")(np.arange(3))
+    FunctionSchedule(lambda part: asked.append(part) or 0.1, of="fraction")(RUN.position(2 * N))
+    FunctionSchedule(lambda part: asked.append(part) or 0.1, of="fraction")(RUN.position(np.array([[0], [N // 2]])))
+    assert asked == [0, 1, 2, 1.0, 0.0, 0.5]
+    assert [type(one) for one in asked] == [int, int, int, float, float, float]
+
+
+@pytest.mark.parametrize("of", ["step", "fraction"])
+def test_functions_of_the_step_remember_nothing(of):
+    schedule = FunctionSchedule(lambda x, scale=1: 0.1, of=of)
+    assert schedule.start() is None
+    assert schedule.observe(None, RUN.position(0), {}) is None
+    with pytest.raises(TrainingError, match=r"<lambda>\(0(\.0)?\) returned -1"):
+        FunctionSchedule(lambda x: -1, of=of)(RUN.position(0))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: OneCycle(-1), r"OneCycle\.max_learning_rate must be a finite number >= 0, or null"),
+        (lambda: OneCycle(1, 0), r"OneCycle\.length must be greater than 0"),
+        (lambda: OneCycle(1, pct_start=1.1), r"OneCycle\.pct_start must be a number from 0 to 1; got 1\.1"),
+        (lambda: OneCycle(1, anneal="cos"), r"OneCycle\.anneal must be one of linear, cosine; got 'cos'"),
+        (lambda: OneCycle(1, div_factor=0), r"OneCycle\.div_factor must be a finite number > 0"),
+        (lambda: OneCycle(1, final_div_factor=math.inf), r"OneCycle\.final_div_factor must be a finite number > 0"),
+        (lambda: OneCycle(1, three_phase=1), r"OneCycle\.three_phase must be true or false"),
+        (lambda: OneCycle(1, reach_end=None), r"OneCycle\.reach_end must be true or false"),
+        (lambda: CycleThrough(-1, 0, 0), r"CycleThrough\.first must be"),
+        (lambda: CycleThrough(0, "1", 0), r"CycleThrough\.peak must be"),
+        (lambda: CycleThrough(0, 0, math.nan), r"CycleThrough\.last must be"),
+        (lambda: CycleThrough(0, 0, 0, pct_start=-1), r"CycleThrough\.pct_start must be a number from 0 to 1"),
+        (lambda: Cyclic(-1, 0), r"Cyclic\.base_learning_rate must be"),
+        (lambda: Cyclic(0, None), r"Cyclic\.max_learning_rate must be"),
+        (lambda: Cyclic(0, 1, 0), r"Cyclic\.step_size_up must be greater than 0"),
+        (lambda: Cyclic(0, 1, 1, "0ep"), r"Cyclic\.step_size_down must be greater than 0"),
+        (lambda: Cyclic(0, 1, mode="exp"), r"Cyclic\.mode must be one of triangular, triangular2, exp_range"),
+        (lambda: Cyclic(0, 1, gamma=1.5), r"Cyclic\.gamma must be a number > 0 and <= 1; got 1\.5"),
+        (lambda: PiecewiseInterpolation([]), r"PiecewiseInterpolation\.points must be a list of \[when"),
+        (lambda: PiecewiseInterpolation("ab"), r"PiecewiseInterpolation\.points must be a list of"),
+        (lambda: PiecewiseInterpolation([[1]]), r"points\[0\] must be a pair \[when, learning rate\]"),
+        (lambda: PiecewiseInterpolation([[-1, 0]]), r"points\[0\]\[0\] must be 0 or greater than 0"),
+        (lambda: PiecewiseInterpolation([[0, -1]]), r"points\[0\]\[1\] must be a finite number >= 0"),
+        (lambda: PiecewiseInterpolation([[5, 1], [5, 2]]), r"points\[1\] must be after the one before it, 5st"),
+        (lambda: PiecewiseInterpolation([["5%", 1], [0, 2]]), r"points\[1\] must be after the one before it, 5%"),
+        (lambda: PiecewiseInterpolation([[0, 1]], "cubic"), r"interpolation must be one of linear, cosine"),
+        (lambda: Warmup(0.1, 5), r"schedule must be a schedule such as StepDecay"),
+        (lambda: Warmup(Constant(), -5), r"Warmup\.length must be 0 or greater than 0"),
+        (lambda: Warmup(Constant(), 5, -1), r"Warmup\.start_factor must be a finite number >= 0"),
+        (lambda: Warmup(Constant(), 5, shape="quick"), r"Warmup\.shape must be one of linear, cosine, exponential"),
+        (lambda: Warmup(Constant(), 5, shape=3), r"schedule must be a schedule such as"),
+        (lambda: Warmup(Constant(), 5, shape="exponential"), r"Warmup\.start_factor must be greater than 0 for shape"),
+        (lambda: Warmup(Constant(), 5, 0.1, Constant(1)), r"Warmup\.start_factor must be 0 where shape is a schedule"),
+        (lambda: Cooldown(0.1, -1), r"Cooldown\.end_learning_rate must be"),
+        (lambda: Cooldown(0.1, length=None), r"Cooldown\.length must be"),
+        (lambda: Cooldown(0.1, shape="sqrt"), r"Cooldown\.shape must be one of linear, cosine, 1-sqrt, exponential"),
+        (lambda: WarmupStableDecay(-1), r"WarmupStableDecay\.initial_learning_rate must be"),
+        (lambda: WarmupStableDecay(warmup="x"), r"WarmupStableDecay\.warmup must be 0 or greater"),
+        (lambda: WarmupStableDecay(decay=0), r"WarmupStableDecay\.decay must be greater than 0"),
+        (lambda: WarmupStableDecay(warmup="60%", decay="50%"), r"decay must be at most what warmup \(60%\) leaves"),
+        (lambda: WarmupStableDecay(decay_shape=1), r"WarmupStableDecay\.decay_shape must be one of linear"),
+        (lambda: WarmupStableDecay(start_factor=None), r"WarmupStableDecay\.start_factor must be a finite number"),
+        (lambda: FunctionSchedule(abs, of="batch"), r"FunctionSchedule\.of must be one of epoch, step, fraction"),
+        (lambda: FunctionSchedule(lambda a, b: 1, of="step"), r"callable as schedule\(step\)"),
+        (lambda: FunctionSchedule(abs, 0.1, of="step"), r"initial_learning_rate must be null \(None\) with of='step'"),
+    ],
+)
+def test_bad_arguments_are_named_with_what_is_allowed(build, message):
+    with pytest.raises(InvalidArgument, match=message):
+        build()
+
+
+# --- their configuration ------------------------------------------------------------------------------------
+
+CONF = Path(__file__).parents[2] / "conf" / "schedule"
+NEW = [OneCycle, CycleThrough, Cyclic, PiecewiseInterpolation, Warmup, WarmupStableDecay, Cooldown, CosineDecay]
+FILES = {
+    "one_cycle": OneCycle,
+    "cycle_through": CycleThrough,
+    "cyclic": Cyclic,
+    "interpolation": PiecewiseInterpolation,
+    "cooldown": Cooldown,
+    "warmup_stable_decay": WarmupStableDecay,
+    "warmup_cosine": Warmup,
+    "warmup_step": Warmup,
+    "chain": Chain,
+    "product": lr_plugins.Product,
+    "function": FunctionSchedule,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_configuration_builds_it_and_shows_every_knob(name, monkeypatch):
+    for kind in NEW:
+        monkeypatch.setattr(lr_plugins.schedules, kind.__name__, kind, raising=False)
+    config = OmegaConf.load(CONF / f"{name}.yaml")
+    for convert in ("none", "all"):
+        schedule = instantiate(config, _convert_=convert)
+        assert type(schedule) is FILES[name]
+        assert 0 <= schedule(RUN.position(N // 2, 0.1)) <= 0.1
+    assert set(config) - {"_target_"} == set(inspect.signature(FILES[name]).parameters)
+    for key, parameter in inspect.signature(FILES[name]).parameters.items():
+        if parameter.default is not parameter.empty and not name.startswith("warmup_s"):
+            assert config[key] == parameter.default, key
+    first, *lines = (CONF / f"{name}.yaml").read_text().splitlines()
+    assert first.startswith("# ")
+    assert all("  # " in one or one.endswith(":") or "_target_" in one or " # " in one for one in lines)
+
+
+def test_in_turn_is_a_mechanism_and_no_schedule():
+    with pytest.raises(TypeError, match="abstract"):
+        InTurn()

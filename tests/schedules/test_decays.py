@@ -1,0 +1,465 @@
+"""The shapes that go from one value to another: their formulas, the laws that hold for all, and what they refuse."""
+
+import json
+import math
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.constant import Constant
+from lr_plugins.schedules.cosine import CosineDecay, CosineRestarts
+from lr_plugins.schedules.inverse import InverseSquareRoot
+from lr_plugins.schedules.noise import Noise
+from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
+from lr_plugins.schedules.position import Position, RunLength
+from lr_plugins.schedules.step import MultiStepDecay
+from lr_plugins.schedules.tanh import TanhDecay
+
+RUN = RunLength.of(steps_per_epoch=30, epochs=60)  # 1800 steps
+ULP = 2.0**-52
+
+
+def line(start, end, share):
+    return start + (end - start) * share
+
+
+def half_wave(share):
+    return (1 + math.cos(math.pi * share)) / 2
+
+
+def restarts(t, first, t_mul, m_mul=1.0, start=0.1, end=0.0, whole_peak=False):
+    """The formula, period by period."""
+    period, peak = first, start
+    while t >= period:
+        t, period = t - period, period * t_mul
+        peak = peak * m_mul if whole_peak else end + (peak - end) * m_mul
+    return line(end, peak, half_wave(t / period))
+
+
+FORMULAS = [
+    (MultiStepDecay(0.1), lambda t, e: 0.1 * 0.1 ** ((t >= 900) + (t >= 1350))),
+    (MultiStepDecay(0.1, [30, "50ep"], 0.5), lambda t, e: 0.1 * 0.5 ** ((e >= 30) + (e >= 50))),
+    (MultiStepDecay(0.1, ["700st", "10ep", "10ep"]), lambda t, e: 0.1 * 0.1 ** ((t >= 700) + 2 * (e >= 10))),
+    (MultiStepDecay(0.1, [], 0.5), lambda t, e: 0.1),
+    (LinearDecay(0.1), lambda t, e: line(0.1, 0.0, t / 1800)),
+    (LinearDecay(0.1, 0.01, 700), lambda t, e: line(0.1, 0.01, min(t / 700, 1))),
+    (LinearDecay(0.0, 0.1, "20ep"), lambda t, e: line(0.0, 0.1, min(e / 20, 1))),
+    (LinearDecay(0.0, 0.1, "7%"), lambda t, e: line(0.0, 0.1, min(t / 126, 1))),
+    (PolynomialDecay(0.1), lambda t, e: 0.1 * (1 - t / 1800)),
+    (PolynomialDecay(0.1, 700, 0.02, 2.5), lambda t, e: line(0.02, 0.1, (1 - min(t / 700, 1)) ** 2.5)),
+    (PolynomialDecay(0.02, "20ep", 0.1, 0.5), lambda t, e: line(0.1, 0.02, (1 - min(e / 20, 1)) ** 0.5)),
+    (
+        PolynomialDecay(0.1, 70, 0.02, 2, cycle=True),
+        lambda t, e: line(0.02, 0.1, (1 - t / (70 * max(math.ceil(t / 70), 1))) ** 2),
+    ),
+    (CosineDecay(0.1), lambda t, e: 0.1 * half_wave(t / 1800)),
+    (CosineDecay(0.1, 700, 0.02, 1.5), lambda t, e: line(0.02, 0.1, half_wave(min(t / 700, 1)) ** 1.5)),
+    (CosineDecay(0.0, "20ep", 0.1), lambda t, e: line(0.1, 0.0, half_wave(min(e / 20, 1)))),
+    (CosineRestarts(0.1, 10), lambda t, e: restarts(t, 10, 2)),
+    (CosineRestarts(0.1, 7, 1.0, 0.9, 0.02), lambda t, e: restarts(t, 7, 1, 0.9, end=0.02)),
+    (CosineRestarts(0.1, 20, 1.5, 0.9, 0.02, True), lambda t, e: restarts(t, 20, 1.5, 0.9, 0.1, 0.02, True)),
+    (CosineRestarts(0.1, "10%", 1, 1.5), lambda t, e: restarts(t, 180, 1, 1.5)),
+    (CosineRestarts(0.1, t_mul=2, m_mul=0.5), lambda t, e: restarts(e, 10, 2, 0.5)),
+    (InverseSquareRoot(0.1), lambda t, e: 0.1 / math.sqrt(1 + t / 10000)),
+    (InverseSquareRoot(0.1, "3ep", 0.7), lambda t, e: 0.1 / (1 + e / 3) ** 0.7),
+    (TanhDecay(0.1), lambda t, e: 0.05 * (1 - math.tanh(-7 + 10 * t / 1800)) if t < 1800 else 0),
+    (
+        TanhDecay(0.1, 700, 0.02, -2, 1.5),
+        lambda t, e: line(0.02, 0.1, (1 - math.tanh(-2 + 3.5 * t / 700)) / 2 if t < 700 else 0),
+    ),
+]
+SCHEDULES = [schedule for schedule, _ in FORMULAS]
+NOISES = [
+    Noise(PolynomialDecay(0.1)),
+    Noise(PolynomialDecay(0.1), every="1st", after="100st", until="50%", limit=0.3, std=0.2, seed=7),
+    Noise(CosineDecay(0.1), every="7st", after=3, distribution="uniform", limit=1),
+]
+ALL = [*SCHEDULES, CosineRestarts(0.1, 10, 1.1), *NOISES]
+
+
+@pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=map(repr, SCHEDULES))
+def test_every_step_of_a_run_and_beyond_follows_the_formula(schedule, formula):
+    for step in range(RUN.steps + 1):
+        # Near 0 a difference of two rounded numbers is not exact relative to itself: hence `abs`, relative to 0.1.
+        assert schedule(RUN.position(step)) == pytest.approx(formula(step, step // 30), rel=8 * ULP, abs=0.1 * 4 * ULP)
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_an_array_of_steps_gives_the_same_as_each_step(schedule):
+    steps = np.arange(-40, RUN.steps + 400)
+    curve = schedule(RUN.position(steps))
+    single = [schedule(RUN.position(int(step))) for step in steps]
+    assert {type(value) for value in single} == {float}
+    assert curve.shape == steps.shape
+    # cos of NumPy and of Python differ in the last bit, which counts next to 0: hence `abs`.
+    assert curve == pytest.approx(single, rel=1e-14, abs=0.1 * ULP)
+    assert schedule(RUN.position(steps.reshape(10, -1))).ravel().tolist() == curve.tolist()
+    assert schedule(RUN.position(steps[:0])).shape == (0,)
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_nothing_is_computed_that_numpy_would_warn_of(schedule):
+    with np.errstate(all="raise", under="ignore"):  # 0.9 ** 7142 is 0, as it should be
+        curve = schedule(RUN.position(np.arange(-5000, 50000)))
+    assert np.isfinite(curve).all()
+    assert (curve >= 0).all()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_before_the_begin_it_is_as_at_the_begin(schedule):
+    begin = schedule(RUN.position(0))
+    assert {schedule(RUN.position(step)) for step in (-1, -30, -12345)} == {begin}
+    if not isinstance(schedule, TanhDecay):
+        assert begin == schedule.initial_learning_rate
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_past_its_end_it_stays_there(schedule):
+    if isinstance(schedule, (CosineRestarts, InverseSquareRoot, MultiStepDecay)) or getattr(schedule, "cycle", False):
+        return  # they do not end
+    _, length = schedule.decay_steps.measure(RUN.position(0))
+    in_steps = length * (30 if schedule.decay_steps.unit == "ep" else 1)
+    for step in (in_steps, in_steps + 1, 10 * in_steps, 10**9):
+        assert schedule(RUN.position(int(step))) == schedule.end_learning_rate
+    assert schedule(RUN.position(int(in_steps) - 1)) != schedule.end_learning_rate
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_a_schedule_is_what_its_configuration_says(schedule):
+    config = json.loads(json.dumps(schedule.config(), default=str))
+    again = type(schedule)(**config)
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    assert again(RUN.position(432)) == schedule(RUN.position(432))
+
+
+@pytest.mark.parametrize("schedule", NOISES, ids=repr)
+def test_noise_is_what_its_configuration_says(schedule):
+    again = Noise(**schedule.config())
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    assert again(RUN.position(432)) == schedule(RUN.position(432))
+    assert pickle.loads(pickle.dumps(schedule))(RUN.position(432)) == schedule(RUN.position(432))
+
+
+# --- laws ---------------------------------------------------------------------------------------------------
+
+rates = st.floats(1e-6, 10)
+lengths = st.integers(1, 10**6)
+powers = st.floats(0.05, 8)
+
+
+@st.composite
+def falls_and_rises(draw):
+    """Shapes that go from begin to end."""
+    start, end, length = draw(rates), draw(st.just(0.0) | rates), draw(lengths)
+    lower = draw(st.floats(-10, 9))
+    return draw(
+        st.sampled_from(
+            [
+                LinearDecay(start, end, length),
+                PolynomialDecay(start, length, end, draw(powers), draw(st.booleans())),
+                CosineDecay(start, length, end, draw(powers)),
+                CosineRestarts(start, length, draw(st.floats(1, 4)), draw(st.floats(0.1, 1)), end),
+                TanhDecay(start, length, end, lower, lower + draw(st.floats(0.01, 10))),
+            ]
+        )
+    )
+
+
+@given(schedule=falls_and_rises(), step=st.integers(-(10**3), 10**7))
+def test_never_outside_begin_and_end_not_even_by_a_rounding(schedule, step):
+    start, end = schedule.initial_learning_rate, schedule.end_learning_rate
+    least, most = min(start, end), max(start, end)
+    assert least <= schedule(step) <= most
+    assert least <= schedule(np.array([step]))[0] <= most
+
+
+@given(schedule=falls_and_rises(), step=st.integers(0, 10**6))
+def test_it_goes_one_way(schedule, step):
+    if isinstance(schedule, CosineRestarts) or getattr(schedule, "cycle", False):
+        return
+    now, next_ = schedule(step), schedule(step + 1)
+    start, end = schedule.initial_learning_rate, schedule.end_learning_rate
+    rounding = 8 * ULP * max(start, end)
+    assert (next_ - now) * math.copysign(1, end - start) >= -rounding
+
+
+@given(start=rates, end=st.just(0.0) | rates, length=st.integers(100, 10**6), power=st.floats(1, 4), at=st.floats(0, 2))
+def test_no_jumps_where_none_are_promised(start, end, length, power, at):
+    step = int(at * length)
+    height = abs(start - end)
+    for schedule in (
+        LinearDecay(start, end, length),
+        PolynomialDecay(start, length, end, power),
+        CosineDecay(start, length, end, power),
+    ):
+        # Their slope is nowhere above power * height * pi / 2 per length.
+        most = power * height * math.pi / 2 / length
+        assert abs(schedule(step + 1) - schedule(step)) <= most + 8 * ULP * max(start, end)
+
+
+@given(own=rates, step=st.integers(0, 2000))
+def test_without_an_initial_learning_rate_the_optimizers_own_is_used(own, step):
+    position = RUN.position(step, own)
+    for shape in (
+        MultiStepDecay,
+        LinearDecay,
+        PolynomialDecay,
+        CosineDecay,
+        CosineRestarts,
+        InverseSquareRoot,
+        TanhDecay,
+    ):
+        assert shape()(position) == shape(own)(position)
+
+
+@given(step=st.integers(0, 10**6), length=lengths, start=rates, end=rates)
+def test_power_one_is_a_line_and_a_fall_mirrors_a_rise(step, length, start, end):
+    fall = LinearDecay(start, end, length)
+    rounding = {"rel": 1e-14, "abs": 4 * ULP * max(start, end)}
+    assert PolynomialDecay(start, length, end)(step) == pytest.approx(fall(step), **rounding)
+    if step <= length:
+        assert LinearDecay(end, start, length)(length - step) == pytest.approx(fall(step), **rounding)
+
+
+@given(step=st.integers(0, 10**6), length=lengths, stretch=st.integers(1, 1000))
+def test_a_shape_as_long_as_the_run_follows_the_length_of_the_run(step, length, stretch):
+    for shape in (LinearDecay, PolynomialDecay, CosineDecay, TanhDecay):
+        short = shape(0.1)(RunLength(steps=length).position(step))
+        assert shape(0.1)(RunLength(steps=length * stretch).position(step * stretch)) == pytest.approx(
+            short, rel=1e-12, abs=0.1 * 4 * ULP
+        )
+
+
+# --- restarts -----------------------------------------------------------------------------------------------
+
+# t_mul as a fraction, so that the true begin of each period is known.
+GROWTHS = [(1, 1), (11, 10), (12, 10), (13, 10), (3, 2), (17, 10), (2, 1), (3, 1), (10, 1), (10001, 10000)]
+
+
+@pytest.mark.parametrize("growth", GROWTHS, ids=lambda growth: f"{growth[0]}/{growth[1]}")
+def test_every_restart_that_falls_on_a_step_is_at_that_step(growth):
+    seen = 0
+    for first in (1, 2, 3, 7, 10, 50, 100, 1000):
+        schedule = CosineRestarts(1.0, first, t_mul=growth[0] / growth[1])
+        begin, period = Fraction(0), Fraction(first)
+        for _ in range(60):
+            begin, period = begin + period, period * Fraction(*growth)
+            if begin > 10**9 or begin.denominator != 1:
+                continue
+            seen += 1
+            at, before = int(begin), int(begin) - 1
+            assert schedule(at) == schedule(np.array([at]))[0] == 1.0, (first, at)
+            # One step earlier it is the last of the period before.
+            last = 1 - 1 / (period / Fraction(*growth))
+            if last > 0:
+                assert schedule(before) == pytest.approx(half_wave(float(last)), abs=1e-15), (first, before)
+    assert seen >= 8
+
+
+@pytest.mark.parametrize("t_mul", [1.01, 1.1, 1.3, 2.5])
+def test_periods_that_are_no_whole_numbers_keep_their_place(t_mul):
+    schedule = CosineRestarts(0.1, 10, t_mul)
+    begin, period = Fraction(0), Fraction(10)
+    for step in range(10_000):
+        if step >= begin + period - Fraction(1, 10**6):
+            begin, period = begin + period, period * Fraction(t_mul)
+        expected = 0.1 * half_wave(float(max(step - begin, 0) / period))
+        # A period's begin is rounded, and many times as far from 0 as the period is long if t_mul is close to 1.
+        assert schedule(step) == pytest.approx(expected, rel=0, abs=0.1 * 8 * ULP / (t_mul - 1))
+
+
+def test_the_steps_at_which_keras_misses_the_restart():
+    for first, t_mul, step in [(10, 1.1, 21), (10, 1.2, 22), (10, 1.3, 23), (100, 1.2, 220), (1, 2.0, 8191)]:
+        assert CosineRestarts(0.1, first, t_mul)(step) == 0.1
+    assert CosineRestarts(0.1, 10, 2.0)(81910) == 0.1
+
+
+@given(first=lengths, t_mul=st.floats(1, 5), m_mul=st.floats(0.2, 1), step=st.integers(0, 10**9))
+def test_peaks_lie_where_the_periods_begin(first, t_mul, m_mul, step):
+    schedule = CosineRestarts(0.1, first, t_mul, m_mul)
+    index, share = schedule._period(Position(step))
+    assert 0 <= share < 1
+    assert index == int(index) >= 0
+    assert schedule(step) <= 0.1 * m_mul**index * (1 + 4 * ULP)
+
+
+def test_a_restart_between_two_steps_shows_at_the_first_of_them():
+    schedule = CosineRestarts(0.1, 2.5, t_mul=1.0)
+    assert schedule(0) == schedule(5) == 0.1
+    assert schedule(2) < 0.02
+    assert schedule(3) == pytest.approx(0.1 * half_wave(0.2))
+
+
+def test_what_m_mul_multiplies():
+    height, whole = (CosineRestarts(0.5, 10, 1.0, 0.5, 0.25, whole_peak=whole) for whole in (False, True))
+    assert [height(10), height(20)] == [0.375, 0.3125]
+    assert [whole(10), whole(20)] == [0.25, 0.125]
+
+
+def test_restarts_move_within_the_epoch_if_smooth():
+    schedule = CosineRestarts(0.1, "1ep", t_mul=1.0)
+    assert {schedule(RUN.position(step)) for step in range(90)} == {0.1}
+    smooth = schedule.smooth()
+    assert [smooth(RUN.position(step)) for step in (0, 30, 60)] == [0.1, 0.1, 0.1]
+    assert smooth(RUN.position(45)) == pytest.approx(0.05)
+
+
+# --- noise --------------------------------------------------------------------------------------------------
+
+ONE = Constant(1.0)
+
+
+def noise_of(steps=20_000, **arguments):
+    return Noise(ONE, every="1st", **arguments)(np.arange(steps)) - 1
+
+
+@given(step=st.integers(0, 10**12), seed=st.integers(0, 2**64 - 1), every=st.sampled_from(["1st", "3st", "1000st"]))
+def test_noise_depends_on_the_seed_and_the_place_only(step, seed, every):
+    noisy = Noise(ONE, every=every, seed=seed, limit=0.5)
+    alone = noisy(step)
+    assert Noise(ONE, every=every, seed=seed, limit=0.5)(step) == alone
+    near = np.arange(step - 5, step + 300)
+    assert noisy(near)[5] == alone
+    assert noisy(near[::-1])[-6] == alone
+    far = np.array([[10**12 + 5, step], [0, step]])
+    assert noisy(far)[:, 1].tolist() == [alone, alone]
+    assert 0.5 <= alone <= 1.5
+    other = Noise(ONE, every=every, seed=seed ^ 1, limit=0.5)
+    assert other(near[::300] * 1000).tolist() != noisy(near[::300] * 1000).tolist()
+
+
+def test_noise_of_one_step_is_bit_for_bit_that_of_the_array():
+    for law in ({}, {"limit": 0.1, "std": 3.0}, {"distribution": "uniform"}):
+        noisy = Noise(ONE, every="1st", **law)
+        assert noisy(np.arange(2000)).tolist() == [noisy(step) for step in range(2000)]
+
+
+def test_these_very_numbers_for_ever():
+    """A resumed run must see the noise that it would have seen, under whatever version of NumPy."""
+    assert noise_of(4).tolist() == pytest.approx(PINNED_NORMAL, rel=1e-12)
+    assert noise_of(4, distribution="uniform", seed=7).tolist() == pytest.approx(PINNED_UNIFORM, rel=1e-12)
+
+
+PINNED_NORMAL = [0.41023717872531584, -0.3974688325002633, 0.47548604146560614, -0.13174751898444925]
+PINNED_UNIFORM = [0.4985784294594531, -0.2742103887715299, -0.10706911080029546, -0.1267743906494473]
+
+
+@pytest.mark.parametrize(("limit", "std"), [(0.67, 1.0), (1.0, 0.1), (0.3, 0.2), (0.01, 100.0)])
+def test_normal_noise_is_the_normal_distribution_cut_off(limit, std):
+    from statistics import NormalDist
+
+    noise = np.sort(noise_of(limit=limit, std=std))
+    assert -limit <= noise[0] < -0.7 * min(limit, 3 * std)
+    assert 0.7 * min(limit, 3 * std) < noise[-1] <= limit
+    normal = NormalDist(0, std)
+    least, most = normal.cdf(-limit), normal.cdf(limit)
+    expected = np.array([(normal.cdf(one) - least) / (most - least) for one in noise])
+    # Kolmogorov and Smirnov: with a probability of 0.999 no farther apart than this.
+    assert np.abs(expected - (np.arange(noise.size) + 0.5) / noise.size).max() < 1.95 / math.sqrt(noise.size)
+
+
+def test_uniform_noise_is_even():
+    noise = np.sort(noise_of(limit=0.4, distribution="uniform"))
+    assert -0.4 < noise[0] < -0.399
+    assert 0.399 < noise[-1] < 0.4
+    assert np.abs((noise + 0.4) / 0.8 - (np.arange(noise.size) + 0.5) / noise.size).max() < 1.95 / math.sqrt(noise.size)
+
+
+def test_successive_noise_is_not_related():
+    for law in ({}, {"distribution": "uniform"}):
+        noise = noise_of(**law)
+        for lag in (1, 2, 3, 4, 256):
+            assert abs(np.corrcoef(noise[:-lag], noise[lag:])[0, 1]) < 4 / math.sqrt(noise.size)
+        assert abs(np.corrcoef(noise, noise_of(seed=43, **law))[0, 1]) < 4 / math.sqrt(noise.size)
+
+
+def test_noise_holds_for_the_time_it_is_given_and_stays_between_its_bounds():
+    noisy = Noise(LinearDecay(0.1), every="2ep", after="4ep", until=8)
+    plain = LinearDecay(0.1)
+    factors = np.array([noisy(RUN.position(step)) / plain(RUN.position(step)) for step in range(1799)])
+    of_epochs = factors.round(12).reshape(-1)[::30]
+    assert of_epochs[:4].tolist() == [1.0] * 4
+    assert of_epochs[8:].tolist() == [1.0] * 52
+    assert of_epochs[4] == of_epochs[5] != of_epochs[6] == of_epochs[7]
+    assert 1.0 not in of_epochs[4:8]
+    assert [len(set(factors[begin : begin + 30].round(12))) for begin in (120, 150, 180, 210)] == [1] * 4
+
+
+def test_noise_without_the_epoch_says_what_is_missing():
+    with pytest.raises(TrainingError, match="counts epochs"):
+        Noise(ONE)(3)
+
+
+def test_noise_from_zero_on_is_noise_at_once():
+    assert Noise(ONE, every="1st", after=0)(np.arange(9)).tolist() == Noise(ONE, every="1st")(np.arange(9)).tolist()
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [MultiStepDecay, LinearDecay, PolynomialDecay, CosineDecay, TanhDecay])
+def test_a_shape_that_fills_a_run_of_unknown_length_is_refused_with_what_to_set(shape):
+    with pytest.raises(TrainingError, match=r"% is a share of the run.*set max_steps"):
+        shape(0.1)(Position(3, 0))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MultiStepDecay(-1), r"MultiStepDecay\.initial_learning_rate must be a finite number >= 0.*got -1"),
+        (lambda: MultiStepDecay(0.1, "30ep"), r"MultiStepDecay\.milestones must be a list; got '30ep'"),
+        (lambda: MultiStepDecay(0.1, 30), r"MultiStepDecay\.milestones must be a list; got 30"),
+        (lambda: MultiStepDecay(0.1, [3, "x"]), r"MultiStepDecay\.milestones\[1\] must be greater than 0.*got 'x'"),
+        (lambda: MultiStepDecay(0.1, [3], gamma=0), r"MultiStepDecay\.gamma must be a finite number > 0.*got 0"),
+        (lambda: LinearDecay(math.inf), r"LinearDecay\.initial_learning_rate must be .*got inf"),
+        (lambda: LinearDecay(0.1, -0.1), r"LinearDecay\.end_learning_rate must be a finite number >= 0; got -0\.1"),
+        (lambda: LinearDecay(0.1, None), r"LinearDecay\.end_learning_rate must be .*got None"),
+        (lambda: LinearDecay(0.1, 0.0, 0), r"LinearDecay\.decay_steps must be greater than 0.*got 0"),
+        (lambda: PolynomialDecay(True), r"PolynomialDecay\.initial_learning_rate must be .*got True"),
+        (lambda: PolynomialDecay(0.1, -5), r"PolynomialDecay\.decay_steps must be greater than 0.*got -5"),
+        (lambda: PolynomialDecay(0.1, 5, math.nan), r"PolynomialDecay\.end_learning_rate must be .*got nan"),
+        (lambda: PolynomialDecay(0.1, 5, power=0), r"PolynomialDecay\.power must be a finite number > 0.*got 0"),
+        (lambda: PolynomialDecay(0.1, 5, cycle=1), r"PolynomialDecay\.cycle must be true or false; got 1"),
+        (lambda: CosineDecay("0.1"), r"CosineDecay\.initial_learning_rate must be .*got '0\.1'"),
+        (lambda: CosineDecay(0.1, "ten"), r"CosineDecay\.decay_steps must be greater than 0.*got 'ten'"),
+        (lambda: CosineDecay(0.1, 5, -1), r"CosineDecay\.end_learning_rate must be .*got -1"),
+        (lambda: CosineDecay(0.1, 5, power=-1), r"CosineDecay\.power must be a finite number > 0.*got -1"),
+        (lambda: CosineRestarts(-0.1), r"CosineRestarts\.initial_learning_rate must be .*got -0\.1"),
+        (lambda: CosineRestarts(0.1, 0), r"CosineRestarts\.first_decay_steps must be greater than 0.*got 0"),
+        (lambda: CosineRestarts(0.1, 5, 0.9), r"CosineRestarts\.t_mul must be a finite number >= 1.*got 0\.9"),
+        (lambda: CosineRestarts(0.1, 5, m_mul=0), r"CosineRestarts\.m_mul must be a finite number > 0.*got 0"),
+        (lambda: CosineRestarts(0.1, 5, end_learning_rate="0"), r"CosineRestarts\.end_learning_rate must be .*got '0'"),
+        (
+            lambda: CosineRestarts(0.1, 5, whole_peak=None),
+            r"CosineRestarts\.whole_peak must be true or false; got None",
+        ),
+        (lambda: InverseSquareRoot(-1), r"InverseSquareRoot\.initial_learning_rate must be .*got -1"),
+        (lambda: InverseSquareRoot(0.1, None), r"InverseSquareRoot\.decay_steps must be greater than 0.*got None"),
+        (lambda: InverseSquareRoot(0.1, 5, 0), r"InverseSquareRoot\.power must be a finite number > 0.*got 0"),
+        (lambda: TanhDecay(-1), r"TanhDecay\.initial_learning_rate must be .*got -1"),
+        (lambda: TanhDecay(0.1, 5, -1), r"TanhDecay\.end_learning_rate must be .*got -1"),
+        (lambda: TanhDecay(0.1, 5, lower=math.inf), r"TanhDecay\.lower must be a finite number; got inf"),
+        (lambda: TanhDecay(0.1, 5, upper=-7), r"TanhDecay\.upper must be a finite number greater than lower \(-7\)"),
+        (lambda: Noise(0.1), r"schedule must be a schedule such as"),
+        (lambda: Noise(ONE, every=0), r"Noise\.every must be greater than 0.*got 0"),
+        (lambda: Noise(ONE, after=-1), r"Noise\.after must be 0 or greater than 0.*got -1"),
+        (lambda: Noise(ONE, until=0), r"Noise\.until must be greater than 0.*got 0"),
+        (lambda: Noise(ONE, limit=1.5), r"Noise\.limit must be a number > 0 and <= 1; got 1\.5"),
+        (lambda: Noise(ONE, limit=0), r"Noise\.limit must be a number > 0 and <= 1; got 0"),
+        (lambda: Noise(ONE, std=0), r"Noise\.std must be a finite number > 0; got 0"),
+        (lambda: Noise(ONE, distribution="even"), r'Noise\.distribution must be "normal" or "uniform"; got \'even\''),
+        (lambda: Noise(ONE, seed=-1), r"Noise\.seed must be an integer >= 0 and < 2 \*\* 64; got -1"),
+        (lambda: Noise(ONE, seed=1.0), r"Noise\.seed must be an integer .*got 1\.0"),
+        (lambda: Noise(ONE, seed=True), r"Noise\.seed must be an integer .*got True"),
+    ],
+)
+def test_bad_arguments_are_named_with_what_is_allowed(build, message):
+    with pytest.raises(InvalidArgument, match=message):
+        build()
