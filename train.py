@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig
+try:
+    import hydra
+    from omegaconf import DictConfig
+except ModuleNotFoundError as error:
+    raise SystemExit(f'{error}. train.py needs more than the library alone: pip install -e ".[train]"') from None
 
 from lr_plugins.training.cli import explained
 

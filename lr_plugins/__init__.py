@@ -17,13 +17,25 @@ if TYPE_CHECKING:
     from lr_plugins.schedules import Bounded as Bounded
     from lr_plugins.schedules import Chain as Chain
     from lr_plugins.schedules import Constant as Constant
+    from lr_plugins.schedules import Cooldown as Cooldown
+    from lr_plugins.schedules import CosineDecay as CosineDecay
+    from lr_plugins.schedules import CosineRestarts as CosineRestarts
+    from lr_plugins.schedules import CycleThrough as CycleThrough
+    from lr_plugins.schedules import Cyclic as Cyclic
     from lr_plugins.schedules import Duration as Duration
     from lr_plugins.schedules import ExponentialDecay as ExponentialDecay
     from lr_plugins.schedules import FunctionSchedule as FunctionSchedule
+    from lr_plugins.schedules import InverseSquareRoot as InverseSquareRoot
     from lr_plugins.schedules import InverseTimeDecay as InverseTimeDecay
+    from lr_plugins.schedules import LinearDecay as LinearDecay
     from lr_plugins.schedules import LossDriven as LossDriven
+    from lr_plugins.schedules import MultiStepDecay as MultiStepDecay
+    from lr_plugins.schedules import Noise as Noise
+    from lr_plugins.schedules import OneCycle as OneCycle
     from lr_plugins.schedules import PerEpoch as PerEpoch
     from lr_plugins.schedules import PiecewiseConstant as PiecewiseConstant
+    from lr_plugins.schedules import PiecewiseInterpolation as PiecewiseInterpolation
+    from lr_plugins.schedules import PolynomialDecay as PolynomialDecay
     from lr_plugins.schedules import Position as Position
     from lr_plugins.schedules import Product as Product
     from lr_plugins.schedules import Repeated as Repeated
@@ -32,6 +44,9 @@ if TYPE_CHECKING:
     from lr_plugins.schedules import Smooth as Smooth
     from lr_plugins.schedules import StepDecay as StepDecay
     from lr_plugins.schedules import Stretched as Stretched
+    from lr_plugins.schedules import TanhDecay as TanhDecay
+    from lr_plugins.schedules import Warmup as Warmup
+    from lr_plugins.schedules import WarmupStableDecay as WarmupStableDecay
 
 __version__ = "0.1.0"
 
@@ -39,22 +54,37 @@ _HOMES = {
     "lr_plugins.schedules": (
         "Bounded",
         "Chain",
-        "PerEpoch",
-        "Product",
-        "Repeated",
-        "Smooth",
-        "Stretched",
         "Constant",
+        "Cooldown",
+        "CosineDecay",
+        "CosineRestarts",
+        "CycleThrough",
+        "Cyclic",
         "Duration",
         "ExponentialDecay",
         "FunctionSchedule",
+        "InverseSquareRoot",
         "InverseTimeDecay",
+        "LinearDecay",
         "LossDriven",
+        "MultiStepDecay",
+        "Noise",
+        "OneCycle",
+        "PerEpoch",
         "PiecewiseConstant",
+        "PiecewiseInterpolation",
+        "PolynomialDecay",
         "Position",
+        "Product",
+        "Repeated",
         "RunLength",
         "Schedule",
+        "Smooth",
         "StepDecay",
+        "Stretched",
+        "TanhDecay",
+        "Warmup",
+        "WarmupStableDecay",
     ),
     "lr_plugins.callbacks": ("KerasProgress", "LearningRateScheduler", "LearningRateTrace"),
     "lr_plugins.mixin": ("LearningRateScheduleMixin",),

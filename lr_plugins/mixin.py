@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lr_plugins._lightning import Callback
 from lr_plugins.callbacks.scheduler import LearningRateScheduler, Measure
@@ -30,7 +31,8 @@ class LearningRateScheduleMixin(_Base):
         learning_rate_measure: quantities to measure for the schedule, as in `LearningRateScheduler`.
 
     Raises:
-        InvalidArgument: at the begin of the fit, when the module names no schedule.
+        InvalidArgument: at the begin of the fit, when the module names no schedule; as the class is made, when
+            LightningModule comes first.
 
     Example:
         >>> import pytorch_lightning as pl
@@ -45,30 +47,45 @@ class LearningRateScheduleMixin(_Base):
     learning_rate_style: str = "keras2"
     learning_rate_measure: Mapping[str, Measure] | None = None
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Refuse an order of bases in which Lightning would never hear of the schedule."""
+        super().__init_subclass__(**arguments)
+        names = [base.__name__ for base in cls.__mro__]
+        if "LightningModule" in names and names.index("LightningModule") < names.index("LearningRateScheduleMixin"):
+            raise InvalidArgument(
+                f"the bases of {cls.__name__}",
+                [base.__name__ for base in cls.__bases__],
+                "in the order class Net(LearningRateScheduleMixin, LightningModule)",
+            )
+
     def configure_learning_rate_schedule(self) -> Schedule | Callable[..., float]:
         """The schedule of this module; override it to build one from what the module knows."""
-        # Through the class: a plain function kept there would otherwise come back bound to the module.
-        schedule: Schedule | Callable[..., float] | None = vars(self).get(
-            "learning_rate_schedule", type(self).learning_rate_schedule
-        )
-        if schedule is None:
+        static = inspect.getattr_static(self, "learning_rate_schedule")
+        # A plain function kept on the class would otherwise come back bound to the module.
+        found = static if inspect.isfunction(static) else self.learning_rate_schedule
+        if found is None:
             raise InvalidArgument(
                 f"{type(self).__name__}.learning_rate_schedule",
                 None,
                 "a schedule, or a function of epoch or of (epoch, lr)",
                 "Set the attribute, or override configure_learning_rate_schedule().",
             )
+        schedule: Schedule | Callable[..., float] = found
         return schedule
 
     def configure_callbacks(self) -> list[Callback]:
         """Lightning's hook: the callbacks of the module, with its scheduler."""
         others = super().configure_callbacks()
-        return [
-            *(others if isinstance(others, (list, tuple)) else [others]),
-            LearningRateScheduler(
-                self.configure_learning_rate_schedule(),
-                verbose=self.learning_rate_verbose,
-                style=self.learning_rate_style,
-                measure=self.learning_rate_measure,
-            ),
-        ]
+        return [*(others if isinstance(others, (list, tuple)) else [others]), self._scheduler()]
+
+    def _scheduler(self) -> LearningRateScheduler:
+        """One for the life of the module: Lightning asks at every fit, and the next goes on where the last ended."""
+        schedule = self.configure_learning_rate_schedule()
+        settings = (self.learning_rate_verbose, self.learning_rate_style, self.learning_rate_measure)
+        known = vars(self).get("_learning_rate_scheduler")
+        if known is not None and known[1:] == (schedule, settings):
+            scheduler: LearningRateScheduler = known[0]
+            return scheduler
+        scheduler = LearningRateScheduler(schedule, *settings)
+        vars(self)["_learning_rate_scheduler"] = (scheduler, schedule, settings)
+        return scheduler

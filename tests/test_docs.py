@@ -24,7 +24,8 @@ def test_python_blocks_run(code, tmp_path, monkeypatch):
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!http)([^)#]+)", prose):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 

@@ -63,5 +63,5 @@ class Spy(pl.Callback):
 def fit(module=None, *callbacks, epochs=3, train=None, val=None, ckpt_path=None, **options):
     """Fit and return the Trainer."""
     trainer = pl.Trainer(max_epochs=epochs, callbacks=list(callbacks), **{**QUIET, **options})
-    trainer.fit(module or Toy(), train or loader(), val, ckpt_path=ckpt_path)
+    trainer.fit(Toy() if module is None else module, loader() if train is None else train, val, ckpt_path=ckpt_path)
     return trainer

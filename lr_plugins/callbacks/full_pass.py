@@ -45,19 +45,24 @@ class FullPass:
         """Measure now."""
         loss = self.loss or _own_loss(pl_module)
         loader = self.loader if self.loader is not None else _training_set(trainer)
-        total, count = torch.zeros((), dtype=torch.float64), 0
-        training = pl_module.training
+        modes = {module: module.training for module in pl_module.modules()}
         pl_module.eval()
         try:
-            with torch.no_grad():
-                for batch in loader:
-                    moved = trainer.strategy.batch_to_device(batch)
-                    size = _size(batch)
-                    total += loss(pl_module, moved).double().cpu() * size
-                    count += size
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                return _mean(trainer, loader, lambda batch: loss(pl_module, batch))
         finally:
-            pl_module.train(training)
-        return float(total / count)
+            for module, training in modes.items():  # each as it was: some may be frozen in eval mode
+                module.training = training
+
+
+def _mean(trainer: Trainer, loader: Iterable[Any], loss: Callable[[Any], Tensor]) -> float:
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for batch in loader:
+        size = _size(batch)
+        moved = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+        total += loss(moved).double().cpu() * size
+        count += size
+    return float(total / count)
 
 
 def _own_loss(pl_module: LightningModule) -> Callable[[LightningModule, Any], Tensor]:
@@ -86,7 +91,10 @@ def _training_set(trainer: Trainer) -> Iterable[Any]:
             "given for this training set",
             "Only a DataLoader with a batch_size can be read in order without disturbing its shuffling.",
         )
-    return DataLoader(loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+    # Its own generator: a DataLoader draws a seed for its workers, and would draw it from the one of everybody.
+    return DataLoader(
+        loader.dataset, loader.batch_size, collate_fn=loader.collate_fn, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def _size(batch: Any) -> int:

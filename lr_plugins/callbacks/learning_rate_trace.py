@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only
+from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.writer import Recorder
@@ -48,6 +49,18 @@ class LearningRateTrace(Callback):
         """The learning rates used so far: the scheduler's record, or else this callback's own."""
         return self._scheduler.trace if self._scheduler is not None else self._recorded
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make sure that the files can be written, before anything is trained."""
+        self._scheduler = None
+        if stage != "fit" or self.dirpath is None:
+            return
+        try:
+            self.dirpath.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidArgument("LearningRateTrace.dirpath", str(self.dirpath), f"a folder ({error})") from error
+        if find_spec("matplotlib") is None:
+            rank_zero_warn("LearningRateTrace draws no picture: matplotlib is not installed. The table is written.")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the run's scheduler, or begin to record."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -67,7 +80,10 @@ class LearningRateTrace(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Publish when enough has gathered."""
-        if (batch_idx + 1) % self.every_n_steps == 0:
+        waiting = max(
+            (series.next_step - self._published.get(name, 0) for name, series in self.trace.items()), default=0
+        )
+        if waiting >= self.every_n_steps:
             self.publish(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,11 +92,18 @@ class LearningRateTrace(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the last points and save."""
-        self._finish(trainer)
+        self._stop_recording()
+        self.publish(trainer)
+        self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Publish and save what there is."""
-        self._finish(trainer)
+        """Save and publish what there is; the error itself stays the one that is reported."""
+        self._stop_recording()
+        for rescue in (self.save, self.publish):
+            try:
+                rescue(trainer)
+            except Exception as error:
+                rank_zero_warn(f"LearningRateTrace could not {rescue.__name__} the trace: {error}")
 
     @rank_zero_only
     def publish(self, trainer: Trainer) -> None:
@@ -89,27 +112,25 @@ class LearningRateTrace(Callback):
             self._published_of, self._published = self.trace, {}
         for name, series in self.trace.items():
             for step, value in series.since(self._published.get(name, 0)):
+                self._published[name] = step + 1
                 for logger in trainer.loggers:
                     logger.log_metrics({name: value}, step=step)
-            self._published[name] = series.next_step
 
-    def _finish(self, trainer: Trainer) -> None:
+    def _stop_recording(self) -> None:
         for recorder in self._recorders:
             recorder.detach()
         self._recorders = []
-        self.publish(trainer)
-        if self.dirpath is not None and self.trace:
-            self._save(trainer, self.dirpath)
 
     @rank_zero_only
-    def _save(self, trainer: Trainer, dirpath: Path) -> None:
-        from lr_plugins.report.plot import plot_learning_rate
+    def save(self, trainer: Trainer) -> None:
+        """Write the table and the picture, and hand them to each logger that takes artifacts."""
+        if self.dirpath is None or not self.trace:
+            return
+        files = [self.trace.to_csv(self.dirpath / "lr_trace.csv")]
+        if find_spec("matplotlib") is not None:
+            from lr_plugins.report.plot import plot_learning_rate
 
-        dirpath.mkdir(parents=True, exist_ok=True)
-        files = [
-            self.trace.to_csv(dirpath / "lr_trace.csv"),
-            plot_learning_rate(self.trace, dirpath / "lr_trace.png"),
-        ]
+            files.append(plot_learning_rate(self.trace, self.dirpath / "lr_trace.png"))
         for logger in trainer.loggers:
             if hasattr(logger, "log_artifact"):
                 for file in files:

@@ -21,7 +21,10 @@ class Series:
     def __init__(self, first_step: int = 0) -> None:
         self.first_step = first_step
         self._values = array("d")
-        self.append = self._values.append
+
+    def append(self, value: float) -> None:
+        """Record the learning rate of the next step."""
+        self._values.append(value)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -79,7 +82,7 @@ class Trace(Mapping[str, Series]):
 
     def first(self) -> float | None:
         """The first learning rate of the first group, or None before the first step."""
-        return next((float(series.values[0]) for series in self.values() if len(series)), None)
+        return next((series._values[0] for series in self.values() if len(series)), None)
 
     def last(self) -> float | None:
         """The learning rate of the first group at the most recent optimizer step, or None before the first."""

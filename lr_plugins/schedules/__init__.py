@@ -2,27 +2,45 @@
 
 from lr_plugins.schedules.combine import Bounded, Chain, PerEpoch, Product, Repeated, Smooth, Stretched
 from lr_plugins.schedules.constant import Constant
+from lr_plugins.schedules.cosine import CosineDecay, CosineRestarts
+from lr_plugins.schedules.cycle import CycleThrough, Cyclic, OneCycle
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.exponential import ExponentialDecay
 from lr_plugins.schedules.function import FunctionSchedule, as_schedule
-from lr_plugins.schedules.inverse import InverseTimeDecay
+from lr_plugins.schedules.inverse import InverseSquareRoot, InverseTimeDecay
 from lr_plugins.schedules.loss_driven import LossDriven
-from lr_plugins.schedules.piecewise import PiecewiseConstant
+from lr_plugins.schedules.noise import Noise
+from lr_plugins.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolation
+from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule
-from lr_plugins.schedules.step import StepDecay
+from lr_plugins.schedules.step import MultiStepDecay, StepDecay
+from lr_plugins.schedules.tanh import TanhDecay
+from lr_plugins.schedules.warmup import Cooldown, Warmup, WarmupStableDecay
 
 __all__ = [
     "Bounded",
     "Chain",
     "Constant",
+    "Cooldown",
+    "CosineDecay",
+    "CosineRestarts",
+    "CycleThrough",
+    "Cyclic",
     "Duration",
     "ExponentialDecay",
     "FunctionSchedule",
+    "InverseSquareRoot",
     "InverseTimeDecay",
+    "LinearDecay",
     "LossDriven",
+    "MultiStepDecay",
+    "Noise",
+    "OneCycle",
     "PerEpoch",
     "PiecewiseConstant",
+    "PiecewiseInterpolation",
+    "PolynomialDecay",
     "Position",
     "Product",
     "Repeated",
@@ -31,5 +49,8 @@ __all__ = [
     "Smooth",
     "StepDecay",
     "Stretched",
+    "TanhDecay",
+    "Warmup",
+    "WarmupStableDecay",
     "as_schedule",
 ]

@@ -48,6 +48,11 @@ class Combination(Schedule):
         """What the parts observe."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.monitors))
 
+    @property
+    def kind(self) -> str:
+        """Its own and those of its parts."""
+        return f"{type(self).__name__}({', '.join(part.kind for part in self.parts)})"
+
     def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
         """Let those parts observe that remember something and have a say now."""
         if not state:

@@ -100,7 +100,8 @@ class Duration:
             # What ends within an epoch ends at a step.
             return Span(self.value * per_epoch, self.value, "ep" if self.value % 1 == 0 else "st")
         if self.unit == "%":
-            steps = None if run.steps is None else self.value * run.steps / 100
+            # 32.7 % of 1000 steps is 327 and not 327.00000000000006: a boundary would come a step late.
+            steps = None if run.steps is None else round(self.value * run.steps / 100, 9)
             epochs = None if run.epochs is None else self.value * run.epochs / 100
             return Span(steps, epochs, "st" if steps is not None else "ep")
         steps = self.value if self.unit == "st" else None

@@ -55,7 +55,7 @@ class LossDriven(Schedule):
 
     def value(self, position: Position, state: State) -> Value:
         """`min(initial_learning_rate * exp(loss), max_learning_rate)`."""
-        current = self.initial(position) * math.exp(state["observed"] if state else 0.0)
+        current = self.initial(position) * math.exp(state.get("observed", 0.0) if state else 0.0)
         if self.max_learning_rate is not None:
             current = min(current, self.max_learning_rate)
         return position.like(current)
@@ -72,8 +72,8 @@ class LossDriven(Schedule):
     def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
         """Remember the loss last logged."""
         if self.monitor not in metrics:
-            if position.elapsed("ep") == 0:  # the first epoch begins before anything can have been logged
-                return state
+            if not state:  # the first epoch that it sees begins before anything can have been logged
+                return {"waiting": True}
             raise TrainingError(
                 f"LossDriven.monitor is {self.monitor!r}, and no metric of that name was logged in epoch "
                 f"{position.epoch}; logged are: {', '.join(sorted(metrics)) or 'none'}"

@@ -59,6 +59,11 @@ class Schedule(ABC):
         """Names of the logged metrics this schedule observes."""
         return ()
 
+    @property
+    def kind(self) -> str:
+        """What sort of schedule it is, parts included: a state fits the schedules of one kind."""
+        return type(self).__name__
+
     def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
         """What is remembered from an epoch's begin on, given the metrics known by then."""
         return state

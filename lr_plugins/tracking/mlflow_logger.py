@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import re
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock  # torch brings it
+
 from lr_plugins._lightning import Logger, rank_zero_only
+from lr_plugins.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +43,9 @@ class MLflowLogger(Logger):
         tracking_uri: where to log. Default None: MLflow's own default.
         tags: tags of the run.
 
+    Raises:
+        InvalidArgument: mlflow is not installed.
+
     Example:
         >>> logger = MLflowLogger(experiment_name="digits", tags={"schedule": "step_decay"})
         >>> logger.run_id is None
@@ -50,6 +60,8 @@ class MLflowLogger(Logger):
         tags: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if find_spec("mlflow") is None:
+            raise InvalidArgument("MLflowLogger", "no mlflow", "used with mlflow installed", "pip install mlflow")
         self.experiment_name, self.run_name, self.tracking_uri = experiment_name, run_name, tracking_uri
         self.tags = {name: str(value) for name, value in (tags or {}).items()}
         self.run_id: str | None = None
@@ -57,6 +69,7 @@ class MLflowLogger(Logger):
         self._client: MlflowClient | None = None
         self._waiting: list[Any] = []
         self._flushed_at = 0.0
+        self._ended = False
 
     # --- Lightning's logger interface --------------------------------------------------------------------
 
@@ -103,6 +116,7 @@ class MLflowLogger(Logger):
             return
         self.flush()
         self._running().set_terminated(self.run_id, _run_status(status))
+        self._ended = True
 
     # --- beyond it ---------------------------------------------------------------------------------------
 
@@ -138,15 +152,22 @@ class MLflowLogger(Logger):
 
     def _running(self) -> MlflowClient:
         if self._client is None:
-            from mlflow import MlflowClient
-
-            # Announcing each table of a new database helps nobody who only wants to train.
-            for talkative in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent"):
-                logging.getLogger(talkative).setLevel(logging.WARNING)
-            self._client = MlflowClient(self.tracking_uri)
-        if self.run_id is None:
-            self._create_run(self._client)
+            # Two runs that begin at once in a new folder would both make the tables, and one of them fail.
+            with FileLock(Path(tempfile.gettempdir()) / f"lr_plugins-{_digest(self.tracking_uri)}.lock"):
+                self._client = self._connect()
+                self._create_run(self._client)
+        elif self._ended:  # another fit goes on in the same run
+            self._client.update_run(self.run_id, status="RUNNING")
+        self._ended = False
         return self._client
+
+    def _connect(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        # Announcing each table of a new database helps nobody who only wants to train.
+        for talkative in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent"):
+            logging.getLogger(talkative).setLevel(logging.WARNING)
+        return MlflowClient(self.tracking_uri)
 
     def _create_run(self, client: MlflowClient) -> None:
         from mlflow.tracking.context.registry import resolve_tags
@@ -158,6 +179,12 @@ class MLflowLogger(Logger):
             self.experiment_id = client.create_experiment(self.experiment_name)
         run = client.create_run(self.experiment_id, tags=resolve_tags(self.tags), run_name=self.run_name)
         self.run_id, self.run_name = run.info.run_id, run.info.run_name
+
+
+def _digest(tracking_uri: str | None) -> str:
+    """A short name of a database, the same for every process that uses it from here."""
+    place = f"{Path.cwd()} {tracking_uri or os.environ.get('MLFLOW_TRACKING_URI')}"
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 def _run_status(status: str) -> str:

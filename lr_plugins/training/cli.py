@@ -76,6 +76,8 @@ def _instantiation(error: InstantiationException) -> str:
     target = re.search(r"call to target '([^']+)'", text)
     if target and "unexpected keyword argument" in message:
         message = f"{message}. It takes: {', '.join(_arguments(target[1]))}"
+        if any(word.startswith("experiment=") for word in sys.argv):
+            message += ". A recipe sets fields of its own groups: leave experiment= out to choose others"
     return f"{where[1]}: {message}" if where else message
 
 
@@ -102,5 +104,5 @@ def _unknown_field(error: BaseException, config_dir: Path) -> str | None:
     node = OmegaConf.select(config, parent) if parent else config
     if not isinstance(node, DictConfig):
         return f"{found[1]}: there is no {parent}. Fields are: {', '.join(map(str, config))}."
-    names = ", ".join(str(name) for name in node if not str(name).startswith("_"))
+    names = ", ".join(str(name) for name in node if not str(name).startswith("_")) or "none"
     return f"{found[1]}: no such field. {parent or 'The configuration'} has: {names}."

@@ -11,6 +11,7 @@ _NOT_FOR_USERS = (
     r".*smaller than the logging interval.*",  # epoch metrics are logged whatever the interval
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",  # between Lightning and torch
     r".*`?_pytree\..*deprecated.*",  # the same
+    r"The dirpath has changed from.*",  # a resumed run has a folder of its own
     r"Total length of `list` across ranks is zero.*",  # a recipe without validation set means that
     r".*Checkpoint directory .* exists and is not empty.*",  # resuming in the folder of the run
 )

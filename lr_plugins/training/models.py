@@ -208,7 +208,7 @@ def _build(name: str, num_classes: int, image_size: int, kwargs: dict[str, Any])
     try:
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, AssertionError) as error:
-        raise InvalidArgument("TorchvisionModel", kwargs, f"arguments that {name} takes", str(error)) from error
+        raise InvalidArgument(f"the arguments of {name}", kwargs, "what it takes", f"It says: {error}") from error
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, Trace
+from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, LearningRateTrace, Trace
 from lr_plugins.errors import InvalidArgument, LearningRateError
 from lr_plugins.report.summary import summary
+from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
+from lr_plugins.training.checkpoints import check_checkpoint
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 
@@ -34,8 +38,9 @@ class Run:
     @property
     def trace(self) -> Trace:
         """The learning rate used at each optimizer step."""
-        schedulers = (one for one in self.trainer.callbacks if isinstance(one, LearningRateScheduler))  # type: ignore[attr-defined]
-        return next((one.trace for one in schedulers), Trace())
+        keepers = (LearningRateScheduler, LearningRateTrace)
+        found = (one.trace for one in self.trainer.callbacks if isinstance(one, keepers))  # type: ignore[attr-defined]
+        return next(found, Trace())
 
     @property
     def checkpoint(self) -> ModelCheckpoint | None:
@@ -77,6 +82,8 @@ def train(config: DictConfig) -> Run:
     data.prepare_data()
     data.setup("fit")
     run = _assemble(config, data)
+    if config.ckpt_path is not None:
+        check_checkpoint(config.ckpt_path, run.module, config.trainer.max_epochs)
     _fit(run, data, config.ckpt_path)
     print(summary(run.metrics.values, run.trace, _places(run)), flush=True)
     return run
@@ -86,10 +93,12 @@ def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
     try:
         run.trainer.fit(run.module, datamodule=data, ckpt_path=ckpt_path)
     except SystemExit as end:  # so Lightning leaves after Ctrl-C and SIGTERM, its callbacks and loggers done
-        places = "; ".join(f"{name}: {place}" for name, place in _places(run).items())
-        print(f"\nInterrupted. What was recorded is kept. {places}", flush=True)
+        print("\nInterrupted. What was recorded is kept.", flush=True)
+        print(summary(run.metrics.values, run.trace, _places(run)), flush=True)
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
+        if isinstance(end, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from None
         raise
 
 
@@ -101,7 +110,8 @@ def _assemble(config: DictConfig, data: Any) -> Run:
     # The metrics first: what the scheduler measures at an epoch's begin is that epoch's.
     callbacks = [metrics, *_callbacks(config, data), RecordConfig(config)]
     logger = instantiate(config.logger) if config.logger.get("_target_") else None
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=logger or False)
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=logger or False, enable_checkpointing=saves)
     return Run(trainer, module, metrics, logger)
 
 
@@ -112,6 +122,8 @@ def _check(config: DictConfig) -> None:
     threads = config.num_threads
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InvalidArgument("num_threads", threads, "an integer >= 1, or null for torch's own choice")
+    if "lr" in config.optimizer:
+        number("optimizer.lr", config.optimizer.lr, "a finite number >= 0", at_least=0.0)
     for name in ("max_epochs", "max_steps"):
         value = config.trainer.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < -1):
@@ -144,7 +156,8 @@ def _places(run: Run) -> dict[str, str]:
     """Where the run and its checkpoints are, by what they are."""
     places = {}
     if isinstance(run.logger, MLflowLogger):
-        places = {"run": f"{run.logger.run_name}", "to browse": run.logger.page or ""}
+        # fast_dev_run replaces the loggers: then there is no run.
+        places = {"run": run.logger.run_name or "", "to browse": run.logger.page} if run.logger.page else {}
     elif run.logger is not None:
         places = {"run": str(run.logger.log_dir)}
     if run.checkpoint is not None:

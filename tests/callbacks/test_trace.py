@@ -103,9 +103,80 @@ def test_an_error_leaves_what_was_recorded(tmp_path):
     memory = Memory()
     with pytest.raises(KeyError, match="broken data"):
         fit(Failing(), LearningRateScheduler(StepDecay(0.1)), LearningRateTrace(tmp_path), logger=memory)
-    # The failing step had its learning rate set and recorded before it failed.
-    assert [step for _, step, _ in memory.points] == list(range(9))
-    assert len(rows(tmp_path / "lr_trace.csv")) == 9
+    assert [step for _, step, _ in memory.points] == list(range(8))
+    assert len(rows(tmp_path / "lr_trace.csv")) == 8
+
+
+def test_a_logger_that_fails_after_an_error_does_not_hide_it_nor_the_table(tmp_path):
+    class Failing(Toy):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.global_step == 8:
+                raise KeyError("broken data")
+            return super().training_step(batch, batch_idx)
+
+    class Away(Memory):
+        def log_artifact(self, path):
+            raise ConnectionError("no server")
+
+    scheduler = LearningRateScheduler(StepDecay(0.1))
+    with (
+        pytest.raises(KeyError, match="broken data"),
+        pytest.warns(UserWarning, match="could not save the trace"),
+    ):
+        fit(Failing(), scheduler, LearningRateTrace(tmp_path), logger=Away())
+    assert len(rows(tmp_path / "lr_trace.csv")) == 8
+
+
+def test_a_step_that_fails_and_is_made_up_for_is_one_step():
+    class Retrying(Toy):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+
+            def closure():
+                optimizer.zero_grad()
+                self.manual_backward(self.compute_loss(batch))
+
+            def failing():
+                raise MemoryError
+
+            if batch_idx == 2:
+                with pytest.raises(MemoryError):
+                    optimizer.step(failing)
+            optimizer.step(closure)
+
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    fit(Retrying(), scheduler, epochs=1)
+    assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
+
+
+def test_a_step_that_calls_its_parents_is_one_step():
+    class Parent(torch.optim.SGD):
+        pass
+
+    class Child(Parent):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    Parent([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # torch puts its hooks into a class when one is made
+    module = Toy(lambda parameters: Child(parameters, lr=0.1))
+    scheduler, trace = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1)), LearningRateTrace()
+    fit(module, scheduler, epochs=1)
+    assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
+    fit(module, trace, epochs=1)
+    assert len(trace.trace["lr"]) == 6
+
+
+def test_without_matplotlib_the_table_is_written_and_training_ends_well(tmp_path, monkeypatch):
+    import lr_plugins.callbacks.learning_rate_trace as home
+
+    monkeypatch.setattr(home, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="matplotlib is not installed"):
+        fit(None, LearningRateTrace(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["lr_trace.csv"]
 
 
 def test_any_lightning_logger_takes_the_points(tmp_path):

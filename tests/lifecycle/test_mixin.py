@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lr_plugins import LearningRateScheduleMixin, LearningRateScheduler, StepDecay
+from lr_plugins import LearningRateScheduleMixin, LearningRateScheduler, LossDriven, StepDecay
 from lr_plugins.errors import InvalidArgument
 from tests.toys import Spy, Toy, fit, loader
 
@@ -90,3 +90,35 @@ def test_a_module_that_names_no_schedule_is_told_so():
 
     with pytest.raises(InvalidArgument, match=r"Empty\.learning_rate_schedule must be a schedule, or a function"):
         fit(Empty(), train=loader())
+
+
+def test_the_other_order_of_bases_is_refused_as_the_class_is_made():
+    with pytest.raises(InvalidArgument, match=r"in the order class Net\(LearningRateScheduleMixin, LightningModule\)"):
+
+        class Wrong(Toy, LearningRateScheduleMixin):
+            learning_rate_schedule = StepDecay(0.1)
+
+
+def test_a_property_may_give_the_schedule():
+    class Computed(LearningRateScheduleMixin, Toy):
+        @property
+        def learning_rate_schedule(self):
+            return StepDecay(self.layer.weight.numel() / 10)
+
+    spy = Spy()
+    fit(Computed(), spy, epochs=1)
+    assert spy.at_step == [0.3] * 6
+
+
+def test_the_next_fit_goes_on_also_after_a_validation(tmp_path):
+    class Driven(LearningRateScheduleMixin, Toy):
+        learning_rate_schedule = LossDriven(0.001)
+
+    module, spy = Driven(), Spy()
+    trainer = fit(module, spy, epochs=2)
+    trainer.validate(module, loader(8), verbose=False)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["LearningRateScheduler"]["steps"] == [12]
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader())
+    assert len(set(spy.at_step)) == 3

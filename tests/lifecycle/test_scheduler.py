@@ -180,6 +180,164 @@ def test_a_second_fit_of_the_trainer_goes_on_and_a_new_trainer_begins_anew():
     assert scheduler.trace["lr"].values.tolist() == [0.8] * 6
 
 
+class Failing(Toy):
+    """Fails at one optimizer step, once."""
+
+    def __init__(self, at, error):
+        super().__init__()
+        self.at, self.error = at, error
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_step == self.at and self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return super().training_step(batch, batch_idx)
+
+
+def test_after_an_error_the_callback_is_free_for_a_new_trainer():
+    scheduler, module = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1)), Failing(8, KeyError("broken data"))
+    with pytest.raises(KeyError):
+        fit(module, scheduler)
+    assert len(scheduler.trace["lr"]) == 8
+    fit(module, scheduler, epochs=1)
+    assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
+
+
+def test_after_an_error_the_optimizer_is_the_users_again():
+    kept = []
+
+    def make(parameters):
+        kept.append(torch.optim.SGD(parameters, lr=0.1))
+        return kept[-1]
+
+    module = Failing(8, KeyError("broken data"))
+    module.make_optimizer = make
+    with pytest.raises(KeyError):
+        fit(module, LearningRateScheduler(StepDecay(0.1)))
+    kept[0].param_groups[0]["lr"] = 0.9
+    kept[0].step()
+    assert kept[0].param_groups[0]["lr"] == 0.9
+
+
+def test_a_fit_with_nothing_to_do_keeps_the_position(tmp_path):
+    scheduler, module = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1)), Toy()
+    trainer = fit(module, scheduler, epochs=2)
+    trainer.fit(module, loader())
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader())
+    assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(18)])
+
+
+def test_resuming_a_finished_run_and_saving_it_again_keeps_the_position(tmp_path):
+    fit(None, LearningRateScheduler(LossDriven(0.001)), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
+    trainer = fit(None, LearningRateScheduler(LossDriven(0.001)), epochs=2, ckpt_path=tmp_path / "a.ckpt")
+    trainer.save_checkpoint(tmp_path / "b.ckpt")
+    first, second = (torch.load(tmp_path / name, weights_only=True)["callbacks"] for name in ("a.ckpt", "b.ckpt"))
+    assert first["LearningRateScheduler"]["steps"] == second["LearningRateScheduler"]["steps"] == [12]
+
+
+def test_testing_a_checkpoint_does_not_move_the_next_fit(tmp_path):
+    class Testable(Toy):
+        def test_step(self, batch, batch_idx):
+            self.log("test_loss", self.compute_loss(batch))
+
+    scheduler, module = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1)), Testable()
+    trainer = fit(module, scheduler, epochs=1)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader())
+    trainer.test(module, loader(8), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader())
+    assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(18)])
+
+
+def test_the_callback_can_be_copied_and_pickled():
+    import copy
+    import pickle
+
+    scheduler = LearningRateScheduler(StepDecay(0.1))
+    fit(None, scheduler, epochs=1)
+    for copied in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        copied.trace["lr"].append(0.5)
+        assert len(scheduler.trace["lr"]) == 6
+        assert copied.state_dict()["steps"] == [6]
+
+
+# --- whose learning rate it starts from -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make_scheduler",
+    [
+        lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10),
+        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=18),
+    ],
+    ids=["LambdaLR", "OneCycleLR"],
+)
+def test_a_scheduler_that_the_module_returns_is_overridden_with_a_warning(make_scheduler):
+    class Both(Toy):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            return [optimizer], [{"scheduler": make_scheduler(optimizer), "interval": "step"}]
+
+    scheduler = LearningRateScheduler(StepDecay(every="1ep"))
+    with pytest.warns(UserWarning, match=r"Both\.configure_optimizers\(\) returns .*overrides it"):
+        fit(Both(), scheduler, epochs=2)
+    assert scheduler.trace["lr"].values.tolist() == [0.1] * 6 + [0.05] * 6
+
+
+def test_an_optimizer_that_the_module_keeps_starts_from_its_own_rate_in_every_fit():
+    kept = []
+
+    def make(parameters):
+        if not kept:
+            kept.append(torch.optim.SGD(parameters, lr=0.1))
+        return kept[0]
+
+    module, scheduler = Toy(make), LearningRateScheduler(StepDecay(every="1ep"))
+    for _ in range(2):
+        fit(module, scheduler, epochs=2)
+        assert scheduler.trace["lr"].values.tolist() == [0.1] * 6 + [0.05] * 6
+    kept[0].param_groups[0]["lr"] = 0.4  # the user's own word counts
+    fit(module, scheduler, epochs=1)
+    assert scheduler.trace["lr"].values.tolist() == [0.4] * 6
+
+
+def test_a_tensor_shared_by_groups_and_default_is_not_written_twice():
+    rate = torch.tensor(0.1)
+
+    def make(parameters):
+        weight, bias = parameters
+        return torch.optim.Adam([{"params": [weight]}, {"params": [bias]}], lr=rate, foreach=False)
+
+    scheduler = LearningRateScheduler(StepDecay(every="1ep"))
+    for _ in range(2):
+        trainer = fit(Toy(make), scheduler, epochs=2)
+        assert scheduler.trace["lr/0"].values == pytest.approx([0.1] * 6 + [0.05] * 6)
+    assert float(rate) == float(trainer.optimizers[0].defaults["lr"]) == pytest.approx(0.1)
+
+
+def test_the_rate_that_lightnings_finder_leaves_is_the_optimizers_own():
+    class Findable(Toy):
+        def __init__(self):
+            super().__init__()
+            self.lr = 0.1
+            self.make_optimizer = lambda parameters: torch.optim.SGD(parameters, lr=self.lr)
+
+    class Found(pl.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            trainer.optimizers[0].param_groups[0]["lr"] = 0.3
+
+    for schedule, rate in ((StepDecay(), 0.3), (StepDecay(0.2), 0.2)):
+        scheduler = LearningRateScheduler(schedule)
+        fit(Findable(), Found(), scheduler, epochs=1)
+        assert scheduler.trace["lr"].values.tolist() == [rate] * 6
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "make_schedule",
     [
@@ -368,3 +526,86 @@ def test_a_loss_that_is_nan_stops_the_run():
 def test_a_share_of_an_endless_run_is_refused():
     with pytest.raises(TrainingError, match="the length of the run is unknown; set max_steps"):
         fit(None, LearningRateScheduler(StepDecay(0.1, every="5%")), epochs=-1)
+
+
+def test_a_schedule_is_not_asked_past_the_end():
+    table = [0.1, 0.2, 0.3]
+
+    class Table(Constant):
+        def value(self, position, state):
+            return table[position.step // 6]
+
+    scheduler = LearningRateScheduler(Table())
+    trainer = fit(None, scheduler)
+    assert scheduler.trace["lr"].values.tolist() == [0.1] * 6 + [0.2] * 6 + [0.3] * 6
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.3
+
+
+def test_where_the_steps_cannot_be_known_percent_count_in_epochs():
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="50%"))
+    trainer = fit(None, pl.callbacks.GradientAccumulationScheduler({0: 3}), scheduler, epochs=4)
+    assert (scheduler.run_length.steps, trainer.global_step) == (None, 8)
+    assert scheduler.trace["lr"].values.tolist() == [0.1] * 4 + [0.05] * 4
+
+
+def test_amp_steps_that_the_scaler_skips_are_not_counted():
+    class Scaled(Toy):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            loss = self.compute_loss(batch) * (math.inf if batch_idx in (1, 3) else 1.0)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    fit(Scaled(), scheduler, epochs=1)
+    assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(4)])
+
+
+def test_lbfgs_takes_one_step_whatever_its_closure_calls():
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    fit(Toy(lambda parameters: torch.optim.LBFGS(parameters, lr=0.1)), scheduler, epochs=1)
+    assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
+
+
+def test_a_full_pass_leaves_modes_and_random_numbers_as_they_are():
+    class Frozen(Toy):
+        def __init__(self):
+            super().__init__()
+            self.frozen = torch.nn.Dropout()
+            self.frozen.eval()
+
+    def run(measure):
+        pl.seed_everything(3, verbose=False)
+        module = Frozen()
+        fit(module, LearningRateScheduler(Constant(0.1), measure=measure), epochs=2)
+        return module, torch.rand(3).tolist()
+
+    plain, numbers = run({})
+    measured, same = run({"whole": FullPass()})
+    assert same == numbers
+    assert torch.equal(plain.layer.weight, measured.layer.weight)
+    assert measured.layer.training
+    assert not measured.frozen.training
+
+
+def test_what_is_measured_is_logged_for_every_schedule():
+    trainer = fit(None, LearningRateScheduler(Constant(0.1), measure={"whole": FullPass()}), epochs=2)
+    assert float(trainer.callback_metrics["whole"]) > 0
+    with pytest.raises(InvalidArgument, match=r"measure\['a'\] must be a function of"):
+        LearningRateScheduler(Constant(), measure={"a": 3})
+
+
+def test_a_loss_driven_schedule_takes_over_a_run_of_another_kind(tmp_path):
+    fit(None, LearningRateScheduler(StepDecay(0.1)), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
+    scheduler = LearningRateScheduler(LossDriven(0.001))
+    trainer = fit(None, scheduler, epochs=4, ckpt_path=tmp_path / "a.ckpt")
+    assert trainer.global_step == 24
+    assert scheduler.trace["lr"].values[0] == 0.001
+    assert scheduler.trace["lr"].values[-1] > 0.001

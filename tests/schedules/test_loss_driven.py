@@ -47,8 +47,11 @@ def test_a_loss_whose_exponential_is_too_large_is_an_error_that_names_the_ceilin
 
 
 def test_a_metric_that_is_not_logged_is_an_error_that_lists_those_that_are():
+    schedule, logged = LossDriven(0.01, monitor="val_los"), {"val_loss": 1.0, "acc": 0.5}
+    state = schedule.observe(schedule.start(), LATER, logged)  # the first epoch that it sees: nothing can be known yet
+    assert schedule(LATER, state) == 0.01
     with pytest.raises(TrainingError, match=r"monitor is 'val_los'.*logged are: acc, val_loss"):
-        LossDriven(0.01, monitor="val_los").observe({}, LATER, {"val_loss": 1.0, "acc": 0.5})
+        schedule.observe(state, LATER, logged)
 
 
 def test_a_curve_under_one_observation_is_flat():

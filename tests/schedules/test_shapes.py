@@ -188,3 +188,13 @@ def test_schedules_need_neither_torch_nor_lightning():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@given(permille=st.integers(1, 1000), steps=st.integers(1, 5).map(lambda thousands: 1000 * thousands))
+def test_percent_of_a_run_are_exact(permille, steps):
+    run, every = RunLength.of(steps=steps), f"{permille / 10}%"
+    boundary = permille * steps // 1000
+    schedule = PiecewiseConstant([every], [2.0, 1.0])
+    assert schedule(run.position(boundary - 1)) == 2.0
+    assert schedule(run.position(boundary)) == 1.0
+    assert StepDecay(2.0, drop=0.5, every=every)(run.position(boundary)) == 1.0

@@ -92,8 +92,26 @@ def test_a_run_that_ends_by_an_error_says_so_and_keeps_what_was_recorded(logger,
         fit(Failing(), scheduler, LearningRateTrace(), logger=logger)
     signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored: a user's process ends here
     assert status(logger) == expected
-    assert [step for step, _ in points(logger, "lr")] == list(range(9))
+    assert [step for step, _ in points(logger, "lr")] == list(range(8))
     assert len(points(logger, "loss")) == 1
+
+
+def test_another_fit_goes_on_in_the_same_run(logger):
+    module, scheduler = Toy(), LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    trainer = fit(module, scheduler, LearningRateTrace(), logger=logger, epochs=1)
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            logger.flush()
+            seen.append(status(logger))
+
+    trainer.callbacks.append(Look())
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader())
+    assert seen == ["RUNNING"]
+    assert status(logger) == "FINISHED"
+    assert [step for step, _ in points(logger, "lr")] == list(range(12))
 
 
 def test_values_that_are_no_numbers_are_kept_as_such(logger):

@@ -70,7 +70,7 @@ BEFORE_TRAINING = [
     (["schedule.every=3parsecs"], r"StepDecay\.every must be greater than 0: .*got '3parsecs'"),
     (["schedule=piecewise", "schedule.values=[1]"], r"PiecewiseConstant\.values must be one longer.*got \[1\]"),
     (["schedule=function", "schedule.function.path=no.such.module"], r"Error loading 'no\.such\.module'"),
-    (["optimizer.lr=-1"], r"optimizer: Invalid learning rate: -1"),
+    (["optimizer.lr=-1"], r"optimizer\.lr must be a finite number >= 0; got -1"),
     (["optimizer=keras_sgd", "optimizer.momentum=2"], r"KerasSGD\.momentum must be .*got 2"),
     (["data.batch_size=0"], r"Fake\.batch_size must be an integer >= 1; got 0"),
     (["model=torchvision", "model.name=resnt18"], r"TorchvisionModel\.name must be .*got 'resnt18'.*resnet18"),
@@ -78,6 +78,9 @@ BEFORE_TRAINING = [
     (["seed=one"], r"seed must be an integer from 0.*got 'one'"),
     (["num_threads=0"], r"num_threads must be an integer >= 1.*got 0"),
     (["style=keras4"], r"KerasProgress\.style must be one of keras2, keras3; got 'keras4'"),
+    (["optimizer.lr=fast"], r"optimizer\.lr must be a finite number >= 0; got 'fast'"),
+    (["ckpt_path=nope.ckpt"], r"ckpt_path must be a checkpoint file that exists.*got 'nope\.ckpt'"),
+    (["experiment=digits_piecewise", "schedule=step_decay"], r"keyword argument 'boundaries'.*leave experiment= out"),
     (["callbacks.trace=5"], r"callbacks\.trace must be null, or a callback with a _target_; got 5"),
 ]
 
@@ -105,6 +108,8 @@ WHILE_TRAINING = [
         ["schedule=function", "schedule.function.path=builtins.str"],
         r"the schedule function must return a finite number >= 0; str\(0\) returned '0' of type str",
     ),
+    (["schedule.drop=1e200", "schedule.every=1st"], r"finite number >= 0; the schedule gives \S+ at step"),
+    (["callbacks.trace.dirpath=/proc/nope"], r"LearningRateTrace\.dirpath must be a folder"),
     (["schedule.every=5%", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
     (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val_f1"], r"val_f1.*not available"),
 ]

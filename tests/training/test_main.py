@@ -142,7 +142,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another_one(tmp_path)
     assert first.data.metrics == last.data.metrics != second.data.metrics
 
 
-def test_ctrl_c_ends_cleanly_and_keeps_what_was_recorded(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_ends_cleanly_and_keeps_what_was_recorded(tmp_path, number, status):
     process = subprocess.Popen(
         [*TRAIN, "trainer.max_epochs=100000", "data=fake"],
         cwd=tmp_path,
@@ -150,14 +151,19 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_recorded(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs us in the background lets its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    lines = iter(process.stdout.readline, "")
-    assert any(line.startswith("Epoch 4/") for line in lines), process.stderr.read()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    try:
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("Epoch 4/") for line in lines), process.stderr.read()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == status
     assert "Traceback" not in err
-    assert "Interrupted" in out
+    assert "Interrupted. What was recorded is kept.\n\nbest val_loss" in out
     [run] = runs(tmp_path)
     assert run.info.status == "KILLED"
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -165,3 +171,41 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_recorded(tmp_path):
     assert steps == list(range(len(steps)))
     assert len(steps) >= 3 * 7
     assert {"lr_trace.csv", "lr_trace.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+def test_runs_that_begin_at_once_in_a_new_folder_all_end_well(tmp_path):
+    command = [*TRAIN, "data=fake", "trainer.max_epochs=1"]
+    options = {"cwd": tmp_path, "env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen([*command, f"seed={seed}"], **options) for seed in (1, 2)]
+    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+    assert errors == ["", ""]
+    assert [run.info.status for run in runs(tmp_path)] == ["FINISHED"] * 2
+    assert all(run.data.metrics["lr"] == 0.002 for run in runs(tmp_path))
+
+
+def test_a_recipe_without_validation_set_is_as_quiet(tmp_path):
+    process = train(tmp_path, "experiment=iris_loss_driven", "trainer.max_epochs=2")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "best training_set_loss" in process.stdout
+
+
+def test_a_checkpoint_is_resumed(tmp_path):
+    first = train(tmp_path, *SMALL, "schedule=inverse_time")
+    [last] = re.findall(r"last checkpoint  (\S+)", first.stdout)
+    more = train(tmp_path, "data=fake", "trainer.max_epochs=3", "schedule=inverse_time", f"ckpt_path={last}")
+    assert (more.returncode, more.stderr) == (0, "")
+    assert "Epoch 3/3" in more.stdout
+    assert "Epoch 1/3" not in more.stdout
+    newest = runs(tmp_path)[0]
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    points = client.get_metric_history(newest.info.run_id, "lr")
+    assert [(point.step, point.value) for point in points] == [(t, 0.002 / (1 + 0.005 * t)) for t in range(14, 21)]
+    for arguments, message in (
+        (["trainer.max_epochs=2"], "trainer.max_epochs must be above 2"),
+        (["model=mlp"], "ckpt_path must be a checkpoint of the same model"),
+        (["optimizer=sgd"], "ckpt_path must be a checkpoint of the same optimizer.*nesterov"),
+    ):
+        refused = train(tmp_path, "data=fake", f"ckpt_path={last}", *arguments)
+        assert refused.returncode == 1
+        assert re.search(message, refused.stderr), refused.stderr
+    assert len(runs(tmp_path)) == 2

@@ -125,7 +125,7 @@ def test_models_with_learnt_positions_take_the_size_of_the_images():
         (lambda: TorchvisionModel((1, 8, 8), 3, name="resnet19"), "TorchvisionModel.name", "resnet18"),
         (lambda: TorchvisionModel((1, 8, 8), 3, name="zzz"), "TorchvisionModel.name", "list_models"),
         (lambda: TorchvisionModel((1, 8, 8), 3, name="deeplabv3_resnet50"), "TorchvisionModel.name", "list_models"),
-        (lambda: TorchvisionModel((1, 8, 8), 3, colour="red"), "TorchvisionModel", "colour"),
+        (lambda: TorchvisionModel((1, 8, 8), 3, colour="red"), "the arguments of resnet18", "colour"),
     ],
 )
 def test_bad_arguments(make, field, words):

@@ -1,0 +1,199 @@
+"""Time of the Iris recipe: the main job with everything it records, beside Keras' bare `fit`.
+
+Both train the same net (4-6-3, batch 5, 200 epochs, 6,000 optimizer steps) under the same inverse-time decay, each in
+a fresh process whose standard output is a pipe, in turn: ours, Keras, ours, Keras, ...
+
+* ours: `python train.py experiment=iris_inverse_time`, as it stands: Keras' lines and messages on the console, the
+  learning rate of all 6,000 steps and the metrics of every epoch in MLflow (an SQLite file in a temporary folder), the
+  table and the picture of the learning rate, `best.ckpt` and `last.ckpt`. The time of fit is that of `Trainer.fit`,
+  until all of this is written.
+* Keras: `Sequential`, `SGD(InverseTimeDecay(...))`, `fit(..., verbose=2)` on the torch backend, without callbacks.
+
+Both get one thread (`--threads`). With two, Keras' fit took up to seven times as long whenever other work kept a
+core busy: its threads wait for each other. Such a ratio would flatter us.
+
+Beside the wall clock's stands the processor's time of fit, which other work on the machine disturbs less.
+
+The last table says what is inside our fit: seconds spent in each kind of recording, the nested ones taken off.
+
+    python benchmarks/iris_vs_keras.py --repeats 3
+
+Exit status: 0, or 1 when our median fit takes longer than Keras'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+EPOCHS, BATCH, SEED = 200, 5, 1
+STEPS = EPOCHS * 30
+
+Timing = dict[str, Any]
+
+
+# --- the children: each leaves its times in a file ----------------------------------------------------------
+
+
+class Stopwatch:
+    """Seconds by name, those of a name inside another taken off the outer one; and the processor's seconds of all."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.processor = 0.0
+        self._inner = [0.0]  # per open call: seconds of the calls inside it
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Count the time of a method under a name from now on."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._inner.append(0.0)
+            start, processor = time.perf_counter(), time.process_time()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                taken = time.perf_counter() - start
+                self.seconds[name] += taken - self._inner.pop()
+                self._inner[-1] += taken
+                if len(self._inner) == 1:
+                    self.processor += time.process_time() - processor
+
+        setattr(owner, method, timed)
+
+
+def ours() -> Timing:
+    """The main job in this process, as a user starts it."""
+    import pytorch_lightning as pl
+
+    from lr_plugins.callbacks import LearningRateScheduler, LearningRateTrace, keras_progress
+    from lr_plugins.tracking import MLflowLogger
+
+    watch = Stopwatch()
+    watch.watch(pl.Trainer, "fit", "training itself")
+    watch.watch(pl.Trainer, "save_checkpoint", "checkpoints")
+    watch.watch(LearningRateTrace, "save", "table and picture of the learning rate")
+    watch.watch(keras_progress, "_say", "console")
+    watch.watch(LearningRateScheduler, "_say", "console")
+    for method in ("log_metrics", "log_hyperparams", "log_text", "log_artifact", "flush", "finalize"):
+        watch.watch(MLflowLogger, method, "MLflow, its import included")
+
+    sys.argv = ["train.py", "experiment=iris_inverse_time", f"seed={SEED}"]
+    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    return {"fit": sum(watch.seconds.values()), "processor": watch.processor, "parts": dict(watch.seconds)}
+
+
+def keras_fit() -> Timing:
+    """The same recipe in Keras."""
+    import keras
+    from sklearn.datasets import load_iris
+
+    x, y = load_iris(return_X_y=True)
+    keras.utils.set_random_seed(SEED)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4, activation="relu"),
+            keras.layers.Dense(6, activation="relu"),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    schedule = keras.optimizers.schedules.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005)
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
+    model.compile(loss="categorical_crossentropy", optimizer=optimizer, metrics=["accuracy"])
+    targets = keras.utils.to_categorical(y, 3)
+    start, processor = time.perf_counter(), time.process_time()
+    model.fit(x.astype("float32"), targets, epochs=EPOCHS, batch_size=BATCH, verbose=2)
+    return {"fit": time.perf_counter() - start, "processor": time.process_time() - processor, "parts": {}}
+
+
+CHILDREN = {"ours": ours, "Keras": keras_fit}
+
+
+# --- the parent ---------------------------------------------------------------------------------------------
+
+
+def run_child(name: str, threads: int) -> Timing:
+    """One fresh process in a folder of its own."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment.pop("MLFLOW_TRACKING_URI", None)  # a local file, whatever the user logs to
+    with tempfile.TemporaryDirectory() as folder:
+        times = Path(folder) / "times.json"
+        command = [sys.executable, str(Path(__file__).resolve()), "--child", name, "--times", str(times)]
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        whole = time.perf_counter() - start
+        if done.returncode != 0:
+            sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        if name == "ours":
+            check_record(Path(folder))
+        timing: Timing = json.loads(times.read_text())
+        return {**timing, "process": whole, "lines": done.stdout.count("\n")}
+
+
+def check_record(folder: Path) -> None:
+    """Nothing was left out to be fast: every step and epoch is in MLflow, the files are there."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        points = dict(database.execute("select key, count(*) from metrics group by key").fetchall())
+    assert (points["lr"], points["loss"], points["acc"]) == (STEPS, EPOCHS, EPOCHS), points
+    written = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"lr_trace.csv", "lr_trace.png", "config.yaml", "best.ckpt", "last.ckpt"} <= written, written
+
+
+def report(timings: dict[str, list[Timing]]) -> float:
+    """Print the tables; returns our median fit over Keras'."""
+    print(f"\n| {STEPS:,} steps | fit, s (each) | fit, median s | fit, processor s | whole process, median s | lines |")
+    print("|---|---|---|---|---|---|")
+    medians = {}
+    for name, runs in timings.items():
+        medians[name] = [statistics.median(run[what] for run in runs) for what in ("fit", "processor", "process")]
+        each = ", ".join(f"{run['fit']:.2f}" for run in runs)
+        print(f"| {name} | {each} | {' | '.join(f'{value:.2f}' for value in medians[name])} | {runs[0]['lines']} |")
+    ratios = [one / other for one, other in zip(medians["ours"], medians["Keras"], strict=True)]
+    print(f"| ours / Keras | | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} | |")
+    print("\n| inside our fit | median s |\n|---|---|")
+    parts = {
+        name: statistics.median(run["parts"][name] for run in timings["ours"]) for name in timings["ours"][0]["parts"]
+    }
+    for name, seconds in sorted(parts.items(), key=lambda item: -item[1]):
+        print(f"| {name} | {seconds:.2f} |")
+    return ratios[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of torch, in either child (default 1)")
+    parser.add_argument("--child", choices=list(CHILDREN), help=argparse.SUPPRESS)
+    parser.add_argument("--times", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        options.times.write_text(json.dumps(CHILDREN[options.child]()))
+        return 0
+    timings: dict[str, list[Timing]] = {name: [] for name in CHILDREN}
+    for turn in range(options.repeats):
+        for name, runs in timings.items():
+            runs.append(run_child(name, options.threads))
+            print(f"{turn + 1}/{options.repeats} {name}: fit {runs[-1]['fit']:.2f} s", flush=True)
+    return 0 if report(timings) <= 1 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The page with every schedule and its picture: `python -m lr_plugins.report.catalogue docs`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lr_plugins import schedules as s
+from lr_plugins.callbacks.trace import Series
+from lr_plugins.report.plot import plot_learning_rate
+from lr_plugins.schedules import RunLength, Schedule
+
+RUN = RunLength.of(steps_per_epoch=10, epochs=30, batch_size=32)
+STEPS = np.arange(RUN.steps or 0)
+
+EXAMPLES: Mapping[str, Mapping[str, Schedule]] = {
+    "Shapes": {
+        "constant": s.Constant(0.1),
+        "step_decay": s.StepDecay(0.1, drop=0.5, every="6ep"),
+        "multi_step": s.MultiStepDecay(0.1, milestones=["15ep", "24ep"], gamma=0.1),
+        "piecewise": s.PiecewiseConstant(["6ep", "18ep"], [0.1, 0.04, 0.01]),
+        "interpolation": s.PiecewiseInterpolation([[0, 0.02], ["20%", 0.1], ["60%", 0.08], ["100%", 0.0]]),
+        "exponential": s.ExponentialDecay(0.1, decay_steps=100, decay_rate=0.3),
+        "inverse_time": s.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.02),
+        "inverse_sqrt": s.InverseSquareRoot(0.1, decay_steps=20),
+        "linear": s.LinearDecay(0.1),
+        "polynomial": s.PolynomialDecay(0.1, power=2.0),
+        "cosine": s.CosineDecay(0.1, end_learning_rate=0.01),
+        "cosine_restarts": s.CosineRestarts(0.1, first_decay_steps=43, t_mul=2.0, m_mul=0.8),
+        "tanh": s.TanhDecay(0.1),
+        "one_cycle": s.OneCycle(0.1),
+        "cycle_through": s.CycleThrough(0.95, 0.85, 0.95),
+        "cyclic": s.Cyclic(0.01, 0.1, step_size_up=40, mode="triangular2"),
+        "warmup_stable_decay": s.WarmupStableDecay(0.1, warmup="5%", decay="20%", decay_shape="1-sqrt"),
+        "function": s.FunctionSchedule(lambda epoch: 0.1 / (1 + epoch // 5)),
+    },
+    "Combinations": {
+        "warmup_cosine": s.CosineDecay(0.1).with_warmup("10%"),
+        "chain": s.Constant(0.1).then(s.LinearDecay(0.1, 0.01), after="40%").then(s.Constant(0.01), after="80%"),
+        "product": s.CosineDecay(0.1) * s.StepDecay(drop=0.7, every="5ep"),
+        "bounded": s.ExponentialDecay(0.1, decay_steps=50, decay_rate=0.3).at_least(0.01),
+        "repeated": s.CosineDecay(0.1).repeated("10ep"),
+        "stretched": s.StepDecay(0.1, drop=0.5, every="6ep").stretched(0.5),
+        "smooth": s.ExponentialDecay(0.1, decay_steps="10ep", decay_rate=0.3).smooth(),
+        "per_epoch": s.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.05).per_epoch(),
+        "noise": s.Noise(s.CosineDecay(0.1), std=0.2),
+    },
+}
+
+
+def page() -> str:
+    """The page's text."""
+    lines = [
+        "# Every schedule, with its picture",
+        "",
+        f"Each picture is a run of {RUN.epochs} epochs of {RUN.steps_per_epoch} optimizer steps. Below it, folded, is",
+        "what `help()` says of the class: the formula, the arguments with units and ranges, the edges, the source.",
+        "`python -m lr_plugins.report.catalogue docs` makes this page.",
+    ]
+    for title, examples in EXAMPLES.items():
+        lines += ["", f"## {title}"]
+        for name, schedule in examples.items():
+            text = inspect.getdoc(type(schedule)) or ""
+            arguments = text.split("\nExample:")[0].rstrip()
+            lines += ["", f"### {name}", "", f"`{_call(schedule)}`", "", f"![{name}](pictures/{name}.png)", ""]
+            lines += ["<details><summary>", "", arguments.split("\n")[0], "", "</summary>", ""]
+            lines += ["```text", *arguments.split("\n")[2:], "```", "", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def _call(schedule: Schedule) -> str:
+    text = repr(schedule)
+    return "FunctionSchedule(lambda epoch: 0.1 / (1 + epoch // 5))" if "<function" in text else text
+
+
+def _curve(schedule: Schedule) -> Series:
+    """A schedule's learning rates over the example run."""
+    series = Series()
+    for value in np.asarray(schedule(RUN.position(STEPS))).tolist():
+        series.append(value)
+    return series
+
+
+def write(folder: Path) -> None:
+    """Write `schedules.md` and its pictures into a folder."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for examples in EXAMPLES.values():
+        for name, schedule in examples.items():
+            plot_learning_rate({"lr": _curve(schedule)}, pictures / f"{name}.png", title="", small=True)
+    (folder / "schedules.md").write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
