@@ -1,7 +1,7 @@
 """What all tests share."""
 
+import logging
 import os
-import warnings
 
 import pytest
 
@@ -9,19 +9,14 @@ os.environ.setdefault("KERAS_BACKEND", "torch")  # the oracle of the parity test
 
 
 @pytest.fixture(autouse=True)
-def _few_threads():
+def _one_thread():
+    """For models this small a second thread only waits for the first."""
     import torch
 
-    torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _quiet_lightning():
-    import logging
-
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*smaller than the logging interval.*"):
-            warnings.filterwarnings("ignore", message=message)
-        yield

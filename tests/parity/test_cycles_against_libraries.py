@@ -13,6 +13,9 @@ import keras
 import numpy as np
 import pytest
 import torch
+import transformers.optimization as hf
+from timm.scheduler import CosineLRScheduler
+from timm.scheduler.wsd_lr import WSDLRScheduler
 from torch.optim import lr_scheduler
 
 from lr_plugins import Chain, Constant, FunctionSchedule, RunLength
@@ -138,9 +141,8 @@ SHAPES = {"linear": "linear", "1-sqrt": "1-sqrt", "cosine": "cosine", "exp": "ex
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("warmup", "decay", "total"), [(10, 40, 200), (0, 40, 200), (1, 1, 9), (0, 50, 50)])
 def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
-    scheduler = pytest.importorskip("timm.scheduler.wsd_lr").WSDLRScheduler
     for lr_min, first in ((0.0, 0.0), (1e-3, 1e-4)):
-        theirs = scheduler(
+        theirs = WSDLRScheduler(
             optimizer(), total - warmup, decay, lr_min, decay_fn=shape, warmup_t=warmup, warmup_lr_init=first
         )
         expected = [theirs._get_lr(step)[0] for step in range(total + 5)]
@@ -154,8 +156,9 @@ def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
 
 
 def test_timms_cosine_with_its_warm_up_in_front():
-    scheduler = pytest.importorskip("timm.scheduler").CosineLRScheduler
-    theirs = scheduler(optimizer(), t_initial=100, lr_min=1e-3, warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=True)
+    theirs = CosineLRScheduler(
+        optimizer(), t_initial=100, lr_min=1e-3, warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=True
+    )
     expected = [theirs._get_lr(step)[0] for step in range(110)]
     check(CosineDecay(None, 100, 1e-3).with_warmup(10, 1e-4 / BASE), expected)
 
@@ -165,14 +168,9 @@ def test_timms_cosine_with_its_warm_up_in_front():
 W, T = 20, 200
 
 
-@pytest.fixture(scope="module")
-def hf():
-    return pytest.importorskip("transformers.optimization")
-
-
 @pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt"])
 @pytest.mark.parametrize("least", [0.0, 0.1])
-def test_transformers_warm_up_stable_decay(hf, shape, least):
+def test_transformers_warm_up_stable_decay(shape, least):
     for warmup, decay in ((20, 40), (0, 40), (20, 180)):
         rates, _ = used(
             lambda inner: hf.get_wsd_schedule(
@@ -193,14 +191,14 @@ def test_transformers_warm_up_stable_decay(hf, shape, least):
         check(inside.with_warmup(20, least, rises[shape]), rates, rounding=ROUNDING * BASE)
 
 
-def test_transformers_rise_of_one_less_the_root(hf):
+def test_transformers_rise_of_one_less_the_root():
     rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, "1-sqrt", "1-sqrt"), T)
     rise = FunctionSchedule(lambda share: 1 - math.sqrt(1 - share), of="fraction")
     check(WarmupStableDecay(None, 0, 40, "1-sqrt").with_warmup(20, shape=rise), rates)
 
 
 @pytest.mark.parametrize("length", [W, "10%", f"{W}st"])
-def test_transformers_with_warmup(hf, length):
+def test_transformers_with_warmup(length):
     originals = {
         "cosine": (hf.get_cosine_schedule_with_warmup, CosineDecay()),
         "linear": (hf.get_linear_schedule_with_warmup, LinearDecay()),
@@ -219,7 +217,7 @@ def test_transformers_with_warmup(hf, length):
         check(ours.with_warmup(length), rates, rounding=ROUNDING * BASE)
 
 
-def test_transformers_two_other_rules_of_the_first_step(hf):
+def test_transformers_two_other_rules_of_the_first_step():
     """(t + 1) / warmup, and a factor of one's own for t = 0: both arrive one step earlier."""
     original = hf.get_cosine_with_min_lr_schedule_with_warmup_lr_rate
     for first in (None, 0.2):
