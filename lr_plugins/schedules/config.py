@@ -1,0 +1,85 @@
+"""Schedules as plain values, for JSON, yaml and Hydra, and back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.schedule import Schedule
+
+TARGET = "_target_"  # Hydra's name for what to build, so that Hydra can build it as well
+
+
+def to_config(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as numbers, texts, lists and dictionaries: `{"_target_": dotted name, argument: value, ...}`.
+
+    Args:
+        schedule: the schedule, of whatever depth.
+
+    Raises:
+        InvalidArgument: it holds a function, which has no plain form.
+
+    Example:
+        >>> from lr_plugins import StepDecay
+        >>> to_config(StepDecay(0.1, drop=0.5, every="10ep") * 2.0)["schedules"][1]
+        {'_target_': 'lr_plugins.schedules.Constant', 'initial_learning_rate': 2.0}
+    """
+    kind = type(schedule)
+    # The package that shows a schedule, not the file it happens to be written in.
+    home = "lr_plugins.schedules" if kind.__module__.startswith("lr_plugins.schedules.") else kind.__module__
+    arguments = {name: _plain(value, f"{kind.__name__}.{name}") for name, value in schedule.config().items()}
+    return {TARGET: f"{home}.{kind.__qualname__}", **arguments}
+
+
+def from_config(config: Mapping[str, Any]) -> Schedule:
+    """The schedule of a dictionary that `to_config` made.
+
+    Args:
+        config: the dictionary; `_target_` names a class of schedules.
+
+    Raises:
+        InvalidArgument: it names none, or its arguments do not fit.
+
+    Example:
+        >>> from_config({"_target_": "lr_plugins.schedules.StepDecay", "initial_learning_rate": 0.1, "every": "5ep"})
+        StepDecay(initial_learning_rate=0.1, drop=0.5, every='5ep')
+    """
+    target = config.get(TARGET) if isinstance(config, Mapping) else None
+    kind = _class(target)
+    try:
+        schedule: Schedule = kind(**{name: _built(value) for name, value in config.items() if name != TARGET})
+    except TypeError as error:
+        raise InvalidArgument(f"the configuration of {target}", dict(config), "its arguments", str(error)) from error
+    return schedule
+
+
+def _plain(value: Any, field: str) -> Any:
+    if isinstance(value, Schedule):
+        return to_config(value)
+    if isinstance(value, Duration):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(one, field) for one in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise InvalidArgument(field, value, "a plain value to be written down", "A function has none; name its formula.")
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping) and TARGET in value:
+        return from_config(value)
+    return [_built(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _class(target: object) -> Any:
+    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    try:
+        found = getattr(importlib.import_module(module), name) if module else None
+    except (ImportError, AttributeError):
+        found = None
+    if not (isinstance(found, type) and issubclass(found, Schedule)):
+        raise InvalidArgument(TARGET, target, "the dotted name of a schedule, e.g. lr_plugins.schedules.StepDecay")
+    return found

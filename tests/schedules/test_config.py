@@ -1,0 +1,53 @@
+"""Schedules as plain values and back."""
+
+import json
+
+import pytest
+from hydra.utils import instantiate
+
+from lr_plugins import FunctionSchedule, RunLength, StepDecay, keras
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.report.catalogue import EXAMPLES
+from lr_plugins.schedules.config import from_config, to_config
+
+ALL = {name: one for examples in EXAMPLES.values() for name, one in examples.items() if name != "function"}
+RUN = RunLength.of(steps_per_epoch=10, epochs=30, batch_size=32)
+
+
+@pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
+def test_json_gives_the_same_schedule_and_so_does_hydra(schedule):
+    written = json.loads(json.dumps(to_config(schedule)))
+    for again in (from_config(written), instantiate(written)):
+        assert again == schedule
+        assert [again(RUN.position(step)) for step in (0, 77, 299)] == [
+            schedule(RUN.position(step)) for step in (0, 77, 299)
+        ]
+
+
+def test_keras_schedules_too():
+    schedule = keras.CosineDecay(0.1, 100) * 0.5
+    assert from_config(to_config(schedule)) == schedule
+
+
+def test_a_function_has_no_plain_form():
+    with pytest.raises(InvalidArgument, match=r"FunctionSchedule\.function must be a plain value"):
+        to_config(FunctionSchedule(lambda epoch: 0.1))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_target_": "os.system"}, "_target_ must be the dotted name of a schedule"),
+        ({"_target_": "no.such.Thing"}, "_target_ must be the dotted name of a schedule"),
+        ({"drop": 0.5}, "_target_ must be the dotted name of a schedule.*got None"),
+        ({"_target_": "lr_plugins.schedules.StepDecay", "dorp": 1}, "unexpected keyword argument 'dorp'"),
+        ({"_target_": "lr_plugins.schedules.StepDecay", "drop": -1}, r"StepDecay\.drop must be"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(config, message):
+    with pytest.raises(InvalidArgument, match=message):
+        from_config(config)
+
+
+def test_a_list_of_values_stays_one():
+    assert to_config(StepDecay(0.1, every="3ep"))["every"] == "3ep"
