@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from lr_plugins.callbacks.trace import Trace
@@ -37,5 +38,9 @@ def summary(metrics: Mapping[str, Mapping[int, float]], trace: Trace, places: Ma
 
 
 def _best(name: str, values: Mapping[int, float]) -> str:
-    epoch = (max if "acc" in name else min)(values, key=values.__getitem__)
-    return f"{values[epoch]:.4f}  (epoch {epoch + 1})"
+    numbers = {epoch: value for epoch, value in values.items() if not math.isnan(value)}
+    if not numbers:
+        return "nan in every epoch: training has diverged"
+    epoch = (max if "acc" in name else min)(numbers, key=numbers.__getitem__)
+    diverged = "; nan at the end: training has diverged" if math.isnan(values[max(values)]) else ""
+    return f"{numbers[epoch]:.4f}  (epoch {epoch + 1}){diverged}"
