@@ -28,6 +28,8 @@ class Toy(pl.LightningModule):
     def __init__(self, make_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)):
         super().__init__()
         self.layer = torch.nn.Linear(3, 1)
+        torch.nn.init.constant_(self.layer.weight, 0.5)  # the same in every test: a schedule may follow the loss
+        torch.nn.init.zeros_(self.layer.bias)
         self.make_optimizer = make_optimizer
 
     def training_step(self, batch, batch_idx):

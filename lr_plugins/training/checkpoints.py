@@ -43,9 +43,7 @@ def check_checkpoint(path: str, module: Classifier, max_epochs: int | None) -> N
         raise InvalidArgument("ckpt_path", path, "a checkpoint of the same optimizer", hint)
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if max_epochs is not None and 0 <= max_epochs <= done:
-        raise InvalidArgument(
-            "trainer.max_epochs", max_epochs, f"above {done}: so many epochs the checkpoint has behind it"
-        )
+        raise InvalidArgument("trainer.max_epochs", max_epochs, f"above {done}, the epochs that the checkpoint has")
 
 
 def _shapes(weights: dict[str, Any]) -> dict[str, torch.Size]:

@@ -95,6 +95,22 @@ def test_a_setting_that_cannot_work_is_told_before_a_run_is_made(train, database
     assert statuses(database) == before
 
 
+def test_a_checkpoint_that_does_not_fit_is_told_before_a_run_is_made(train, database, tmp_path):
+    assert train(f"output_dir={tmp_path}")[0] == 0
+    last, before = tmp_path / "checkpoints/last.ckpt", statuses(database)
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    for arguments, message in (
+        ([f"ckpt_path={last}"], r"trainer\.max_epochs must be above 2, the epochs that the checkpoint has; got 2"),
+        ([f"ckpt_path={last}", "model=mlp"], r"ckpt_path must be a checkpoint of the same model"),
+        ([f"ckpt_path={last}", "optimizer=sgd"], r"ckpt_path must be a checkpoint of the same optimizer.*nesterov"),
+        ([f"ckpt_path={tmp_path}/text.ckpt"], r"ckpt_path must be a checkpoint of a Lightning run"),
+    ):
+        status, text = train(*arguments)
+        assert status == 1
+        assert re.search(message, text), text
+    assert statuses(database) == before
+
+
 WHILE_TRAINING = [
     (
         ["schedule=loss_driven", "schedule.monitor=val_los"],
