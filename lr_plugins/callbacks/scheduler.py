@@ -13,7 +13,7 @@ import numpy as np
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import run_length
-from lr_plugins.callbacks.writer import Writer
+from lr_plugins.callbacks.writer import Writer, series_prefixes
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules import Position, RunLength, Schedule, as_schedule
 from lr_plugins.schedules.schedule import State
@@ -119,10 +119,9 @@ class LearningRateScheduler(Callback):
                 f"{type(pl_module).__name__}.configure_optimizers() returns {theirs} as well. LearningRateScheduler "
                 "overrides it at every step; return the optimizer alone, or leave LearningRateScheduler out."
             )
-        many = len(trainer.optimizers) > 1
+        names = series_prefixes(trainer.optimizers)
         self._writers = [
-            Writer(optimizer, self._value, f"lr/{type(optimizer).__name__}-{index}" if many else "lr")
-            for index, optimizer in enumerate(trainer.optimizers)
+            Writer(optimizer, self._value, name) for optimizer, name in zip(trainer.optimizers, names, strict=True)
         ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

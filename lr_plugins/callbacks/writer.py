@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -186,6 +186,13 @@ class Writer(Recorder):
         # Past the end nobody needs a value, and a schedule may have none.
         if self.total_steps is None or self.step < self.total_steps:
             self.refresh()
+
+
+def series_prefixes(optimizers: Sequence[Optimizer]) -> list[str]:
+    """`lr` for one optimizer; `lr/<class>-<index>` for each of several."""
+    if len(optimizers) == 1:
+        return ["lr"]
+    return [f"lr/{type(optimizer).__name__}-{index}" for index, optimizer in enumerate(optimizers)]
 
 
 def series_names(prefix: str, groups: list[dict[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.schedule import flag as flag
 
 
 def _whole(value: object) -> int | None:
@@ -48,13 +49,6 @@ def positive(field: str, value: object) -> float:
     if 0 < (number := _real(value)) < math.inf:
         return number
     raise InvalidArgument(field, value, "a finite number > 0")
-
-
-def flag(field: str, value: object) -> bool:
-    """`value` as a bool; the text "false" is true in Python, so nothing but a bool passes."""
-    if isinstance(value, bool):
-        return value
-    raise InvalidArgument(field, value, "true or false")
 
 
 def integers(field: str, value: object, minimum: int = 1) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from lr_plugins.errors import InvalidArgument, LearningRateError
 from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
+from lr_plugins.training import _arguments as arguments
 from lr_plugins.training.checkpoints import check_checkpoint
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
@@ -50,7 +51,7 @@ class Run:
 
 
 class RecordConfig(Callback):
-    """Hand the configuration to the logger as the fit begins: from then on an error ends the run as FAILED.
+    """Hand the configuration to the loggers as the fit begins.
 
     Args:
         config: the run's configuration.
@@ -117,17 +118,14 @@ def _assemble(config: DictConfig, data: Any) -> Run:
 
 def _check(config: DictConfig) -> None:
     """Settings that Lightning or torch would only trip over later."""
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
-        raise InvalidArgument("seed", config.seed, "an integer from 0 to 4294967295")
-    threads = config.num_threads
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InvalidArgument("num_threads", threads, "an integer >= 1, or null for torch's own choice")
+    arguments.seed("seed", config.seed)
+    if config.num_threads is not None:
+        arguments.integer("num_threads", config.num_threads, 1)
     if "lr" in config.optimizer:
         number("optimizer.lr", config.optimizer.lr, "a finite number >= 0", at_least=0.0)
     for name in ("max_epochs", "max_steps"):
-        value = config.trainer.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < -1):
-            raise InvalidArgument(f"trainer.{name}", value, "an integer >= -1, where -1 means no limit")
+        if config.trainer.get(name) is not None:
+            arguments.integer(f"trainer.{name}", config.trainer[name], -1)  # -1 means no limit
 
 
 def _try_optimizer(module: Classifier) -> None:

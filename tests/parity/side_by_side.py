@@ -14,18 +14,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lr_plugins import LearningRateScheduler, Schedule
+from lr_plugins.training.recipes import article_mnist as article_mnist
 
 BASE = 0.5  # the optimizers' own lr, a number that float32 holds exactly
-
-
-def article_mnist(epoch):
-    """The MNIST article's function, as published."""
-    lrate = 0.002
-    if epoch >= 3:
-        lrate = 0.001
-    if epoch >= 5:
-        lrate = 0.0005
-    return lrate
 
 
 class Fit(NamedTuple):
