@@ -11,9 +11,12 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lr_plugins.callbacks.writer import Writer
+from lr_plugins.callbacks.param_groups import names_in_groups, parameter_names
+from lr_plugins.callbacks.scheduler import Schedules
+from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules import RunLength, Schedule, as_schedule
+from lr_plugins.schedules import RunLength, Schedule
+from lr_plugins.schedules.assign import Assignments
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import State, choice, start_of
 
@@ -27,8 +30,11 @@ class ScheduleLR(LRScheduler):
 
     Args:
         optimizer: the optimizer, as it was built.
-        schedule: the schedule, or a function of `epoch` or of `(epoch, lr)`; none that observes metrics.
+        schedule: the schedule, or a function of `epoch` or of `(epoch, lr)`; or several, as in
+            `LearningRateScheduler`. None that observes metrics.
         run_length: how long the run will be; what the schedule needs of it. Default: unknown.
+        module: whose parameters the optimizer has, for assignments by their names. Default None: the names that the
+            optimizer was given with the parameters, if it was.
 
     Raises:
         InvalidArgument: the schedule observes metrics, which torch's interface does not hand on.
@@ -47,31 +53,36 @@ class ScheduleLR(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer, schedule: Schedule | Callable[..., float], run_length: RunLength | None = None
+        self,
+        optimizer: Optimizer,
+        schedule: Schedules,
+        run_length: RunLength | None = None,
+        module: torch.nn.Module | None = None,
     ) -> None:
-        self.schedule = as_schedule(schedule)
-        if self.schedule.monitors:
-            names = ", ".join(self.schedule.monitors)
-            raise InvalidArgument(
-                "ScheduleLR.schedule", schedule, f"one that observes no metrics (it observes {names})"
-            )
+        self.assignments = Assignments.of(schedule)
+        monitors = [name for one in self.assignments for name in one.schedule.monitors]
+        if monitors:
+            allowed = f"one that observes no metrics (it observes {', '.join(monitors)})"
+            raise InvalidArgument("ScheduleLR.schedule", schedule, allowed)
+        names = names_in_groups(optimizer) if module is None else parameter_names(module)
+        (assignments,) = optimizers_of(list(self.assignments), [optimizer])
         self.run_length = run_length or RunLength()
-        self._writer = Writer(optimizer, self._value)
+        self._writer = Writer(optimizer, assignments, self.run_length.position, names)
+        check_chosen(list(self.assignments), [self._writer], names)
         super().__init__(optimizer)
-
-    def _value(self, step: int, base_learning_rate: float) -> float:
-        value = self.schedule(self.run_length.position(step, base_learning_rate))
-        assert not isinstance(value, np.ndarray)
-        return value
 
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next step (or to a given one) and write its learning rate."""
+        follows = epoch is None and self.last_epoch >= 0
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        self._write()
+        self._write(follows)
 
-    def _write(self) -> None:
+    def _write(self, follows: bool) -> None:
         self._writer.step = self.last_epoch
-        self._writer.refresh()
+        if follows and self._writer.has_groups:
+            self._writer.advance()
+        else:
+            self._writer.refresh()
         self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def get_lr(self) -> list[float | torch.Tensor]:
@@ -85,7 +96,7 @@ class ScheduleLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to a step; this scheduler's own configuration stays."""
         self.last_epoch = state_dict["last_epoch"]
-        self._write()
+        self._write(follows=False)
 
 
 class TorchSchedule(Schedule):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lr_plugins._lightning import Callback
-from lr_plugins.callbacks.scheduler import LearningRateScheduler, Measure
+from lr_plugins.callbacks.scheduler import LearningRateScheduler, Measure, Schedules
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules import Schedule
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule as _Base
@@ -25,7 +24,8 @@ class LearningRateScheduleMixin(_Base):
     the same engine, messages and checkpoint state. A LearningRateScheduler on the Trainer gives way to it.
 
     Attributes:
-        learning_rate_schedule: the schedule, or a function of `epoch` or `(epoch, lr)`.
+        learning_rate_schedule: the schedule, or a function of `epoch` or `(epoch, lr)`; or several, as in
+            `LearningRateScheduler`.
         learning_rate_verbose: 1 prints Keras' message at each epoch's begin. Default 0.
         learning_rate_style: `"keras2"` (the default) or `"keras3"`, the form of the message.
         learning_rate_measure: quantities to measure for the schedule, as in `LearningRateScheduler`.
@@ -42,7 +42,7 @@ class LearningRateScheduleMixin(_Base):
         ...     learning_rate_verbose = 1
     """
 
-    learning_rate_schedule: Schedule | Callable[..., float] | None = None
+    learning_rate_schedule: Schedules | None = None
     learning_rate_verbose: int = 0
     learning_rate_style: str = "keras2"
     learning_rate_measure: Mapping[str, Measure] | None = None
@@ -58,7 +58,7 @@ class LearningRateScheduleMixin(_Base):
                 "in the order class Net(LearningRateScheduleMixin, LightningModule)",
             )
 
-    def configure_learning_rate_schedule(self) -> Schedule | Callable[..., float]:
+    def configure_learning_rate_schedule(self) -> Schedules:
         """The schedule of this module; override it to build one from what the module knows."""
         static = inspect.getattr_static(self, "learning_rate_schedule")
         # A plain function kept on the class would otherwise come back bound to the module.
@@ -70,7 +70,7 @@ class LearningRateScheduleMixin(_Base):
                 "a schedule, or a function of epoch or of (epoch, lr)",
                 "Set the attribute, or override configure_learning_rate_schedule().",
             )
-        schedule: Schedule | Callable[..., float] = found
+        schedule: Schedules = found
         return schedule
 
     def configure_callbacks(self) -> list[Callback]:

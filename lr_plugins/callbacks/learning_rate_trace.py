@@ -9,7 +9,7 @@ from typing import Any
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
-from lr_plugins.callbacks.writer import Recorder, series_prefixes
+from lr_plugins.callbacks.writer import Recorder, series_suffixes
 from lr_plugins.errors import InvalidArgument
 
 
@@ -70,7 +70,7 @@ class LearningRateTrace(Callback):
 
     def _record(self, trainer: Trainer) -> None:
         self._recorded = Trace()
-        for optimizer, name in zip(trainer.optimizers, series_prefixes(trainer.optimizers), strict=True):
+        for optimizer, name in zip(trainer.optimizers, series_suffixes(trainer.optimizers), strict=True):
             recorder = Recorder(optimizer, name)
             recorder.attach(self._recorded, trainer.global_step // len(trainer.optimizers))
             self._recorders.append(recorder)

@@ -4,42 +4,52 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
-import numpy as np
+from torch.optim import Optimizer
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins.callbacks.drive import Drive
+from lr_plugins.callbacks.param_groups import Names, parameter_names
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import run_length
-from lr_plugins.callbacks.writer import Writer, series_prefixes
+from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, settings
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules import Position, RunLength, Schedule, as_schedule
+from lr_plugins.schedules import Position, RunLength, Schedule
+from lr_plugins.schedules.assign import Assign, Assignments
+from lr_plugins.schedules.position import Count
 from lr_plugins.schedules.schedule import State
 
 Measure = Callable[[Trainer, LightningModule], float]
+Schedules = (
+    Schedule
+    | Assign
+    | Assignments
+    | Callable[..., float]
+    | Sequence[Schedule | Assign | Callable[..., float]]
+    | Mapping[str, Schedule | Assign | Callable[..., float]]
+)
 MESSAGES = {
-    "keras2": "\nEpoch {epoch:05d}: LearningRateScheduler setting {optimizer}learning rate to {value!r}.",
-    "keras3": "\nEpoch {epoch}: LearningRateScheduler setting {optimizer}learning rate to {value!r}.",
+    "keras2": "\nEpoch {epoch:05d}: LearningRateScheduler setting {what} to {value!r}.",
+    "keras3": "\nEpoch {epoch}: LearningRateScheduler setting {what} to {value!r}.",
 }
 
 
 @dataclass
 class Progress:
-    """Where a schedule stands in a run.
+    """Where the schedules stand in a run.
 
     Args:
         steps: taken by each optimizer.
-        state: what the schedule remembers.
+        states: what each schedule remembers, with its kind: the state of one kind does not fit another.
         metrics: monitored metrics that are still to be observed.
-        schedule: the kind of schedule that the state belongs to.
     """
 
     steps: list[int] = field(default_factory=list)
-    state: State = None
+    states: dict[str, tuple[str, State]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    schedule: str = ""
 
 
 class LearningRateScheduler(Callback):
@@ -47,10 +57,12 @@ class LearningRateScheduler(Callback):
 
     Works with any LightningModule and optimizer, in Trainers of `pytorch_lightning` and `lightning.pytorch`. The
     value is written immediately before each real optimizer step, computed from the position in the run; param
-    groups keep their ratio to the optimizer's default lr. The learning rates used are in `trace`.
+    groups keep their ratio to the optimizer's default lr. Several schedules can be given, for different param groups,
+    optimizers and hyper-parameters (see `Assign`). The values used are in `trace`.
 
     Args:
-        schedule: a schedule, or a function of `epoch` or of `(epoch, lr)` as in Keras, called once an epoch.
+        schedule: a schedule, or a function of `epoch` or of `(epoch, lr)` as in Keras, called once an epoch; or a
+            list of schedules and `Assign`s (or a dictionary of them by name), of which the last that fits counts.
         verbose: 1 prints, at the begin of each epoch, what Keras prints; 0 nothing. Default 0.
         style: `"keras2"` for `Epoch 00004: ...` (the default), `"keras3"` for `Epoch 4: ...`.
         measure: quantities to measure at the begin of each epoch, by the name under which the schedule can
@@ -58,7 +70,8 @@ class LearningRateScheduler(Callback):
             `lr_plugins.callbacks.FullPass`. Default: none.
 
     Raises:
-        InvalidArgument: an argument of the wrong kind.
+        InvalidArgument: an argument of the wrong kind; at the begin of the fit, an assignment for something that the
+            module or its optimizers do not have.
         TrainingError: during training, when the next learning rate cannot be known or is no finite number.
 
     Source: keras.callbacks.LearningRateScheduler.
@@ -67,16 +80,18 @@ class LearningRateScheduler(Callback):
         >>> from lr_plugins import LearningRateScheduler, StepDecay
         >>> callback = LearningRateScheduler(StepDecay(0.1, drop=0.5, every="10ep"), verbose=1)
         >>> callback = LearningRateScheduler(lambda epoch: 0.002 if epoch < 3 else 0.001, verbose=1)
+        >>> from lr_plugins import Assign, CycleThrough, OneCycle
+        >>> callback = LearningRateScheduler([OneCycle(0.1), Assign(CycleThrough(0.95, 0.85, 0.95), to="momentum")])
     """
 
     def __init__(
         self,
-        schedule: Schedule | Callable[..., float],
+        schedule: Schedules,
         verbose: int = 0,
         style: str = "keras2",
         measure: Mapping[str, Measure] | None = None,
     ) -> None:
-        self.schedule = as_schedule(schedule)
+        self.assignments = Assignments.of(schedule)
         if not isinstance(verbose, int):
             raise InvalidArgument("LearningRateScheduler.verbose", verbose, "0 (silent) or 1 (Keras' messages)")
         if style not in MESSAGES:
@@ -85,7 +100,7 @@ class LearningRateScheduler(Callback):
         self.measure = _measures(measure or {})
         self.trace = Trace()
         self.run_length = RunLength()
-        self._progress = Progress(state=self.schedule.start())
+        self._progress = Progress()
         self._restored: Progress | None = None  # a checkpoint's, until training begins
         self._writers: list[Writer] = []  # while training
         self._trainer: Trainer | None = None  # while training
@@ -119,10 +134,17 @@ class LearningRateScheduler(Callback):
                 f"{type(pl_module).__name__}.configure_optimizers() returns {theirs} as well. LearningRateScheduler "
                 "overrides it at every step; return the optimizer alone, or leave LearningRateScheduler out."
             )
-        names = series_prefixes(trainer.optimizers)
-        self._writers = [
-            Writer(optimizer, self._value, name) for optimizer, name in zip(trainer.optimizers, names, strict=True)
+        self._writers = self._make_writers(trainer.optimizers, parameter_names(pl_module))
+
+    def _make_writers(self, optimizers: Sequence[Optimizer], names: Names) -> list[Writer]:
+        mine = optimizers_of(list(self.assignments), optimizers)
+        suffixes = series_suffixes(optimizers)
+        writers = [
+            Writer(optimizer, assignments, self._position, names, suffix)
+            for optimizer, assignments, suffix in zip(optimizers, mine, suffixes, strict=True)
         ]
+        check_chosen(list(self.assignments), writers, names)
+        return writers
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the position in the run."""
@@ -138,14 +160,23 @@ class LearningRateScheduler(Callback):
         restored, self._restored = self._restored, None
         count = len(self._writers)
         if restored is None and self._goes_on(trainer) and len(self._progress.steps) == count:
-            return
-        self.trace = Trace()
+            restored = self._progress
+        else:
+            self.trace = Trace()
         # A new Trainer, or one whose checkpoint was written without this callback, tells the position by itself.
-        self._progress = Progress([trainer.global_step // count] * count, self.schedule.start())
+        self._progress = Progress([trainer.global_step // count] * count)
         if restored is not None and len(restored.steps) == count:
-            self._progress.steps = restored.steps
-            if restored.schedule == self.schedule.kind:
-                self._progress = restored
+            self._progress = restored
+        for key, drive in self._drives():
+            kind, state = self._progress.states.get(key, ("", None))
+            if kind == drive.schedule.kind:
+                drive.state = state
+
+    def _drives(self) -> Iterator[tuple[str, Drive]]:
+        """All drives, by what tells them apart in a checkpoint."""
+        for index, writer in enumerate(self._writers):
+            for drive in writer.drives:
+                yield f"{index}.{drive.assignment}.{drive.number}", drive
 
     def _goes_on(self, trainer: Trainer) -> bool:
         return self._left is not None and self._left[0]() is trainer and self._left[1] == trainer.global_step
@@ -161,18 +192,20 @@ class LearningRateScheduler(Callback):
         measured = {name: measure(trainer, pl_module) for name, measure in self.measure.items()}
         for name, value in measured.items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
-        if self._progress.state is not None:
-            self._observe(trainer, measured)
+        self._observe(trainer, measured)
         for writer in self._writers:
             writer.refresh()
         if self.verbose > 0:
             self._say(trainer.current_epoch + 1)
 
     def _observe(self, trainer: Trainer, measured: Mapping[str, SupportsFloat]) -> None:
-        progress, writer = self._progress, self._writers[0]
-        position = self._position(writer.step, writer.base_learning_rate)
-        metrics: dict[str, SupportsFloat] = {**progress.metrics, **trainer.callback_metrics, **measured}
-        progress.state, progress.metrics = self.schedule.observe(progress.state, position, metrics), {}
+        metrics: dict[str, SupportsFloat] = {**self._progress.metrics, **trainer.callback_metrics, **measured}
+        self._progress.metrics = {}
+        for writer in self._writers:
+            for drive in writer.drives:
+                if drive.state is not None:
+                    place = self._position(writer.step, drive.base)
+                    drive.state = drive.schedule.observe(drive.state, place, metrics)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the optimizers: Lightning does not tear callbacks down after an error."""
@@ -196,48 +229,42 @@ class LearningRateScheduler(Callback):
 
     # --- the value --------------------------------------------------------------------------------------
 
-    def _position(self, step: int, base_learning_rate: float) -> Position:
+    def _position(self, step: Count, base: float) -> Position:
         assert self._trainer is not None
-        return Position(step, self._trainer.current_epoch, self.run_length, base_learning_rate)
-
-    def _value(self, step: int, base_learning_rate: float) -> float:
-        value = self.schedule(self._position(step, base_learning_rate), self._progress.state)
-        assert not isinstance(value, np.ndarray)
-        return value
+        return Position(step, self._trainer.current_epoch, self.run_length, base)
 
     @rank_zero_only
     def _say(self, epoch: int) -> None:
-        agree = len({writer.learning_rate for writer in self._writers}) == 1
-        for index, writer in enumerate(self._writers[:1] if agree else self._writers):
-            name = "" if agree else f"{type(writer.optimizer).__name__}-{index} "
-            print(MESSAGES[self.style].format(epoch=epoch, optimizer=name, value=writer.learning_rate), flush=True)
+        for what, value in settings(self._writers):
+            print(MESSAGES[self.style].format(epoch=epoch, what=what, value=value), flush=True)
 
     # --- the checkpoint ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers: the steps of each optimizer, what the schedule remembers, what it will look at next."""
+        """Plain numbers: the steps of each optimizer, what the schedules remember, what they will look at next."""
         current = self._restored or self._current()  # a checkpoint's, where training has not begun
         return {
-            "schedule": self.schedule.kind,
             "steps": list(current.steps),
-            "state": None if current.state is None else dict(current.state),
+            "states": {key: [kind, state] for key, (kind, state) in current.states.items()},
             "metrics": dict(current.metrics),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training begins."""
-        self._restored = Progress(
-            list(state_dict["steps"]), state_dict["state"], dict(state_dict["metrics"]), state_dict["schedule"]
-        )
+        states = {key: (kind, state) for key, (kind, state) in state_dict["states"].items()}
+        self._restored = Progress(list(state_dict["steps"]), states, dict(state_dict["metrics"]))
 
     def _current(self) -> Progress:
-        """Where the schedule stands now, with the monitored metrics: Lightning's checkpoints do not keep them."""
+        """Where the schedules stand now, with the monitored metrics: Lightning's checkpoints do not keep them."""
         if self._trainer is None or not self._writers:
             return self._progress
         found: dict[str, SupportsFloat] = {**self._progress.metrics, **self._trainer.callback_metrics}
-        metrics = {name: float(found[name]) for name in self.schedule.monitors if name in found}
-        steps = [writer.step for writer in self._writers]
-        return Progress(steps, self._progress.state, metrics, self.schedule.kind)
+        monitors = {name for one in self.assignments for name in one.schedule.monitors}
+        metrics = {name: float(found[name]) for name in sorted(monitors) if name in found}
+        states: dict[str, tuple[str, State]] = {
+            key: (drive.schedule.kind, drive.state) for key, drive in self._drives() if drive.state is not None
+        }
+        return Progress([writer.step for writer in self._writers], states, metrics)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to a fit: the Trainer, and the module behind Lightning's `log` and `log_dict`."""

@@ -1,28 +1,30 @@
-"""The one writer: puts the learning rate into an optimizer just before each of its steps."""
+"""The one writer: puts the schedules' values into an optimizer just before each of its steps."""
 
 from __future__ import annotations
 
 import math
+import re
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch.optim import Optimizer
 
+from lr_plugins.callbacks.drive import Drive, Place
+from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE, HyperParameter, hyper_parameter
+from lr_plugins.callbacks.param_groups import Layout, Names
 from lr_plugins.callbacks.trace import Series, Trace
-from lr_plugins.errors import InvalidArgument, TrainingError
-
-_LARGEST = 3.4028235677973362e38  # rounds to the largest number of the parameters' single precision
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.assign import Assign
 
 
 class _Driven(NamedTuple):
-    base_learning_rate: float
-    ratios: list[float]
+    base: float
+    owns: list[float]
     written: list[float]
 
 
-_DRIVEN: weakref.WeakKeyDictionary[Optimizer, _Driven] = weakref.WeakKeyDictionary()
+_DRIVEN: weakref.WeakKeyDictionary[Optimizer, dict[HyperParameter, _Driven]] = weakref.WeakKeyDictionary()
 
 
 class Recorder:
@@ -33,13 +35,14 @@ class Recorder:
 
     Args:
         optimizer: the optimizer to follow.
-        prefix: what the names of its series begin with: `"lr"`.
+        suffix: what the names of its series have after the hyper-parameter's: `""`, or `"/SGD-0"`.
     """
 
-    def __init__(self, optimizer: Optimizer, prefix: str = "lr") -> None:
+    def __init__(self, optimizer: Optimizer, suffix: str = "") -> None:
         self.optimizer = optimizer
         self.step = 0  # steps taken
-        self._trace, self._prefix = Trace(), prefix
+        self._trace, self.suffix = Trace(), suffix
+        self._recorded = [LEARNING_RATE]
         self._series: list[Series] = []
         self._handles: list[Any] = []
         self._used: list[float] | None = None  # by the step under way
@@ -59,7 +62,8 @@ class Recorder:
         self._handles = []
 
     def _before_step(self, *_: Any) -> None:
-        self._used = [float(group["lr"]) for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
+        self._used = [hyper.read(group) for hyper in self._recorded for group in groups]
 
     def _after_step(self, *_: Any) -> None:
         # Recorded now that the step has happened. A step that calls its parent class's runs the hooks twice, and
@@ -67,7 +71,8 @@ class Recorder:
         if self._used is None:
             return
         if len(self._series) != len(self._used):
-            names = series_names(self._prefix, self.optimizer.param_groups)
+            groups = self.optimizer.param_groups
+            names = [one for hyper in self._recorded for one in series_names(hyper.name + self.suffix, groups)]
             self._series = [self._trace.series(name, self.step) for name in names]
         for series, value in zip(self._series, self._used, strict=True):
             series.append(value)
@@ -79,120 +84,238 @@ class Recorder:
 
 
 class Writer(Recorder):
-    """A recorder that first writes what the schedule says.
+    """A recorder that first writes what the schedules say.
 
     The value of the coming step is written as soon as the step before it is done, so that whoever looks in
     between sees it; and again just before the step, so that nothing written in between is used. A group's
-    learning rate is the schedule's times the group's ratio to the optimizer's default.
+    value is the schedule's times the group's share (see `Assign`).
 
     Args:
-        optimizer: the optimizer to write to. It must be as it was built: the ratios are read here.
-        schedule: optimizer step (and the optimizer's own learning rate) -> the learning rate of a group at the
-            optimizer's default.
-        prefix: what the names of this optimizer's series begin with.
+        optimizer: the optimizer to write to. It must be as it was built: its own values are read here, and its
+            groups are split where an assignment is for some of their parameters only.
+        assignments: those for this optimizer, by their index among all.
+        place: where a step of this optimizer is in the run.
+        names: the names of the module's parameters.
+        suffix: what the names of this optimizer's series have after the hyper-parameter's.
     """
 
-    def __init__(self, optimizer: Optimizer, schedule: Callable[[int, float], float], prefix: str = "lr") -> None:
-        super().__init__(optimizer, prefix)
-        self._schedule = schedule
-        self._ratios: list[float] = []
-        self.base_learning_rate = self._read_base()
-        self.learning_rate = math.nan  # of the coming step; not known before `refresh`
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        assignments: Mapping[int, Assign],
+        place: Place,
+        names: Names | None = None,
+        suffix: str = "",
+    ) -> None:
+        super().__init__(optimizer, suffix)
+        self.drives: list[Drive] = []
         self.total_steps: float | None = None  # of the run, where they are known
-        self._known_for = -1  # the step that `learning_rate` is of
+        self._assignments, self._place = assignments, place
+        self._hypers = {index: hyper_parameter(one.to, optimizer) for index, one in assignments.items()}
+        self._recorded = list(dict.fromkeys([LEARNING_RATE, *self._hypers.values()]))
+        self._layout = Layout(optimizer, assignments, names or {})
+        self._owns: dict[HyperParameter, list[float]] = {}
+        self._bases: dict[HyperParameter, float] = {}
+        self._groups: list[dict[str, Any]] = []  # as they were when they were bound
+        self._count = 0  # groups that are looked after
+        self._written = False  # the values of the coming step
+        self.advance: Callable[[], object] = self.refresh  # writes the values of the step after the last one written
+        self._take_groups()
 
-    def _read_base(self) -> float:
-        """The optimizer's own learning rate; the groups' ratios to it are learned on the way."""
+    @property
+    def learning_rate(self) -> float:
+        """What the first schedule of a learning rate says for the coming step; NaN before `refresh`."""
+        return next((drive.value for drive in self.drives if drive.hyper == LEARNING_RATE), math.nan)
+
+    # --- param groups and their own values --------------------------------------------------------------------
+
+    def _take_groups(self) -> None:
+        """Take the groups as they are: more may have come, and loading a state replaces them all."""
+        if len(self.optimizer.param_groups) != self._count:
+            self._look_after_new_groups()
+        for drive in self.drives:
+            drive.bind(self.optimizer)
+        self._groups = self.optimizer.param_groups
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the optimizer's groups are still those that are written to."""
+        return self.optimizer.param_groups is self._groups and len(self._groups) == self._count
+
+    def _look_after_new_groups(self) -> None:
+        self._layout.arrange()
+        total = len(self.optimizer.param_groups)
+        for hyper in dict.fromkeys(self._hypers.values()):
+            self._read_own_values(hyper)
+            for at in range(self._count, total):
+                fitting = [index for index, one in self._assignments_of(hyper) if self._layout.fits(one, at)]
+                if fitting:
+                    self._drive(fitting[-1], hyper, at)
+        self._count = total
+
+    def _assignments_of(self, hyper: HyperParameter) -> list[tuple[int, Assign]]:
+        return [(index, one) for index, one in self._assignments.items() if self._hypers[index] == hyper]
+
+    def _drive(self, index: int, hyper: HyperParameter, at: int) -> None:
+        base, share = self._bases[hyper], self._layout.share(index, at)
+        if self._assignments[index].chooses:
+            base = self._owns[hyper][at]
+        else:
+            share *= self._ratio(hyper, at)
+        self._drive_of(index, hyper, base).shares[at] = share
+
+    def _drive_of(self, index: int, hyper: HyperParameter, base: float) -> Drive:
+        mine = [drive for drive in self.drives if drive.assignment == index]
+        for drive in mine:
+            if drive.base == base:
+                return drive
+        drive = Drive(index, len(mine), self._assignments[index].schedule, hyper, base, self._place)
+        self.drives.append(drive)
+        return drive
+
+    def _read_own_values(self, hyper: HyperParameter) -> None:
+        """What the groups were built with, and the optimizer's own value that a schedule starts from."""
         groups = self.optimizer.param_groups
-        known = _DRIVEN.get(self.optimizer)
-        if known is not None and known.written == [float(group["lr"]) for group in groups]:
+        if hyper in self._owns:
+            self._owns[hyper] += [hyper.read(group) for group in groups[len(self._owns[hyper]) :]]
+            return
+        now = [hyper.read(group) for group in groups]
+        known = _DRIVEN.get(self.optimizer, {}).get(hyper)
+        if known is not None and known.written == now:
             # Driven before, and untouched since: what the groups hold is ours, not theirs.
-            self._ratios = list(known.ratios)
-            return known.base_learning_rate
-        own = [float(group.get("initial_lr", group["lr"])) for group in groups]
-        default = float(self.optimizer.defaults.get("lr", own[0]))
-        if len(set(own)) == 1:
-            self._ratios = [1.0] * len(groups)
-            # A torch scheduler has moved the groups already; the default is still what the module asked for.
-            return default if "initial_lr" in groups[0] else own[0]
-        self._ratios = [self._ratio(value, default, index) for index, value in enumerate(own)]
-        return default
+            self._bases[hyper], self._owns[hyper] = known.base, list(known.owns)
+            return
+        # A torch scheduler has moved the groups already where there is an initial_lr.
+        moved = hyper == LEARNING_RATE and "initial_lr" in groups[0]
+        owns = [float(group.get("initial_lr", group["lr"])) for group in groups] if moved else now
+        default, alike = hyper.default(self.optimizer), len(set(owns)) == 1
+        self._bases[hyper] = owns[0] if default is None or (alike and not moved) else default
+        self._owns[hyper] = [self._bases[hyper]] * len(owns) if alike else owns
 
-    def refresh(self) -> None:
-        """Write the value of the coming step.
-
-        Raises:
-            TrainingError: the schedule's value is no learning rate.
-        """
-        try:
-            value = self._schedule(self.step, self.base_learning_rate)
-        except OverflowError:
-            value = math.inf
-        if not 0 <= value <= _LARGEST:
-            raise TrainingError(
-                f"the learning rate must be a finite number >= 0; the schedule gives {value!r} at step {self.step}"
-            )
-        self.learning_rate, self._known_for = float(value), self.step
-        self._write()
-
-    def _write(self) -> None:
-        groups = self.optimizer.param_groups
-        for index in range(len(self._ratios), len(groups)):  # added since
-            self._ratios.append(self._ratio(float(groups[index]["lr"]), self.base_learning_rate, index))
-        for index, (group, ratio) in enumerate(zip(groups, self._ratios, strict=True)):
-            value = self.learning_rate * ratio
-            if isinstance(group["lr"], torch.Tensor):
-                self._own_tensor(index).fill_(value)  # in place: compiled and captured optimizers hold on to it
-            else:
-                group["lr"] = value
-
-    def _own_tensor(self, index: int) -> torch.Tensor:
-        """The tensor of a group; torch lets groups share one with each other and with the optimizer's default."""
-        groups = self.optimizer.param_groups
-        tensor = groups[index]["lr"]
-        shared = [group["lr"] for at, group in enumerate(groups) if at != index]
-        if any(tensor is other for other in (*shared, self.optimizer.defaults.get("lr"))):
-            groups[index]["lr"] = tensor.clone()
-        own: torch.Tensor = groups[index]["lr"]
-        return own
-
-    def _ratio(self, own: float, base: float, index: int) -> float:
+    def _ratio(self, hyper: HyperParameter, at: int) -> float:
+        own, base = self._owns[hyper][at], self._bases[hyper]
         if own == base:
             return 1.0
         if base > 0:
             return own / base
         raise InvalidArgument(
-            f"the default lr of {type(self.optimizer).__name__}",
+            f"the default {hyper.name} of {type(self.optimizer).__name__}",
             base,
-            "greater than 0 where param groups have learning rates of their own",
-            f"Group {index} has lr {own:g}, and groups keep their ratio to the default.",
+            "greater than 0 where param groups have values of their own",
+            f"Group {at} has {hyper.name} {own:g}, and groups keep their ratio to the default.",
         )
 
     def detach(self) -> None:
         """Stop following, and remember what was read for another fit with the same optimizer."""
         super().detach()
-        written = [float(group["lr"]) for group in self.optimizer.param_groups]
-        if len(written) == len(self._ratios):
-            _DRIVEN[self.optimizer] = _Driven(self.base_learning_rate, list(self._ratios), written)
+        groups = self.optimizer.param_groups
+        if len(groups) == self._count:
+            _DRIVEN[self.optimizer] = {
+                hyper: _Driven(self._bases[hyper], list(owns), [hyper.read(group) for group in groups])
+                for hyper, owns in self._owns.items()
+            }
+
+    def chosen_by(self, index: int) -> bool:
+        """Whether an assignment chooses any of the groups."""
+        one = self._assignments.get(index)
+        return one is not None and any(self._layout.fits(one, at) for at in range(self._count))
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Write the values of the coming step, computed anew.
+
+        Raises:
+            TrainingError: a schedule's value is none that the hyper-parameter can have.
+        """
+        if not self.has_groups:
+            self._take_groups()
+        updates = [drive.write(self.step, self.total_steps) for drive in self.drives]
+        # A call in between would cost half as much as the writing itself.
+        self.advance = updates[0] if len(updates) == 1 else lambda: [update() for update in updates]
+        self._written = True
 
     def _before_step(self, *_: Any) -> None:
-        if self._known_for == self.step:
-            self._write()
+        if self._written and self.has_groups:
+            for drive in self.drives:
+                drive.hold()
         else:
             self.refresh()
         super()._before_step()
 
     def _stepped(self) -> None:
         # Past the end nobody needs a value, and a schedule may have none.
-        if self.total_steps is None or self.step < self.total_steps:
-            self.refresh()
+        self._written = self.total_steps is None or self.step < self.total_steps
+        if self._written:
+            self.advance()
 
 
-def series_prefixes(optimizers: Sequence[Optimizer]) -> list[str]:
-    """`lr` for one optimizer; `lr/<class>-<index>` for each of several."""
+def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]) -> list[dict[int, Assign]]:
+    """For each optimizer its assignments, by their index among all.
+
+    Raises:
+        InvalidArgument: an assignment is for an optimizer, or for a hyper-parameter, that there is not.
+    """
+    found: list[dict[int, Assign]] = [{} for _ in optimizers]
+    for index, assignment in enumerate(assignments):
+        chosen = [at for at, optimizer in enumerate(optimizers) if _means(assignment, at, optimizer)]
+        if not chosen:
+            names = ", ".join(f"{at}: {type(one).__name__}" for at, one in enumerate(optimizers))
+            raise InvalidArgument("Assign.optimizer", assignment.optimizer, f"one of the optimizers ({names})")
+        able = [at for at in chosen if HyperParameter.of(assignment.to, optimizers[at])]
+        if not able:
+            hyper_parameter(assignment.to, optimizers[chosen[0]])  # says what there is
+        for at in able:
+            found[at][index] = assignment
+    return found
+
+
+def _means(assignment: Assign, at: int, optimizer: Optimizer) -> bool:
+    return assignment.optimizer is None or assignment.optimizer in (at, type(optimizer).__name__)
+
+
+def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names: Names) -> None:
+    """Refuse an assignment that chooses nothing.
+
+    Parameters of the module that are in no param group yet may get into one later (when they are unfrozen).
+
+    Raises:
+        InvalidArgument: there is one; the message lists what there is.
+    """
+    for index, one in enumerate(assignments):
+        pattern = one.params
+        if not one.chooses or any(writer.chosen_by(index) for writer in writers):
+            continue
+        if pattern is None:
+            groups = [group for writer in writers for group in writer.optimizer.param_groups]
+            there = ", ".join(repr(group.get("name", at)) for at, group in enumerate(groups))
+            raise InvalidArgument("Assign.group", one.group, f"the name or index of a param group ({there})")
+        if not any(re.search(pattern, name) for name in names.values()):
+            some = ", ".join(list(names.values())[:8]) + (" ..." if len(names) > 8 else "")
+            raise InvalidArgument("Assign.params", pattern, f"an expression found in a parameter's name ({some})")
+
+
+def settings(writers: Sequence[Writer]) -> list[tuple[str, float]]:
+    """What is set to which value at the coming step, in words: one entry where all agree, else one per schedule."""
+    said = []
+    drives = [(writer, drive) for writer in writers for drive in writer.drives]
+    for name in dict.fromkeys(drive.hyper.name for _, drive in drives):
+        mine = [(writer, drive) for writer, drive in drives if drive.hyper.name == name]
+        agree = len({drive.value for _, drive in mine}) == 1
+        for writer, drive in mine[:1] if agree else mine:
+            alone = agree or [other for other, _ in mine].count(writer) == 1
+            names = series_names("", writer.optimizer.param_groups)
+            groups = "" if alone else ", ".join(names[at].lstrip("/") for at in drive.shares)
+            words = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
+            said.append((" ".join(word for word in words if word), drive.value))
+    return said
+
+
+def series_suffixes(optimizers: Sequence[Optimizer]) -> list[str]:
+    """Nothing for one optimizer; `/<class>-<index>` for each of several."""
     if len(optimizers) == 1:
-        return ["lr"]
-    return [f"lr/{type(optimizer).__name__}-{index}" for index, optimizer in enumerate(optimizers)]
+        return [""]
+    return [f"/{type(optimizer).__name__}-{index}" for index, optimizer in enumerate(optimizers)]
 
 
 def series_names(prefix: str, groups: list[dict[str, Any]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,12 @@ def plot_learning_rate(
     title: str = "Learning rate used at each step",
     small: bool = False,
 ) -> Path:
-    """Draw learning rate over optimizer steps, a line per name, as a PNG.
+    """Draw learning rate over optimizer steps, a line per name, as a PNG; and below it, what else was scheduled.
 
-    The axis is logarithmic where a third of the steps would otherwise lie flat at the bottom: below a 50th of the peak.
+    An axis is logarithmic where a third of the steps would otherwise lie flat at the bottom: below a 50th of the peak.
 
     Args:
-        curves: by name, the steps and the learning rates.
+        curves: by name, the steps and the values; what stands before the first `/` of a name is the quantity.
         path: the file to write.
         title: what stands above.
         small: a quarter of the size, for pages with many.
@@ -42,25 +42,35 @@ def plot_learning_rate(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size, dpi = ((5.0, 2.2), 80) if small else ((8.0, 4.5), 120)
-    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    quantities = list(dict.fromkeys(name.partition("/")[0] for name in curves)) or ["lr"]
+    (width, height), dpi = ((5.0, 2.2), 80) if small else ((8.0, 4.5), 120)
+    figure = Figure(figsize=(width, height * (1 + 0.6 * (len(quantities) - 1))), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="optimizer step", ylabel="learning rate", title=title)
+    panels = figure.subplots(len(quantities), sharex=True, squeeze=False)[:, 0]
+    for axes, quantity in zip(panels, quantities, strict=True):
+        mine = {name: curve for name, curve in curves.items() if name.partition("/")[0] == quantity}
+        _draw(axes, mine)
+        axes.set_ylabel("learning rate" if quantity == "lr" else quantity.replace("_", " "))
+    panels[0].set_title(title)
+    panels[-1].set_xlabel("optimizer step")
+    figure.savefig(path)
+    return Path(path)
+
+
+def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
     for name, curve in curves.items():
         # A value holds for its whole step, hence stairs and not slopes between points.
         axes.step(curve.steps, curve.values, where="post", linewidth=1.6, label=name)
     if _wide(curves):
         axes.set_yscale("log")
-    else:
+    elif not any(name.startswith(("momentum", "beta")) for name in curves):  # those never come near 0
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:
         axes.legend()
-    figure.savefig(path)
-    return Path(path)
 
 
 def _wide(curves: Mapping[str, Curve]) -> bool:
-    values = np.concatenate([curve.values for curve in curves.values()])
+    values = np.concatenate([curve.values for curve in curves.values()]) if curves else np.empty(0)
     return bool(values.size and values.min() > 0 and np.mean(values < values.max() / 50) > 1 / 3)

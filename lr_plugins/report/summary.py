@@ -29,7 +29,7 @@ def summary(metrics: Mapping[str, Mapping[int, float]], trace: Trace, places: Ma
     lines = [(f"best {name}", _best(name, metrics[name])) for name in shown]
     for name, series in trace.items():
         if len(series):
-            label = name.replace("lr", "learning rate", 1)
+            label = "learning rate" + name[2:] if name.startswith("lr") else name
             first, last = float(series.values[0]), series.last()
             lines.append((label, f"{first!r} at the first step, {last!r} at the last of {len(series)}"))
     lines += places.items()

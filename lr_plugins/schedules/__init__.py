@@ -1,5 +1,6 @@
 """What the learning rate should be: pure mathematics, without torch or Lightning."""
 
+from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.combine import Bounded, Chain, PerEpoch, Product, Repeated, Smooth, Stretched
 from lr_plugins.schedules.constant import Constant
 from lr_plugins.schedules.cosine import CosineDecay, CosineRestarts
@@ -19,6 +20,8 @@ from lr_plugins.schedules.tanh import TanhDecay
 from lr_plugins.schedules.warmup import Cooldown, Warmup, WarmupStableDecay
 
 __all__ = [
+    "Assign",
+    "Assignments",
     "Bounded",
     "Chain",
     "Constant",

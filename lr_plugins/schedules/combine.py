@@ -49,6 +49,11 @@ class Combination(Schedule):
         return tuple(dict.fromkeys(name for part in self.parts for name in part.monitors))
 
     @property
+    def foreseeable(self) -> bool:
+        """Whether all parts are."""
+        return all(part.foreseeable for part in self.parts)
+
+    @property
     def kind(self) -> str:
         """Its own and those of its parts."""
         return f"{type(self).__name__}({', '.join(part.kind for part in self.parts)})"

@@ -85,6 +85,11 @@ class FunctionSchedule(Schedule):
             return np.array([known[int(one)] for one in epoch.ravel()], dtype=np.float64).reshape(epoch.shape)
         return self._at(int(epoch), position, state)
 
+    @property
+    def foreseeable(self) -> bool:
+        """No: what a user's function does besides is not ours to know."""
+        return False
+
     def start(self) -> State:
         """No epoch has been asked for yet."""
         return {} if self.of == "epoch" else None

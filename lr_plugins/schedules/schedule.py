@@ -60,6 +60,11 @@ class Schedule(ABC):
         return ()
 
     @property
+    def foreseeable(self) -> bool:
+        """Whether its values may be computed ahead of time, for many steps at once."""
+        return True
+
+    @property
     def kind(self) -> str:
         """What sort of schedule it is, parts included: a state fits the schedules of one kind."""
         return type(self).__name__

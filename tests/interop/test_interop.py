@@ -7,7 +7,17 @@ from timm.scheduler import CosineLRScheduler
 from torch.optim import lr_scheduler
 from transformers import get_cosine_schedule_with_warmup
 
-from lr_plugins import Constant, CosineDecay, InverseTimeDecay, LearningRateScheduler, LossDriven, RunLength, StepDecay
+from lr_plugins import (
+    Assign,
+    Constant,
+    CosineDecay,
+    InverseTimeDecay,
+    LearningRateScheduler,
+    LossDriven,
+    RunLength,
+    StepDecay,
+    as_schedule,
+)
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.interop import ScheduleLR, TorchSchedule
 from tests.toys import Toy, fit
@@ -43,7 +53,7 @@ def test_a_plain_loop_gets_exactly_the_schedule(schedule):
     run = RunLength.of(steps_per_epoch=10, epochs=5)
     scheduler = ScheduleLR(sgd(groups=2), schedule, run)
     rates = loop(scheduler, 50)
-    expected = [scheduler.schedule(run.position(step, 0.1)) for step in range(50)]
+    expected = [as_schedule(schedule)(run.position(step, 0.1)) for step in range(50)]
     assert rates[:, 0].tolist() == expected
     assert rates[:, 1] == pytest.approx(np.array(expected) / 10)
 
@@ -131,3 +141,26 @@ def test_bad_arguments():
         TorchSchedule(FACTORIES["torch"], per="batch")
     with pytest.raises(InvalidArgument, match="must be a scheduler with a method step"):
         TorchSchedule(lambda optimizer: 3)(RunLength().position(0, 0.1))
+
+
+def test_assignments_work_in_a_plain_loop():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    schedules = [
+        CosineDecay(),
+        Assign(StepDecay(0.5, every="2st"), params=r"^1\."),
+        Assign(Constant(0.5), to="momentum"),
+    ]
+    rates = loop(ScheduleLR(optimizer, schedules, RunLength.of(steps=8), module=net), 8)
+    run = RunLength.of(steps=8)
+    assert rates[:, 0].tolist() == [CosineDecay(0.1)(run.position(step)) for step in range(8)]
+    assert rates[:, 1].tolist() == [0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+def test_names_given_to_the_optimizer_are_known():
+    net = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(net.named_parameters(), lr=0.1)
+    rates = loop(ScheduleLR(optimizer, [Assign(Constant(0.5), params="bias$")]), 1)
+    assert rates.tolist() == [[0.1, 0.5]]
+    assert [group["param_names"] for group in optimizer.param_groups] == [["weight"], ["bias"]]

@@ -73,7 +73,7 @@ def test_not_before_training_begins():
     keras.callbacks.LearningRateScheduler(spy)
     scheduler = LearningRateScheduler(spy)
     assert np.isnan(scheduler.learning_rate)
-    repr(scheduler.schedule)
+    repr(scheduler.assignments)
     assert not spy.asked
 
 

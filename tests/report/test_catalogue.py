@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from lr_plugins import RunLength, schedules
+from lr_plugins import Assignments, RunLength, schedules
 from lr_plugins.report.catalogue import EXAMPLES, page, write
 from lr_plugins.schedules import Schedule
 
@@ -40,8 +40,9 @@ def test_every_schedule_is_shown():
 def test_every_configuration_makes_a_schedule_for_a_whole_run(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"schedule={name}"])
-    schedule = instantiate(config.schedule)
+    assignments = Assignments.of(instantiate(config.schedule))
     run = RunLength.of(steps_per_epoch=45, epochs=10)
-    rates = [schedule(run.position(step, 0.002)) for step in range(450)]
-    assert all(0 <= rate < 10 for rate in rates)
-    assert schedule == instantiate(config.schedule) or "function" in config.schedule
+    for assignment in assignments:
+        rates = [assignment.schedule(run.position(step, 0.002)) for step in range(450)]
+        assert all(0 <= rate < 10 for rate in rates)
+    assert assignments == Assignments.of(instantiate(config.schedule)) or "function" in config.schedule

@@ -1,0 +1,152 @@
+"""One schedule at work on one hyper-parameter of some param groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from lr_plugins.callbacks.hyper_parameter import HyperParameter
+from lr_plugins.errors import TrainingError
+from lr_plugins.schedules import Position, Schedule
+from lr_plugins.schedules.position import Count
+
+Place = Callable[[Count, float], Position]
+"""Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
+
+_FIRST_BLOCK, _LARGEST_BLOCK = 16, 1024  # steps; a block is thrown away when the epoch or the state changes
+
+
+class Drive:
+    """Writes a schedule's values of one step after another.
+
+    The values of the steps to come are computed in blocks, for a call of NumPy for many steps costs little more than
+    one for a single step. They hold as long as epoch and state do: `write` anew when one of these changes.
+
+    Args:
+        assignment: the index of the assignment that it carries out.
+        number: which of those of this assignment it is: there is one for each own value that groups start from.
+        schedule: the schedule.
+        hyper: what it drives.
+        base: the optimizer's own value, which a schedule without an initial value starts from.
+        place: where a step is in the run.
+    """
+
+    def __init__(
+        self, assignment: int, number: int, schedule: Schedule, hyper: HyperParameter, base: float, place: Place
+    ) -> None:
+        self.assignment, self.number = assignment, number
+        self.schedule, self.hyper, self.base = schedule, hyper, base
+        self.state = schedule.start()
+        self.value = math.nan  # of the coming step; not known before the first is written
+        self.shares: dict[int, float] = {}  # of the schedule's value, by the indices of the groups
+        self._place = place
+        self._plain: list[dict[str, Any]] = []
+        self._scaled: list[tuple[dict[str, Any], float]] = []
+        self._special: list[Callable[[float], None]] = []
+
+    def bind(self, optimizer: Optimizer) -> None:
+        """Take the param groups as they are now; `write` has to follow."""
+        self._plain, self._scaled, self._special = [], [], []
+        for at, share in self.shares.items():
+            group = optimizer.param_groups[at]
+            special = _special_writer(self.hyper, optimizer, at, share)
+            if special is not None:
+                self._special.append(special)
+            elif share == 1.0:
+                self._plain.append(group)
+            else:
+                self._scaled.append((group, share))
+
+    def write(self, step: int, last: float | None = None) -> Callable[[], object]:
+        """Write the value of a step; what comes back writes, at each call, the value of the step after that.
+
+        Args:
+            step: the optimizer step, from 0.
+            last: the last step of the run, if known.
+
+        Raises:
+            TrainingError: the schedule's value is none that the hyper-parameter can have.
+        """
+        following = self._values_from(step, math.inf if last is None else last).__next__
+        following()
+        return following
+
+    def hold(self) -> None:
+        """Write the value again if somewhere it is no longer."""
+        key, value = self.hyper.key, self.value
+        moved = any(group[key] is not value for group in self._plain)
+        if moved or self._special or any(group[key] != value * share for group, share in self._scaled):
+            for group in self._plain:
+                group[key] = value
+            self._write_shares(value)
+
+    def _write_shares(self, value: float) -> None:
+        key = self.hyper.key
+        for group, share in self._scaled:
+            group[key] = value * share
+        for write in self._special:
+            write(value)
+
+    # A generator keeps its place and its variables between two steps; a method would spend more time on looking them
+    # up than on the writing.
+    def _values_from(self, step: int, last: float) -> Iterator[None]:
+        key, plain, has_shares = self.hyper.key, self._plain, bool(self._scaled or self._special)
+        count, ahead = 1, self.schedule.foreseeable
+        while True:
+            values = self._block(step, count) if count > 1 else [self._single(step)]
+            for value in values:
+                self.value = value
+                for group in plain:
+                    group[key] = value
+                if has_shares:
+                    self._write_shares(value)
+                yield
+            step, ahead = step + len(values), ahead and len(values) == count
+            count = int(max(1, min(max(_FIRST_BLOCK, 4 * count), _LARGEST_BLOCK, last + 1 - step))) if ahead else 1
+
+    def _block(self, step: int, count: int) -> list[float]:
+        """The values of several steps; of a single one where not all of them can be told."""
+        try:
+            found = self.schedule(self._place(np.arange(step, step + count), self.base), self.state)
+            values = np.broadcast_to(np.asarray(found, dtype=np.float64), (count,))
+        except Exception:  # whatever is wrong at a step to come is told when it has come
+            return [self._single(step)]
+        if not ((values >= 0) & (values <= self.hyper.largest)).all():
+            return [self._single(step)]
+        block: list[float] = values.tolist()
+        return block
+
+    def _single(self, step: int) -> float:
+        try:
+            value = self.schedule(self._place(step, self.base), self.state)
+        except OverflowError:
+            value = math.inf
+        if not 0 <= value <= self.hyper.largest:
+            least = "a finite number >= 0" if self.hyper.largest > 1 else "a number >= 0 and < 1"
+            raise TrainingError(f"the {self.hyper.words} must be {least}; the schedule gives {value!r} at step {step}")
+        return float(value)
+
+
+def _special_writer(
+    hyper: HyperParameter, optimizer: Optimizer, at: int, share: float
+) -> Callable[[float], None] | None:
+    """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
+    group = optimizer.param_groups[at]
+    if hyper.at is not None:
+        return lambda value: hyper.write_within(group, value * share)
+    if not isinstance(group[hyper.key], torch.Tensor):
+        return None
+    # torch lets groups share one tensor with each other and with the optimizer's default.
+    others = [one[hyper.key] for one in optimizer.param_groups if one is not group]
+    if any(group[hyper.key] is other for other in (*others, optimizer.defaults.get(hyper.key))):
+        group[hyper.key] = group[hyper.key].clone()
+
+    def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
+        group[hyper.key].fill_(value * share)
+
+    return write
