@@ -1,7 +1,8 @@
 """The Lightning in use: `pytorch_lightning` or `lightning.pytorch`, two names of one library.
 
 A Trainer of either calls its callbacks by the names of their hooks, so one base class serves both. We take
-the one that the program has already imported: importing the other would cost it seconds for nothing.
+the one that the program has already imported: importing the other would cost it seconds for nothing. Where both are
+there, a callback is one of both: LightningCLI takes only classes of its own package.
 """
 
 from __future__ import annotations
@@ -24,5 +25,12 @@ elif "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modul
 else:
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.loggers import Logger
+
+    if "lightning.pytorch" in sys.modules:
+        from lightning.pytorch import Callback as _Other
+
+        class Callback(Callback, _Other):
+            """A callback of both packages."""
+
 
 __all__ = ["Callback", "LightningModule", "Logger", "Trainer", "rank_zero_only", "rank_zero_warn"]

@@ -24,7 +24,7 @@ import numpy as np
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.position import Position, Value
-from lr_plugins.schedules.schedule import Schedule, State, flag, number, start_of
+from lr_plugins.schedules.schedule import Schedule, State, choice, flag, number, start_of
 
 DTYPES = {"float64": np.float64, "float32": np.float32}
 
@@ -33,9 +33,9 @@ class LearningRateSchedule(Schedule):
     """Base of the schedules below: a formula of the optimizer step alone, in a precision of choice."""
 
     def __init__(self, name: str | None, dtype: str) -> None:
-        if dtype not in DTYPES:
-            raise InvalidArgument(f"{type(self).__name__}.dtype", dtype, f"one of {', '.join(DTYPES)}")
-        self.name, self.dtype = name, dtype
+        if name is not None and not isinstance(name, str):
+            raise InvalidArgument(f"{type(self).__name__}.name", name, "a text, or None")
+        self.name, self.dtype = name, choice(f"{type(self).__name__}.dtype", dtype, DTYPES)
 
     def value(self, position: Position, state: State) -> Value:
         """The formula in the precision of `dtype`."""

@@ -47,6 +47,9 @@ EXAMPLES: Mapping[str, Mapping[str, Schedule]] = {
         "stretched": s.StepDecay(0.1, drop=0.5, every="6ep").stretched(0.5),
         "smooth": s.ExponentialDecay(0.1, decay_steps="10ep", decay_rate=0.3).smooth(),
         "per_epoch": s.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.05).per_epoch(),
+        "annealed": s.Annealed(
+            s.StepDecay(0.1, drop=0.6, every="6ep"), 0.01, after="70%", length="5ep", shape="cosine"
+        ),
         "noise": s.Noise(s.CosineDecay(0.1), std=0.2),
     },
 }

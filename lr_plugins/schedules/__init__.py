@@ -17,9 +17,10 @@ from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule
 from lr_plugins.schedules.step import MultiStepDecay, StepDecay
 from lr_plugins.schedules.tanh import TanhDecay
-from lr_plugins.schedules.warmup import Cooldown, Warmup, WarmupStableDecay
+from lr_plugins.schedules.warmup import Annealed, Cooldown, Warmup, WarmupStableDecay
 
 __all__ = [
+    "Annealed",
     "Assign",
     "Assignments",
     "Bounded",

@@ -61,7 +61,7 @@ class Assign:
         layers: Sequence[str] | None = None,
         name: str | None = None,
     ) -> None:
-        self.schedule = as_schedule(schedule)
+        self.schedule = as_schedule(schedule, "Assign.schedule")
         self.to = _text("Assign.to", to, "the name of a hyper-parameter, e.g. lr, momentum, weight_decay")
         self.params = None if params is None else _pattern("Assign.params", params)
         self.group = _key("Assign.group", group, "the name or the index (from 0) of a param group, or null")

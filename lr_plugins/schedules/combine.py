@@ -78,7 +78,7 @@ class Wrapper(Combination):
     """A combination of a single part."""
 
     def __init__(self, schedule: Schedule) -> None:
-        self.schedule = as_schedule(schedule)
+        self.schedule = as_schedule(schedule, f"{type(self).__name__}.schedule")
         self.parts = (self.schedule,)
 
     def value(self, position: Position, state: State) -> Value:
@@ -365,14 +365,15 @@ class PerEpoch(Wrapper):
 def _schedules(field: str, schedules: Sequence[Any]) -> list[Schedule]:
     if isinstance(schedules, (str, bytes)) or not isinstance(schedules, Sequence) or not schedules:
         raise InvalidArgument(field, schedules, "a list of at least one schedule")
-    return list(_each(schedules))
+    return list(_each(field, schedules))
 
 
-def _each(schedules: Sequence[Any]) -> Iterator[Schedule]:
+def _each(field: str, schedules: Sequence[Any]) -> Iterator[Schedule]:
     from lr_plugins.schedules.constant import Constant
 
-    for one in schedules:
-        yield Constant(one) if isinstance(one, (int, float)) and not isinstance(one, bool) else as_schedule(one)
+    for index, one in enumerate(schedules):
+        is_number = isinstance(one, (int, float)) and not isinstance(one, bool)
+        yield Constant(one) if is_number else as_schedule(one, f"{field}[{index}]")
 
 
 def _begun(start: Span, position: Position) -> bool | npt.NDArray[np.bool_]:

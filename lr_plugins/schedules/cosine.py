@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.ops import between, clip, cos, floor, log1p, maximum
+from lr_plugins.schedules.ops import FEW, between, clip, cos, floor, log1p, maximum, power
+from lr_plugins.schedules.polynomial import delayed, k_decay_of
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, flag, learning_rate, number, start_of
 
@@ -20,9 +21,9 @@ class CosineDecay(Schedule):
     """Go from one learning rate to another along half a wave of the cosine: slow at first, fast, and slow again.
 
     `lr = end_learning_rate + (initial_learning_rate - end_learning_rate) * c ** power`, where
-    `c = (1 + cos(pi * t / decay_steps)) / 2`, with t counted in the unit of `decay_steps` and at most `decay_steps`:
-    from there on it stays at the end value (torch's and transformers' go up again), before 0 it is the initial one,
-    both exactly.
+    `c = (1 + cos(pi * (t / decay_steps) ** k_decay)) / 2`, with t counted in the unit of `decay_steps` and at most
+    `decay_steps`: from there on it stays at the end value (torch's and transformers' go up again), before 0 it is the
+    initial one, both exactly.
 
     Args:
         initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
@@ -31,17 +32,20 @@ class CosineDecay(Schedule):
         end_learning_rate: where it ends, >= 0; may be above the begin. Default 0. (Keras' `alpha` is the share of
             the initial learning rate: `end_learning_rate = alpha * initial_learning_rate`.)
         power: the exponent of the cosine factor, > 0; above 1 it falls earlier. Default 1.
+        k_decay: the exponent of the time, > 0; above 1 it falls later. Default 1.
 
     Raises:
         InvalidArgument: an argument outside its range.
 
     Source: "SGDR", Loshchilov and Hutter; keras.optimizers.schedules.CosineDecay, torch's CosineAnnealingLR, timm's
-    cosine; `power` is the `exponent` of optax' cosine_decay_schedule.
+    cosine, also for `k_decay` ("k-decay", Zhang and Li); `power` is the `exponent` of optax' cosine_decay_schedule.
 
     Example:
         >>> cosine = CosineDecay(0.1, decay_steps=100)
         >>> [round(cosine(step), 6) for step in (0, 25, 50, 75, 100, 999)]
         [0.1, 0.085355, 0.05, 0.014645, 0.0, 0.0]
+        >>> round(CosineDecay(0.1, decay_steps=100, k_decay=2.0)(50), 6)
+        0.085355
     """
 
     def __init__(
@@ -50,18 +54,20 @@ class CosineDecay(Schedule):
         decay_steps: DurationLike = "100%",
         end_learning_rate: float = 0.0,
         power: float = 1.0,
+        k_decay: float = 1.0,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self.decay_steps = Duration.of(decay_steps, unit="st", field="CosineDecay.decay_steps")
         self.end_learning_rate = learning_rate("CosineDecay.end_learning_rate", end_learning_rate)
         self.power = number("CosineDecay.power", power, "a finite number > 0 (1 is the plain cosine)", above=0.0)
+        self.k_decay = k_decay_of(self, k_decay)
 
     def value(self, position: Position, state: State) -> Value:
-        """`end + (initial - end) * ((1 + cos(pi * t / decay_steps)) / 2) ** power`."""
+        """`end + (initial - end) * ((1 + cos(pi * (t / decay_steps) ** k_decay)) / 2) ** power`."""
         share = clip(self.decay_steps.ratio(position), 0.0, 1.0)
-        left = 0.5 * (1.0 + cos(math.pi * share))
+        left = 0.5 * (1.0 + cos(math.pi * delayed(share, self.k_decay)))
         if self.power != 1.0:
-            left = left**self.power
+            left = power(left, self.power)
         return between(self.end_learning_rate, self.initial(position), left)
 
 
@@ -69,11 +75,11 @@ class CosineRestarts(Schedule):
     """Fall along half a wave of the cosine, jump back up, and again, with periods that grow.
 
     Period i, counted from 0, is `first_decay_steps * t_mul ** i` long; in it
-    `lr = end_learning_rate + (peak_i - end_learning_rate) * (1 + cos(pi * t_i / period_i)) / 2`, with t_i the time
-    since its begin, in the unit of `first_decay_steps`. The peak's height above `end_learning_rate` is multiplied by
-    `m_mul` at each restart. At the restart's own step (the first step at or after it, where it falls between two)
-    the learning rate is the peak; the end value is what each period comes close to and never shows. Before 0 it is
-    the initial value; it goes on for ever.
+    `lr = end_learning_rate + (peak_i - end_learning_rate) * (1 + cos(pi * (t_i / period_i) ** k_decay)) / 2`, with t_i
+    the time since its begin, in the unit of `first_decay_steps`. The peak's height above `end_learning_rate` is
+    multiplied by `m_mul` at each restart. At the restart's own step (the first step at or after it, where it falls
+    between two) the learning rate is the peak; the end value is what each period comes close to and never shows.
+    Before 0 it is the initial value; it goes on for ever.
 
     Args:
         initial_learning_rate: the first peak, >= 0. Default None: the optimizer's own.
@@ -85,6 +91,7 @@ class CosineRestarts(Schedule):
         whole_peak: multiply the whole peak by `m_mul`, and not its height above `end_learning_rate`, as timm does; it
             may then sink below `end_learning_rate`. Default False, as in Keras. No difference where
             `end_learning_rate` is 0 or `m_mul` is 1.
+        k_decay: the exponent of the time within a period, > 0; above 1 it falls later. Default 1.
 
     Raises:
         InvalidArgument: an argument outside its range.
@@ -106,6 +113,7 @@ class CosineRestarts(Schedule):
         m_mul: float = 1.0,
         end_learning_rate: float = 0.0,
         whole_peak: bool = False,
+        k_decay: float = 1.0,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self.first_decay_steps = Duration.of(first_decay_steps, unit="st", field="CosineRestarts.first_decay_steps")
@@ -113,11 +121,12 @@ class CosineRestarts(Schedule):
         self.m_mul = number("CosineRestarts.m_mul", m_mul, "a finite number > 0 (0.5 halves each peak)", above=0.0)
         self.end_learning_rate = learning_rate("CosineRestarts.end_learning_rate", end_learning_rate)
         self.whole_peak = flag("CosineRestarts.whole_peak", whole_peak)
+        self.k_decay = k_decay_of(self, k_decay)
 
     def value(self, position: Position, state: State) -> Value:
         """The cosine between the peak of the period and the end value."""
         index, share = self._period(position)
-        left = 0.5 * (1.0 + cos(math.pi * share))
+        left = 0.5 * (1.0 + cos(math.pi * delayed(share, self.k_decay)))
         return between(self.end_learning_rate, self._peak(self.initial(position), index), left)
 
     def _period(self, position: Position) -> tuple[Value, Value]:
@@ -137,15 +146,15 @@ class CosineRestarts(Schedule):
         if self.m_mul == 1.0:
             return first
         if self.whole_peak:
-            return first * self.m_mul**index
-        return between(self.end_learning_rate, first, self.m_mul**index)
+            return first * power(self.m_mul, index)
+        return between(self.end_learning_rate, first, power(self.m_mul, index))
 
 
 def _powers(base: float, index: Value) -> Value:
-    """`base ** index`, for whole numbers, in an array the same to the last bit as one by one.
+    """`base ** index`, for whole numbers, in a long array, too, the same to the last bit as one by one.
 
-    NumPy's own may differ from Python's there, and the time since a late period's begin would show it tenfold.
+    NumPy's own may differ there, and the time since a late period's begin would show it tenfold.
     """
-    if isinstance(index, np.ndarray) and (most := int(index.max(initial=0.0))) < 100_000:
+    if isinstance(index, np.ndarray) and index.size > FEW and (most := int(index.max())) < 100_000:
         return np.array([base**each for each in range(most + 1)])[index.astype(np.intp)]
-    return base**index
+    return power(base, index)

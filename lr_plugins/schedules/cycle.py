@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
-from lr_plugins.schedules.ops import between, clip, floor, maximum, where
+from lr_plugins.schedules.ops import between, clip, floor, maximum, power, where
 from lr_plugins.schedules.piecewise import INTERPOLATIONS, interpolate
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, choice, flag, learning_rate, number
@@ -208,7 +208,7 @@ class Cyclic(Schedule):
         within = passed - cycle * (up + down)
         share = where(within <= up, within / up, (up + down - within) / down)
         if self.mode == "triangular2":
-            share = share * 0.5**cycle
+            share = share * power(0.5, cycle)
         elif self.mode == "exp_range":
-            share = share * self.gamma**passed
+            share = share * power(self.gamma, passed)
         return between(self.base_learning_rate, self.max_learning_rate, share)

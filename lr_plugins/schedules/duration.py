@@ -73,7 +73,10 @@ class Duration:
         if isinstance(length, str) and (match := _TEXT.fullmatch(length)):
             return cls(_tidy(float(match["value"])), match["unit"] or unit)
         if isinstance(length, (int, float, np.integer, np.floating)) and not isinstance(length, bool):
-            return cls(_tidy(float(length)), unit)
+            try:
+                return cls(_tidy(float(length)), unit)
+            except OverflowError:
+                return None
         return None
 
     def measure(self, position: Position) -> tuple[Value, float]:

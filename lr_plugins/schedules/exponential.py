@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.ops import floor
+from lr_plugins.schedules.ops import floor, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, flag, number, start_of
 
@@ -47,4 +47,4 @@ class ExponentialDecay(Schedule):
     def value(self, position: Position, state: State) -> Value:
         """`initial_learning_rate * decay_rate ** (t / decay_steps)`."""
         ratio = self.decay_steps.ratio(position)
-        return self.initial(position) * self.decay_rate ** (floor(ratio) if self.staircase else ratio)
+        return self.initial(position) * power(self.decay_rate, floor(ratio) if self.staircase else ratio)

@@ -59,9 +59,11 @@ class FunctionSchedule(Schedule):
     ) -> None:
         self.function = function
         self.of = choice("FunctionSchedule.of", of, ("epoch", "step", "fraction"))
+        if isinstance(function, type) or not callable(function):
+            raise InvalidArgument("FunctionSchedule.function", function, f"a function of {self.of}")
         self._takes_learning_rate = of == "epoch" and _takes_learning_rate(function)
         if of != "epoch":
-            if not callable(function) or _takes(function, 0) is False:
+            if _takes(function, 0) is False:
                 raise InvalidArgument("schedule", function, f"callable as schedule({of})")
             if initial_learning_rate is not None:
                 raise InvalidArgument(
@@ -73,6 +75,11 @@ class FunctionSchedule(Schedule):
             else learning_rate("FunctionSchedule.initial_learning_rate", initial_learning_rate, optional=True)
         )
 
+    @property
+    def foreseeable(self) -> bool:
+        """No: the function may do more than answer, and is called when its time has come."""
+        return False
+
     def value(self, position: Position, state: State) -> Value:
         """What the function says; of an epoch, what is remembered."""
         if self.of == "step":
@@ -81,14 +88,12 @@ class FunctionSchedule(Schedule):
             return self._each(clip(_RUN.ratio(position), 0.0, 1.0), float)
         epoch = position.elapsed("ep")
         if isinstance(epoch, np.ndarray):
-            known = {int(one): self._at(int(one), position, state) for one in np.unique(epoch)}
-            return np.array([known[int(one)] for one in epoch.ravel()], dtype=np.float64).reshape(epoch.shape)
+            whole = epoch.astype(np.int64)
+            different = np.unique(whole)
+            answers = np.array([self._at(one, position, state) for one in different.tolist()], dtype=np.float64)
+            each: Value = answers[np.searchsorted(different, whole)]
+            return each
         return self._at(int(epoch), position, state)
-
-    @property
-    def foreseeable(self) -> bool:
-        """No: what a user's function does besides is not ours to know."""
-        return False
 
     def start(self) -> State:
         """No epoch has been asked for yet."""
@@ -133,8 +138,12 @@ class FunctionSchedule(Schedule):
             ) from None
 
 
-def as_schedule(schedule: Schedule | Callable[..., float]) -> Schedule:
+def as_schedule(schedule: Schedule | Callable[..., float], field: str = "schedule") -> Schedule:
     """A schedule; a plain function of `epoch` or `(epoch, lr)` becomes one.
+
+    Args:
+        schedule: the schedule or function.
+        field: the name used in the error message.
 
     Raises:
         InvalidArgument: it is neither.
@@ -143,7 +152,7 @@ def as_schedule(schedule: Schedule | Callable[..., float]) -> Schedule:
         return schedule
     if isinstance(schedule, type) or not callable(schedule):
         raise InvalidArgument(
-            "schedule",
+            field,
             schedule,
             "a schedule such as StepDecay(0.1), or a function of epoch or of (epoch, lr)",
         )

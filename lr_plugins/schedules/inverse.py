@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.ops import floor, maximum
+from lr_plugins.schedules.ops import floor, maximum, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, flag, number, start_of
 
@@ -90,4 +90,4 @@ class InverseSquareRoot(Schedule):
     def value(self, position: Position, state: State) -> Value:
         """`initial_learning_rate / (1 + t / decay_steps) ** power`."""
         ratio = maximum(self.decay_steps.ratio(position), 0.0)
-        return self.initial(position) / (1.0 + ratio) ** self.power
+        return self.initial(position) / power(1.0 + ratio, self.power)

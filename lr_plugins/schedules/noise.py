@@ -14,7 +14,8 @@ from lr_plugins.schedules.combine import Wrapper
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.ops import floor, maximum, where
 from lr_plugins.schedules.position import Position, Value
-from lr_plugins.schedules.schedule import Schedule, State, number
+from lr_plugins.schedules.quantile import normal_quantiles
+from lr_plugins.schedules.schedule import Schedule, State, choice, number
 
 _NORMAL = NormalDist()
 _BLOCK = 256  # draws made at once where one is asked for: the next steps will want the others
@@ -69,11 +70,9 @@ class Noise(Wrapper):
         self.every = Duration.of(every, unit="ep", field="Noise.every")
         self.after = self._bound("after", after, allow_zero=True)
         self.until = self._bound("until", until)
-        self.limit = _within_one("Noise.limit", limit)
+        self.limit = number("Noise.limit", limit, "a number > 0 and <= 1", above=0.0, at_most=1.0)
         self.std = number("Noise.std", std, "a finite number > 0", above=0.0)
-        if distribution not in ("normal", "uniform"):
-            raise InvalidArgument("Noise.distribution", distribution, '"normal" or "uniform"')
-        self.distribution = distribution
+        self.distribution = choice("Noise.distribution", distribution, ("normal", "uniform"))
         self.seed = _seed("Noise.seed", seed)
 
     def _bound(self, name: str, length: DurationLike | None, *, allow_zero: bool = False) -> Duration | None:
@@ -123,21 +122,12 @@ def _draw(law: tuple[str, float, float, int], first: int, count: int) -> npt.NDA
         return limit * (2.0 * even - 1.0)
     # The inverse of the distribution function, on the part of its range that lies within the limit.
     least, most = _NORMAL.cdf(-limit / std), _NORMAL.cdf(limit / std)
-    quantiles = least + (most - least) * even
-    normal = np.fromiter(map(_NORMAL.inv_cdf, quantiles.tolist()), np.float64, count)
+    normal = normal_quantiles(least + (most - least) * even)
     within: npt.NDArray[np.float64] = np.clip(std * normal, -limit, limit)
     return within
 
 
 _draws = lru_cache(maxsize=64)(_draw)
-
-
-def _within_one(field: str, value: object) -> float:
-    allowed = "a number > 0 and <= 1"
-    result = number(field, value, allowed, above=0.0)
-    if result > 1.0:
-        raise InvalidArgument(field, value, allowed)
-    return result
 
 
 def _seed(field: str, value: object) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,11 @@ import numpy.typing as npt
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
 from lr_plugins.schedules.ops import between, clip, cos, where
-from lr_plugins.schedules.position import Position, Value
+from lr_plugins.schedules.position import Position, RunLength, Value
 from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate
 
 INTERPOLATIONS = ("linear", "cosine")
+_NO_RUN = RunLength()  # nothing is known of it
 
 
 class PiecewiseConstant(Schedule):
@@ -30,6 +31,7 @@ class PiecewiseConstant(Schedule):
 
     Raises:
         InvalidArgument: values do not fit the boundaries, or one is outside its range.
+        TrainingError: boundaries in different units turn out not to increase in this run.
 
     Source: the schedule function of the MNIST article; Keras' PiecewiseConstantDecay but for the boundary.
 
@@ -54,21 +56,25 @@ class PiecewiseConstant(Schedule):
             for index, boundary in enumerate(boundaries)
         ]
         self.values = [learning_rate(f"PiecewiseConstant.values[{index}]", value) for index, value in enumerate(values)]
-        self._require_order()
+        for index, before, after in out_of_order(self.boundaries):
+            raise InvalidArgument(
+                f"PiecewiseConstant.boundaries[{index}]", after, f"greater than the one before it, {before}"
+            )
+        self._mixed = len({boundary.unit for boundary in self.boundaries}) > 1
+        self._ordered_in: RunLength | None = None
 
-    def _require_order(self) -> None:
-        for index in range(1, len(self.boundaries)):
-            before, after = self.boundaries[index - 1 : index + 1]
-            # Different units are ordered by the run, which is not known yet.
-            if before.unit == after.unit and before.value >= after.value:
-                raise InvalidArgument(
-                    f"PiecewiseConstant.boundaries[{index}]",
-                    after,
-                    f"greater than the one before it, {before}",
-                )
+    def _require_order_in(self, run: RunLength) -> None:
+        """Boundaries in different units are ordered by the run; whatever of it is known counts."""
+        for _, before, after in out_of_order(self.boundaries, run):
+            raise TrainingError(
+                f"the boundaries of PiecewiseConstant must increase, and in this run {after} is not after {before}"
+            )
+        self._ordered_in = run
 
     def value(self, position: Position, state: State) -> Value:
         """`values[number of boundaries reached]`."""
+        if self._mixed and self._ordered_in != position.run:
+            self._require_order_in(position.run)
         current = position.like(self.values[0])
         for boundary, value in zip(self.boundaries, self.values[1:], strict=True):
             current = where(boundary.passed(position), value, current)
@@ -108,7 +114,10 @@ class PiecewiseInterpolation(Schedule):
         self.interpolation = choice("PiecewiseInterpolation.interpolation", interpolation, INTERPOLATIONS)
         self._whens = [when for when, _ in self.points]
         self._values = [value for _, value in self.points]
-        self._require_order()
+        for index, before, after in out_of_order(self._whens):
+            raise InvalidArgument(
+                f"PiecewiseInterpolation.points[{index}]", after, f"after the one before it, {before}"
+            )
 
     @staticmethod
     def _point(index: int, point: object) -> tuple[Duration, float]:
@@ -116,15 +125,6 @@ class PiecewiseInterpolation(Schedule):
         if isinstance(point, (str, bytes)) or not isinstance(point, Sequence) or len(point) != 2:
             raise InvalidArgument(field, point, "a pair [when, learning rate]")
         return Duration.of(point[0], field=f"{field}[0]", allow_zero=True), learning_rate(f"{field}[1]", point[1])
-
-    def _require_order(self) -> None:
-        for index in range(1, len(self._whens)):
-            before, after = self._whens[index - 1 : index + 1]
-            # Different units are ordered by the run, which is not known yet; 0 is 0 in each.
-            if not after.value or (before.unit == after.unit and before.value >= after.value):
-                raise InvalidArgument(
-                    f"PiecewiseInterpolation.points[{index}]", after, f"after the one before it, {before}"
-                )
 
     def value(self, position: Position, state: State) -> Value:
         """The point of the way from the last point passed to the next."""
@@ -138,6 +138,27 @@ class PiecewiseInterpolation(Schedule):
                     f"the points of PiecewiseInterpolation must increase, and in this run {after} is not after {before}"
                 )
         return interpolate(passed, times, self._values, self.interpolation)
+
+
+def out_of_order(durations: Sequence[Duration], run: RunLength = _NO_RUN) -> Iterator[tuple[int, Duration, Duration]]:
+    """Those that do not come after one before them: (its index, the one before, itself).
+
+    In the same unit, or in different ones where the run tells; what cannot be told is left out. 0 is 0 in each unit.
+    """
+    for index, after in enumerate(durations):
+        for before in durations[:index]:
+            one, two = _in_one_clock(before, after, run)
+            if one is not None and two is not None and one >= two:
+                yield index, before, after
+
+
+def _in_one_clock(before: Duration, after: Duration, run: RunLength) -> tuple[float | None, float | None]:
+    if before.unit == after.unit or not after.value:
+        return before.value, after.value
+    one, two = before.span(run), after.span(run)
+    if one.steps is not None and two.steps is not None:
+        return one.steps, two.steps
+    return one.epochs, two.epochs
 
 
 def interpolate(passed: Value, times: Sequence[float], values: Sequence[float], interpolation: str) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.ops import between, ceil, clip, maximum
+from lr_plugins.schedules.ops import between, ceil, clip, maximum, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, flag, learning_rate, number, start_of
 
@@ -54,9 +54,10 @@ class LinearDecay(Schedule):
 class PolynomialDecay(Schedule):
     """Go from one learning rate to another along a power of the time that is left.
 
-    `lr = end_learning_rate + (initial_learning_rate - end_learning_rate) * (1 - t / decay_steps) ** power`, with t
-    counted in the unit of `decay_steps` and at most `decay_steps`: from there on it is the end value, before 0 the
-    initial one, both exactly. `power=1` is a straight line, above 1 it falls fast at first, below 1 at last.
+    `lr = end_learning_rate + (initial_learning_rate - end_learning_rate) * (1 - p ** k_decay) ** power`, where
+    `p = t / decay_steps`, with t counted in the unit of `decay_steps` and at most `decay_steps`: from there on it is
+    the end value, before 0 the initial one, both exactly. `power=1` is a straight line, above 1 it falls fast at first,
+    below 1 at last; with `k_decay` above 1 it stays high for longer.
 
     With `cycle` it does not stay at the end: each time it has been reached, `decay_steps` counts once more, from the
     very begin. At t = k * `decay_steps` it is the end value, and right after that it jumps up, to
@@ -69,16 +70,21 @@ class PolynomialDecay(Schedule):
         end_learning_rate: where it ends, >= 0; may be above the begin. Default 0 (in Keras 0.0001).
         power: the exponent, > 0. Default 1.
         cycle: start again at the end, as above, instead of staying there. Default False.
+        k_decay: the exponent of the time, > 0. Default 1. With `power=1` the fall is `1 - p ** k_decay`.
 
     Raises:
         InvalidArgument: an argument outside its range.
 
-    Source: keras.optimizers.schedules.PolynomialDecay; torch's PolynomialLR, timm's poly.
+    Source: keras.optimizers.schedules.PolynomialDecay; torch's PolynomialLR, timm's poly with its k_decay; fastai's
+    SchedPoly, whose power is `k_decay`.
 
     Example:
         >>> square = PolynomialDecay(0.1, decay_steps=100, power=2.0)
         >>> [square(step) for step in (0, 50, 100, 999)]
         [0.1, 0.025, 0.0, 0.0]
+        >>> late = PolynomialDecay(0.1, decay_steps=100, k_decay=2.0)
+        >>> [late(step) for step in (0, 50, 100)]
+        [0.1, 0.07500000000000001, 0.0]
         >>> again = PolynomialDecay(0.1, decay_steps=100, cycle=True)
         >>> [again(step) for step in (0, 50, 100, 150, 200)]
         [0.1, 0.05, 0.0, 0.025, 0.0]
@@ -91,19 +97,32 @@ class PolynomialDecay(Schedule):
         end_learning_rate: float = 0.0,
         power: float = 1.0,
         cycle: bool = False,
+        k_decay: float = 1.0,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self.decay_steps = Duration.of(decay_steps, unit="st", field="PolynomialDecay.decay_steps")
         self.end_learning_rate = learning_rate("PolynomialDecay.end_learning_rate", end_learning_rate)
         self.power = number("PolynomialDecay.power", power, "a finite number > 0 (1 is a line)", above=0.0)
         self.cycle = flag("PolynomialDecay.cycle", cycle)
+        self.k_decay = k_decay_of(self, k_decay)
 
     def value(self, position: Position, state: State) -> Value:
-        """`end + (initial - end) * (1 - t / decay_steps) ** power`."""
+        """`end + (initial - end) * (1 - (t / decay_steps) ** k_decay) ** power`."""
         ratio = self.decay_steps.ratio(position)
         if self.cycle:
             ratio = maximum(ratio, 0.0)
             share = ratio / maximum(ceil(ratio), 1.0)
         else:
             share = clip(ratio, 0.0, 1.0)
-        return between(self.end_learning_rate, self.initial(position), (1.0 - share) ** self.power)
+        left = power(1.0 - delayed(share, self.k_decay), self.power)
+        return between(self.end_learning_rate, self.initial(position), left)
+
+
+def k_decay_of(owner: Schedule, value: object) -> float:
+    """A schedule's `k_decay`: the exponent of the time, a finite number > 0."""
+    return number(f"{type(owner).__name__}.k_decay", value, "a finite number > 0 (1: the plain time)", above=0.0)
+
+
+def delayed(share: Value, k_decay: float) -> Value:
+    """A share of the time, from 0 to 1, that passes slowly at first where `k_decay` is above 1."""
+    return share if k_decay == 1.0 else power(share, k_decay)

@@ -43,8 +43,16 @@ class Schedule(ABC):
             position: a `Position`; or a plain number of optimizer steps, or a NumPy array of them (then an array
                 comes back), for schedules that look at nothing else.
             state: what the schedule remembers; without it, the answer is that of a run which observed nothing.
+
+        Returns:
+            A number for a position of one step. For one whose step or epoch is an array (or both), an array of its
+            shape, also where the values do not depend on what the array counts; of up to 4096 elements, each is bit
+            for bit the value of a call of its own.
         """
-        return self.value(as_position(position), state)
+        where = as_position(position)
+        value = self.value(where, state)
+        arrays = isinstance(where.step, np.ndarray) or isinstance(where.epoch, np.ndarray)
+        return where.like(value) if arrays and not isinstance(value, np.ndarray) else value
 
     @abstractmethod
     def value(self, position: Position, state: State) -> Value:
@@ -55,14 +63,17 @@ class Schedule(ABC):
         return None
 
     @property
+    def foreseeable(self) -> bool:
+        """Whether its values may be computed ahead of time, for many steps at once, given what it remembers now.
+
+        True, unless asking has effects of its own, as a function of the user's may: that is asked at its time.
+        """
+        return True
+
+    @property
     def monitors(self) -> tuple[str, ...]:
         """Names of the logged metrics this schedule observes."""
         return ()
-
-    @property
-    def foreseeable(self) -> bool:
-        """Whether its values may be computed ahead of time, for many steps at once."""
-        return True
 
     @property
     def kind(self) -> str:
@@ -100,12 +111,16 @@ class Schedule(ABC):
         return Chain([self, following], [after])
 
     def with_warmup(
-        self, length: DurationLike, start_factor: float = 0.0, shape: str | Schedule | Callable[..., float] = "linear"
+        self,
+        length: DurationLike,
+        start_factor: float = 0.0,
+        shape: str | Schedule | Callable[..., float] = "linear",
+        prefix: bool = True,
     ) -> Schedule:
         """This schedule after a rise to its first value (see `Warmup`)."""
         from lr_plugins.schedules.warmup import Warmup
 
-        return Warmup(self, length, start_factor, shape)
+        return Warmup(self, length, start_factor, shape, prefix)
 
     def __mul__(self, factor: Schedule | float) -> Schedule:
         """This schedule times a factor, or times a schedule of factors (see `Product`)."""
@@ -184,12 +199,20 @@ def number(
     Raises:
         InvalidArgument: it is none; the message says what is `allowed`.
     """
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise InvalidArgument(field, value, allowed)
-    result = float(value)
-    if not math.isfinite(result) or result <= above or not at_least <= result <= at_most:
+    result = as_float(value)
+    if result is None or not math.isfinite(result) or result <= above or not at_least <= result <= at_most:
         raise InvalidArgument(field, value, allowed)
     return result
+
+
+def as_float(value: object) -> float | None:
+    """A number as a float, infinite if it is too large for one; None for what is no number."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def learning_rate(field: str, value: object, *, optional: bool = False) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.ops import floor
+from lr_plugins.schedules.ops import floor, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, number, start_of
 
@@ -45,7 +45,7 @@ class StepDecay(Schedule):
 
     def value(self, position: Position, state: State) -> Value:
         """`initial_learning_rate * drop ** floor(t / every)`."""
-        return self.initial(position) * self.drop ** floor(self.every.ratio(position))
+        return self.initial(position) * power(self.drop, floor(self.every.ratio(position)))
 
 
 class MultiStepDecay(Schedule):
@@ -93,4 +93,4 @@ class MultiStepDecay(Schedule):
         reached = position.like(0)
         for milestone in self.milestones:
             reached = reached + milestone.passed(position)
-        return self.initial(position) * self.gamma**reached
+        return self.initial(position) * power(self.gamma, reached)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.combine import InTurn, Product
@@ -11,10 +11,10 @@ from lr_plugins.schedules.constant import Constant
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.exponential import ExponentialDecay
 from lr_plugins.schedules.function import as_schedule
-from lr_plugins.schedules.ops import between, clip, cos, sqrt
+from lr_plugins.schedules.ops import between, clip, cos, maximum, power, sqrt
 from lr_plugins.schedules.piecewise import PiecewiseInterpolation
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
-from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate, number, start_of
+from lr_plugins.schedules.schedule import Schedule, State, choice, flag, learning_rate, number, start_of
 
 RISES: dict[str, Callable[[float], Schedule]] = {
     "linear": lambda factor: PiecewiseInterpolation([[0, factor], ["100%", 1.0]]),
@@ -30,7 +30,7 @@ FALLS: dict[str, Callable[[Value], Value]] = {
     "linear": lambda share: 1.0 - share,
     "cosine": lambda share: 0.5 * (1.0 + cos(math.pi * share)),
     "1-sqrt": lambda share: 1.0 - sqrt(share),
-    "exponential": lambda share: (_RATIO**share - _RATIO) / (1.0 - _RATIO),
+    "exponential": lambda share: (power(_RATIO, share) - _RATIO) / (1.0 - _RATIO),
 }
 """What is left of the height, from 1 to 0, at a share of the fall."""
 
@@ -48,8 +48,12 @@ class Warmup(InTurn):
     `(t + 1) / n` does, take `length=n - 1, start_factor=1 / n`. Where the steps per epoch are known, it rises at every
     optimizer step, in whatever unit the length is given (`per_epoch()` holds it within an epoch).
 
-    A schedule that observes training does so from its own begin on: until then its first value is that of a run which
-    has observed nothing.
+    Without `prefix` the rise takes the place of the schedule's begin instead of pushing it back: while `t < length` it
+    is the same, and then `schedule(t)`, which counts from the begin of the run and has gone on meanwhile; where it is
+    no longer at its first value, it begins with a jump.
+
+    A schedule that observes training does so from the end of the warm-up on: until then its first value is that of a
+    run which has observed nothing.
 
     Args:
         schedule: the schedule, or a function of `epoch` or `(epoch, lr)`.
@@ -57,17 +61,22 @@ class Warmup(InTurn):
         start_factor: the factor of the very first step, >= 0; > 0 for `"exponential"`. Default 0.
         shape: `"linear"`, `"cosine"`, `"exponential"` or `"constant"`; or a schedule of factors, which sees a run of
             the warm-up's length and takes the place of `start_factor`. Default `"linear"`.
+        prefix: the schedule begins after the warm-up. Default True; False: with it.
 
     Raises:
         InvalidArgument: an argument outside its range.
 
     Source: "Accurate, Large Minibatch SGD", Goyal et al.; torch's LinearLR and ConstantLR in front, the `_with_warmup`
-    schedules of transformers, `warmup_target` of Keras' CosineDecay.
+    schedules of transformers, `warmup_target` of Keras' CosineDecay; `prefix=False` is timm's `warmup_prefix=False`
+    and the rule of Composer's MultiStepWithWarmupScheduler.
 
     Example:
         >>> from lr_plugins import StepDecay
         >>> schedule = Warmup(StepDecay(0.1, drop=0.5, every="10st"), length="4st")
         >>> [schedule(step) for step in (0, 1, 2, 4, 13, 14)]
+        [0.0, 0.025, 0.05, 0.1, 0.1, 0.05]
+        >>> schedule = Warmup(StepDecay(0.1, drop=0.5, every="10st"), length="4st", prefix=False)
+        >>> [schedule(step) for step in (0, 1, 2, 4, 9, 10)]
         [0.0, 0.025, 0.05, 0.1, 0.1, 0.05]
     """
 
@@ -77,11 +86,14 @@ class Warmup(InTurn):
         length: DurationLike,
         start_factor: float = 0.0,
         shape: str | Schedule | Callable[..., float] = "linear",
+        prefix: bool = True,
     ) -> None:
-        self.schedule = as_schedule(schedule)
+        self.schedule = as_schedule(schedule, "Warmup.schedule")
         self.length = Duration.of(length, field="Warmup.length", allow_zero=True)
+        self.prefix = flag("Warmup.prefix", prefix)
         self.start_factor = number("Warmup.start_factor", start_factor, "a finite number >= 0", at_least=0.0)
-        self.shape = choice("Warmup.shape", shape, RISES) if isinstance(shape, str) else as_schedule(shape)
+        field = "Warmup.shape"
+        self.shape = choice(field, shape, RISES) if isinstance(shape, str) else as_schedule(shape, field)
         if isinstance(self.shape, Schedule):
             if self.start_factor:
                 raise InvalidArgument("Warmup.start_factor", start_factor, "0 where shape is a schedule of factors")
@@ -97,7 +109,9 @@ class Warmup(InTurn):
         return self.length.known(run)
 
     def seen(self, index: int, position: Position) -> Position:
-        """The factors begin at 1, where they name no begin."""
+        """The factors begin at 1, where they name no begin; a schedule that is not pushed back sees the run itself."""
+        if index and not self.prefix:
+            return position
         seen = super().seen(index, position)
         return seen if index else seen._replace(base_learning_rate=1.0)
 
@@ -153,6 +167,107 @@ class Cooldown(Schedule):
         """`end_learning_rate + (initial_learning_rate - end_learning_rate) * left`."""
         left = FALLS[self.shape](clip(self.length.ratio(position), 0.0, 1.0))
         return between(self.end_learning_rate, self.initial(position), left)
+
+
+class Annealed(InTurn):
+    """A schedule that is led to an end value from some time on, whatever value it has by then.
+
+    `lr(t) = schedule(t)` while `t < after`, and from there on
+    `lr(t) = end_learning_rate + (held - end_learning_rate) * left(t - after)`, where `held` is the schedule's value at
+    t = `after`, and `left` goes from 1 to 0 over `length`, in one of the shapes of `Cooldown`. At t = `after` nothing
+    jumps, and from t = `after + length` on the end value stays. Before 0 it is what the schedule is there.
+
+    `after` and `length` are lengths of the whole run, also in percent. Where the steps per epoch are known, it moves at
+    every optimizer step, in whatever unit they are given (`per_epoch()` holds it within an epoch).
+
+    Without `hold` the schedule itself takes the place of `held`: it goes on, and what is left of its height above
+    the end value shrinks. Where the schedule sinks below the end value, the learning rate is the end value from
+    `after` on.
+
+    Args:
+        schedule: the schedule, or a function of `epoch` or `(epoch, lr)`.
+        end_learning_rate: where it ends, >= 0; may be above. Default 0.
+        after: when it begins, 0 or more; a plain number counts optimizer steps. Default `"80%"`.
+        length: how long it takes, > 0; a plain number counts optimizer steps. Default None: the rest of the run.
+        shape: `"linear"`, `"cosine"`, `"1-sqrt"` or `"exponential"`; or a schedule of what is left, from 1 to 0, which
+            sees a run of this length. Default `"linear"`.
+        hold: from the value that the schedule has at `after`. Default True; False: from the values it goes on to
+            have, kept at or above the end value.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+        TrainingError: no `length` is given, and that of the run is unknown.
+
+    Source: torch.optim.swa_utils.SWALR; the decay phase of timm's WSDLRScheduler (`hold=False`), also after its stable
+    functions rsqrt and power.
+
+    Example:
+        >>> from lr_plugins import StepDecay
+        >>> schedule = Annealed(StepDecay(0.1, drop=0.5, every="10st"), 0.01, after="20st", length="4st")
+        >>> [round(schedule(step), 6) for step in (0, 10, 19, 20, 22, 24, 99)]
+        [0.1, 0.05, 0.05, 0.025, 0.0175, 0.01, 0.01]
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule | Callable[..., float],
+        end_learning_rate: float = 0.0,
+        after: DurationLike = "80%",
+        length: DurationLike | None = None,
+        shape: str | Schedule | Callable[..., float] = "linear",
+        hold: bool = True,
+    ) -> None:
+        self.schedule = as_schedule(schedule, "Annealed.schedule")
+        self.end_learning_rate = learning_rate("Annealed.end_learning_rate", end_learning_rate)
+        self.after = Duration.of(after, field="Annealed.after", allow_zero=True)
+        self.length = None if length is None else Duration.of(length, field="Annealed.length")
+        self.shape = (
+            choice("Annealed.shape", shape, FALLS) if isinstance(shape, str) else as_schedule(shape, "Annealed.shape")
+        )
+        self.hold = flag("Annealed.hold", hold)
+        left = self.shape if isinstance(self.shape, Schedule) else Cooldown(1.0, shape=self.shape)
+        self.parts = (self.schedule, left)
+
+    def part_length(self, index: int, run: RunLength) -> Span:
+        """Until the annealing begins."""
+        return self.after.known(run)
+
+    def seen(self, index: int, position: Position) -> Position:
+        """The schedule sees the run; what is left of it is counted from `after`, and begins at 1."""
+        if not index:
+            return position
+        start, run = self._plan(position.run)[1]
+        if self.length is None and run.steps is None and run.epochs is None:
+            raise TrainingError(
+                "Annealed takes the rest of the run, whose length is unknown; give its length, or set max_epochs or "
+                "max_steps on the Trainer"
+            )
+        return position.part(start, run)._replace(base_learning_rate=1.0)
+
+    def active(self, index: int, position: Position) -> bool:
+        """A schedule that is held observes no more."""
+        return super().active(index, position) or (index == 0 and not self.hold)
+
+    def of(self, index: int, position: Position, state: State) -> Value:
+        """The schedule's value; from `after` on, what is left of its height above the end."""
+        if not index:
+            return super().of(0, position, state)
+        if self.hold:
+            height = super().of(0, self._switch(position), state)
+        else:
+            height = maximum(super().of(0, position, state), self.end_learning_rate)
+        return between(self.end_learning_rate, height, super().of(1, position, state))
+
+    def _switch(self, position: Position) -> Position:
+        """The position of one step at which the annealing begins."""
+        start, _ = self._plan(position.run)[1]
+        epoch = start.epochs if start.epochs is None or position.smooth else start.epochs // 1
+        return position._replace(step=start.steps, epoch=epoch)
+
+    def _parts_of(self, run: RunLength) -> Iterator[tuple[Span, RunLength]]:
+        before, (start, rest) = super()._parts_of(run)
+        yield before
+        yield start, rest if self.length is None else run.part(self.length.known(run))
 
 
 class WarmupStableDecay(InTurn):

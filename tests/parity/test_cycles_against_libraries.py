@@ -14,16 +14,20 @@ import numpy as np
 import pytest
 import torch
 import transformers.optimization as hf
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.wsd_lr import WSDLRScheduler
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import SWALR
 
 from lr_plugins import Chain, Constant, FunctionSchedule, RunLength
 from lr_plugins.schedules.cosine import CosineDecay
 from lr_plugins.schedules.cycle import CycleThrough, Cyclic, OneCycle
 from lr_plugins.schedules.inverse import InverseSquareRoot
 from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
-from lr_plugins.schedules.warmup import Warmup, WarmupStableDecay
+from lr_plugins.schedules.step import StepDecay
+from lr_plugins.schedules.warmup import Annealed, Warmup, WarmupStableDecay
+
+from .deviation import assert_agrees
 
 BASE = 0.3
 ROUNDING = 2**-52
@@ -49,12 +53,12 @@ def used(make, steps):
     return rates, momenta
 
 
-def check(schedule, expected, total=None, rel=1e-12, rounding=0.0):
+def check(original, schedule, expected, total=None, rel=1e-12, of_peak=0.0, peak=BASE):
     run = RunLength.of(steps=total or len(expected))
     single = [schedule(run.position(step, BASE)) for step in range(len(expected))]
-    assert single == pytest.approx(expected, rel=rel, abs=rounding)
     whole = schedule(run.position(np.arange(len(expected)), BASE))
-    assert whole == pytest.approx(np.array(expected), rel=rel, abs=rounding)
+    both = np.stack([single, whole])
+    assert_agrees(schedule, both, expected, original=original, relative=rel, of_peak=of_peak, peak=peak)
 
 
 # --- torch --------------------------------------------------------------------------------------------------
@@ -82,17 +86,18 @@ def test_one_cycle_and_its_momentum(total, anneal, three_phase):
                 total,
             )
             ours = OneCycle(0.7, "100%", pct_start, anneal, divided, last_divided, three_phase)
-            height = ROUNDING * max(0.7, *rates)
-            check(ours, rates, rounding=height)
-            check(OneCycle(0.7, total, *list(ours.config().values())[2:]), rates, 10**6, rounding=height)
+            near_0 = {"of_peak": ROUNDING, "peak": max(0.7, *rates)}
+            told = f"torch OneCycleLR, {anneal}{', three phases' if three_phase else ''}"
+            check(told, ours, rates, **near_0)
+            check(told, OneCycle(0.7, total, *list(ours.config().values())[2:]), rates, 10**6, **near_0)
             if three_phase:
                 continue  # torch's momentum then stays at the first value in the third phase: as ours from it to it
-            check(CycleThrough(0.95, 0.85, 0.95, "100%", pct_start, anneal), momenta)
+            check(f"{told}, momentum", CycleThrough(0.95, 0.85, 0.95, "100%", pct_start, anneal), momenta)
 
 
 def test_one_cycle_with_momentum_in_three_phases():
     _, momenta = used(lambda inner: lr_scheduler.OneCycleLR(inner, 0.7, 100, three_phase=True), 100)
-    check(CycleThrough(0.95, 0.85, 0.95, three_phase=True), momenta)
+    check("torch OneCycleLR, cosine, three phases, momentum", CycleThrough(0.95, 0.85, 0.95, three_phase=True), momenta)
 
 
 def test_at_the_last_step_ours_is_what_torch_documents_and_torch_is_not():
@@ -111,8 +116,8 @@ def test_cyclic_and_its_momentum(mode, up, down):
             lambda inner: lr_scheduler.CyclicLR(inner, 0.01, 0.5, up, down, mode, gamma),  # noqa: B023
             500,
         )
-        check(Cyclic(0.01, 0.5, up, down, mode, gamma), rates)
-        check(Cyclic(0.9, 0.8, up, down, mode, gamma), momenta)
+        check(f"torch CyclicLR, {mode}", Cyclic(0.01, 0.5, up, down, mode, gamma), rates)
+        check(f"torch CyclicLR, {mode}, momentum", Cyclic(0.9, 0.8, up, down, mode, gamma), momenta)
 
 
 @pytest.mark.parametrize("start", [1e-3, 0.25, 1.0])
@@ -123,14 +128,33 @@ def test_linear_warm_up_and_then_half_a_cosine(start):
 
     rates, _ = used(sequential, 200)
     # torch goes on from the value before, at each step one rounding further off.
-    check(Warmup(CosineDecay(decay_steps=180), 20, start), rates, rel=1e-12, rounding=200 * ROUNDING * BASE)
-    check(CosineDecay().with_warmup("10%", start), rates, rel=1e-12, rounding=200 * ROUNDING * BASE)
-    check(Chain([LinearDecay(BASE * start, BASE), CosineDecay()], ["10%"]), rates, rounding=200 * ROUNDING * BASE)
+    told = "torch SequentialLR of LinearLR and CosineAnnealingLR"
+    for ours in (
+        Warmup(CosineDecay(decay_steps=180), 20, start),
+        CosineDecay().with_warmup("10%", start),
+        Chain([LinearDecay(BASE * start, BASE), CosineDecay()], ["10%"]),
+    ):
+        check(told, ours, rates, of_peak=200 * ROUNDING)
 
 
 def test_constant_warm_up():
     rates, _ = used(lambda inner: lr_scheduler.ConstantLR(inner, factor=0.25, total_iters=7), 30)
-    check(Constant().with_warmup(7, 0.25, "constant"), rates)
+    check("torch ConstantLR", Constant().with_warmup(7, 0.25, "constant"), rates)
+
+
+@pytest.mark.parametrize(("strategy", "shape"), [("cos", "cosine"), ("linear", "linear")])
+@pytest.mark.parametrize("annealing", [1, 7, 20])
+def test_annealing_for_weight_averaging_in_the_loop_of_torchs_documentation(strategy, shape, annealing):
+    inner, start, rates = optimizer(), 40, []
+    scheduler = lr_scheduler.CosineAnnealingLR(inner, T_max=200)
+    averaging = SWALR(inner, swa_lr=0.05, anneal_epochs=annealing, anneal_strategy=strategy)
+    for step in range(100):
+        rates.append(inner.param_groups[0]["lr"])
+        inner.step()
+        (averaging if step > start else scheduler).step()
+    # torch goes on from the value before, at each step one rounding further off.
+    annealed = Annealed(CosineDecay(None, 200), 0.05, start + 1, annealing, shape)
+    check(f"torch SWALR, {strategy}", annealed, rates, of_peak=200 * ROUNDING)
 
 
 # --- timm ---------------------------------------------------------------------------------------------------
@@ -147,12 +171,42 @@ def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
         )
         expected = [theirs._get_lr(step)[0] for step in range(total + 5)]
         start = first / BASE
-        check(WarmupStableDecay(BASE, warmup, decay, SHAPES[shape], lr_min, start), expected, total)
+        told = f"timm WSDLRScheduler, {shape}"
+        check(told, WarmupStableDecay(BASE, warmup, decay, SHAPES[shape], lr_min, start), expected, total)
         if warmup:
             percent = WarmupStableDecay(
                 None, f"{100 * warmup / total}%", f"{100 * decay / total}%", SHAPES[shape], lr_min, start
             )
-            check(percent, expected, total, rounding=total * ROUNDING * BASE)  # of the percentages
+            check(f"{told}, in percent", percent, expected, total, of_peak=total * ROUNDING)  # of the percentages
+
+
+@pytest.mark.parametrize("stable", ["constant", "rsqrt", "power"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_timms_decay_of_any_stable_part(stable, shape):
+    for lr_min in (0.0, 0.06):
+        theirs = WSDLRScheduler(
+            optimizer(), 400, 150, lr_min, stable, 30, 0.8, shape, warmup_t=20, warmup_lr_init=0.003
+        )
+        expected = [theirs._get_lr(step)[0] for step in range(430)]
+        inner = Constant() if stable == "constant" else InverseSquareRoot(None, 30, 0.5 if stable == "rsqrt" else 0.8)
+        annealed = Annealed(inner.at_least(lr_min), lr_min, 250, None, SHAPES[shape], hold=False)
+        told = f"timm WSDLRScheduler, {stable}, {shape}"
+        check(told, annealed.with_warmup(20, 0.01), expected, 420, of_peak=2 * ROUNDING)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_timms_warm_up_with_and_without_a_prefix(prefix):
+    for kind, ours in (
+        (
+            lambda **more: CosineLRScheduler(optimizer(), 100, 1e-3, k_decay=1.5, **more),
+            CosineDecay(None, 100, 1e-3, k_decay=1.5),
+        ),
+        (lambda **more: StepLRScheduler(optimizer(), 7, 0.5, **more), StepDecay(drop=0.5, every="7st")),
+    ):
+        theirs = kind(warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=prefix)
+        expected = [theirs._get_lr(step)[0] for step in range(110)]
+        told = f"timm {type(theirs).__name__}, warmup_prefix={prefix}"
+        check(told, Warmup(ours, 10, 1e-4 / BASE, prefix=prefix), expected, of_peak=ROUNDING)
 
 
 def test_timms_cosine_with_its_warm_up_in_front():
@@ -160,7 +214,7 @@ def test_timms_cosine_with_its_warm_up_in_front():
         optimizer(), t_initial=100, lr_min=1e-3, warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=True
     )
     expected = [theirs._get_lr(step)[0] for step in range(110)]
-    check(CosineDecay(None, 100, 1e-3).with_warmup(10, 1e-4 / BASE), expected)
+    check("timm cosine, with its warm-up", CosineDecay(None, 100, 1e-3).with_warmup(10, 1e-4 / BASE), expected)
 
 
 # --- transformers -------------------------------------------------------------------------------------------
@@ -183,18 +237,20 @@ def test_transformers_warm_up_stable_decay(shape, least):
             ),
             T + 5,
         )
-        check(WarmupStableDecay(BASE, warmup, decay, shape, least * BASE, least), rates, T)
+        told = f"transformers get_wsd_schedule, {shape}"
+        check(told, WarmupStableDecay(BASE, warmup, decay, shape, least * BASE, least), rates, T)
     rises = {"linear": "linear", "cosine": "cosine"}
     if shape in rises:
         rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, shape, shape, least), T)
         inside = WarmupStableDecay(None, 0, 40, shape, least * BASE)
-        check(inside.with_warmup(20, least, rises[shape]), rates, rounding=ROUNDING * BASE)
+        check(f"{told} both ways", inside.with_warmup(20, least, rises[shape]), rates, of_peak=ROUNDING)
 
 
 def test_transformers_rise_of_one_less_the_root():
     rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, "1-sqrt", "1-sqrt"), T)
     rise = FunctionSchedule(lambda share: 1 - math.sqrt(1 - share), of="fraction")
-    check(WarmupStableDecay(None, 0, 40, "1-sqrt").with_warmup(20, shape=rise), rates)
+    ours = WarmupStableDecay(None, 0, 40, "1-sqrt").with_warmup(20, shape=rise)
+    check("transformers get_wsd_schedule, 1-sqrt both ways", ours, rates)
 
 
 @pytest.mark.parametrize("length", [W, "10%", f"{W}st"])
@@ -212,9 +268,9 @@ def test_transformers_with_warmup(length):
             InverseSquareRoot(decay_steps=W),
         ),
     }
-    for original, ours in originals.values():
+    for name, (original, ours) in originals.items():
         rates, _ = used(lambda inner: original(inner, W, T), T)  # noqa: B023
-        check(ours.with_warmup(length), rates, rounding=ROUNDING * BASE)
+        check(f"transformers {name}, with its warm-up", ours.with_warmup(length), rates, of_peak=ROUNDING)
 
 
 def test_transformers_two_other_rules_of_the_first_step():
@@ -223,7 +279,7 @@ def test_transformers_two_other_rules_of_the_first_step():
     for first in (None, 0.2):
         rates, _ = used(lambda inner: original(inner, W, T, min_lr_rate=0.1, warmup_lr_rate=first), T)  # noqa: B023
         ours = Warmup(CosineDecay(None, T - W, 0.1 * BASE), W - 1, 1 / W if first is None else first)
-        check(ours, rates)
+        check("transformers cosine with a floor and a first value", ours, rates)
 
 
 # --- Keras --------------------------------------------------------------------------------------------------
@@ -237,4 +293,4 @@ def test_kerass_cosine_with_a_warm_up_target(first, alpha):
     )
     expected = [float(theirs(step)) for step in range(210)]
     ours = CosineDecay(BASE, 180, alpha * BASE).with_warmup(20, first / BASE)
-    check(ours, expected, rel=1e-6, rounding=2**-24 * BASE)
+    check("keras CosineDecay, with warmup_target", ours, expected, rel=1e-6, of_peak=2**-24)

@@ -12,6 +12,8 @@ from lr_plugins import keras as ours
 from lr_plugins.errors import InvalidArgument
 from tests.toys import Toy, fit
 
+from .deviation import assert_agrees
+
 STEPS = np.unique(np.concatenate([np.arange(130), np.geomspace(130, 100_000, 60).astype(int)]))
 CASES = [
     ("ExponentialDecay", {"initial_learning_rate": 0.1, "decay_steps": 30, "decay_rate": 0.9}),
@@ -37,6 +39,7 @@ IDS = [f"{name}-{index}" for index, (name, _) in enumerate(CASES)]
 # Single precision loses the phase of a cosine and the exponent of a power as the step grows: measured at 100,000
 # steps. The bound is relative to the first value, as a rate near 0 has no digits left.
 SINGLE = 2e-5
+USUAL = ("initial_learning_rate", "decay_steps", "first_decay_steps", "decay_rate", "boundaries", "values")
 
 
 def pair(name, arguments):
@@ -53,9 +56,11 @@ def test_values_are_those_of_keras(name, arguments, dtype):
     theirs, _ = pair(name, arguments)
     mine = getattr(ours, name)(**arguments, dtype=dtype)
     scale = max(abs(at(theirs, step)) for step in (0, 20))
-    difference = [abs(at(theirs, step) - at(mine, step)) / scale for step in STEPS]
-    assert max(difference[:130]) < 1e-6
-    assert max(difference) < SINGLE
+    rates, expected = ([at(one, step) for step in STEPS] for one in (mine, theirs))
+    options = ", ".join(option for option in arguments if option not in USUAL)
+    told = f"keras {name}{options and ', with '}{options}"
+    assert rates[:130] == pytest.approx(expected[:130], rel=0, abs=1e-6 * scale)
+    assert_agrees(mine, rates, expected, original=told, relative=0, of_peak=SINGLE, peak=scale)
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)

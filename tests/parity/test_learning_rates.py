@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lr_plugins import ExponentialDecay, InverseTimeDecay, LearningRateScheduler, PiecewiseConstant, StepDecay
 
+from .deviation import assert_agrees
 from .side_by_side import Tiny, article_mnist, keras_fit, keras_update_rates, loader, our_fit, our_update_rates, trainer
 
 theirs = keras.optimizers.schedules
@@ -97,7 +98,8 @@ def test_schedules_of_the_update(ours, keras_schedule):
     keras_rates = keras_update_rates(keras_schedule, UPDATES, EPOCHS)
     assert len(keras_rates) == UPDATES * EPOCHS
     assert len(set(keras_rates)) >= 5  # it moves
-    assert our_update_rates(ours, UPDATES, EPOCHS) == pytest.approx(keras_rates, rel=1e-6, abs=0)
+    mine, name = our_update_rates(ours, UPDATES, EPOCHS), type(keras_schedule).__name__
+    assert_agrees(ours, mine, keras_rates, original=f"keras {name}, in a training", relative=1e-6)
 
 
 starts, rates = st.floats(1e-6, 10), st.floats(1e-3, 2)
@@ -135,7 +137,8 @@ def test_piecewise_boundaries_are_those_of_keras_plus_one(boundaries):
     keras_rates = keras_update_rates(theirs.PiecewiseConstantDecay(boundaries, values), updates=6, epochs=3)
     plus_one = PiecewiseConstant([f"{boundary + 1}st" for boundary in boundaries], values)
     same = PiecewiseConstant([f"{boundary}st" for boundary in boundaries], values)
-    assert our_update_rates(plus_one, 6, 3) == pytest.approx(keras_rates, rel=ROUNDING, abs=0)
+    original = "keras PiecewiseConstantDecay, its boundaries + 1, in a training"
+    assert_agrees(plus_one, our_update_rates(plus_one, 6, 3), keras_rates, original=original, relative=ROUNDING)
     # With the same numbers, exactly the updates at the boundaries differ.
     differ = ~np.isclose(our_update_rates(same, 6, 3), keras_rates, rtol=1e-6)
     assert np.flatnonzero(differ).tolist() == boundaries

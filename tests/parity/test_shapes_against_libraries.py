@@ -31,6 +31,8 @@ from lr_plugins.schedules.schedule import Schedule
 from lr_plugins.schedules.step import MultiStepDecay, StepDecay
 from lr_plugins.schedules.tanh import TanhDecay
 
+from .deviation import assert_agrees
+
 PEAK = 0.1
 N = 1000
 RELATIVE, OF_PEAK_FORMULA, OF_PEAK_RECURSION, OF_PEAK_FLOAT32 = 1e-12, 4e-15, 1.6e-14, 1e-6
@@ -49,10 +51,11 @@ def ours(schedule: Schedule, steps: int) -> np.ndarray:
     return single
 
 
-def assert_same(schedule: Schedule, theirs: np.ndarray, of_peak: float) -> None:
+def assert_same(schedule: Schedule, theirs: np.ndarray, of_peak: float, original: str) -> None:
     assert theirs.dtype == np.float64
     assert len(np.unique(theirs)) > 1
-    np.testing.assert_allclose(ours(schedule, len(theirs)), theirs, rtol=RELATIVE, atol=PEAK * of_peak)
+    mine = ours(schedule, len(theirs))
+    assert_agrees(schedule, mine, theirs, original=original, relative=RELATIVE, of_peak=of_peak, peak=PEAK)
 
 
 # --- torch --------------------------------------------------------------------------------------------------
@@ -109,9 +112,10 @@ TORCH = {
 }
 
 
-@pytest.mark.parametrize(("schedule", "make", "steps"), TORCH.values(), ids=TORCH)
-def test_torch(schedule, make, steps):
-    assert_same(schedule, torch_trace(make, steps), OF_PEAK_RECURSION)
+@pytest.mark.parametrize("name", TORCH)
+def test_torch(name):
+    schedule, make, steps = TORCH[name]
+    assert_same(schedule, torch_trace(make, steps), OF_PEAK_RECURSION, f"torch {name}")
 
 
 WITH_A_FORMULA = [name for name in TORCH if not name.startswith("CosineAnnealingWarmRestarts")]
@@ -128,7 +132,7 @@ def test_torch_by_its_formulas(name):
     for step in range(steps):
         scheduler.step(step)
         theirs.append(optim.param_groups[0]["lr"])
-    assert_same(schedule, np.array(theirs), OF_PEAK_FORMULA)
+    assert_same(schedule, np.array(theirs), OF_PEAK_FORMULA, f"torch {name}, by its formula")
 
 
 @pytest.mark.parametrize("epochs_of", [1, 3])
@@ -136,7 +140,8 @@ def test_torch_once_an_epoch_is_a_schedule_of_epochs(epochs_of):
     run = RunLength.of(steps_per_epoch=epochs_of, epochs=100)
     rates = MultiStepDecay(PEAK, [30, 60])(run.position(np.arange(100 * epochs_of)))
     theirs = torch_trace(lambda o: torch_lr.MultiStepLR(o, [30, 60]), 100)
-    np.testing.assert_allclose(rates, np.repeat(theirs, epochs_of), rtol=RELATIVE)
+    original = "torch MultiStepLR, once an epoch"
+    assert_agrees(MultiStepDecay(PEAK, [30, 60]), rates, np.repeat(theirs, epochs_of), original=original)
 
 
 # --- timm ---------------------------------------------------------------------------------------------------
@@ -165,6 +170,18 @@ TIMM = {
         Chain([CosineRestarts(PEAK, 100), Constant(0.0)], ["700st"]),
         lambda o: timm.CosineLRScheduler(o, 100, cycle_mul=2.0, cycle_limit=3),
     ),
+    "cosine, k-decay": (
+        CosineDecay(PEAK, N, 0.003, k_decay=1.5),
+        lambda o: timm.CosineLRScheduler(o, N, 0.003, k_decay=1.5),
+    ),
+    "cosine, growing cycles, k-decay": (
+        CosineRestarts(PEAK, 100, 1.5, 0.8, 0.003, True, k_decay=0.7),
+        lambda o: timm.CosineLRScheduler(o, 100, 0.003, 1.5, 0.8, 99, k_decay=0.7),
+    ),
+    "poly, k-decay": (
+        PolynomialDecay(PEAK, N, 0.003, 2.0, k_decay=2.0),
+        lambda o: timm.PolyLRScheduler(o, N, 2.0, 0.003, k_decay=2.0),
+    ),
     "poly": (PolynomialDecay(PEAK, N, 0.003, 0.5), lambda o: timm.PolyLRScheduler(o, N, lr_min=0.003)),
     "poly, cycles": (
         Repeated(PolynomialDecay(PEAK, "100%", 0.003, 2), "100st"),
@@ -188,9 +205,10 @@ TIMM = {
 }
 
 
-@pytest.mark.parametrize(("schedule", "make"), TIMM.values(), ids=TIMM)
-def test_timm(schedule, make):
-    assert_same(schedule, timm_trace(make, 1500), OF_PEAK_FORMULA)
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name):
+    schedule, make = TIMM[name]
+    assert_same(schedule, timm_trace(make, 1500), OF_PEAK_FORMULA, f"timm {name}")
 
 
 def test_the_noise_of_timm_is_of_the_same_distribution_at_the_same_places():
@@ -265,9 +283,10 @@ HF = {
 }
 
 
-@pytest.mark.parametrize(("schedule", "make", "steps"), HF.values(), ids=HF)
-def test_transformers(schedule, make, steps):
-    assert_same(schedule, torch_trace(make, steps), OF_PEAK_FORMULA)
+@pytest.mark.parametrize("name", HF)
+def test_transformers(name):
+    schedule, make, steps = HF[name]
+    assert_same(schedule, torch_trace(make, steps), OF_PEAK_FORMULA, f"transformers {name}")
 
 
 # --- Keras --------------------------------------------------------------------------------------------------
@@ -300,11 +319,13 @@ KERAS = {
 }
 
 
-@pytest.mark.parametrize(("schedule", "theirs"), KERAS.values(), ids=KERAS)
-def test_keras(schedule, theirs):
+@pytest.mark.parametrize("name", KERAS)
+def test_keras(name):
+    schedule, theirs = KERAS[name]
     rates = np.array([float(theirs(step)) for step in range(1500)])
     assert len(np.unique(rates)) > 100
-    np.testing.assert_allclose(ours(schedule, 1500), rates, rtol=0, atol=PEAK * OF_PEAK_FLOAT32)
+    mine = ours(schedule, 1500)
+    assert_agrees(schedule, mine, rates, original=f"keras {name}", relative=0, of_peak=OF_PEAK_FLOAT32, peak=PEAK)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lr_plugins import (
@@ -22,12 +22,10 @@ from lr_plugins import (
     PiecewiseConstant,
     Position,
     Product,
-    Repeated,
     RunLength,
     Schedule,
     Smooth,
     StepDecay,
-    Stretched,
 )
 from lr_plugins.errors import InvalidArgument, TrainingError
 
@@ -62,71 +60,6 @@ def curve(schedule, run=RUN, steps=None, own=1.0):
         whole = schedule(run.position(np.array(list(steps)), own))
     assert whole == pytest.approx(values, rel=1e-14, abs=0)
     return values
-
-
-# --- schedules of every kind --------------------------------------------------------------------------------
-
-durations = st.one_of(
-    st.integers(1, 700),
-    st.integers(1, 25).map("{}ep".format),
-    st.integers(1, 100).map("{}%".format),
-    st.integers(64, 30000).map("{}sp".format),
-    st.sampled_from(["0.5ep", "2.5ep", "0.1%", "12.5%", "7.25st"]),
-)
-values = st.floats(1e-3, 1)
-leaves = st.one_of(
-    st.builds(Constant, values),
-    st.builds(StepDecay, values, st.floats(0.3, 1), durations),
-    st.builds(ExponentialDecay, values, durations, st.floats(0.3, 1), st.booleans()),
-    st.builds(InverseTimeDecay, values, durations, values, st.booleans()),
-    st.builds(lambda rate: FunctionSchedule(lambda epoch: rate / math.sqrt(1 + epoch)), values),
-    st.builds(lambda rate: FunctionSchedule(lambda epoch, lr: lr * rate), st.floats(0.5, 1)),
-    st.builds(LossDriven, values),
-)
-
-
-def combined(parts):
-    return st.one_of(
-        st.lists(parts, min_size=1, max_size=3).flatmap(
-            lambda some: st.builds(Chain, st.just(some), st.tuples(*[durations] * (len(some) - 1)))
-        ),
-        st.builds(Product, st.lists(parts, min_size=1, max_size=3)),
-        st.builds(Bounded, parts, st.floats(0, 0.1), st.none() | st.floats(0.1, 1)),
-        st.builds(Repeated, parts, st.sampled_from(["45st", "2ep", "1.5ep", "15%"])),
-        st.builds(Stretched, parts, st.sampled_from([0.1, 0.5, 3, 49])),
-        st.builds(Smooth, parts),
-        st.builds(PerEpoch, parts),
-    )
-
-
-trees = st.recursive(leaves, combined, max_leaves=6)
-
-
-@given(tree=trees, seed=st.integers(0, 10**6))
-@settings(max_examples=300, deadline=None)
-def test_any_tree_gives_numbers_for_single_steps_and_arrays_alike(tree, seed):
-    steps = np.random.default_rng(seed).integers(0, N + 40, 12)
-    assert all(math.isfinite(value) and value >= 0 for value in curve(tree, steps=steps.tolist()))
-
-
-@given(tree=trees)
-@settings(max_examples=100, deadline=None)
-def test_any_tree_remembers_plain_data_and_goes_on_from_it(tree):
-    state, restored = tree.start(), tree.start()
-    for epoch in range(8):
-        position, metrics = RUN.position(30 * epoch, 0.1), {"loss": 1 / (1 + epoch)}
-        state = tree.observe(state, position, metrics)
-        restored = tree.observe(json.loads(json.dumps(restored)), position, metrics)
-        assert restored == state
-        for step in (30 * epoch, 30 * epoch + 17):
-            assert tree(RUN.position(step, 0.1), state) == tree(RUN.position(step, 0.1), restored)
-
-
-@given(tree=trees)
-def test_any_tree_is_what_its_configuration_says(tree):
-    again = type(tree)(**tree.config())
-    assert again == tree
-    assert hash(again) == hash(tree)
 
 
 # --- sequence -----------------------------------------------------------------------------------------------
@@ -252,15 +185,6 @@ def test_a_part_never_begins_before_the_one_in_front_of_it_has_ended():
 # --- product, bounds ----------------------------------------------------------------------------------------
 
 
-@given(st.lists(leaves, min_size=1, max_size=4), st.integers(0, N))
-def test_a_product_multiplies_and_its_factors_begin_at_one(parts, step):
-    position = RUN.position(step, 0.3)
-    expected = parts[0](position)
-    for part in parts[1:]:
-        expected *= part(RUN.position(step, 1.0))
-    assert Product(parts)(position) == expected
-
-
 def test_the_optimizers_own_learning_rate_counts_once():
     assert (StepDecay(drop=0.5, every="1ep") * StepDecay(drop=0.1, every="2ep"))(
         RUN.position(75, 0.8)
@@ -275,23 +199,7 @@ def test_numbers_multiply_from_both_sides():
     assert halved(RUN.position(0)) == 0.2
 
 
-@given(floor=st.floats(0, 0.5), above=st.floats(0, 0.5), tree=trees, step=st.integers(0, N))
-@settings(deadline=None)
-def test_bounds_hold(floor, above, tree, step):
-    bounded = tree.at_least(floor).at_most(floor + above)
-    value = tree(RUN.position(step, 0.1))
-    assert bounded(RUN.position(step, 0.1)) == min(max(value, floor), floor + above)
-    assert curve(bounded, steps=[step, N - step])[0] <= floor + above
-
-
 # --- stretch, repetition ------------------------------------------------------------------------------------
-
-
-@given(ratio=st.integers(1, 300), step=st.integers(0, 3000), tree=leaves)
-def test_a_schedule_made_for_another_run_length_is_that_schedule_at_the_same_share(ratio, step, tree):
-    long = RunLength(RUN.steps_per_epoch, RUN.epochs * ratio, RUN.steps * ratio, RUN.batch_size)
-    inside = Position(step, step // 30, RUN, 0.1)
-    assert tree.stretched(ratio)(Position(step * ratio, step // 30 * ratio, long, 0.1)) == tree(inside)
 
 
 def test_a_boundary_is_met_whatever_the_ratio():
@@ -303,12 +211,6 @@ def test_a_tenth_of_the_run():
     schedule = Chain([Constant(1.0), StepDecay(0.5, 0.5, "50%")], ["100st"]).stretched(0.1)
     short = RunLength.of(steps_per_epoch=6, epochs=10)
     assert curve(schedule, short) == [1.0] * 10 + [0.5] * 25 + [0.25] * 25
-
-
-@given(every=st.integers(1, 100), step=st.integers(0, 10**6), decay=st.integers(1, 100))
-def test_a_repetition_looks_at_the_rest(every, step, decay):
-    schedule = ExponentialDecay(1.0, decay, 0.5)
-    assert schedule.repeated(every)(step) == schedule(step % every)
 
 
 def test_repetitions_in_each_unit():
@@ -417,10 +319,10 @@ def test_the_loss_as_a_factor():
         (lambda: Chain([1.0, 2.0], []), r"Chain\.lengths must be a list of 1: one for each schedule but the last"),
         (lambda: Chain([1.0, 2.0], "5"), r"Chain\.lengths must be a list of 1"),
         (lambda: Chain([1.0, 2.0], [0]), r"Chain\.lengths\[0\] must be greater than 0"),
-        (lambda: Chain([1.0, "2"], [1]), r"schedule must be a schedule such as"),
-        (lambda: Chain([1.0, True], [1]), r"schedule must be a schedule such as"),
+        (lambda: Chain([1.0, "2"], [1]), r"Chain\.schedules\[1\] must be a schedule such as"),
+        (lambda: Chain([1.0, True], [1]), r"Chain\.schedules\[1\] must be a schedule such as"),
         (lambda: Product("ab"), r"Product\.schedules must be a list"),
-        (lambda: Constant(1) * None, r"schedule must be a schedule such as"),
+        (lambda: Constant(1) * None, r"Product\.schedules\[1\] must be a schedule such as"),
         (lambda: Constant(1) * -1.0, r"Constant\.initial_learning_rate must be a finite number >= 0"),
         (lambda: Constant(1).at_least(-1), r"Bounded\.min_learning_rate must be a finite number >= 0"),
         (
@@ -429,7 +331,7 @@ def test_the_loss_as_a_factor():
         ),
         (lambda: Constant(1).repeated(0), r"Repeated\.every must be greater than 0"),
         (lambda: Constant(1).stretched(0), r"Stretched\.ratio must be a finite number > 0"),
-        (lambda: Smooth(0.1), r"schedule must be a schedule such as"),
+        (lambda: Smooth(0.1), r"Smooth\.schedule must be a schedule such as"),
     ],
 )
 def test_bad_arguments_are_named_with_what_is_allowed(build, message):

@@ -1,9 +1,8 @@
 """The shapes that go from one value to another: their formulas, the laws that hold for all, and what they refuse."""
 
-import json
 import math
-import pickle
 from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from lr_plugins.schedules.inverse import InverseSquareRoot
 from lr_plugins.schedules.noise import Noise
 from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
 from lr_plugins.schedules.position import Position, RunLength
+from lr_plugins.schedules.quantile import normal_quantiles
 from lr_plugins.schedules.step import MultiStepDecay
 from lr_plugins.schedules.tanh import TanhDecay
 
@@ -60,6 +60,13 @@ FORMULAS = [
     (CosineDecay(0.1), lambda t, e: 0.1 * half_wave(t / 1800)),
     (CosineDecay(0.1, 700, 0.02, 1.5), lambda t, e: line(0.02, 0.1, half_wave(min(t / 700, 1)) ** 1.5)),
     (CosineDecay(0.0, "20ep", 0.1), lambda t, e: line(0.1, 0.0, half_wave(min(e / 20, 1)))),
+    (PolynomialDecay(0.1, 700, 0.02, 2.5, k_decay=2), lambda t, e: line(0.02, 0.1, (1 - min(t / 700, 1) ** 2) ** 2.5)),
+    (
+        PolynomialDecay(0.1, 70, cycle=True, k_decay=0.5),
+        lambda t, e: 0.1 * (1 - (t / (70 * max(math.ceil(t / 70), 1))) ** 0.5),
+    ),
+    (CosineDecay(0.1, 700, 0.02, k_decay=1.5), lambda t, e: line(0.02, 0.1, half_wave(min(t / 700, 1) ** 1.5))),
+    (CosineRestarts(0.1, 7, 1.0, 0.9, k_decay=0.7), lambda t, e: 0.1 * 0.9 ** (t // 7) * half_wave((t % 7 / 7) ** 0.7)),
     (CosineRestarts(0.1, 10), lambda t, e: restarts(t, 10, 2)),
     (CosineRestarts(0.1, 7, 1.0, 0.9, 0.02), lambda t, e: restarts(t, 7, 1, 0.9, end=0.02)),
     (CosineRestarts(0.1, 20, 1.5, 0.9, 0.02, True), lambda t, e: restarts(t, 20, 1.5, 0.9, 0.1, 0.02, True)),
@@ -90,19 +97,6 @@ def test_every_step_of_a_run_and_beyond_follows_the_formula(schedule, formula):
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
-def test_an_array_of_steps_gives_the_same_as_each_step(schedule):
-    steps = np.arange(-40, RUN.steps + 400)
-    curve = schedule(RUN.position(steps))
-    single = [schedule(RUN.position(int(step))) for step in steps]
-    assert {type(value) for value in single} == {float}
-    assert curve.shape == steps.shape
-    # cos of NumPy and of Python differ in the last bit, which counts next to 0: hence `abs`.
-    assert curve == pytest.approx(single, rel=1e-14, abs=0.1 * ULP)
-    assert schedule(RUN.position(steps.reshape(10, -1))).ravel().tolist() == curve.tolist()
-    assert schedule(RUN.position(steps[:0])).shape == (0,)
-
-
-@pytest.mark.parametrize("schedule", ALL, ids=repr)
 def test_nothing_is_computed_that_numpy_would_warn_of(schedule):
     with np.errstate(all="raise", under="ignore"):  # 0.9 ** 7142 is 0, as it should be
         curve = schedule(RUN.position(np.arange(-5000, 50000)))
@@ -127,24 +121,6 @@ def test_past_its_end_it_stays_there(schedule):
     for step in (in_steps, in_steps + 1, 10 * in_steps, 10**9):
         assert schedule(RUN.position(int(step))) == schedule.end_learning_rate
     assert schedule(RUN.position(int(in_steps) - 1)) != schedule.end_learning_rate
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_a_schedule_is_what_its_configuration_says(schedule):
-    config = json.loads(json.dumps(schedule.config(), default=str))
-    again = type(schedule)(**config)
-    assert again == schedule
-    assert hash(again) == hash(schedule)
-    assert again(RUN.position(432)) == schedule(RUN.position(432))
-
-
-@pytest.mark.parametrize("schedule", NOISES, ids=repr)
-def test_noise_is_what_its_configuration_says(schedule):
-    again = Noise(**schedule.config())
-    assert again == schedule
-    assert hash(again) == hash(schedule)
-    assert again(RUN.position(432)) == schedule(RUN.position(432))
-    assert pickle.loads(pickle.dumps(schedule))(RUN.position(432)) == schedule(RUN.position(432))
 
 
 # --- laws ---------------------------------------------------------------------------------------------------
@@ -188,20 +164,6 @@ def test_it_goes_one_way(schedule, step):
     start, end = schedule.initial_learning_rate, schedule.end_learning_rate
     rounding = 8 * ULP * max(start, end)
     assert (next_ - now) * math.copysign(1, end - start) >= -rounding
-
-
-@given(start=rates, end=st.just(0.0) | rates, length=st.integers(100, 10**6), power=st.floats(1, 4), at=st.floats(0, 2))
-def test_no_jumps_where_none_are_promised(start, end, length, power, at):
-    step = int(at * length)
-    height = abs(start - end)
-    for schedule in (
-        LinearDecay(start, end, length),
-        PolynomialDecay(start, length, end, power),
-        CosineDecay(start, length, end, power),
-    ):
-        # Their slope is nowhere above power * height * pi / 2 per length.
-        most = power * height * math.pi / 2 / length
-        assert abs(schedule(step + 1) - schedule(step)) <= most + 8 * ULP * max(start, end)
 
 
 @given(own=rates, step=st.integers(0, 2000))
@@ -353,8 +315,6 @@ PINNED_UNIFORM = [0.4985784294594531, -0.2742103887715299, -0.10706911080029546,
 
 @pytest.mark.parametrize(("limit", "std"), [(0.67, 1.0), (1.0, 0.1), (0.3, 0.2), (0.01, 100.0)])
 def test_normal_noise_is_the_normal_distribution_cut_off(limit, std):
-    from statistics import NormalDist
-
     noise = np.sort(noise_of(limit=limit, std=std))
     assert -limit <= noise[0] < -0.7 * min(limit, 3 * std)
     assert 0.7 * min(limit, 3 * std) < noise[-1] <= limit
@@ -363,6 +323,11 @@ def test_normal_noise_is_the_normal_distribution_cut_off(limit, std):
     expected = np.array([(normal.cdf(one) - least) / (most - least) for one in noise])
     # Kolmogorov and Smirnov: with a probability of 0.999 no farther apart than this.
     assert np.abs(expected - (np.arange(noise.size) + 0.5) / noise.size).max() < 1.95 / math.sqrt(noise.size)
+
+
+def test_quantiles_are_those_of_the_standard_library():
+    shares = np.concatenate([np.linspace(1e-9, 1 - 1e-9, 20_001), 0.5 + np.array([-0.425, 0.425]), [1e-300, 2.0**-53]])
+    assert normal_quantiles(shares).tolist() == [NormalDist().inv_cdf(share) for share in shares.tolist()]
 
 
 def test_uniform_noise_is_even():
@@ -431,6 +396,9 @@ def test_a_shape_that_fills_a_run_of_unknown_length_is_refused_with_what_to_set(
         (lambda: CosineDecay(0.1, "ten"), r"CosineDecay\.decay_steps must be greater than 0.*got 'ten'"),
         (lambda: CosineDecay(0.1, 5, -1), r"CosineDecay\.end_learning_rate must be .*got -1"),
         (lambda: CosineDecay(0.1, 5, power=-1), r"CosineDecay\.power must be a finite number > 0.*got -1"),
+        (lambda: PolynomialDecay(0.1, 5, k_decay=0), r"PolynomialDecay\.k_decay must be a finite number > 0.*got 0"),
+        (lambda: CosineDecay(0.1, 5, k_decay=None), r"CosineDecay\.k_decay must be a finite number > 0.*got None"),
+        (lambda: CosineRestarts(0.1, 5, k_decay=-1), r"CosineRestarts\.k_decay must be a finite number > 0.*got -1"),
         (lambda: CosineRestarts(-0.1), r"CosineRestarts\.initial_learning_rate must be .*got -0\.1"),
         (lambda: CosineRestarts(0.1, 0), r"CosineRestarts\.first_decay_steps must be greater than 0.*got 0"),
         (lambda: CosineRestarts(0.1, 5, 0.9), r"CosineRestarts\.t_mul must be a finite number >= 1.*got 0\.9"),
@@ -447,14 +415,14 @@ def test_a_shape_that_fills_a_run_of_unknown_length_is_refused_with_what_to_set(
         (lambda: TanhDecay(0.1, 5, -1), r"TanhDecay\.end_learning_rate must be .*got -1"),
         (lambda: TanhDecay(0.1, 5, lower=math.inf), r"TanhDecay\.lower must be a finite number; got inf"),
         (lambda: TanhDecay(0.1, 5, upper=-7), r"TanhDecay\.upper must be a finite number greater than lower \(-7\)"),
-        (lambda: Noise(0.1), r"schedule must be a schedule such as"),
+        (lambda: Noise(0.1), r"Noise\.schedule must be a schedule such as"),
         (lambda: Noise(ONE, every=0), r"Noise\.every must be greater than 0.*got 0"),
         (lambda: Noise(ONE, after=-1), r"Noise\.after must be 0 or greater than 0.*got -1"),
         (lambda: Noise(ONE, until=0), r"Noise\.until must be greater than 0.*got 0"),
         (lambda: Noise(ONE, limit=1.5), r"Noise\.limit must be a number > 0 and <= 1; got 1\.5"),
         (lambda: Noise(ONE, limit=0), r"Noise\.limit must be a number > 0 and <= 1; got 0"),
         (lambda: Noise(ONE, std=0), r"Noise\.std must be a finite number > 0; got 0"),
-        (lambda: Noise(ONE, distribution="even"), r'Noise\.distribution must be "normal" or "uniform"; got \'even\''),
+        (lambda: Noise(ONE, distribution="even"), r"Noise\.distribution must be one of normal, uniform; got 'even'"),
         (lambda: Noise(ONE, seed=-1), r"Noise\.seed must be an integer >= 0 and < 2 \*\* 64; got -1"),
         (lambda: Noise(ONE, seed=1.0), r"Noise\.seed must be an integer .*got 1\.0"),
         (lambda: Noise(ONE, seed=True), r"Noise\.seed must be an integer .*got True"),

@@ -1,0 +1,201 @@
+"""Random schedules of every kind, runs to ask them in, and what each kind promises."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import strategies as st
+
+from lr_plugins import schedules as s
+from lr_plugins.schedules import RunLength, Schedule
+from lr_plugins.schedules.warmup import FALLS, RISES
+
+runs = st.builds(
+    RunLength.of, steps_per_epoch=st.integers(1, 30), epochs=st.integers(1, 40), batch_size=st.just(64)
+)  # fmt: skip
+rates = st.floats(1e-3, 1)
+ends = st.just(0.0) | rates
+maybe = st.none() | rates  # None: the optimizer's own
+factors = st.floats(0.3, 1)
+powers = st.floats(0.5, 4)
+shares = st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.5, 0.8, 1.0])
+durations = st.one_of(
+    st.integers(1, 500),
+    st.integers(1, 25).map("{}ep".format),
+    st.integers(1, 100).map("{}%".format),
+    st.integers(64, 20000).map("{}sp".format),
+    st.sampled_from(["0.5ep", "2.5ep", "0.1%", "12.5%", "7.25st", "1st"]),
+)
+falls = st.sampled_from(list(FALLS))
+interpolations = st.sampled_from(["linear", "cosine"])
+
+
+@st.composite
+def times(draw, least=1):
+    """Increasing, in one unit."""
+    unit = draw(st.sampled_from(["ep", "st", "%"]))
+    numbers = draw(st.lists(st.integers(least, 99), min_size=1, max_size=4, unique=True))
+    return [f"{number}{unit}" for number in sorted(numbers)]
+
+
+def with_values(boundaries):
+    return st.builds(
+        s.PiecewiseConstant,
+        st.just(boundaries),
+        st.lists(ends, min_size=len(boundaries) + 1, max_size=len(boundaries) + 1),
+    )
+
+
+def with_points(whens):
+    return st.builds(
+        s.PiecewiseInterpolation, st.tuples(*[st.tuples(st.just(when), ends) for when in whens]), interpolations
+    )
+
+
+LEAVES = {
+    s.Constant: st.builds(s.Constant, maybe),
+    s.StepDecay: st.builds(s.StepDecay, maybe, factors, durations),
+    s.MultiStepDecay: st.builds(s.MultiStepDecay, maybe, st.lists(durations, max_size=4), factors),
+    s.PiecewiseConstant: times().flatmap(with_values),
+    s.PiecewiseInterpolation: times(least=0).flatmap(with_points),
+    s.ExponentialDecay: st.builds(s.ExponentialDecay, maybe, durations, factors, st.booleans()),
+    s.InverseTimeDecay: st.builds(s.InverseTimeDecay, maybe, durations, ends, st.booleans()),
+    s.InverseSquareRoot: st.builds(s.InverseSquareRoot, maybe, durations, powers),
+    s.LinearDecay: st.builds(s.LinearDecay, maybe, ends, durations),
+    s.PolynomialDecay: st.builds(s.PolynomialDecay, maybe, durations, ends, powers, st.booleans(), powers),
+    s.CosineDecay: st.builds(s.CosineDecay, maybe, durations, ends, powers, powers),
+    s.CosineRestarts: st.builds(
+        s.CosineRestarts, maybe, durations, st.sampled_from([1, 1.1, 1.5, 2]), factors, ends, st.booleans()
+    ),
+    s.TanhDecay: st.builds(s.TanhDecay, maybe, durations, ends, st.floats(-8, -0.5), st.floats(0.5, 8)),
+    s.OneCycle: st.builds(
+        s.OneCycle, maybe, durations, shares, interpolations, st.just(25.0), st.just(1e4), st.booleans(), st.booleans()
+    ),
+    s.CycleThrough: st.builds(
+        s.CycleThrough, ends, ends, ends, durations, shares, interpolations, st.booleans(), st.booleans()
+    ),
+    s.Cyclic: st.builds(
+        s.Cyclic,
+        ends,
+        ends,
+        durations,
+        st.none() | durations,
+        st.sampled_from(["triangular", "triangular2", "exp_range"]),
+        factors,
+    ),
+    s.Cooldown: st.builds(s.Cooldown, maybe, ends, durations, falls),
+    s.WarmupStableDecay: st.builds(
+        s.WarmupStableDecay,
+        maybe,
+        st.sampled_from([0, "5%", "3ep", 17]),
+        st.sampled_from(["20%", "95%", "5ep", 40]),
+        falls,
+        ends,
+        shares,
+    ),
+    s.LossDriven: st.builds(s.LossDriven, maybe, st.just("loss"), st.none() | rates),
+    s.FunctionSchedule: st.one_of(
+        st.builds(lambda rate: s.FunctionSchedule(lambda epoch: rate / math.sqrt(1 + epoch)), rates),
+        st.builds(lambda rate: s.FunctionSchedule(lambda epoch, lr: lr * rate), factors),
+        st.builds(lambda rate: s.FunctionSchedule(lambda step: rate / (1 + step), of="step"), rates),
+        st.builds(lambda rate: s.FunctionSchedule(lambda part: rate * (1 - part), of="fraction"), rates),
+    ),
+}
+
+
+def warm_ups(part):
+    lengths = st.just(0) | durations
+    return st.one_of(
+        st.builds(s.Warmup, part, lengths, st.floats(1e-3, 1), st.sampled_from(list(RISES))),
+        st.builds(s.Warmup, part, lengths, st.just(0.0), st.just("linear"), st.booleans()),
+        st.builds(lambda part, length, rise: s.Warmup(part, length, shape=rise), part, lengths, part),
+    )
+
+
+COMBINATIONS = {
+    s.Chain: lambda part: st.lists(part, min_size=1, max_size=3).flatmap(
+        lambda parts: st.builds(s.Chain, st.just(parts), st.tuples(*[durations] * (len(parts) - 1)))
+    ),
+    s.Product: lambda part: st.builds(s.Product, st.lists(part, min_size=1, max_size=3)),
+    s.Bounded: lambda part: st.builds(s.Bounded, part, st.floats(0, 0.1), st.none() | st.floats(0.1, 1)),
+    s.Repeated: lambda part: st.builds(s.Repeated, part, st.sampled_from(["45st", "2ep", "1.5ep", "15%", "640sp"])),
+    s.Stretched: lambda part: st.builds(s.Stretched, part, st.sampled_from([0.1, 0.5, 3, 49])),
+    s.Smooth: lambda part: st.builds(s.Smooth, part),
+    s.PerEpoch: lambda part: st.builds(s.PerEpoch, part),
+    s.Warmup: warm_ups,
+    s.Annealed: lambda part: st.builds(s.Annealed, part, ends, durations, st.none() | durations, falls, st.booleans()),
+    s.Noise: lambda part: st.builds(
+        s.Noise,
+        part,
+        durations,
+        st.none() | durations,
+        st.none() | durations,
+        st.floats(0.01, 1),
+        st.floats(0.1, 2),
+        st.sampled_from(["normal", "uniform"]),
+        st.integers(0, 2**64 - 1),
+    ),
+}
+leaves = st.one_of(*LEAVES.values())
+INSTANCES = LEAVES | {kind: build(leaves) for kind, build in COMBINATIONS.items()}
+trees = st.recursive(leaves, lambda part: st.one_of(*(build(part) for build in COMBINATIONS.values())), max_leaves=5)
+
+
+def _unless_staircase(schedule):
+    return not schedule.staircase
+
+
+def _as_its_part(schedule):
+    return continuous(schedule.schedule)
+
+
+# Whether a schedule promises to have no jumps, where it moves within the epoch (`smooth`).
+CONTINUOUS = {
+    s.Constant: True,
+    s.StepDecay: False,
+    s.MultiStepDecay: False,
+    s.PiecewiseConstant: False,
+    s.PiecewiseInterpolation: True,
+    s.ExponentialDecay: _unless_staircase,
+    s.InverseTimeDecay: _unless_staircase,
+    s.InverseSquareRoot: True,
+    s.LinearDecay: True,
+    s.PolynomialDecay: lambda schedule: not schedule.cycle,
+    s.CosineDecay: True,
+    s.CosineRestarts: False,
+    s.TanhDecay: lambda schedule: schedule.upper > 5,  # it jumps at its end by (1 - tanh(upper)) / 2 of its height
+    s.OneCycle: True,
+    s.CycleThrough: True,
+    s.Cyclic: True,
+    s.Cooldown: True,
+    s.WarmupStableDecay: True,
+    s.LossDriven: True,  # as long as it observes nothing
+    s.FunctionSchedule: False,
+    s.Chain: lambda schedule: len(schedule.parts) == 1 and continuous(schedule.parts[0]),
+    s.Product: lambda schedule: all(map(continuous, schedule.parts)),
+    s.Bounded: _as_its_part,
+    s.Repeated: False,
+    s.Stretched: _as_its_part,
+    s.Smooth: _as_its_part,
+    s.PerEpoch: False,
+    # Without the prefix the schedule goes on behind the rise, and is met somewhere on its way.
+    s.Warmup: lambda schedule: (
+        schedule.prefix and schedule.shape in ("linear", "cosine", "exponential") and _as_its_part(schedule)
+    ),
+    # Without `hold` it jumps where the schedule is below the end value.
+    s.Annealed: lambda schedule: schedule.hold and _as_its_part(schedule),
+    s.Noise: False,
+}
+
+
+def continuous(schedule: Schedule) -> bool:
+    """Whether this very schedule promises it."""
+    promise = CONTINUOUS[type(schedule)]
+    return promise if isinstance(promise, bool) else promise(schedule)
+
+
+def without_functions(schedule: Schedule) -> bool:
+    """Whether it holds no function, which has no plain form."""
+    if isinstance(schedule, s.FunctionSchedule):
+        return False
+    return all(map(without_functions, getattr(schedule, "parts", ())))
