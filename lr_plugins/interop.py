@@ -60,7 +60,7 @@ class ScheduleLR(LRScheduler):
         module: torch.nn.Module | None = None,
     ) -> None:
         self.assignments = Assignments.of(schedule)
-        monitors = [name for one in self.assignments for name in one.schedule.monitors]
+        monitors = [monitor.metric for one in self.assignments for monitor in one.schedule.monitors]
         if monitors:
             allowed = f"one that observes no metrics (it observes {', '.join(monitors)})"
             raise InvalidArgument("ScheduleLR.schedule", schedule, allowed)

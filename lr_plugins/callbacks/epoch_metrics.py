@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer
+from lr_plugins.callbacks.observer import logged_since
 
 
 class EpochMetrics(Callback):
@@ -43,8 +44,6 @@ class EpochMetrics(Callback):
 
     def _take(self, trainer: Trainer) -> None:
         if self._ended is not None:
-            for name, value in trainer.callback_metrics.items():
-                # Lightning keeps old metrics for ever, but logs a new tensor each time.
-                if self._taken.get(name) is not value:
-                    self.values.setdefault(name, {})[self._ended] = float(value)
+            for name, value in logged_since(trainer.callback_metrics, self._taken).items():
+                self.values.setdefault(name, {})[self._ended] = float(value)
         self._taken, self._ended = dict(trainer.callback_metrics), None

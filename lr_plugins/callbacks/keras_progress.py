@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.errors import InvalidArgument
 
 __all__ = ["KerasProgress"]
@@ -152,11 +153,6 @@ def _optimizer_learning_rate(trainer: Trainer) -> float | None:
     return float(groups[0]["lr"]) if groups else None
 
 
-def _new_entries(metrics: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The metrics logged since `before`: Lightning keeps old ones for ever, but logs a new tensor each time."""
-    return {name: value for name, value in metrics.items() if before.get(name) is not value}
-
-
 def _without_forks(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Leave out `loss_step` and `loss_epoch` where Lightning made them of one `loss` logged for both."""
     kept = dict(metrics)
@@ -254,7 +250,7 @@ class KerasProgress(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the epoch before, now complete, and the title of this one."""
-        self._print_line(trainer)
+        self._end_epoch(trainer, pl_module)
         epoch = self._open(trainer)
         # Keras 3 lets callbacks speak before the title, so there it waits for the first batch.
         if self.style == "keras2":
@@ -280,7 +276,7 @@ class KerasProgress(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note which metrics are the validation's."""
         epoch = self._open(trainer)
-        epoch.validated.update(_new_entries(trainer.callback_metrics, epoch.before_validation))
+        epoch.validated.update(logged_since(trainer.callback_metrics, epoch.before_validation))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the time and the learning rate; the module may still log, so the line waits."""
@@ -294,7 +290,17 @@ class KerasProgress(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the last epoch."""
-        self._print_line(trainer, last=True)
+        self._end_epoch(trainer, pl_module, last=True)
+
+    def _end_epoch(self, trainer: Trainer, pl_module: LightningModule, last: bool = False) -> None:
+        # What callbacks say of an epoch's metrics comes after the epoch's line in Keras 2, and before it in Keras 3.
+        if self.style == "keras2":
+            self._print_line(trainer, last)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "observe_epoch"):
+                callback.observe_epoch(trainer, pl_module, last)
+        if self.style == "keras3":
+            self._print_line(trainer, last)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Print the line of an epoch that was complete."""
@@ -318,7 +324,7 @@ class KerasProgress(Callback):
         epoch, self._epoch = self._epoch, None
         if epoch is None or epoch.elapsed is None:
             return
-        logged = _new_entries(trainer.callback_metrics, epoch.earlier)
+        logged = logged_since(trainer.callback_metrics, epoch.earlier)
         logged = {name: value for name, value in logged.items() if value.numel() == 1}
         logs = {name: logged[name].item() for name in self._names(logged, epoch)}
         if self.style == "keras2":

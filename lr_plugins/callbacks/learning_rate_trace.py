@@ -6,7 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.writer import Recorder, series_suffixes
@@ -22,7 +27,8 @@ class LearningRateTrace(Callback):
 
     Args:
         dirpath: folder for `lr_trace.csv` and `lr_trace.png`, written when training ends, also by an error. They
-            are handed to every logger that takes artifacts. Default None: no files.
+            are handed to every logger that takes artifacts. In the picture are the losses that were logged for epochs,
+            too. Default None: no files.
         every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
             Default 1000.
 
@@ -41,6 +47,7 @@ class LearningRateTrace(Callback):
         self._scheduler: LearningRateScheduler | None = None
         self._recorders: list[Recorder] = []
         self._recorded = Trace()  # where there is no scheduler
+        self._losses = Losses()
         self._published_of = self._recorded
         self._published: dict[str, int] = {}  # by name: the first step that the loggers have not been given
 
@@ -67,6 +74,7 @@ class LearningRateTrace(Callback):
         self._scheduler = next((one for one in callbacks if isinstance(one, LearningRateScheduler)), None)
         if self._scheduler is None:
             self._record(trainer)
+        self._losses = Losses()
 
     def _record(self, trainer: Trainer) -> None:
         self._recorded = Trace()
@@ -74,6 +82,14 @@ class LearningRateTrace(Callback):
             recorder = Recorder(optimizer, name)
             recorder.attach(self._recorded, trainer.global_step // len(trainer.optimizers))
             self._recorders.append(recorder)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the losses of the epoch before: now they are complete."""
+        self._losses.take(trainer, self._steps)
+
+    @property
+    def _steps(self) -> int:
+        return max((series.next_step for series in self.trace.values()), default=0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -91,6 +107,7 @@ class LearningRateTrace(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the last points and save."""
+        self._losses.take(trainer, self._steps)
         self._stop_recording()
         self.publish(trainer)
         self.save(trainer)
@@ -129,8 +146,48 @@ class LearningRateTrace(Callback):
         if find_spec("matplotlib") is not None:
             from lr_plugins.report.plot import plot_learning_rate
 
-            files.append(plot_learning_rate(self.trace, self.dirpath / "lr_trace.png"))
+            picture, losses = self.dirpath / "lr_trace.png", self._losses
+            files.append(plot_learning_rate(self.trace, picture, metrics=losses.curves, epochs=losses.epochs))
         for logger in trainer.loggers:
             if hasattr(logger, "log_artifact"):
                 for file in files:
                     logger.log_artifact(file)
+
+
+class Losses:
+    """The losses that each epoch has logged, at the steps at which the epochs ended."""
+
+    def __init__(self) -> None:
+        self.curves: dict[str, Points] = {}
+        self.epochs: list[int] = []  # the steps at which they begin
+        self._seen: dict[str, Tensor] = {}
+
+    def take(self, trainer: Trainer, steps: int) -> None:
+        """Note what has been logged since the last time, `steps` optimizer steps from the begin."""
+        metrics = dict(trainer.callback_metrics)
+        for name, value in logged_since(metrics, self._seen).items():
+            if "loss" in name and value.numel() == 1:
+                self.curves.setdefault(name, Points()).append(steps, float(value))
+        self._seen = metrics
+        self.epochs.append(steps)
+
+
+class Points:
+    """Values at some steps."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[int, float]] = []
+
+    def append(self, step: int, value: float) -> None:
+        """One more."""
+        self._points.append((step, value))
+
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        """The steps, shape (n,)."""
+        return np.array([step for step, _ in self._points], dtype=np.int64)
+
+    @property
+    def values(self) -> npt.NDArray[np.float64]:
+        """The values, shape (n,)."""
+        return np.array([value for _, value in self._points], dtype=np.float64)

@@ -11,14 +11,18 @@ from typing import Any, SupportsFloat
 from torch.optim import Optimizer
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.drive import Drive
+from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.param_groups import Names, parameter_names
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import run_length
-from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, settings
+from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.assign import Assign, Assignments
+from lr_plugins.schedules.metric_driven import MetricDriven
+from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Observation
 from lr_plugins.schedules.position import Count
 from lr_plugins.schedules.schedule import State
 
@@ -32,9 +36,12 @@ Schedules = (
     | Mapping[str, Schedule | Assign | Callable[..., float]]
 )
 MESSAGES = {
-    "keras2": "\nEpoch {epoch:05d}: LearningRateScheduler setting {what} to {value!r}.",
-    "keras3": "\nEpoch {epoch}: LearningRateScheduler setting {what} to {value!r}.",
+    "keras2": "\nEpoch {epoch:05d}: {who} {verb} {what} to {value!r}.{why}",
+    "keras3": "\nEpoch {epoch}: {who} {verb} {what} to {value!r}.{why}",
 }
+
+
+_SET = Change("LearningRateScheduler", "setting")
 
 
 @dataclass
@@ -44,12 +51,12 @@ class Progress:
     Args:
         steps: taken by each optimizer.
         states: what each schedule remembers, with its kind: the state of one kind does not fit another.
-        metrics: monitored metrics that are still to be observed.
+        waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
     """
 
     steps: list[int] = field(default_factory=list)
     states: dict[str, tuple[str, State]] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    waiting: list[dict[str, Any]] = field(default_factory=list)
 
 
 class LearningRateScheduler(Callback):
@@ -63,7 +70,8 @@ class LearningRateScheduler(Callback):
     Args:
         schedule: a schedule, or a function of `epoch` or of `(epoch, lr)` as in Keras, called once an epoch; or a
             list of schedules and `Assign`s (or a dictionary of them by name), of which the last that fits counts.
-        verbose: 1 prints, at the begin of each epoch, what Keras prints; 0 nothing. Default 0.
+        verbose: 1 prints what Keras prints: a line at the begin of each epoch for a schedule of time, and a line for
+            each decision of one that follows a metric; 0 nothing. Default 0.
         style: `"keras2"` for `Epoch 00004: ...` (the default), `"keras3"` for `Epoch 4: ...`.
         measure: quantities to measure at the begin of each epoch, by the name under which the schedule can
             monitor them (they are logged, too): functions of (trainer, module), e.g. a
@@ -104,6 +112,9 @@ class LearningRateScheduler(Callback):
         self._restored: Progress | None = None  # a checkpoint's, until training begins
         self._writers: list[Writer] = []  # while training
         self._trainer: Trainer | None = None  # while training
+        self._observers: list[Observer] = []  # of each writer, while training
+        self._agreement = Agreement()
+        self._observed_until = -1  # epochs whose metrics have been observed
         self._left: tuple[weakref.ref[Trainer], int] | None = (
             None  # the last Trainer, and its count of steps at the end
         )
@@ -154,6 +165,7 @@ class LearningRateScheduler(Callback):
         for writer, step in zip(self._writers, self._progress.steps, strict=True):
             writer.total_steps = self.run_length.steps
             writer.attach(self.trace, step)
+        self._agreement, self._observed_until = Agreement(), -1
 
     def _take_position(self, trainer: Trainer) -> None:
         """Go on where a checkpoint or the last fit of this Trainer stands; begin anew otherwise."""
@@ -171,6 +183,12 @@ class LearningRateScheduler(Callback):
             kind, state = self._progress.states.get(key, ("", None))
             if kind == drive.schedule.kind:
                 drive.state = state
+        self._observers = [
+            Observer(trainer, _watched(writer), self.measure, step)
+            for writer, step in zip(self._writers, self._progress.steps, strict=True)
+        ]
+        for observer, waiting in zip(self._observers, self._progress.waiting, strict=False):
+            observer.load(waiting)
 
     def _drives(self) -> Iterator[tuple[str, Drive]]:
         """All drives, by what tells them apart in a checkpoint."""
@@ -184,28 +202,75 @@ class LearningRateScheduler(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Write the first value where training resumes within an epoch, whose begin is then not announced."""
         for writer in self._writers:
-            if math.isnan(writer.learning_rate):
+            if not writer.is_written:
                 writer.refresh()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the epoch before has shown, set the learning rate, and say so."""
-        measured = {name: measure(trainer, pl_module) for name, measure in self.measure.items()}
-        for name, value in measured.items():
-            pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
-        self._observe(trainer, measured)
+        self.observe_epoch(trainer, pl_module)
+        self._occur(BEGIN, {})
         for writer in self._writers:
             writer.refresh()
-        if self.verbose > 0:
-            self._say(trainer.current_epoch + 1)
+        of_time = [drive for _, drive in self._drives() if not isinstance(drive.schedule, MetricDriven)]
+        self._say(trainer.current_epoch + 1, [(drive, _SET) for drive in of_time])
 
-    def _observe(self, trainer: Trainer, measured: Mapping[str, SupportsFloat]) -> None:
-        metrics: dict[str, SupportsFloat] = {**self._progress.metrics, **trainer.callback_metrics, **measured}
-        self._progress.metrics = {}
-        for writer in self._writers:
-            for drive in writer.drives:
-                if drive.state is not None:
-                    place = self._position(writer.step, drive.base)
-                    drive.state = drive.schedule.observe(drive.state, place, metrics)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Observe where so many optimizer steps have been taken."""
+        for writer, observer in zip(self._writers, self._observers, strict=True):
+            observer.add_loss(outputs)
+            for when in observer.due(writer.step):
+                self._say(trainer.current_epoch + 1, self._decided(writer, observer.observation(when, {})))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Observe what the validation has shown."""
+        if self._trainer is not None and not trainer.sanity_checking:
+            self._note(VALIDATION)
+            self._say(trainer.current_epoch + 1, self._occur(VALIDATION, {}))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there has been an epoch. Its metrics are complete when the next one begins."""
+        self._note(EPOCH)
+
+    def _note(self, occasion: str) -> None:
+        for observer in self._observers:
+            observer.over.add(occasion)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Observe what the last epoch has shown: the message is due, and another fit would go on from there."""
+        self.observe_epoch(trainer, pl_module, last=True)
+
+    def observe_epoch(self, trainer: Trainer, pl_module: LightningModule, last: bool = False) -> None:
+        """Observe what the epoch before has shown, once, at the begin of an epoch or after the `last` one."""
+        if self._observed_until >= trainer.current_epoch:
+            return
+        self._observed_until = trainer.current_epoch
+        self._agreement.check(trainer, self.trace)
+        measured = {} if last else {name: measure(trainer, pl_module) for name, measure in self.measure.items()}
+        for name, value in measured.items():
+            pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
+        # A quantity measured now is the coming epoch's; a logged metric is that of the epoch before.
+        self._say(trainer.current_epoch + bool(measured), self._occur(EPOCH, measured))
+
+    def _occur(self, when: str, measured: Mapping[str, SupportsFloat]) -> list[tuple[Drive, Change]]:
+        """Let the schedules observe on an occasion; their decisions."""
+        changes = []
+        for writer, observer in zip(self._writers, self._observers, strict=True):
+            changes += self._decided(writer, observer.observation(when, measured))
+        return changes
+
+    def _decided(self, writer: Writer, observation: Observation) -> list[tuple[Drive, Change]]:
+        before = [drive.state for drive in writer.drives]
+        for drive in writer.drives:
+            if drive.state is not None:
+                place = self._position(writer.step, drive.base)
+                drive.state = drive.schedule.observe(drive.state, place, observation)
+        after = [drive.state for drive in writer.drives]
+        if before != after:
+            writer.refresh()
+        states = zip(writer.drives, before, after, strict=True)
+        return [(drive, change) for drive, old, new in states for change in drive.schedule.changes(old, new)]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let go of the optimizers: Lightning does not tear callbacks down after an error."""
@@ -225,7 +290,7 @@ class LearningRateScheduler(Callback):
             self._left = weakref.ref(self._trainer), self._trainer.global_step
         for writer in self._writers:
             writer.detach()
-        self._writers, self._trainer = [], None
+        self._writers, self._observers, self._trainer = [], [], None
 
     # --- the value --------------------------------------------------------------------------------------
 
@@ -234,9 +299,24 @@ class LearningRateScheduler(Callback):
         return Position(step, self._trainer.current_epoch, self.run_length, base)
 
     @rank_zero_only
-    def _say(self, epoch: int) -> None:
-        for what, value in settings(self._writers):
-            print(MESSAGES[self.style].format(epoch=epoch, what=what, value=value), flush=True)
+    def _say(self, epoch: int, changes: Sequence[tuple[Drive, Change]]) -> None:
+        if self.verbose <= 0 or not changes:
+            return
+        what = words(self._writers)  # one hyper-parameter after the other
+        changes = sorted(changes, key=lambda one: list(what).index(one[0]))
+        lines = [
+            MESSAGES[self.style].format(
+                epoch=epoch,
+                who=change.who,
+                verb=change.verb,
+                what=what[drive],
+                value=drive.value,
+                why=f" ({change.why})" if change.why else "",
+            )
+            for drive, change in changes
+        ]
+        for line in dict.fromkeys(lines):
+            print(line, flush=True)
 
     # --- the checkpoint ---------------------------------------------------------------------------------
 
@@ -246,30 +326,38 @@ class LearningRateScheduler(Callback):
         return {
             "steps": list(current.steps),
             "states": {key: [kind, state] for key, (kind, state) in current.states.items()},
-            "metrics": dict(current.metrics),
+            "waiting": current.waiting,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training begins."""
         states = {key: (kind, state) for key, (kind, state) in state_dict["states"].items()}
-        self._restored = Progress(list(state_dict["steps"]), states, dict(state_dict["metrics"]))
+        self._restored = Progress(list(state_dict["steps"]), states, list(state_dict["waiting"]))
 
     def _current(self) -> Progress:
-        """Where the schedules stand now, with the monitored metrics: Lightning's checkpoints do not keep them."""
-        if self._trainer is None or not self._writers:
+        """Where the schedules stand now."""
+        if self._trainer is None or not self._observers:
             return self._progress
-        found: dict[str, SupportsFloat] = {**self._progress.metrics, **self._trainer.callback_metrics}
-        monitors = {name for one in self.assignments for name in one.schedule.monitors}
-        metrics = {name: float(found[name]) for name in sorted(monitors) if name in found}
         states: dict[str, tuple[str, State]] = {
             key: (drive.schedule.kind, drive.state) for key, drive in self._drives() if drive.state is not None
         }
-        return Progress([writer.step for writer in self._writers], states, metrics)
+        return Progress(
+            [writer.step for writer in self._writers], states, [observer.state() for observer in self._observers]
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to a fit: the Trainer, and the module behind Lightning's `log` and `log_dict`."""
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
-        return {**kept, "_writers": [], "_trainer": None, "_left": None}
+        return {**kept, "_writers": [], "_trainer": None, "_observers": [], "_left": None}
+
+
+def _watched(writer: Writer) -> dict[str, set[str]]:
+    """What the schedules of an optimizer monitor, by occasion."""
+    watched: dict[str, set[str]] = {BEGIN: set(), EPOCH: set(), VALIDATION: set()}
+    for drive in writer.drives:
+        for monitor in drive.schedule.monitors:
+            watched.setdefault(monitor.when, set()).add(monitor.metric)
+    return watched
 
 
 def _measures(measure: Mapping[str, Measure]) -> dict[str, Measure]:

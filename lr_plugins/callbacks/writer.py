@@ -127,6 +127,11 @@ class Writer(Recorder):
         """What the first schedule of a learning rate says for the coming step; NaN before `refresh`."""
         return next((drive.value for drive in self.drives if drive.hyper == LEARNING_RATE), math.nan)
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the values of the coming step have been written."""
+        return self._written
+
     # --- param groups and their own values --------------------------------------------------------------------
 
     def _take_groups(self) -> None:
@@ -295,19 +300,19 @@ def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names
             raise InvalidArgument("Assign.params", pattern, f"an expression found in a parameter's name ({some})")
 
 
-def settings(writers: Sequence[Writer]) -> list[tuple[str, float]]:
-    """What is set to which value at the coming step, in words: one entry where all agree, else one per schedule."""
-    said = []
+def words(writers: Sequence[Writer]) -> dict[Drive, str]:
+    """What each drive sets, in words: with optimizer and param groups where those of a hyper-parameter differ."""
+    said = {}
     drives = [(writer, drive) for writer in writers for drive in writer.drives]
-    for name in dict.fromkeys(drive.hyper.name for _, drive in drives):
-        mine = [(writer, drive) for writer, drive in drives if drive.hyper.name == name]
-        agree = len({drive.value for _, drive in mine}) == 1
-        for writer, drive in mine[:1] if agree else mine:
-            alone = agree or [other for other, _ in mine].count(writer) == 1
-            names = series_names("", writer.optimizer.param_groups)
-            groups = "" if alone else ", ".join(names[at].lstrip("/") for at in drive.shares)
-            words = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
-            said.append((" ".join(word for word in words if word), drive.value))
+    names = [drive.hyper.name for _, drive in drives]
+    for writer, drive in sorted(drives, key=lambda one: names.index(one[1].hyper.name)):
+        mine = [(of, other) for of, other in drives if other.hyper.name == drive.hyper.name]
+        agree = len({other.value for _, other in mine}) == 1
+        alone = [of for of, _ in mine].count(writer) == 1
+        of_groups = series_names("", writer.optimizer.param_groups)
+        groups = "" if agree or alone else ", ".join(of_groups[at].lstrip("/") for at in drive.shares)
+        parts = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
+        said[drive] = " ".join(part for part in parts if part)
     return said
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+_MARKS = 60  # more lines than that would hide the curve
 
 
 class Curve(Protocol):
@@ -27,6 +29,8 @@ def plot_learning_rate(
     path: str | Path,
     title: str = "Learning rate used at each step",
     small: bool = False,
+    metrics: Mapping[str, Curve] | None = None,
+    epochs: Sequence[int] = (),
 ) -> Path:
     """Draw learning rate over optimizer steps, a line per name, as a PNG; and below it, what else was scheduled.
 
@@ -37,6 +41,8 @@ def plot_learning_rate(
         path: the file to write.
         title: what stands above.
         small: a quarter of the size, for pages with many.
+        metrics: losses to draw with an axis of their own, on the right; by name, the steps and the values.
+        epochs: the steps at which epochs begin, to be marked; left out where there would be too many marks.
     """
     # The object-oriented interface: pyplot would pick a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -51,6 +57,11 @@ def plot_learning_rate(
         mine = {name: curve for name, curve in curves.items() if name.partition("/")[0] == quantity}
         _draw(axes, mine)
         axes.set_ylabel("learning rate" if quantity == "lr" else quantity.replace("_", " "))
+    if metrics:
+        _draw_metrics(panels[0].twinx(), metrics)
+    for axes in panels if len(epochs) <= _MARKS else ():
+        for step in epochs:
+            axes.axvline(step, color="0.85", linewidth=0.7, zorder=0)
     panels[0].set_title(title)
     panels[-1].set_xlabel("optimizer step")
     figure.savefig(path)
@@ -69,6 +80,16 @@ def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:
         axes.legend()
+
+
+def _draw_metrics(axes: Any, metrics: Mapping[str, Curve]) -> None:
+    for index, (name, curve) in enumerate(metrics.items()):
+        axes.plot(curve.steps, curve.values, ".-", color=f"C{index + 1}", alpha=0.6, linewidth=1.2, label=name)
+    if _wide(metrics):
+        axes.set_yscale("log")
+    axes.set_ylabel("loss")
+    axes.spines["top"].set_visible(False)
+    axes.legend(loc="upper right", frameon=False)
 
 
 def _wide(curves: Mapping[str, Curve]) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, SupportsFloat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.function import as_schedule
+from lr_plugins.schedules.observation import Change, Monitor, Observation
 from lr_plugins.schedules.ops import clip
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
 from lr_plugins.schedules.schedule import Schedule, State, learning_rate, number
@@ -44,9 +45,14 @@ class Combination(Schedule):
         return known or None
 
     @property
-    def monitors(self) -> tuple[str, ...]:
+    def monitors(self) -> tuple[Monitor, ...]:
         """What the parts observe."""
-        return tuple(dict.fromkeys(name for part in self.parts for name in part.monitors))
+        return tuple(dict.fromkeys(monitor for part in self.parts for monitor in part.monitors))
+
+    @property
+    def observes_always(self) -> bool:  # type: ignore[override]
+        """Whether any part does."""
+        return any(part.observes_always for part in self.parts)
 
     @property
     def foreseeable(self) -> bool:
@@ -58,16 +64,27 @@ class Combination(Schedule):
         """Its own and those of its parts."""
         return f"{type(self).__name__}({', '.join(part.kind for part in self.parts)})"
 
-    def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
-        """Let those parts observe that remember something and have a say now."""
+    def observe(self, state: State, position: Position, observation: Observation) -> State:
+        """Let those parts observe that remember something and have their say now, and those that always do."""
         if not state:
             return state
         advanced = dict(state)
         for key, part_state in state.items():
             index = int(key)
-            if self.active(index, position):
-                advanced[key] = self.parts[index].observe(part_state, self.seen(index, position), metrics)
+            in_turn = observation.in_turn and self.active(index, position)
+            if in_turn or self.overhears(index, position):
+                seen = self.seen(index, position)
+                advanced[key] = self.parts[index].observe(part_state, seen, observation._replace(in_turn=in_turn))
         return advanced
+
+    def overhears(self, index: int, position: Position) -> bool:
+        """Whether part `index` observes at a position where it has no say."""
+        return self.parts[index].observes_always
+
+    def changes(self, before: State, after: State) -> Iterable[Change]:
+        """Those of the parts."""
+        for key, part_state in (after or {}).items():
+            yield from self.parts[int(key)].changes((before or {}).get(key), part_state)
 
     def of(self, index: int, position: Position, state: State) -> Value:
         """The value of part `index`."""
@@ -150,7 +167,8 @@ class Chain(InTurn):
 
     `lr(t) = schedules[i](t - start of i)`, where i is the last whose start has been reached. A part sees a run that
     is as long as the part: percent within it are percent of the part, and a shape that fills "the run" fills
-    the part. What a part remembers is advanced only while it has its say.
+    the part. What a part remembers is advanced only while it has its say; one that follows a metric (`LossDriven`)
+    follows it all the time, so that it does not jump when its turn comes.
 
     Args:
         schedules: the parts, at least one.

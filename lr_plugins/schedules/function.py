@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, SupportsFloat
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.observation import BEGIN, Observation
 from lr_plugins.schedules.ops import clip
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate
@@ -99,9 +100,9 @@ class FunctionSchedule(Schedule):
         """No epoch has been asked for yet."""
         return {} if self.of == "epoch" else None
 
-    def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
+    def observe(self, state: State, position: Position, observation: Observation) -> State:
         """Ask the function for this epoch, once."""
-        if self.of != "epoch":
+        if self.of != "epoch" or observation.when != BEGIN:
             return state
         epoch = position.elapsed("ep")
         assert not isinstance(epoch, np.ndarray)

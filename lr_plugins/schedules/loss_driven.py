@@ -4,96 +4,197 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import SupportsFloat
+from typing import Any
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import TrainingError
+from lr_plugins.schedules.bound import Bound, bound, ceiling, in_order, level, within
+from lr_plugins.schedules.metric_driven import SHRINK, Memory, MetricDriven
 from lr_plugins.schedules.position import Position, Value
-from lr_plugins.schedules.schedule import Schedule, State, number, start_of
+from lr_plugins.schedules.schedule import State, choice, number, start_of
+
+_REFERENCE = {"exp": 0.0, "power": 1.0}
+_HUGE = math.exp(700.0)  # far above any ceiling, and a number
 
 
-class LossDriven(Schedule):
-    """A learning rate that grows exponentially with the loss, looked at once an epoch.
+class LossDriven(MetricDriven):
+    """A learning rate that is a function of the loss.
 
-    `lr = min(initial_learning_rate * exp(loss), max_learning_rate)`, with the loss last observed; until there is
-    one, `initial_learning_rate`. Mind the direction: the learning rate *rises* with the loss and falls back to
-    `initial_learning_rate` as the loss goes to 0. A loss of 10 gives a factor of 22,026, so a high loss can feed
-    itself: `max_learning_rate` is the ceiling.
+    `lr = initial_learning_rate * exp(k * (loss - reference))` (`rule="exp"`), or
+    `lr = initial_learning_rate * (loss / reference) ** k` (`rule="power"`), with the loss last observed, and between
+    `min_learning_rate` and `max_learning_rate`. With `reference="first"` it is the first loss observed: `"power"` then
+    goes by the ratio of the current to the first loss. With k < 0 the learning rate is low while the loss is high.
+
+    Mind the direction of the default, k = 1: the learning rate *rises* with the loss. A loss of 10 gives a factor of
+    22,026, and a high learning rate can raise the loss further. So there is a ceiling, ten times the initial
+    learning rate (a loss of 2.3026); `max_learning_rate=None` takes it away. As a part of a sequence it observes before
+    its turn, too.
 
     Args:
-        initial_learning_rate: the learning rate at loss 0, >= 0. Default None: the optimizer's own.
+        initial_learning_rate: the learning rate at `reference`, >= 0. Default None: the optimizer's own.
         monitor: the logged metric to observe. Default `"loss"`.
-        max_learning_rate: the ceiling, > 0. Default None: no ceiling, the bare rule.
+        max_learning_rate: the ceiling, a learning rate > 0, or a multiple of the initial one such as `"10x"` (the
+            default); None: none.
+        min_learning_rate: the floor, in the same form. Default 0.
+        rule: `"exp"` or `"power"`. Default `"exp"`.
+        k: how strongly it follows the loss; per unit of the loss (`"exp"`), or the exponent (`"power"`). Default 1.
+        reference: the loss at which it is the initial learning rate; a number (> 0 for `"power"`), or `"first"`.
+            Default None: 0 for `"exp"`, 1 for `"power"`.
+        max_change: the largest factor between a learning rate and the one before, > 1. Default None: any.
+        first_learning_rate: what holds before the first observation, a learning rate >= 0 or a multiple such as
+            `"0.1x"`. Default None: the initial one.
+        when: how often to observe: `"epoch"`, `"validation"`, `"step"`, or every so many optimizer steps, `"50st"`.
+            Default `"epoch"`.
+        smoothing: the share of the past in a moving average, > 0 and < 1; or the number of observations, >= 2, to
+            take the mean of. Default None: none.
+        on_missing: `"error"` or `"warn"`, where the metric is not logged. Default `"error"`.
+        on_nonfinite: what NaN and infinity do: `"error"`; `"hold"`, nothing; `"shrink"`, half the learning rate each
+            time. Default `"error"`.
 
     Raises:
         InvalidArgument: an argument outside its range.
-        TrainingError: the metric was never logged, is NaN or infinite, or its exponential is.
+        TrainingError: the metric was never logged, is no single number, NaN or infinite, or negative where the rule
+            takes a power; or the factor is too large for a number and there is no ceiling.
 
     Source: the question "CNN with exponentially decaying learning rate in Keras", `eta = et0 * exp(LossFunction)`.
 
     Example:
+        >>> from lr_plugins.schedules.observation import Observation
         >>> schedule = LossDriven(0.01, monitor="loss")
-        >>> state = schedule.observe(schedule.start(), Position(step=30, epoch=1), {"loss": 1.0})
+        >>> observation = Observation("epoch", {"loss": 1.0})
+        >>> state = schedule.observe(schedule.start(), Position(step=30, epoch=1), observation)
         >>> round(schedule(30, state), 6)
         0.027183
     """
+
+    observes_always = True
 
     def __init__(
         self,
         initial_learning_rate: float | None = None,
         monitor: str = "loss",
-        max_learning_rate: float | None = None,
+        max_learning_rate: Bound = "10x",
+        min_learning_rate: Bound = 0.0,
+        rule: str = "exp",
+        k: float = 1.0,
+        reference: float | str | None = None,
+        max_change: float | None = None,
+        first_learning_rate: Bound = None,
+        when: str | int = "epoch",
+        smoothing: float | int | None = None,
+        on_missing: str = "error",
+        on_nonfinite: str = "error",
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        if not isinstance(monitor, str) or not monitor:
-            raise InvalidArgument("LossDriven.monitor", monitor, "the name of a logged metric")
-        self.monitor = monitor
-        self.max_learning_rate = (
+        self._listen(monitor, when, smoothing, on_missing, on_nonfinite)
+        self.max_learning_rate = ceiling("LossDriven.max_learning_rate", max_learning_rate)
+        self.min_learning_rate = bound("LossDriven.min_learning_rate", min_learning_rate)
+        in_order(
+            "LossDriven", ("min_learning_rate", self.min_learning_rate), ("max_learning_rate", self.max_learning_rate)
+        )
+        self.rule = choice("LossDriven.rule", rule, _REFERENCE)
+        self.k = number("LossDriven.k", k, "a finite number")
+        self.reference = _reference(self.rule, reference)
+        self.max_change = (
             None
-            if max_learning_rate is None
-            else number("LossDriven.max_learning_rate", max_learning_rate, "a finite number > 0, or null", above=0.0)
+            if max_change is None
+            else number("LossDriven.max_change", max_change, "a finite number > 1, or null", above=1.0)
+        )
+        self.first_learning_rate = (
+            None if first_learning_rate is None else bound("LossDriven.first_learning_rate", first_learning_rate)
         )
 
     def value(self, position: Position, state: State) -> Value:
-        """`min(initial_learning_rate * exp(loss), max_learning_rate)`."""
-        current = self.initial(position) * math.exp(state.get("observed", 0.0) if state else 0.0)
-        if self.max_learning_rate is not None:
-            current = min(current, self.max_learning_rate)
-        return position.like(current)
+        """The initial learning rate times the factor of the last observation, between floor and ceiling."""
+        initial = self.initial(position)
+        return position.like(self._bounded(initial * self._current(state or {}, initial), initial))
 
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        """The metric to observe."""
-        return (self.monitor,)
+    def decide(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
+        """The factor of this loss, and whether the ceiling is in its way."""
+        initial = self.initial(position)
+        first = memory.get("first", observed) if self.reference == "first" else None
+        factor = self._limited(self._factor(observed, first), memory, initial)
+        most = level(self.max_learning_rate, initial)
+        return {
+            "factor": factor,
+            "verb": "setting",
+            "capped": most is not None and initial * factor > most,
+            "told": bool(memory.get("told") or (memory.get("capped") and not memory.get("aside"))),
+            **({} if first is None else {"first": first}),
+        }
 
-    def start(self) -> State:
-        """Nothing has been observed yet."""
-        return {}
+    def shrunk(self, memory: Memory, position: Position) -> dict[str, Any]:
+        """Half of the current factor."""
+        initial = self.initial(position)
+        return {"factor": SHRINK * self._current_within(memory, initial), "verb": "reducing"}
 
-    def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
-        """Remember the loss last logged."""
-        if self.monitor not in metrics:
-            if not state:  # the first epoch that it sees begins before anything can have been logged
-                return {"waiting": True}
-            raise TrainingError(
-                f"LossDriven.monitor is {self.monitor!r}, and no metric of that name was logged in epoch "
-                f"{position.epoch}; logged are: {', '.join(sorted(metrics)) or 'none'}"
-            )
-        observed = float(metrics[self.monitor])
-        if not math.isfinite(observed):
-            raise TrainingError(
-                f"LossDriven needs a finite {self.monitor!r}; it is {observed} at the end of epoch {position.epoch}. "
-                "Training has diverged: a lower initial_learning_rate, or max_learning_rate as a ceiling, may help."
-            )
-        return {"observed": self._representable(observed)}
+    def reason(self, before: Memory, after: Memory) -> str:
+        """The loss; and, once, that it has led to the ceiling."""
+        why = f"{self.monitor} {after['observed']:.5g}"
+        if after["capped"] and not after["told"]:
+            times = self.max_learning_rate
+            what = f"{times[:-1]} times the initial one" if isinstance(times, str) else f"{times:g}"
+            why += f"; max_learning_rate, {what}, holds it down"
+        return why
 
-    def _representable(self, observed: float) -> float:
+    # --- the factor -------------------------------------------------------------------------------------
+
+    def _factor(self, observed: float, first: float | None) -> float:
+        reference = first if first is not None else self.reference
+        if reference is None:
+            reference = _REFERENCE[self.rule]
+        assert not isinstance(reference, str)
         try:
-            math.exp(observed)
-        except OverflowError:
-            if self.max_learning_rate is None:
+            if self.rule == "exp":
+                return math.exp(self.k * (observed - reference))
+            return self._power(observed, reference)
+        except (OverflowError, ZeroDivisionError):
+            if self.max_learning_rate is None and self.max_change is None:
                 raise TrainingError(
-                    f"LossDriven: exp({self.monitor}) is too large for a number at {self.monitor} = {observed:g}. "
+                    f"LossDriven: {self._formula()} is too large for a number at {self.monitor} = {observed:g}. "
                     "Training has diverged: set max_learning_rate as a ceiling, or a lower initial_learning_rate."
                 ) from None
-            return 700.0  # exp of it is 1e304: far above any ceiling, and a number
-        return observed
+            return _HUGE
+
+    def _power(self, observed: float, reference: float) -> float:
+        if observed < 0 or reference <= 0:
+            raise TrainingError(
+                f'LossDriven.rule is "power", which needs a {self.monitor!r} >= 0 (the first one > 0); it is '
+                f'{min(observed, reference):g}. rule="exp" takes any number.'
+            )
+        return float((observed / reference) ** self.k)
+
+    def _formula(self) -> str:
+        if self.rule == "power":
+            return f"({self.monitor} / reference) ** {self.k:g}"
+        plainest = self.k == 1.0 and not self.reference
+        return f"exp({self.monitor})" if plainest else f"exp({self.k:g} * ({self.monitor} - reference))"
+
+    def _limited(self, factor: float, memory: Memory, initial: float) -> float:
+        """At most `max_change` away from the one before."""
+        if self.max_change is None:
+            return factor
+        before = self._current_within(memory, initial)
+        return min(max(factor, before / self.max_change), before * self.max_change)
+
+    def _current(self, memory: Mapping[str, Any], initial: float) -> float:
+        if "factor" in memory:
+            return float(memory["factor"])
+        first = level(self.first_learning_rate, initial)
+        return 1.0 if first is None or not initial else first / initial
+
+    def _current_within(self, memory: Memory, initial: float) -> float:
+        """The current factor as floor and ceiling leave it."""
+        factor = self._current(memory, initial)
+        return self._bounded(initial * factor, initial) / initial if initial else factor
+
+    def _bounded(self, value: float, initial: float) -> float:
+        return within(value, initial, self.min_learning_rate, self.max_learning_rate)
+
+
+def _reference(rule: str, value: object) -> float | str | None:
+    if value is None or value == "first":
+        return None if value is None else "first"
+    field, allowed = "LossDriven.reference", "a finite number{}, first, or null"
+    if rule == "power":
+        return number(field, value, allowed.format(" > 0"), above=0.0)
+    return number(field, value, allowed.format(""))

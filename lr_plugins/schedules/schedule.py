@@ -7,12 +7,13 @@ import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.observation import Change, Monitor, Observation
 from lr_plugins.schedules.position import Count, Position, Value, as_position
 
 State = Mapping[str, Any] | None
@@ -35,6 +36,10 @@ class Schedule(ABC):
     """
 
     initial_learning_rate: float | None = None
+
+    observes_always: bool = False
+    """Whether a part of a sequence observes before and after its turn as well. Those that count (a plateau's patience)
+    do not; one that follows a metric does, and is up to date when its turn comes."""
 
     def __call__(self, position: Position | Count, state: State = None) -> Value:
         """The learning rate at a position.
@@ -71,8 +76,8 @@ class Schedule(ABC):
         return True
 
     @property
-    def monitors(self) -> tuple[str, ...]:
-        """Names of the logged metrics this schedule observes."""
+    def monitors(self) -> tuple[Monitor, ...]:
+        """The logged metrics this schedule observes, and when."""
         return ()
 
     @property
@@ -80,9 +85,13 @@ class Schedule(ABC):
         """What sort of schedule it is, parts included: a state fits the schedules of one kind."""
         return type(self).__name__
 
-    def observe(self, state: State, position: Position, metrics: Mapping[str, SupportsFloat]) -> State:
-        """What is remembered from an epoch's begin on, given the metrics known by then."""
+    def observe(self, state: State, position: Position, observation: Observation) -> State:
+        """What is remembered from here on, given what has been logged; the state as it is on others' occasions."""
         return state
+
+    def changes(self, before: State, after: State) -> Iterable[Change]:
+        """What an observation has changed, to be told."""
+        return ()
 
     def initial(self, position: Position) -> float:
         """The learning rate a schedule starts from: `initial_learning_rate`, or else the optimizer's own."""

@@ -52,8 +52,9 @@ class Warmup(InTurn):
     is the same, and then `schedule(t)`, which counts from the begin of the run and has gone on meanwhile; where it is
     no longer at its first value, it begins with a jump.
 
-    A schedule that observes training does so from the end of the warm-up on: until then its first value is that of a
-    run which has observed nothing.
+    A schedule that counts what it observes (a plateau's patience) does so from its own begin on: until then its first
+    value is that of a run which has observed nothing. One that follows a metric (`LossDriven`) follows it during the
+    warm-up, too: the rise is to where it is by then.
 
     Args:
         schedule: the schedule, or a function of `epoch` or `(epoch, lr)`.
@@ -247,6 +248,10 @@ class Annealed(InTurn):
     def active(self, index: int, position: Position) -> bool:
         """A schedule that is held observes no more."""
         return super().active(index, position) or (index == 0 and not self.hold)
+
+    def overhears(self, index: int, position: Position) -> bool:
+        """Nor does it overhear anything."""
+        return False
 
     def of(self, index: int, position: Position, state: State) -> Value:
         """The schedule's value; from `after` on, what is left of its height above the end."""

@@ -1,11 +1,12 @@
 """The scheduler in real trainings: every optimizer step gets exactly the schedule's value."""
 
+import json
 import math
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from lr_plugins import (
@@ -381,12 +382,19 @@ def test_resuming_within_an_epoch(tmp_path):
 
 
 def test_the_state_is_plain_and_loads_weights_only(tmp_path):
-    scheduler = LearningRateScheduler(LossDriven(0.1))
-    trainer = fit(None, scheduler, epochs=2)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["LearningRateScheduler"]
-    assert state["steps"] == [12]
-    assert state["metrics"]["loss"] == pytest.approx(trainer.callback_metrics["loss"].item())
+    scheduler, saver = LearningRateScheduler(LossDriven(0.1)), ModelCheckpoint(tmp_path, filename="end")
+    trainer = fit(None, scheduler, saver, epochs=2, enable_checkpointing=True)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    loss = pytest.approx(trainer.callback_metrics["loss"].item())
+    states = [
+        torch.load(tmp_path / name, weights_only=True)["callbacks"]["LearningRateScheduler"]
+        for name in ("end.ckpt", "after.ckpt")
+    ]
+    assert [state["steps"] for state in states] == [[12], [12]]
+    assert states[0]["waiting"][0]["waiting"]["epoch"]["loss"] == loss
+    assert states[1]["waiting"][0]["waiting"] == {}
+    assert states[1]["states"]["0.0.0"][1]["observed"] == loss
+    assert json.loads(json.dumps(states, allow_nan=False)) == states
 
 
 def test_a_checkpoint_of_another_kind_of_schedule_keeps_the_position(tmp_path):

@@ -93,7 +93,16 @@ LEAVES = {
         ends,
         shares,
     ),
-    s.LossDriven: st.builds(s.LossDriven, maybe, st.just("loss"), st.none() | rates),
+    s.LossDriven: st.builds(s.LossDriven, maybe, st.just("loss"), st.sampled_from([None, "10x", 1.0])),
+    s.BoldDriver: st.builds(s.BoldDriver, maybe),
+    s.Greedy: st.builds(s.Greedy, maybe, st.just("loss"), patience=st.integers(0, 2)),
+    s.ReduceLROnPlateau: st.builds(
+        s.ReduceLROnPlateau,
+        maybe,
+        st.just("loss"),
+        patience=st.integers(1, 3),
+        rule=st.sampled_from(["keras", "torch"]),
+    ),
     s.FunctionSchedule: st.one_of(
         st.builds(lambda rate: s.FunctionSchedule(lambda epoch: rate / math.sqrt(1 + epoch)), rates),
         st.builds(lambda rate: s.FunctionSchedule(lambda epoch, lr: lr * rate), factors),
@@ -169,7 +178,11 @@ CONTINUOUS = {
     s.Cyclic: True,
     s.Cooldown: True,
     s.WarmupStableDecay: True,
-    s.LossDriven: True,  # as long as it observes nothing
+    # As long as they observe nothing.
+    s.LossDriven: True,
+    s.BoldDriver: True,
+    s.Greedy: True,
+    s.ReduceLROnPlateau: True,
     s.FunctionSchedule: False,
     s.Chain: lambda schedule: len(schedule.parts) == 1 and continuous(schedule.parts[0]),
     s.Product: lambda schedule: all(map(continuous, schedule.parts)),

@@ -28,6 +28,7 @@ from lr_plugins import (
     StepDecay,
 )
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules import Monitor, Observation, ReduceLROnPlateau
 
 RUN = RunLength.of(steps_per_epoch=30, epochs=20, batch_size=64)
 N = RUN.steps
@@ -47,7 +48,7 @@ class Spy(Schedule):
     def start(self):
         return {"seen": []}
 
-    def observe(self, state, position, metrics):
+    def observe(self, state, position, observation):
         return {"seen": [*state["seen"], [position.step, position.epoch]]}
 
 
@@ -255,9 +256,8 @@ def test_both_need_the_steps_per_epoch():
 def observed(schedule, epochs=20, run=RUN, metrics=None):
     state = schedule.start()
     for epoch in range(epochs):
-        state = schedule.observe(
-            json.loads(json.dumps(state)), run.position(run.steps_per_epoch * epoch, 0.5), metrics or {}
-        )
+        position = run.position(run.steps_per_epoch * epoch, 0.5)
+        state = schedule.observe(json.loads(json.dumps(state)), position, Observation("begin", metrics or {}))
     return state
 
 
@@ -286,25 +286,67 @@ def test_a_function_repeated_begins_anew_each_time():
     schedule = FunctionSchedule(lambda epoch, lr: lr / 2, 0.8).repeated("3ep")
     state = schedule.start()
     for epoch in range(8):
-        state = schedule.observe(state, RUN.position(30 * epoch), {})
+        state = schedule.observe(state, RUN.position(30 * epoch), Observation("begin"))
         assert schedule(RUN.position(30 * epoch), state) == 0.8 / 2 ** (1 + epoch % 3)
 
 
-def test_the_loss_drives_its_part_only():
+def watching(schedule, losses, name="loss", state=None):
+    """The state and the learning rate of each epoch in a run whose epochs end with these losses."""
+    state = schedule.start() if state is None else state
+    for epoch, loss in enumerate(losses):
+        position = RUN.position(30 * epoch, 0.5)
+        logged = {} if loss is None else {name: loss}
+        state = schedule.observe(state, position, Observation("epoch", logged, complete=bool(logged)))
+        yield state, schedule(position, state)
+
+
+def test_a_part_that_follows_the_loss_does_so_all_the_time():
     chain = Chain([Constant(0.1), LossDriven(0.2), LossDriven(0.3, monitor="val_loss")], ["2ep", "2ep"])
-    assert chain.monitors == ("loss", "val_loss")
+    assert chain.monitors == (Monitor("loss"), Monitor("val_loss"))
     state = chain.start()
     for epoch in range(6):
-        state = chain.observe(state, RUN.position(30 * epoch), {"loss": epoch, "val_loss": -epoch})
-        expected = [0.1, 0.1, 0.2 * math.exp(2), 0.2 * math.exp(3), 0.3 * math.exp(-4), 0.3 * math.exp(-5)][epoch]
+        metrics = {"loss": 1 / (1 + epoch)} if epoch < 3 else {"val_loss": -epoch, "loss": 0.0}
+        state = chain.observe(state, RUN.position(30 * epoch), Observation("epoch", metrics, known=["val_loss"]))
+        expected = [0.1, 0.1, 0.2 * math.exp(1 / 3), 0.2, 0.3 * math.exp(-4), 0.3 * math.exp(-5)][epoch]
         assert chain(RUN.position(30 * epoch), state) == pytest.approx(expected)
-    assert state == {"1": {"observed": 3.0}, "2": {"observed": -5.0}}
+
+
+def test_a_warm_up_leads_to_where_the_loss_has_led():
+    schedule = LossDriven(0.1, max_learning_rate=None).with_warmup("4ep")
+    rates = [rate for _, rate in watching(schedule, [None, 4.0, 2.0, 1.0, 0.5, 0.0])]
+    expected = [0.0, 0.25 * math.exp(4), 0.5 * math.exp(2), 0.75 * math.exp(1), math.exp(0.5), 1.0]
+    assert rates == pytest.approx([0.1 * one for one in expected])
+
+
+def test_what_counts_does_so_in_its_turn_only():
+    plateau = ReduceLROnPlateau(monitor="loss", factor=0.5, patience=2)
+    after = (Constant(0.1) * plateau).with_warmup("4ep")
+    assert [rate for _, rate in watching(after, [1.0] * 8)][4:] == [0.1, 0.1, 0.05, 0.05]
+    beside = Constant(0.1).with_warmup("4ep") * plateau
+    assert [rate for _, rate in watching(beside, [1.0] * 8)][4:] == [0.025, 0.025, 0.0125, 0.0125]
+
+
+def test_a_part_within_a_part_knows_that_it_is_not_its_turn():
+    inner = Product([LossDriven(0.2), ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1)])
+    *_, (state, _) = watching(Constant(0.1).then(inner, "5ep"), [1.0] * 5)
+    assert state["1"].keys() == {"0", "1"}
+    assert state["1"]["0"]["observed"] == 1.0
+    assert state["1"]["1"] == {}
+
+
+def test_the_changes_of_a_combination_are_those_of_the_parts_that_have_their_say():
+    chain = Constant(0.1).then(LossDriven(0.2) * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1), "2ep")
+    before, said = chain.start(), []
+    for state, _ in watching(chain, [1.0, 1.25, 1.5, 2.0]):
+        said.append([(change.who, change.verb) for change in chain.changes(before, state)])
+        before = state
+    assert said == [[], [], [("LossDriven", "setting")], [("LossDriven", "setting"), ("ReduceLROnPlateau", "reducing")]]
+    assert list(chain.changes(before, before)) == list(chain.changes(None, None)) == []
 
 
 def test_the_loss_as_a_factor():
     product = ExponentialDecay(0.1, 100, 0.5) * LossDriven()
-    state = product.observe(product.start(), RUN.position(30), {"loss": 2.0})
-    assert state == {"1": {"observed": 2.0}}
+    ((state, _),) = watching(product, [2.0])
     assert product(RUN.position(50, 9.0), state) == pytest.approx(0.1 * 0.5**0.5 * math.exp(2))
 
 

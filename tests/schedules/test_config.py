@@ -1,16 +1,21 @@
 """Schedules as plain values and back."""
 
+import inspect
 import json
+from pathlib import Path
 
 import pytest
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
 
-from lr_plugins import FunctionSchedule, RunLength, StepDecay, keras
+from lr_plugins import CosineDecay, FunctionSchedule, RunLength, StepDecay, keras
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.report.catalogue import EXAMPLES
+from lr_plugins.schedules import ReduceLROnPlateau
 from lr_plugins.schedules.config import from_config, to_config
 
 ALL = {name: one for examples in EXAMPLES.values() for name, one in examples.items() if name != "function"}
+CONF = Path(__file__).parents[2] / "conf/schedule"
 RUN = RunLength.of(steps_per_epoch=10, epochs=30, batch_size=32)
 
 
@@ -51,3 +56,25 @@ def test_what_is_no_configuration_is_refused(config, message):
 
 def test_a_list_of_values_stays_one():
     assert to_config(StepDecay(0.1, every="3ep"))["every"] == "3ep"
+
+
+@pytest.mark.parametrize("name", ["loss_driven", "plateau", "greedy", "bold_driver"])
+def test_every_option_of_a_schedule_that_listens_is_in_its_file_with_its_default(name):
+    config = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    parameters = inspect.signature(get_class(config.pop("_target_"))).parameters
+    assert config == {key: parameter.default for key, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("name", ["loss_driven", "plateau", "plateau_warmup", "greedy", "bold_driver"])
+def test_every_line_of_it_says_what_it_is(name):
+    first, *lines = (CONF / f"{name}.yaml").read_text().splitlines()
+    assert first.startswith("# ")
+    assert all("  # " in line for line in lines if "_target_" not in line)
+
+
+def test_a_plateau_after_a_warm_up_has_every_option_too():
+    schedule = instantiate(OmegaConf.load(CONF / "plateau_warmup.yaml"))
+    assert schedule == (CosineDecay() * ReduceLROnPlateau(factor=0.5, patience=3, min_lr=0.01)).with_warmup("5%")
+    assert from_config(json.loads(json.dumps(to_config(schedule)))) == schedule
+    config = OmegaConf.load(CONF / "plateau_warmup.yaml").schedule.schedules[1]
+    assert {*config} - {"_target_"} == {*inspect.signature(ReduceLROnPlateau).parameters}

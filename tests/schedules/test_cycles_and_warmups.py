@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import lr_plugins.schedules
-from lr_plugins import Chain, Constant, FunctionSchedule, LossDriven, Position, RunLength, StepDecay
+from lr_plugins import Chain, Constant, FunctionSchedule, Position, RunLength, StepDecay
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.combine import InTurn
 from lr_plugins.schedules.cosine import CosineDecay
 from lr_plugins.schedules.cycle import CycleThrough, Cyclic, OneCycle
 from lr_plugins.schedules.exponential import ExponentialDecay
+from lr_plugins.schedules.loss_driven import LossDriven
+from lr_plugins.schedules.observation import Monitor, Observation
 from lr_plugins.schedules.piecewise import PiecewiseInterpolation
 from lr_plugins.schedules.polynomial import PolynomialDecay
 from lr_plugins.schedules.warmup import Annealed, Cooldown, Warmup, WarmupStableDecay
@@ -336,13 +338,13 @@ def test_a_wave_that_was_made_elsewhere_is_a_rise_too():
 
 
 def test_a_schedule_with_a_memory_observes_from_its_own_begin_on():
-    warm = LossDriven(0.1).with_warmup("2ep")
+    warm = FunctionSchedule(lambda epoch, lr: lr / 2, 0.8).with_warmup("2ep")
     state = warm.start()
     for epoch in range(4):
-        state = warm.observe(json.loads(json.dumps(state)), RUN.position(30 * epoch), {"loss": float(epoch)})
-        expected = [0.0, 0.05, 0.1 * math.exp(2), 0.1 * math.exp(3)][epoch]
+        state = warm.observe(json.loads(json.dumps(state)), RUN.position(30 * epoch), Observation("begin"))
+        expected = [0.0, 0.2, 0.4, 0.2][epoch]
         assert warm(RUN.position(30 * epoch), state) == pytest.approx(expected)
-    assert warm.monitors == ("loss",)
+    assert warm.monitors == ()
 
 
 def test_without_a_prefix_percent_are_of_the_whole_run():
@@ -353,18 +355,20 @@ def test_without_a_prefix_percent_are_of_the_whole_run():
 
 
 def test_a_schedule_that_is_held_observes_no_more():
-    held, going_on = (Annealed(LossDriven(0.1), 0.0, "2ep", "2ep", hold=hold) for hold in (True, False))
+    held, going_on = (
+        Annealed(LossDriven(0.1, max_learning_rate=None), 0.0, "2ep", "2ep", hold=hold) for hold in (True, False)
+    )
     states = [held.start(), going_on.start()]
     for epoch in range(4):
         position = RUN.position(30 * epoch)
         states = [
-            schedule.observe(json.loads(json.dumps(state)), position, {"loss": float(epoch)})
+            schedule.observe(json.loads(json.dumps(state)), position, Observation("epoch", {"loss": float(epoch)}))
             for schedule, state in zip((held, going_on), states, strict=True)
         ]
         left = [1, 1, 1, 0.5][epoch]
         assert held(position, states[0]) == pytest.approx(left * 0.1 * math.exp(min(epoch, 1)))
         assert going_on(position, states[1]) == pytest.approx(left * 0.1 * math.exp(epoch))
-    assert held.monitors == ("loss",)
+    assert held.monitors == (Monitor("loss"),)
 
 
 def test_annealing_needs_to_know_how_long_it_has():
@@ -430,7 +434,7 @@ def test_functions_of_the_step_get_an_int_and_of_the_fraction_a_float():
 def test_functions_of_the_step_remember_nothing(of):
     schedule = FunctionSchedule(lambda x, scale=1: 0.1, of=of)
     assert schedule.start() is None
-    assert schedule.observe(None, RUN.position(0), {}) is None
+    assert schedule.observe(None, RUN.position(0), Observation("begin")) is None
     with pytest.raises(TrainingError, match=r"<lambda>\(0(\.0)?\) returned -1"):
         FunctionSchedule(lambda x: -1, of=of)(RUN.position(0))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lr_plugins import FunctionSchedule, Position, RunLength, StepDecay
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.schedules import as_schedule
+from lr_plugins.schedules import Observation, as_schedule
 
 
 def at(schedule, epoch, state=None, own=1.0):
@@ -25,7 +25,7 @@ def test_a_function_of_the_learning_rate_so_far_gives_the_same_asked_once_or_ste
     schedule = FunctionSchedule(lambda epoch, lr: lr * factor)
     state = schedule.start()
     for epoch in range(epochs + 1):
-        state = schedule.observe(state, Position(0, epoch, base_learning_rate=own), {})
+        state = schedule.observe(state, Position(0, epoch, base_learning_rate=own), Observation("begin"))
     assert at(schedule, epochs, state, own) == at(schedule, epochs, None, own)
 
 

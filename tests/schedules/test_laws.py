@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lr_plugins import keras, schedules
-from lr_plugins.schedules import Position, RunLength, Schedule, ops
+from lr_plugins.schedules import Observation, Position, RunLength, Schedule, ops
 from lr_plugins.schedules.config import from_config, to_config
 from lr_plugins.schedules.ops import FEW
 
@@ -289,9 +289,10 @@ def test_it_remembers_plain_data_and_goes_on_from_it(schedule, run):
     state, restored = schedule.start(), schedule.start()
     for epoch in range(6):
         first = run.steps_per_epoch * epoch
-        position, metrics = run.position(first, OWN), {"loss": 1 / (1 + epoch)}
-        state = schedule.observe(state, position, metrics)
-        restored = schedule.observe(json.loads(json.dumps(restored)), position, metrics)
+        for when in ("epoch", "begin"):
+            position, seen = run.position(first, OWN), Observation(when, {"loss": 2.0 - epoch % 3})
+            state = schedule.observe(state, position, seen)
+            restored = schedule.observe(json.loads(json.dumps(restored, allow_nan=False)), position, seen)
         assert restored == state
         block = np.arange(first, first + run.steps_per_epoch)
         values = [schedule(Position(int(step), epoch, run, OWN), state) for step in block]

@@ -121,8 +121,8 @@ WHILE_TRAINING = [
         r"LossDriven needs a finite 'loss'; it is nan",
     ),
     (
-        ["schedule=function", "schedule.function.path=builtins.str"],
-        r"the schedule function must return a finite number >= 0; str\(0\) returned '0' of type str",
+        ["schedule=function", "schedule.function.path=builtins.repr"],
+        r"the schedule function must return a finite number >= 0; repr\(0\) returned '0' of type str",
     ),
     (["schedule.drop=1e200", "schedule.every=1st"], r"finite number >= 0; the schedule gives \S+ at step"),
     (["callbacks.trace.dirpath=/proc/nope"], r"LearningRateTrace\.dirpath must be a folder"),

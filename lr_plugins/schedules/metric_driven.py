@@ -1,0 +1,261 @@
+"""What schedules that follow one metric share: when they look, how they smooth, and what they do without a number."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, SupportsFloat
+
+from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.observation import EPOCH, VALIDATION, Change, Monitor, Observation, occasion, steps_between
+from lr_plugins.schedules.position import Position, Value
+from lr_plugins.schedules.schedule import Schedule, State, choice, number
+
+SHRINK = 0.5
+"""What `on_nonfinite="shrink"` multiplies the learning rate by, each time."""
+
+COMPARE = "compare"
+"""The choice of `on_nonfinite` that hands NaN and infinity to the rule, as the originals of a rule do."""
+
+Memory = Mapping[str, Any]
+
+
+class MetricDriven(Schedule):
+    """A schedule that follows one logged metric. Sub-classes say what an observed value does.
+
+    What is remembered: `observed`, the last value decided on; `smoothed`, what its smoothing needs; `verb`, what the
+    last decision did; `aside`, true where the schedule had no say; and what the sub-class adds.
+    """
+
+    non_finite: ClassVar[tuple[str, ...]] = ("error", "hold", "shrink")
+
+    monitor: str
+    when: str
+    smoothing: float | int | None
+    on_missing: str
+    on_nonfinite: str
+
+    @abstractmethod
+    def decide(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
+        """What to remember of an observed value, in place of what `memory` has under these names."""
+
+    @abstractmethod
+    def shrunk(self, memory: Memory, position: Position) -> dict[str, Any]:
+        """What to remember for a learning rate that is `SHRINK` times what it was."""
+
+    @abstractmethod
+    def reason(self, before: Memory, after: Memory) -> str:
+        """Why the learning rate has changed."""
+
+    def _listen(self, monitor: str, when: object, smoothing: object, on_missing: str, on_nonfinite: str) -> None:
+        """Check and keep the arguments that all of them have."""
+        name = type(self).__name__
+        if not isinstance(monitor, str) or not monitor:
+            raise InvalidArgument(f"{name}.monitor", monitor, "the name of a logged metric")
+        self.monitor, self.when = monitor, occasion(f"{name}.when", when)
+        self.smoothing = _smoothing(f"{name}.smoothing", smoothing)
+        self.on_missing = choice(f"{name}.on_missing", on_missing, ("error", "warn"))
+        self.on_nonfinite = choice(f"{name}.on_nonfinite", on_nonfinite, self.non_finite)
+
+    @property
+    def monitors(self) -> tuple[Monitor, ...]:
+        """The metric it follows."""
+        return (Monitor(self.monitor, self.when, self.on_missing),)
+
+    def start(self) -> State:
+        """Nothing has been observed yet."""
+        return {}
+
+    def observe(self, state: State, position: Position, observation: Observation) -> State:
+        """Decide, where it is the occasion and the metric has been logged anew."""
+        if observation.when != self.when:
+            return state
+        if self.monitor not in observation.metrics:
+            return self._without(state, position, observation)
+        observed = self._number(observation.metrics[self.monitor])
+        if not math.isfinite(observed):
+            if self.on_nonfinite == "hold":
+                return state
+            if self.on_nonfinite == "error":
+                raise self._diverged(observed, position)
+        memory = dict(state or {})
+        decided = self._decided(memory, position, observed)
+        memory.pop("aside", None)
+        return {**memory, **decided, **({} if observation.in_turn else {"aside": True})}
+
+    def _decided(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
+        if not math.isfinite(observed) and self.on_nonfinite == "shrink":
+            return {"observed": plain(observed), **self.shrunk(memory, position)}
+        value, smoothed = self._smooth(memory.get("smoothed"), observed)
+        return {"observed": plain(value), **smoothed, **self.decide(memory, position, value)}
+
+    def changes(self, before: State, after: State) -> Iterable[Change]:
+        """What the last decision did to the learning rate, where this schedule has its say."""
+        if not after or after == before or after.get("aside") or not after.get("verb"):
+            return
+        lost = isinstance(after["observed"], str) and self.on_nonfinite == "shrink"
+        why = f"{self.monitor} is {after['observed']}" if lost else self.reason(before or {}, after)
+        yield Change(type(self).__name__, after["verb"], why)
+
+    # --- the value that is observed -----------------------------------------------------------------------
+
+    def _without(self, state: State, position: Position, observation: Observation) -> State:
+        """What to do where the metric has not been logged anew."""
+        # A stale value is no observation: it neither counts nor decides.
+        if self.monitor in observation.known or (state and "observed" in state) or not observation.complete:
+            return state
+        message = (
+            f"{type(self).__name__}.monitor is {self.monitor!r}, and no metric of that name was logged "
+            f"{_since(self.when, position)}; logged are: {', '.join(sorted(observation.known)) or 'none'}"
+        )
+        if self.on_missing == "error":
+            raise TrainingError(message)
+        warnings.warn(f"{message}. The learning rate stays as it is.", stacklevel=2)
+        return state
+
+    def _number(self, metric: SupportsFloat) -> float:
+        try:
+            return float(metric)
+        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several numbers
+            shape = getattr(metric, "shape", None)
+            what = repr(metric) if shape is None else f"a {type(metric).__name__} of shape {tuple(shape)}"
+            raise TrainingError(
+                f"{type(self).__name__}.monitor is {self.monitor!r}, which must be a single number; it is {what}"
+            ) from error
+
+    def _diverged(self, observed: float, position: Position) -> TrainingError:
+        name = type(self).__name__
+        return TrainingError(
+            f"{name} needs a finite {self.monitor!r}; it is {observed} {_at(self.when, position)}. Training has "
+            f"diverged: a lower learning rate may help. {name}.on_nonfinite can also be hold or shrink."
+        )
+
+    def _smooth(self, past: Any, observed: float) -> tuple[float, dict[str, Any]]:
+        """(the smoothed value, what to remember for the next one)."""
+        if self.smoothing is None or not math.isfinite(observed):  # NaN would stay in a mean for ever
+            return observed, {}
+        if isinstance(self.smoothing, int):
+            window = [*(past or ()), observed][-self.smoothing :]
+            return sum(window) / len(window), {"smoothed": window}
+        mean = observed if past is None else self.smoothing * past + (1.0 - self.smoothing) * observed
+        return mean, {"smoothed": mean}
+
+
+class Adjusting(MetricDriven):
+    """A schedule that begins at its initial learning rate and multiplies it, now and then, by a factor.
+
+    It remembers the learning rate, and the initial one that this came from: for another optimizer (or in a resumed
+    run) with another initial learning rate it is changed in the same ratio.
+    """
+
+    def value(self, position: Position, state: State) -> Value:
+        """The learning rate that the last decision left."""
+        return position.like(self.current(state or {}, position))
+
+    def current(self, memory: Memory, position: Position) -> float:
+        """The same, for a single position."""
+        initial = self.initial(position)
+        if "learning_rate" not in memory:
+            return initial
+        rate, begin = float(memory["learning_rate"]), float(memory["initial"])
+        return rate if initial == begin or not begin else rate * (initial / begin)
+
+    def left_at(self, memory: Memory, position: Position, rate: float, verb: str | None = None) -> dict[str, Any]:
+        """What to remember of a learning rate; what was done to it is found out."""
+        old = self.current(memory, position)
+        verb = verb or ("reducing" if rate < old else "raising" if rate > old else None)
+        return {"learning_rate": rate, "initial": self.initial(position), "verb": verb}
+
+    def shrunk(self, memory: Memory, position: Position) -> dict[str, Any]:
+        """Half of the learning rate, or the floor."""
+        old = self.current(memory, position)
+        return self.left_at(memory, position, min(old, max(old * SHRINK, self.floor(position))))
+
+    @abstractmethod
+    def floor(self, position: Position) -> float:
+        """The lowest learning rate."""
+
+
+# --- what is better -----------------------------------------------------------------------------------------
+
+_LOW = ("loss", "error", "mse", "mae", "rmse", "perplexity")
+_HIGH = ("acc", "auc", "auroc", "f1", "precision", "recall", "iou", "dice")
+
+
+def direction(owner: Schedule, mode: object, monitor: str) -> int:
+    """1 where a lower value is better, -1 where a higher one is; `"auto"` goes by the name of the metric.
+
+    Raises:
+        InvalidArgument: `mode` is none of `"min"`, `"max"`, `"auto"`, or the name does not tell.
+    """
+    field = f"{type(owner).__name__}.mode"
+    mode = choice(field, mode, ("auto", "min", "max"))
+    if mode != "auto":
+        return 1 if mode == "min" else -1
+    name = monitor.lower()
+    if any(word in name for word in _LOW):
+        return 1
+    if any(word in name for word in _HIGH):
+        return -1
+    raise InvalidArgument(field, mode, f'"min" or "max" for {monitor!r}', "The metric's name does not tell which.")
+
+
+def better(observed: float, best: float, sign: int, least: float, relative: bool) -> bool:
+    """Whether a value is better than the best by more than `least`, as torch and transformers compare.
+
+    Example:
+        >>> better(0.9, 1.0, sign=1, least=0.05, relative=True), better(1.04, 1.0, sign=-1, least=0.05, relative=True)
+        (True, False)
+    """
+    bar = sign * best * (1.0 - sign * least) if relative else sign * best - least
+    return sign * observed < bar
+
+
+# --- small things -------------------------------------------------------------------------------------------
+
+
+def plain(value: float) -> float | str:
+    """A number as strict JSON can hold it: NaN and infinity as their names, which `float` reads."""
+    return value if math.isfinite(value) else repr(value)
+
+
+def whole(field: str, value: object, at_least: int = 0) -> int:
+    """A whole number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not at_least <= int(value) <= 2**53:
+        raise InvalidArgument(field, value, f"a whole number >= {at_least}")
+    return int(value)
+
+
+def counted(times: int, when: str) -> str:
+    """So many occasions, in words.
+
+    Example:
+        >>> counted(5, "epoch"), counted(1, "validation"), counted(3, "50st")
+        ('5 epochs', '1 validation run', '150 steps')
+    """
+    what = {EPOCH: "epoch", VALIDATION: "validation run"}.get(when, "step")
+    times *= steps_between(when) or 1
+    return f"{times} {what}{'' if times == 1 else 's'}"
+
+
+def _smoothing(field: str, value: object) -> float | int | None:
+    if value is None:
+        return None
+    allowed = "a number > 0 and < 1 (the share of the past in the mean), a whole number >= 2 (a window), or null"
+    given = number(field, value, allowed, above=0.0)
+    if given < 1:
+        return given
+    if given < 2 or not given.is_integer():
+        raise InvalidArgument(field, value, allowed)
+    return int(given)
+
+
+def _at(when: str, position: Position) -> str:
+    return f"at the end of epoch {position.epoch}" if when == EPOCH else f"at optimizer step {position.step}"
+
+
+def _since(when: str, position: Position) -> str:
+    return f"in epoch {position.epoch}" if when == EPOCH else f"up to optimizer step {position.step}"

@@ -1,0 +1,173 @@
+"""A learning rate that falls when a metric no longer improves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lr_plugins.schedules.bound import Bound, bound, level
+from lr_plugins.schedules.metric_driven import COMPARE, Adjusting, Memory, better, counted, direction, plain, whole
+from lr_plugins.schedules.position import Position
+from lr_plugins.schedules.schedule import choice, number, start_of
+
+_OWN = {"keras": ("abs", 0.0), "torch": ("rel", 1e-8)}  # threshold_mode and eps where they are not given
+
+
+class ReduceLROnPlateau(Adjusting):
+    """A learning rate that is multiplied by a factor when a metric has stopped improving.
+
+    `lr = max(lr * factor, min_lr)` at a plateau. What a plateau is, each of two rules says in its own way:
+
+    `rule="keras"`: an observation improves if `observed + min_delta < best` (mode min), compared in float32. The
+    `patience`-th in a row that does not is the plateau. After it the next `cooldown - 1` are not counted. At
+    `min_lr` the count goes on. The first value is the best, whatever it is.
+
+    `rule="torch"`: an observation improves if `observed < best * (1 - min_delta)`. The one after `patience` in a row
+    that do not is the plateau. After it the next `cooldown` are not counted. A change of at most `eps` is not made.
+
+    As a factor of a `Product` it begins at 1, and `min_lr` and `eps` are factors. As a part of a sequence (after a
+    warm-up) it counts in its own time only.
+
+    Args:
+        initial_learning_rate: where it begins, >= 0. Default None: the optimizer's own.
+        monitor: the logged metric to observe. Default `"val_loss"`.
+        factor: by which it is multiplied, > 0 and < 1. Default 0.1.
+        patience: how many observations in a row may fail to improve, a whole number >= 0, in units of `when`: the
+            last of them is the plateau (`"keras"`), or the one after (`"torch"`). Default 10.
+        rule: `"keras"` or `"torch"`. Default `"keras"`.
+        mode: `"min"` or `"max"`, the direction that is better; `"auto"` goes by the name of the metric. Default
+            `"auto"`.
+        min_delta: by how much it must be better, >= 0. Default 1e-4.
+        threshold_mode: how `min_delta` counts: `"abs"`, in units of the metric; `"rel"`, as a share of the best.
+            Default None: the rule's own, `"abs"` in Keras and `"rel"` in torch.
+        cooldown: how many observations are not counted after a change, a whole number >= 0. Default 0.
+        min_lr: the floor, a learning rate >= 0, or a multiple of the initial one such as `"0.01x"`. Default 0.
+        eps: the largest change that is not worth making, a learning rate >= 0. Default None: the rule's own, 0 in
+            Keras and 1e-8 in torch.
+        when: how often to observe: `"epoch"`, `"validation"`, `"step"`, or every so many optimizer steps, `"50st"`.
+            Observations without a new value do not count. Default `"epoch"`.
+        smoothing: the share of the past in a moving average, > 0 and < 1; or the number of observations, >= 2, to
+            take the mean of. Default None: none.
+        on_missing: `"error"`, or `"warn"` as Keras does, where the metric is not logged. Default `"error"`.
+        on_nonfinite: what NaN and infinity do: `"error"`; `"hold"`, nothing; `"shrink"`, half the learning rate each
+            time; `"compare"`, what they do in the original: NaN never improves (in Keras a NaN that comes first stays
+            the best for ever, and nothing improves on it). Default `"error"`.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+        TrainingError: the metric was never logged, is no single number, NaN or infinite.
+
+    Source: keras.callbacks.ReduceLROnPlateau; torch.optim.lr_scheduler.ReduceLROnPlateau.
+
+    Example:
+        >>> from lr_plugins.schedules.observation import Observation
+        >>> schedule = ReduceLROnPlateau(0.1, factor=0.5, patience=2)
+        >>> state, rates = schedule.start(), []
+        >>> for epoch, loss in enumerate([1.0, 0.8, 0.9, 0.9, 0.9, 0.9]):
+        ...     state = schedule.observe(state, Position(0, epoch + 1), Observation("epoch", {"val_loss": loss}))
+        ...     rates.append(schedule(0, state))
+        >>> rates
+        [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
+    """
+
+    non_finite = ("error", "hold", "shrink", COMPARE)
+
+    def __init__(
+        self,
+        initial_learning_rate: float | None = None,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        rule: str = "keras",
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        threshold_mode: str | None = None,
+        cooldown: int = 0,
+        min_lr: Bound = 0.0,
+        eps: float | None = None,
+        when: str | int = "epoch",
+        smoothing: float | int | None = None,
+        on_missing: str = "error",
+        on_nonfinite: str = "error",
+    ) -> None:
+        name = "ReduceLROnPlateau"
+        self.initial_learning_rate = start_of(self, initial_learning_rate)
+        self._listen(monitor, when, smoothing, on_missing, on_nonfinite)
+        self.factor = factor_below_1(f"{name}.factor", factor)
+        self.patience = whole(f"{name}.patience", patience)
+        self.rule = choice(f"{name}.rule", rule, _OWN)
+        self._sign, self.mode = direction(self, mode, monitor), mode
+        self.min_delta = number(f"{name}.min_delta", min_delta, "a finite number >= 0", at_least=0.0)
+        self.threshold_mode = threshold_mode
+        own_mode, own_eps = _OWN[self.rule]
+        self._relative = choice(f"{name}.threshold_mode", threshold_mode or own_mode, ("abs", "rel")) == "rel"
+        self.cooldown = whole(f"{name}.cooldown", cooldown)
+        self.min_lr = bound(f"{name}.min_lr", min_lr)
+        self.eps = None if eps is None else number(f"{name}.eps", eps, "a finite number >= 0, or null", at_least=0.0)
+        self._eps = own_eps if self.eps is None else self.eps
+
+    def floor(self, position: Position) -> float:
+        """`min_lr`."""
+        return level(self.min_lr, self.initial(position)) or 0.0
+
+    def decide(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
+        """Count, and reduce at a plateau."""
+        return (self._keras if self.rule == "keras" else self._torch)(memory, position, observed)
+
+    def _keras(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
+        best, bad, cooldown = memory.get("best"), memory.get("bad", 0), memory.get("cooldown", 0)
+        rate = self.current(memory, position)
+        if cooldown:
+            cooldown, bad = cooldown - 1, 0
+        if best is None or self._improves_in_keras(observed, float(best)):
+            best, bad = plain(observed), 0
+        elif not cooldown:
+            bad += 1
+            reduced = self._reduced(rate, position)
+            # At the floor Keras compares in float32, and does not begin to count anew.
+            if bad >= self.patience and _single(rate) > _single(self.floor(position)) and reduced < rate:
+                rate, bad, cooldown = reduced, 0, self.cooldown
+        return {"best": best, "bad": bad, "cooldown": cooldown, **self.left_at(memory, position, rate)}
+
+    def _torch(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
+        bad, cooldown = memory.get("bad", 0), memory.get("cooldown", 0)
+        best = float(memory.get("best", self._sign * math.inf))
+        rate = self.current(memory, position)
+        if better(observed, best, self._sign, self.min_delta, self._relative):
+            best, bad = observed, 0
+        else:
+            bad += 1
+        if cooldown:
+            cooldown, bad = cooldown - 1, 0
+        if bad > self.patience:
+            rate, bad, cooldown = self._reduced(rate, position), 0, self.cooldown
+        return {"best": plain(best), "bad": bad, "cooldown": cooldown, **self.left_at(memory, position, rate)}
+
+    def _improves_in_keras(self, observed: float, best: float) -> bool:
+        if self._relative:
+            return better(_single(observed), _single(best), self._sign, self.min_delta, True)
+        return _single(self._sign * observed + self.min_delta) < _single(self._sign * best)
+
+    def _reduced(self, rate: float, position: Position) -> float:
+        """What a plateau makes of a learning rate: itself, where that would change too little."""
+        reduced = max(rate * self.factor, self.floor(position))
+        return reduced if rate - reduced > self._eps else rate
+
+    def reason(self, before: Memory, after: Memory) -> str:
+        """How long it has not improved; nothing for Keras' rule, whose line says no more."""
+        if self.rule == "keras":
+            return ""
+        count = counted(self.patience + 1, self.when)
+        return f"{self.monitor} {float(after['observed']):.5g} has not improved for {count}"
+
+
+def factor_below_1(field: str, value: object) -> float:
+    """A finite number > 0 and < 1."""
+    return number(field, value, "a number > 0 and < 1", above=0.0, at_most=math.nextafter(1.0, 0.0))
+
+
+def _single(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))

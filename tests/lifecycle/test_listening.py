@@ -1,0 +1,302 @@
+"""Schedules that follow a metric in real trainings: when they look, what they see, what they say, and resuming."""
+
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lr_plugins import (
+    Assign,
+    BoldDriver,
+    Constant,
+    CosineDecay,
+    Greedy,
+    KerasProgress,
+    LearningRateScheduler,
+    LossDriven,
+    ReduceLROnPlateau,
+    RunLength,
+)
+from lr_plugins.callbacks.observer import Observer
+from lr_plugins.errors import TrainingError
+from tests.toys import Toy, fit, loader
+
+
+class Told(Toy):
+    """Logs what it is told to: of each epoch, of each validation run."""
+
+    def __init__(self, losses=(), validations=()):
+        super().__init__()
+        self.losses, self.validations, self.validated = list(losses), iter(validations), []
+
+    def training_step(self, batch, batch_idx):
+        return 0 * self.compute_loss(batch) + self.loss_of(self.trainer.global_step)
+
+    def loss_of(self, step):
+        return float(step)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def on_train_epoch_end(self):
+        if self.losses:
+            self.log("loss", self.losses[self.current_epoch])
+
+    def on_validation_epoch_end(self):
+        if not self.trainer.sanity_checking:
+            value = next(self.validations, None)
+            self.validated.append(self.trainer.global_step)
+            if value is not None:
+                self.log("val_loss", value)
+
+
+def used(scheduler, name="lr"):
+    return scheduler.trace[name].values.tolist()
+
+
+def per_epoch(scheduler):
+    return used(scheduler)[::6]
+
+
+# --- when they look -----------------------------------------------------------------------------------------
+
+
+def test_an_epochs_metric_acts_from_the_next_epoch_on():
+    scheduler = LearningRateScheduler(LossDriven(0.1, max_learning_rate=None))
+    fit(Told([1.0, 0.5, 0.25]), scheduler)
+    assert per_epoch(scheduler) == [0.1, 0.1 * math.exp(1.0), 0.1 * math.exp(0.5)]
+    assert used(scheduler)[:6] == [0.1] * 6
+
+
+def test_a_plateau_of_validation_runs_acts_at_once_and_counts_each_run_once():
+    plateau = ReduceLROnPlateau(0.1, factor=0.5, patience=2, when="validation")
+    scheduler, module = LearningRateScheduler(plateau), Told(validations=[1.0, 1.0, 1.0, 0.5, 0.5, 0.5])
+    fit(module, scheduler, val=loader(), val_check_interval=0.5)
+    assert module.validated == [3, 6, 9, 12, 15, 18]
+    assert used(scheduler) == [0.1] * 9 + [0.05] * 9
+
+
+@pytest.mark.parametrize("when", ["epoch", "validation"])
+def test_a_value_of_an_earlier_epoch_is_no_new_observation(when):
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, factor=0.5, patience=1, when=when))
+    fit(Told(validations=[1.0, 1.0, 1.0]), scheduler, epochs=7, val=loader(), check_val_every_n_epoch=2)
+    assert per_epoch(scheduler) == [0.1] * 4 + [0.05] * 2 + [0.025]
+
+
+def test_equal_values_are_observations_of_their_own():
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, "loss", factor=0.5, patience=2))
+    fit(Told([1.0] * 6), scheduler, epochs=6)
+    assert per_epoch(scheduler) == [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_so_many_steps_the_mean_of_their_losses(accumulate):
+    class Losses(Told):
+        def loss_of(self, step):
+            return 0.1 * (step + 1)
+
+    rule = LossDriven(0.1, when="2st", max_learning_rate=None)
+    scheduler = LearningRateScheduler(rule)
+    fit(Losses(), scheduler, accumulate_grad_batches=accumulate)
+    means = [0.1 * (2 * index + 1.5) for index in range(9 // accumulate)]
+    expected = [0.1, 0.1] + [0.1 * math.exp(mean) for mean in means for _ in range(2)]
+    assert used(scheduler) == pytest.approx(expected[: 18 // accumulate])
+
+
+def test_at_every_step():
+    scheduler = LearningRateScheduler(LossDriven(0.1, when="step", k=-0.1))
+    fit(Told(), scheduler)
+    assert used(scheduler) == pytest.approx([0.1] + [0.1 * math.exp(-0.1 * step) for step in range(17)])
+
+
+def test_a_metric_logged_at_steps_is_seen_as_it_stands():
+    class Logs(Told):
+        def training_step(self, batch, batch_idx):
+            self.log("now", float(self.trainer.global_step))
+            return super().training_step(batch, batch_idx)
+
+    scheduler = LearningRateScheduler(LossDriven(0.1, "now", when="3st", k=0.1, max_learning_rate=None))
+    fit(Logs(), scheduler, epochs=2)
+    observed = [None, 2.0, 5.0, 8.0]
+    expected = [0.1 if one is None else 0.1 * math.exp(0.1 * one) for one in observed for _ in range(3)]
+    assert used(scheduler) == pytest.approx(expected)
+
+
+def test_losses_are_not_looked_at_before_a_decision_is_due():
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    observer = Observer(trainer, {"3st": ["loss"]})
+    for step in (1, 2):
+        observer.add_loss({"loss": torch.ones((), device="meta")})  # which has no value to be looked at
+        assert observer.due(step) == []
+    assert observer.due(3) == ["3st"]
+    with pytest.raises(RuntimeError, match="meta"):
+        observer.observation("3st", {})
+
+
+def test_each_optimizer_has_its_clock():
+    class Two(Told):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.second = torch.nn.Linear(3, 1)
+
+        def training_step(self, batch, batch_idx):
+            for index, optimizer in enumerate(self.optimizers()):
+                if index == 0 or batch_idx % 3 == 0:
+                    optimizer.step()
+            return {"loss": torch.tensor(1.0)}
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (self.layer, self.second)]
+
+    scheduler = LearningRateScheduler(LossDriven(0.1, when="2st", k=-1.0))
+    fit(Two(), scheduler)
+    low = 0.1 * math.exp(-1.0)
+    assert used(scheduler, "lr/SGD-0") == [0.1] * 2 + [low] * 16
+    assert used(scheduler, "lr/SGD-1") == [0.1] * 2 + [low] * 4
+
+
+# --- as parts -----------------------------------------------------------------------------------------------
+
+
+def test_warm_up_then_cosine_times_plateau():
+    cosine = CosineDecay(0.1).with_warmup("1ep")
+    scheduler = LearningRateScheduler(cosine * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1))
+    fit(Told([1.0, 0.5, 0.5, 0.25, 0.25]), scheduler, epochs=5)
+    run = RunLength.of(steps_per_epoch=6, epochs=5)
+    factors = [1.0, 1.0, 1.0, 0.5, 0.5]
+    expected = [cosine(run.position(step)) * factors[step // 6] for step in range(30)]
+    assert used(scheduler) == pytest.approx(expected, rel=1e-15)
+
+
+def test_param_groups_listen_apart():
+    follows = Assign(BoldDriver(0.2, raise_factor=1.5), params="bias$")
+    scheduler = LearningRateScheduler([ReduceLROnPlateau(0.1, "loss", factor=0.1, patience=1), follows])
+    fit(Told([1.0, 0.5, 0.75, 0.5]), scheduler, epochs=4)
+    assert scheduler.trace["lr/bias"].values[::6] == pytest.approx([0.2, 0.2, 0.3, 0.15])
+    assert scheduler.trace["lr/others"].values[::6] == pytest.approx([0.1, 0.1, 0.1, 0.01])
+
+
+# --- what they say ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("style", "number"), [("keras2", "00003"), ("keras3", "3")])
+def test_a_plateau_says_keras_line_and_nothing_else(style, number, capsys):
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=2), verbose=1, style=style)
+    fit(Told([1.0, 1.0, 1.0, 0.5]), scheduler, epochs=4)
+    line = f"\nEpoch {number}: ReduceLROnPlateau reducing learning rate to 0.25.\n"
+    assert capsys.readouterr().out == line
+
+
+def test_the_last_epochs_decision_is_told_as_well(capsys):
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=2), verbose=1)
+    fit(Told([1.0, 1.0, 1.0]), scheduler, epochs=3)
+    assert capsys.readouterr().out == "\nEpoch 00003: ReduceLROnPlateau reducing learning rate to 0.25.\n"
+
+
+@pytest.mark.parametrize("style", ["keras2", "keras3"])
+def test_the_line_stands_where_keras_has_it(style, capsys):
+    rule = ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=1)
+    callbacks = [KerasProgress(style=style), LearningRateScheduler(rule, verbose=1, style=style)]
+    fit(Told([1.0, 1.0, 0.5]), *callbacks, epochs=3)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    said = next(index for index, line in enumerate(lines) if "ReduceLROnPlateau" in line)
+    second = [index for index, line in enumerate(lines) if "loss: 1.0000" in line][1]
+    # Keras 2 prints it after the line of the epoch, Keras 3 before it.
+    assert said - second == (1 if style == "keras2" else -1)
+
+
+def test_others_say_why(capsys):
+    scheduler = LearningRateScheduler(LossDriven(0.1), verbose=1)
+    fit(Told([1.0, 3.0, 4.0, 0.5, 0.5]), scheduler, epochs=5)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(lines) == 4
+    assert lines[0] == "Epoch 00001: LossDriven setting learning rate to 0.27182818284590454. (loss 1)"
+    assert lines[1].startswith("Epoch 00002: LossDriven setting learning rate to 1.0. (loss 3; max_learning_rate")
+    assert [line.rpartition(" (")[2] for line in lines[2:]] == ["loss 4)", "loss 0.5)"]
+
+
+def test_a_product_says_both(capsys):
+    product = Constant(0.5) * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1)
+    fit(Told([1.0, 1.0]), LearningRateScheduler(product, verbose=1), epochs=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines == [
+        "Epoch 00001: LearningRateScheduler setting learning rate to 0.5.",
+        "Epoch 00002: LearningRateScheduler setting learning rate to 0.5.",
+        "Epoch 00002: ReduceLROnPlateau reducing learning rate to 0.25.",
+    ]
+
+
+# --- what cannot be -----------------------------------------------------------------------------------------
+
+
+def test_a_metric_that_is_never_logged_is_told_with_those_that_are():
+    with pytest.raises(TrainingError, match=r"monitor is 'val_los'.*logged are: loss"):
+        fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, "val_los", mode="min")))
+    with pytest.warns(UserWarning, match="val_los"):
+        fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, "val_los", mode="min", on_missing="warn")))
+
+
+def test_a_loss_that_is_nan():
+    with pytest.raises(TrainingError, match="needs a finite 'loss'; it is nan"):
+        fit(Told([1.0, math.nan, 1.0]), LearningRateScheduler(LossDriven(0.1)))
+    scheduler = LearningRateScheduler(LossDriven(0.1, on_nonfinite="hold"))
+    fit(Told([1.0, math.nan, 1.0]), scheduler)
+    assert per_epoch(scheduler) == [0.1, 0.1 * math.exp(1.0), 0.1 * math.exp(1.0)]
+
+
+# --- resuming -----------------------------------------------------------------------------------------------
+
+LOSSES = [1.0, 1.0, 0.9, 0.9, 0.9, 0.5, 0.6, 0.6]
+LISTENERS = {
+    "plateau": ReduceLROnPlateau(0.1, "loss", factor=0.5, patience=2),
+    "loss driven": LossDriven(0.1, smoothing=0.5),
+    "greedy": Greedy(0.1, "loss", factor=0.5, patience=1),
+    "bold driver": BoldDriver(0.1),
+    "validation runs": ReduceLROnPlateau(0.1, factor=0.5, patience=2, when="validation"),
+    "steps": LossDriven(0.1, when="4st", k=-0.1),
+    "product": CosineDecay(0.1) * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1) * BoldDriver(),
+}
+
+
+class Validates(Told):
+    """Tells the same losses in a resumed run as in one that was not interrupted."""
+
+    def __init__(self):
+        super().__init__(LOSSES)
+
+    def on_validation_epoch_end(self):
+        if not self.trainer.sanity_checking:
+            self.log("val_loss", LOSSES[self.trainer.global_step // 9 % len(LOSSES)])
+
+
+# Of a checkpoint taken after the very last batch of an epoch, Lightning neither validates nor ends the epoch when it
+# resumes: what would have been logged then is never logged.
+@pytest.mark.parametrize("resumed_at", [1, 7, 22, 37, "end of epoch"])
+@pytest.mark.parametrize("schedule", LISTENERS.values(), ids=LISTENERS)
+def test_a_resumed_run_decides_as_one_never_interrupted(schedule, resumed_at, tmp_path):
+    def train(scheduler, *more, **options):
+        # LOSSES are told at each epoch's end, so that they do not depend on Lightning's own means.
+        fit(Validates(), scheduler, *more, epochs=8, val=loader(), val_check_interval=3, **options)
+
+    whole, cut, rest = (LearningRateScheduler(schedule) for _ in range(3))
+    train(whole)
+    steps = {"every_n_train_steps": resumed_at} if isinstance(resumed_at, int) else {"save_on_train_epoch_end": True}
+    saver = ModelCheckpoint(tmp_path, **steps, save_top_k=-1, filename="{step}")
+    train(cut, saver, enable_checkpointing=True)
+    assert used(cut) == used(whole)
+    step = resumed_at if isinstance(resumed_at, int) else 18
+    train(rest, ckpt_path=tmp_path / f"step={step}.ckpt")
+    assert used(rest) == used(whole)[step:]
+    assert len(set(used(whole))) > 1
+
+
+def test_a_fit_that_goes_on_observes_nothing_twice():
+    module = Told([1.0, 1.0, 1.0, 1.0])
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, "loss", factor=0.5, patience=2))
+    trainer = fit(module, scheduler, epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(module, loader())
+    assert per_epoch(scheduler) == [0.1, 0.1, 0.1, 0.05]
