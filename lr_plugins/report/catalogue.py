@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from lr_plugins import schedules as s
+from lr_plugins.callbacks.learning_rate_trace import Points
 from lr_plugins.callbacks.trace import Series
 from lr_plugins.report.plot import plot_learning_rate
-from lr_plugins.schedules import RunLength, Schedule
+from lr_plugins.schedules import Observation, Position, RunLength, Schedule
+from lr_plugins.schedules.observation import BEGIN, EPOCH
 
 RUN = RunLength.of(steps_per_epoch=10, epochs=30, batch_size=32)
 STEPS = np.arange(RUN.steps or 0)
@@ -52,7 +55,19 @@ EXAMPLES: Mapping[str, Mapping[str, Schedule]] = {
         ),
         "noise": s.Noise(s.CosineDecay(0.1), std=0.2),
     },
+    "Following a metric": {
+        "loss_driven": s.LossDriven(0.01),
+        "plateau": s.ReduceLROnPlateau(0.1, monitor="loss", factor=0.5, patience=2),
+        "plateau_warmup": (
+            s.CosineDecay(0.1) * s.ReduceLROnPlateau(monitor="loss", factor=0.5, patience=2)
+        ).with_warmup("10%"),
+        "greedy": s.Greedy(0.1, monitor="loss", factor=0.7, patience=1),
+        "bold_driver": s.BoldDriver(0.1),
+    },
 }
+# What those see in their pictures: a loss that falls, stays, rises for a while, and falls again.
+LOSSES = [2.3 * 0.75 ** min(epoch, 9) + 0.1 * math.sin(1.9 * epoch) ** 2 for epoch in range(16)]
+LOSSES += [0.3 + 0.08 * epoch for epoch in range(5)] + [0.25 * 0.8**epoch + 0.05 for epoch in range(9)]
 
 
 def page() -> str:
@@ -60,7 +75,8 @@ def page() -> str:
     lines = [
         "# Every schedule, with its picture",
         "",
-        f"Each picture is a run of {RUN.epochs} epochs of {RUN.steps_per_epoch} optimizer steps. Below it, folded, is",
+        f"Each picture is a run of {RUN.epochs} epochs of {RUN.steps_per_epoch} optimizer steps; where the schedule",
+        "follows a metric, a loss that it might see is drawn as well. Below it, folded, is",
         "what `help()` says of the class: the formula, the arguments with units and ranges, the edges, the source.",
         "`python -m lr_plugins.report.catalogue docs` makes this page.",
     ]
@@ -82,19 +98,55 @@ def _call(schedule: Schedule) -> str:
 
 def _curve(schedule: Schedule) -> Series:
     """A schedule's learning rates over the example run."""
-    series = Series()
-    for value in np.asarray(schedule(RUN.position(STEPS))).tolist():
-        series.append(value)
+    series, state, length = Series(), schedule.start(), int(RUN.steps_per_epoch or 0)
+    for epoch in range(int(RUN.epochs or 0)):
+        first = RUN.position(epoch * length)
+        for when in (EPOCH, BEGIN):
+            logged = {"loss": LOSSES[epoch - 1]} if epoch else {}
+            state = schedule.observe(state, first, Observation(when, logged, complete=bool(epoch)))
+        for value in np.asarray(schedule(RUN.position(STEPS[epoch * length : (epoch + 1) * length]), state)).tolist():
+            series.append(value)
     return series
 
 
+def _losses() -> dict[str, Points]:
+    points = Points()
+    for epoch, loss in enumerate(LOSSES, 1):
+        points.append(epoch * int(RUN.steps_per_epoch or 0), loss)
+    return {"loss": points}
+
+
+def feedback(steps: int = 10) -> dict[str, Series]:
+    """Gradient descent on `loss = w ** 2` from w = 1.68, its learning rate following the loss by three rules."""
+    rules = {
+        "bare rule": s.LossDriven(0.06, max_learning_rate=None, when="step"),
+        "with the ceiling": s.LossDriven(0.06, when="step"),
+        "k = -1": s.LossDriven(0.06, k=-1.0, when="step"),
+    }
+    curves = {f"{quantity}/{name}": Series() for quantity in ("lr", "loss") for name in rules}
+    for name, rule in rules.items():
+        weight, state = 1.68, rule.start()
+        for step in range(steps):
+            loss = weight**2
+            if loss > 10:  # and exp(loss) above 22,026: from here on it explodes
+                break
+            state = rule.observe(state, Position(step), Observation("step", {"loss": loss}))
+            rate = float(rule(step, state))
+            curves[f"lr/{name}"].append(rate)
+            curves[f"loss/{name}"].append(loss)
+            weight -= rate * 2 * weight
+    return curves
+
+
 def write(folder: Path) -> None:
-    """Write `schedules.md` and its pictures into a folder."""
+    """Write `schedules.md` and its pictures, and those of other pages, into a folder."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     for examples in EXAMPLES.values():
         for name, schedule in examples.items():
-            plot_learning_rate({"lr": _curve(schedule)}, pictures / f"{name}.png", title="", small=True)
+            seen = _losses() if schedule.monitors else None
+            plot_learning_rate({"lr": _curve(schedule)}, pictures / f"{name}.png", title="", small=True, metrics=seen)
+    plot_learning_rate(feedback(), pictures / "feedback.png", title="w ** 2 by gradient descent")
     (folder / "schedules.md").write_text(page(), encoding="utf-8")
 
 

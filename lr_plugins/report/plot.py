@@ -71,7 +71,8 @@ def plot_learning_rate(
 def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
     for name, curve in curves.items():
         # A value holds for its whole step, hence stairs and not slopes between points.
-        axes.step(curve.steps, curve.values, where="post", linewidth=1.6, label=name)
+        steps, values = np.append(curve.steps, curve.steps[-1:] + 1), np.append(curve.values, curve.values[-1:])
+        axes.step(steps, values, where="post", linewidth=1.6, label=name)
     if _wide(curves):
         axes.set_yscale("log")
     elif not any(name.startswith(("momentum", "beta")) for name in curves):  # those never come near 0
