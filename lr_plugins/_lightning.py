@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 # One object behind both names of Lightning.
+from lightning_utilities.core.rank_zero import rank_zero_info as rank_zero_info
 from lightning_utilities.core.rank_zero import rank_zero_only as rank_zero_only
 from lightning_utilities.core.rank_zero import rank_zero_warn as rank_zero_warn
 
@@ -33,4 +34,4 @@ else:
             """A callback of both packages."""
 
 
-__all__ = ["Callback", "LightningModule", "Logger", "Trainer", "rank_zero_only", "rank_zero_warn"]
+__all__ = ["Callback", "LightningModule", "Logger", "Trainer", "rank_zero_info", "rank_zero_only", "rank_zero_warn"]

@@ -29,6 +29,7 @@ class LearningRateScheduleMixin(_Base):
         learning_rate_verbose: 1 prints Keras' message at each epoch's begin. Default 0.
         learning_rate_style: `"keras2"` (the default) or `"keras3"`, the form of the message.
         learning_rate_measure: quantities to measure for the schedule, as in `LearningRateScheduler`.
+        learning_rate_on_resume: `"error"` (the default), `"config"`, `"checkpoint"` or `"rescale"`, as there.
 
     Raises:
         InvalidArgument: at the begin of the fit, when the module names no schedule; as the class is made, when
@@ -46,6 +47,7 @@ class LearningRateScheduleMixin(_Base):
     learning_rate_verbose: int = 0
     learning_rate_style: str = "keras2"
     learning_rate_measure: Mapping[str, Measure] | None = None
+    learning_rate_on_resume: str = "error"
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Refuse an order of bases in which Lightning would never hear of the schedule."""
@@ -81,7 +83,12 @@ class LearningRateScheduleMixin(_Base):
     def _scheduler(self) -> LearningRateScheduler:
         """One for the life of the module: Lightning asks at every fit, and the next goes on where the last ended."""
         schedule = self.configure_learning_rate_schedule()
-        settings = (self.learning_rate_verbose, self.learning_rate_style, self.learning_rate_measure)
+        settings = (
+            self.learning_rate_verbose,
+            self.learning_rate_style,
+            self.learning_rate_measure,
+            self.learning_rate_on_resume,
+        )
         known = vars(self).get("_learning_rate_scheduler")
         if known is not None and known[1:] == (schedule, settings):
             scheduler: LearningRateScheduler = known[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +12,12 @@ from typing import Any, SupportsFloat
 
 from torch.optim import Optimizer
 
-from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.drive import Drive
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.param_groups import Names, parameter_names
+from lr_plugins.callbacks.resume import Saved, check_policy, settle
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import run_length
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
@@ -24,7 +27,6 @@ from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.metric_driven import MetricDriven
 from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Observation
 from lr_plugins.schedules.position import Count
-from lr_plugins.schedules.schedule import State
 
 Measure = Callable[[Trainer, LightningModule], float]
 Schedules = (
@@ -50,12 +52,12 @@ class Progress:
 
     Args:
         steps: taken by each optimizer.
-        states: what each schedule remembers, with its kind: the state of one kind does not fit another.
+        schedules: each of them, with what it remembers.
         waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
     """
 
     steps: list[int] = field(default_factory=list)
-    states: dict[str, tuple[str, State]] = field(default_factory=dict)
+    schedules: dict[str, Saved] = field(default_factory=dict)
     waiting: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -76,6 +78,11 @@ class LearningRateScheduler(Callback):
         measure: quantities to measure at the begin of each epoch, by the name under which the schedule can
             monitor them (they are logged, too): functions of (trainer, module), e.g. a
             `lr_plugins.callbacks.FullPass`. Default: none.
+        on_resume: what to do where a run goes on (from a checkpoint, or in another fit) under another schedule, run
+            length or optimizer's own learning rate, so that the learning rate would jump: `"error"` (the default)
+            refuses and shows what differs; `"config"` takes the new configuration at the same position;
+            `"checkpoint"` keeps the plan of the checkpoint; `"rescale"` stretches what is left of it to the new
+            length.
 
     Raises:
         InvalidArgument: an argument of the wrong kind; at the begin of the fit, an assignment for something that the
@@ -98,6 +105,7 @@ class LearningRateScheduler(Callback):
         verbose: int = 0,
         style: str = "keras2",
         measure: Mapping[str, Measure] | None = None,
+        on_resume: str = "error",
     ) -> None:
         self.assignments = Assignments.of(schedule)
         if not isinstance(verbose, int):
@@ -106,6 +114,7 @@ class LearningRateScheduler(Callback):
             raise InvalidArgument("LearningRateScheduler.style", style, f"one of {', '.join(MESSAGES)}")
         self.verbose, self.style = verbose, style
         self.measure = _measures(measure or {})
+        self.on_resume = check_policy(on_resume)
         self.trace = Trace()
         self.run_length = RunLength()
         self._progress = Progress()
@@ -180,15 +189,26 @@ class LearningRateScheduler(Callback):
         if restored is not None and len(restored.steps) == count:
             self._progress = restored
         for key, drive in self._drives():
-            kind, state = self._progress.states.get(key, ("", None))
-            if kind == drive.schedule.kind:
-                drive.state = state
+            saved = self._progress.schedules.get(key)
+            if saved is not None and saved.kind == drive.schedule.kind:
+                drive.state = saved.state
+        self._settle()
         self._observers = [
             Observer(trainer, _watched(writer), self.measure, step)
             for writer, step in zip(self._writers, self._progress.steps, strict=True)
         ]
         for observer, waiting in zip(self._observers, self._progress.waiting, strict=False):
             observer.load(waiting)
+
+    def _settle(self) -> None:
+        """Go by the new plan or by the old one, where they differ."""
+        drives = dict(self._drives())
+        for index, step in enumerate(self._progress.steps):
+            mine = {key: drive for key, drive in drives.items() if key.startswith(f"{index}.")}
+            place = functools.partial(self._position, step)
+            said = settle(self.on_resume, mine, self._progress.schedules, self.run_length, place)
+            if said:
+                rank_zero_info(said)
 
     def _drives(self) -> Iterator[tuple[str, Drive]]:
         """All drives, by what tells them apart in a checkpoint."""
@@ -325,25 +345,22 @@ class LearningRateScheduler(Callback):
         current = self._restored or self._current()  # a checkpoint's, where training has not begun
         return {
             "steps": list(current.steps),
-            "states": {key: [kind, state] for key, (kind, state) in current.states.items()},
+            "schedules": {key: dataclasses.asdict(saved) for key, saved in current.schedules.items()},
             "waiting": current.waiting,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training begins."""
-        states = {key: (kind, state) for key, (kind, state) in state_dict["states"].items()}
-        self._restored = Progress(list(state_dict["steps"]), states, list(state_dict["waiting"]))
+        schedules = {key: Saved(**saved) for key, saved in state_dict["schedules"].items()}
+        self._restored = Progress(list(state_dict["steps"]), schedules, list(state_dict["waiting"]))
 
     def _current(self) -> Progress:
         """Where the schedules stand now."""
         if self._trainer is None or not self._observers:
             return self._progress
-        states: dict[str, tuple[str, State]] = {
-            key: (drive.schedule.kind, drive.state) for key, drive in self._drives() if drive.state is not None
-        }
-        return Progress(
-            [writer.step for writer in self._writers], states, [observer.state() for observer in self._observers]
-        )
+        schedules = {key: Saved.of(drive, self.run_length) for key, drive in self._drives()}
+        waiting = [observer.state() for observer in self._observers]
+        return Progress([writer.step for writer in self._writers], schedules, waiting)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to a fit: the Trainer, and the module behind Lightning's `log` and `log_dict`."""

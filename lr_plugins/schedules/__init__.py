@@ -1,5 +1,6 @@
 """What the learning rate should be: pure mathematics, without torch or Lightning."""
 
+from lr_plugins.schedules.as_planned import AsPlanned
 from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.bold_driver import BoldDriver
 from lr_plugins.schedules.combine import Bounded, Chain, PerEpoch, Product, Repeated, Smooth, Stretched
@@ -25,6 +26,7 @@ from lr_plugins.schedules.warmup import Annealed, Cooldown, Warmup, WarmupStable
 
 __all__ = [
     "Annealed",
+    "AsPlanned",
     "Assign",
     "Assignments",
     "BoldDriver",

@@ -13,11 +13,13 @@ from lr_plugins.schedules.schedule import Schedule
 TARGET = "_target_"  # Hydra's name for what to build, so that Hydra can build it as well
 
 
-def to_config(schedule: Schedule) -> dict[str, Any]:
+def to_config(schedule: Schedule, functions_by_name: bool = False) -> dict[str, Any]:
     """A schedule as numbers, texts, lists and dictionaries: `{"_target_": dotted name, argument: value, ...}`.
 
     Args:
         schedule: the schedule, of whatever depth.
+        functions_by_name: put `{"_function_": name}` for a function, to compare by; there is no way back from it.
+            Default false.
 
     Raises:
         InvalidArgument: it holds a function, which has no plain form.
@@ -30,7 +32,9 @@ def to_config(schedule: Schedule) -> dict[str, Any]:
     kind = type(schedule)
     # The package that shows a schedule, not the file it happens to be written in.
     home = "lr_plugins.schedules" if kind.__module__.startswith("lr_plugins.schedules.") else kind.__module__
-    arguments = {name: _plain(value, f"{kind.__name__}.{name}") for name, value in schedule.config().items()}
+    arguments = {
+        name: _plain(value, f"{kind.__name__}.{name}", functions_by_name) for name, value in schedule.config().items()
+    }
     return {TARGET: f"{home}.{kind.__qualname__}", **arguments}
 
 
@@ -56,15 +60,19 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     return schedule
 
 
-def _plain(value: Any, field: str) -> Any:
+def _plain(value: Any, field: str, functions_by_name: bool) -> Any:
     if isinstance(value, Schedule):
-        return to_config(value)
+        return to_config(value, functions_by_name)
     if isinstance(value, Duration):
         return str(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(one, field) for one in value]
+        return [_plain(one, field, functions_by_name) for one in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if functions_by_name:
+        kind = type(value)
+        known = getattr(value, "__qualname__", f"an instance of {kind.__module__}.{kind.__qualname__}")
+        return {"_function_": f"{getattr(value, '__module__', '')}.{known}"}
     raise InvalidArgument(field, value, "a plain value to be written down", "A function has none; name its formula.")
 
 

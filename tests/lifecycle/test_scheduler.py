@@ -393,14 +393,14 @@ def test_the_state_is_plain_and_loads_weights_only(tmp_path):
     assert [state["steps"] for state in states] == [[12], [12]]
     assert states[0]["waiting"][0]["waiting"]["epoch"]["loss"] == loss
     assert states[1]["waiting"][0]["waiting"] == {}
-    assert states[1]["states"]["0.0.0"][1]["observed"] == loss
+    assert states[1]["schedules"]["0.0.0"]["state"]["observed"] == loss
     assert json.loads(json.dumps(states, allow_nan=False)) == states
 
 
 def test_a_checkpoint_of_another_kind_of_schedule_keeps_the_position(tmp_path):
     trainer = fit(None, LearningRateScheduler(LossDriven(0.1)), epochs=2)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    scheduler = LearningRateScheduler(lambda epoch, lr: lr * 0.5)
+    scheduler = LearningRateScheduler(lambda epoch, lr: lr * 0.5, on_resume="config")
     fit(None, scheduler, epochs=3, ckpt_path=tmp_path / "a.ckpt")
     assert scheduler.trace["lr"].values.tolist() == [0.1 * 0.5**3] * 6
 
@@ -612,7 +612,7 @@ def test_what_is_measured_is_logged_for_every_schedule():
 
 def test_a_loss_driven_schedule_takes_over_a_run_of_another_kind(tmp_path):
     fit(None, LearningRateScheduler(StepDecay(0.1)), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
-    scheduler = LearningRateScheduler(LossDriven(0.001))
+    scheduler = LearningRateScheduler(LossDriven(0.001), on_resume="config")
     trainer = fit(None, scheduler, epochs=4, ckpt_path=tmp_path / "a.ckpt")
     assert trainer.global_step == 24
     assert scheduler.trace["lr"].values[0] == 0.001

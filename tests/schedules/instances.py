@@ -132,6 +132,9 @@ COMBINATIONS = {
     s.Smooth: lambda part: st.builds(s.Smooth, part),
     s.PerEpoch: lambda part: st.builds(s.PerEpoch, part),
     s.Warmup: warm_ups,
+    s.AsPlanned: lambda part: st.builds(
+        s.AsPlanned, part, st.just(10), st.just(20), st.just(200), st.just(64), st.integers(0, 250), st.floats(0.2, 5)
+    ),
     s.Annealed: lambda part: st.builds(s.Annealed, part, ends, durations, st.none() | durations, falls, st.booleans()),
     s.Noise: lambda part: st.builds(
         s.Noise,
@@ -195,6 +198,7 @@ CONTINUOUS = {
     s.Warmup: lambda schedule: (
         schedule.prefix and schedule.shape in ("linear", "cosine", "exponential") and _as_its_part(schedule)
     ),
+    s.AsPlanned: _as_its_part,
     # Without `hold` it jumps where the schedule is below the end value.
     s.Annealed: lambda schedule: schedule.hold and _as_its_part(schedule),
     s.Noise: False,

@@ -28,6 +28,7 @@ GIVEN = {
     s.Smooth: {"schedule": ONE},
     s.PerEpoch: {"schedule": ONE},
     s.Warmup: {"schedule": ONE, "length": 3},
+    s.AsPlanned: {"schedule": ONE},
     s.Annealed: {"schedule": ONE},
     s.Noise: {"schedule": ONE},
     keras.ExponentialDecay: {"initial_learning_rate": 0.1, "decay_steps": 3, "decay_rate": 0.5},

@@ -1,0 +1,167 @@
+"""A run that goes on under another plan: nothing jumps silently, and the four ways to go on."""
+
+import json
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lr_plugins import (
+    Assign,
+    Constant,
+    CosineDecay,
+    LearningRateScheduler,
+    LinearDecay,
+    ReduceLROnPlateau,
+    RunLength,
+    StepDecay,
+)
+from lr_plugins.errors import InvalidArgument, TrainingError
+from tests.toys import Toy, fit, loader
+
+COSINE = CosineDecay(0.1)
+
+
+def planned(schedule, epochs, base=0.1):
+    run = RunLength.of(steps_per_epoch=6, epochs=epochs)
+    return [schedule(run.position(step, base)) for step in range(run.steps)]
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """A run of some epochs, saved when two are over."""
+
+    def begin(schedule, epochs=4, module=None):
+        saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, enable_version_counter=False)
+        fit(module, LearningRateScheduler(schedule), saver, epochs=epochs, enable_checkpointing=True)
+        return tmp_path / "step=12.ckpt"
+
+    return begin
+
+
+def go_on(checkpoint, schedule, epochs, on_resume="error", module=None):
+    scheduler = LearningRateScheduler(schedule, on_resume=on_resume)
+    fit(module, scheduler, epochs=epochs, ckpt_path=checkpoint)
+    return scheduler.trace["lr"].values.tolist()
+
+
+def test_the_same_plan_goes_on_whatever_the_policy(begin):
+    checkpoint = begin(COSINE)
+    for policy in ("error", "config", "checkpoint", "rescale"):
+        assert go_on(checkpoint, COSINE, 4, policy) == planned(COSINE, 4)[12:]
+
+
+def test_what_does_not_jump_goes_on(begin):
+    checkpoint = begin(StepDecay(0.1, every="2ep"))
+    # Twice as many epochs are nothing to it; and the next drop is another, but it is still to come.
+    assert go_on(checkpoint, StepDecay(0.1, every="2ep"), 8) == planned(StepDecay(0.1, every="2ep"), 8)[12:]
+
+
+def test_a_jump_is_refused_with_what_differs_and_how_to_choose(begin):
+    checkpoint = begin(COSINE)
+    with pytest.raises(TrainingError) as error:
+        go_on(checkpoint, COSINE, 8)
+    text = str(error.value)
+    lines = [line.split() for line in text.splitlines()]
+    assert "at step 12 this run goes on under another plan" in text
+    assert ["epochs", "4", "8"] in lines
+    assert ["optimizer", "steps", "24", "48"] in lines
+    told = {line[0]: float(line[1]) for line in lines[-4:-1]}
+    expected = {"config": planned(COSINE, 8)[12], "checkpoint": planned(COSINE, 4)[12], "rescale": 0.05}
+    assert told == pytest.approx(expected, rel=1e-5)
+    assert 'on_resume="config"' in text
+
+
+def test_another_schedule_is_told_field_by_field(begin):
+    checkpoint = begin(COSINE.with_warmup("1ep"))
+    with pytest.raises(TrainingError, match=r"schedule\.schedule\.initial_learning_rate +0\.1 +0\.2"):
+        go_on(checkpoint, CosineDecay(0.2).with_warmup("1ep"), 4)
+
+
+def test_another_learning_rate_of_the_optimizer(begin):
+    checkpoint = begin(CosineDecay())
+    module = Toy(lambda parameters: torch.optim.SGD(parameters, lr=0.4))
+    with pytest.raises(TrainingError, match=r"the optimizer's learning rate +0\.1 +0\.4"):
+        go_on(checkpoint, CosineDecay(), 4, module=module)
+    assert go_on(checkpoint, CosineDecay(), 4, "config", module) == planned(CosineDecay(), 4, base=0.4)[12:]
+    assert go_on(checkpoint, CosineDecay(), 4, "checkpoint", module) == planned(CosineDecay(), 4)[12:]
+
+
+def test_config_takes_the_new_plan_at_the_same_position(begin, capsys):
+    assert go_on(begin(COSINE), LinearDecay(0.2), 8, "config") == planned(LinearDecay(0.2), 8)[12:]
+
+
+def test_checkpoint_keeps_the_old_plan(begin):
+    assert go_on(begin(COSINE), LinearDecay(0.2), 8, "checkpoint") == [*planned(COSINE, 4)[12:], *[0.0] * 24]
+
+
+def test_rescale_stretches_what_is_left(begin):
+    rates = go_on(begin(COSINE), COSINE, 8, "rescale")
+    run = RunLength.of(steps_per_epoch=6, epochs=4)
+    # 12 steps of the old plan were left, and there are 36 now.
+    stretched = [COSINE(RunLength.of(steps=24 * 3).position(12 * 3 + step)) for step in range(36)]
+    assert rates == pytest.approx(stretched)
+    assert rates[::3] == pytest.approx([COSINE(run.position(12 + step)) for step in range(12)])
+
+
+def test_what_cannot_be_done_is_said(begin):
+    ended = begin(COSINE, epochs=2)
+    with pytest.raises(TrainingError, match="ends at step 12, and nothing of it is left"):
+        go_on(ended, COSINE, 4, "rescale")
+    with pytest.raises(TrainingError, match="is a function, which a checkpoint cannot hold"):
+        go_on(begin(lambda epoch: 0.1), COSINE, 4, "checkpoint")
+
+
+def test_a_run_is_resumed_again_and_again(begin, tmp_path):
+    first = begin(COSINE)
+    saver = ModelCheckpoint(tmp_path / "second", filename="{step}", save_top_k=-1)
+    whole = LearningRateScheduler(COSINE, on_resume="rescale")
+    fit(None, whole, saver, epochs=8, ckpt_path=first, enable_checkpointing=True)
+    again = go_on(tmp_path / "second/step=24.ckpt", COSINE, 8, "rescale")
+    assert again == pytest.approx(whole.trace["lr"].values.tolist()[12:], rel=1e-12)
+    longer = go_on(tmp_path / "second/step=24.ckpt", COSINE, 12, "rescale")
+    assert longer[0] == pytest.approx(again[0])
+    assert longer[::2][:12] == pytest.approx(again[:12])
+
+
+def test_param_groups_are_compared_apart(begin):
+    def schedules(rate):
+        return [Constant(0.1), Assign(CosineDecay(rate), params="bias$")]
+
+    checkpoint = begin(schedules(0.2))
+    with pytest.raises(TrainingError, match=r"schedule\.initial_learning_rate +0\.2 +0\.3"):
+        go_on(checkpoint, schedules(0.3), 4)
+
+
+def test_what_a_plateau_remembers_is_taken_over(begin):
+    # Nothing improves by so much: it halves after every epoch but the first.
+    schedule = COSINE * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1, min_delta=1e9)
+    checkpoint = begin(schedule)
+    kept = go_on(checkpoint, schedule, 8, "checkpoint")
+    assert kept[0] == pytest.approx(planned(COSINE, 4)[12] * 0.5)
+
+
+def test_another_fit_of_the_same_trainer_is_asked_as_well():
+    scheduler = LearningRateScheduler(COSINE)
+    module = Toy()
+    trainer = fit(module, scheduler, epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    with pytest.raises(TrainingError, match="would jump"):
+        trainer.fit(module, loader())
+    scheduler.on_resume = "config"
+    trainer.fit(module, loader())
+    assert scheduler.trace["lr"].values.tolist() == [*planned(COSINE, 2), *planned(COSINE, 4)[12:]]
+
+
+def test_a_policy_is_one_of_four():
+    with pytest.raises(
+        InvalidArgument, match=r"on_resume must be one of error, config, checkpoint, rescale; got 'keep'"
+    ):
+        LearningRateScheduler(COSINE, on_resume="keep")
+
+
+def test_the_saved_plan_is_plain(begin):
+    checkpoint = torch.load(begin([COSINE, Assign(lambda epoch: 0.9, to="momentum")]), weights_only=True)
+    state = checkpoint["callbacks"]["LearningRateScheduler"]
+    assert json.loads(json.dumps(state, allow_nan=False)) == state
+    assert state["schedules"]["0.0.0"]["schedule"]["_target_"] == "lr_plugins.schedules.CosineDecay"
