@@ -8,6 +8,8 @@ the median time of one update over the rounds and the median of its ratios, with
 - `bare loop, one number`: the same without the list, one number again and again.
 - `ours`: the update of LearningRateScheduler (`Writer.advance`), for some schedules. `own rates`: every group has a
   ratio of its own to the optimizer's default; the bare loop beside it multiplies as well.
+- `idle step`: `step()` of an optimizer that does nothing, for what torch itself needs; and the same with the hooks of
+  LearningRateScheduler on it: the update, the look at who else has written, before and after, and the record.
 - torch: `scheduler.step()` of LambdaLR, CosineAnnealingLR and SequentialLR (linear, then cosine).
 
     python benchmarks/update.py
@@ -27,11 +29,13 @@ from collections.abc import Callable
 import torch
 from torch.optim import lr_scheduler
 
-from lr_plugins import Assign, CosineDecay, InverseTimeDecay, RunLength, Schedule, StepDecay
+from lr_plugins import Assign, CosineDecay, InverseTimeDecay, Position, RunLength, Schedule, StepDecay
+from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.writer import Writer
+from lr_plugins.schedules.position import Count
 
 STEPS = 100_000  # of the run
-RUN = RunLength.of(steps_per_epoch=1000, steps=STEPS)
+RUN = RunLength.of(steps_per_epoch=STEPS, epochs=1)
 SCHEDULES: dict[str, Schedule] = {
     "step decay": StepDecay(0.1, every="10ep"),
     "inverse time": InverseTimeDecay(0.1, 1, 0.01),
@@ -85,10 +89,33 @@ def one_number(groups: int) -> Update:
     return update
 
 
+def place(step: Count, base: float) -> Position:
+    """As in a training: the steps of one epoch."""
+    return Position(step, 0, RUN, base)
+
+
 def ours(schedule: Schedule, groups: int, own_rates: bool = False) -> Update:
-    writer = Writer(optimizer(groups, own_rates), {0: Assign(schedule)}, RUN.position)
+    writer = Writer(optimizer(groups, own_rates), {0: Assign(schedule)}, place)
     writer.refresh()
     return writer.advance
+
+
+class Idle(torch.optim.Optimizer):
+    """Takes steps that change nothing."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__([{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(groups)], {"lr": 0.1})
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        pass
+
+
+def hooked(groups: int) -> Update:
+    driven = Idle(groups)
+    writer = Writer(driven, {0: Assign(SCHEDULES["cosine"])}, place)
+    writer.refresh()
+    writer.attach(Trace())
+    return driven.step
 
 
 def theirs(make: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler], groups: int) -> Update:
@@ -119,13 +146,16 @@ def ways(groups: int) -> dict[str, Update]:
         "bare loop, own rates": bare_own_rates(groups),
         **{f"ours: {name}": ours(schedule, groups) for name, schedule in SCHEDULES.items()},
         "ours: cosine, own rates": ours(SCHEDULES["cosine"], groups, own_rates=True),
+        "idle step": Idle(groups).step,
+        "idle step, ours hooked": hooked(groups),
         **{name: theirs(make, groups) for name, make in torchs().items()},
     }
 
 
 def measure(groups: int, rounds: int) -> dict[str, tuple[float, float]]:
     """Median seconds of one update, and median ratio to the bare loop, by way."""
-    updates, count = ways(groups), max(10_000 // (groups + 10), 20)
+    # So many that each round has its share of the blocks that ours computes ahead, where that matters.
+    updates, count = ways(groups), 8192 if groups < 100 else max(10_000 // (groups + 10), 20)
     seconds: dict[str, list[float]] = {name: [] for name in updates}
     names = list(updates)
     for turn in range(rounds):

@@ -13,6 +13,7 @@ from lr_plugins.schedules import *  # noqa: F403
 
 if TYPE_CHECKING:
     from lr_plugins.callbacks import KerasProgress as KerasProgress
+    from lr_plugins.callbacks import LearningRateAudit as LearningRateAudit
     from lr_plugins.callbacks import LearningRateScheduler as LearningRateScheduler
     from lr_plugins.callbacks import LearningRateTrace as LearningRateTrace
     from lr_plugins.mixin import LearningRateScheduleMixin as LearningRateScheduleMixin
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOME = {
     "KerasProgress": "lr_plugins.callbacks",
     "KerasSGD": "lr_plugins.optim",
+    "LearningRateAudit": "lr_plugins.callbacks",
     "LearningRateScheduleMixin": "lr_plugins.mixin",
     "LearningRateScheduler": "lr_plugins.callbacks",
     "LearningRateTrace": "lr_plugins.callbacks",

@@ -17,6 +17,7 @@ from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules import RunLength, Schedule
 from lr_plugins.schedules.assign import Assignments
+from lr_plugins.schedules.observation import BEGIN, Observation
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import State, choice, start_of
 
@@ -79,6 +80,12 @@ class ScheduleLR(LRScheduler):
 
     def _write(self, follows: bool) -> None:
         self._writer.step = self.last_epoch
+        for drive in self._writer.drives:
+            if drive.state is not None:
+                place = self.run_length.position(self.last_epoch, drive.base)
+                known = drive.state
+                drive.state = drive.schedule.observe(known, place, Observation(BEGIN))
+                follows = follows and drive.state == known
         if follows and self._writer.has_groups:
             self._writer.advance()
         else:
@@ -152,6 +159,9 @@ class _Replay:
         self._scheduler = factory(self._optimizer)
         if not hasattr(self._scheduler, "step"):
             raise InvalidArgument("what TorchSchedule.factory made", self._scheduler, "a scheduler with a method step")
+        if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            hint = 'lr_plugins.ReduceLROnPlateau(rule="torch") does the same.'
+            raise InvalidArgument("TorchSchedule.factory", type(self._scheduler).__name__, "one of time alone", hint)
 
     def reach(self, step: int) -> None:
         while len(self.rates) <= step:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch.optim import Optimizer
 
 from lr_plugins.callbacks.hyper_parameter import HyperParameter
@@ -18,7 +17,7 @@ from lr_plugins.schedules.position import Count
 Place = Callable[[Count, float], Position]
 """Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
 
-_FIRST_BLOCK, _LARGEST_BLOCK = 16, 1024  # steps; a block is thrown away when the epoch or the state changes
+_FIRST_BLOCK, _LARGEST_BLOCK = 16, 4096  # steps; a block is thrown away when the epoch or the state changes
 
 
 class Drive:
@@ -47,16 +46,16 @@ class Drive:
         self._place = place
         self._plain: list[dict[str, Any]] = []
         self._scaled: list[tuple[dict[str, Any], float]] = []
-        self._special: list[Callable[[float], None]] = []
+        self._special: list[tuple[Callable[[float], None], dict[str, Any], float]] = []
 
     def bind(self, optimizer: Optimizer) -> None:
         """Take the param groups as they are now; `write` has to follow."""
         self._plain, self._scaled, self._special = [], [], []
         for at, share in self.shares.items():
             group = optimizer.param_groups[at]
-            special = _special_writer(self.hyper, optimizer, at, share)
-            if special is not None:
-                self._special.append(special)
+            write = _special_writer(self.hyper, optimizer, at, share)
+            if write is not None:
+                self._special.append((write, group, share))
             elif share == 1.0:
                 self._plain.append(group)
             else:
@@ -76,20 +75,34 @@ class Drive:
         following()
         return following
 
-    def hold(self) -> None:
-        """Write the value again if somewhere it is no longer."""
+    @property
+    def span(self) -> str:
+        """From which to which value its param groups have, in words; empty where all have the schedule's."""
+        if all(share == 1.0 for share in self.shares.values()):
+            return ""
+        values = sorted({self.value * share for share in self.shares.values()})
+        return " to ".join(f"{value:.6g}" for value in dict.fromkeys((values[0], values[-1]))) + " by param group"
+
+    def moved(self) -> tuple[dict[str, Any], float, float] | None:
+        """(group, what was written, what it has now) of a group that has another value by now, if there is one."""
         key, value = self.hyper.key, self.value
-        moved = any(group[key] is not value for group in self._plain)
-        if moved or self._special or any(group[key] != value * share for group, share in self._scaled):
-            for group in self._plain:
-                group[key] = value
-            self._write_shares(value)
+        for group in self._plain:
+            if group[key] is not value and float(group[key]) != value:
+                return group, value, float(group[key])
+        for group, share in self._scaled:
+            if group[key] != value * share:
+                return group, value * share, float(group[key])
+        for _, group, share in self._special:
+            found = self.hyper.read_without_waiting(group)
+            if found is not None and not math.isclose(found, value * share, rel_tol=1e-6):  # it may be of float32
+                return group, value * share, found
+        return None
 
     def _write_shares(self, value: float) -> None:
         key = self.hyper.key
         for group, share in self._scaled:
             group[key] = value * share
-        for write in self._special:
+        for write, _, _ in self._special:
             write(value)
 
     # A generator keeps its place and its variables between two steps; a method would spend more time on looking them
@@ -137,16 +150,11 @@ def _special_writer(
 ) -> Callable[[float], None] | None:
     """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
     group = optimizer.param_groups[at]
-    if hyper.at is not None:
-        return lambda value: hyper.write_within(group, value * share)
-    if not isinstance(group[hyper.key], torch.Tensor):
-        return None
-    # torch lets groups share one tensor with each other and with the optimizer's default.
-    others = [one[hyper.key] for one in optimizer.param_groups if one is not group]
-    if any(group[hyper.key] is other for other in (*others, optimizer.defaults.get(hyper.key))):
-        group[hyper.key] = group[hyper.key].clone()
+    tensor = hyper.own_tensor(optimizer, group)
+    if tensor is not None:
 
-    def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
-        group[hyper.key].fill_(value * share)
+        def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
+            tensor.fill_(value * share)
 
-    return write
+        return write
+    return None if hyper.at is None else lambda value: hyper.write_within(group, value * share)

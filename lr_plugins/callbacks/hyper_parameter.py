@@ -46,19 +46,42 @@ class HyperParameter:
         value = values[self.key]
         return float(value if self.at is None else value[self.at])
 
+    def read_without_waiting(self, values: dict[str, Any]) -> float | None:
+        """The same, or None where it is on an accelerator, whose work would have to be waited for."""
+        value = values[self.key] if self.at is None else values[self.key][self.at]
+        return None if isinstance(value, torch.Tensor) and value.device.type != "cpu" else float(value)
+
     def default(self, optimizer: Optimizer) -> float | None:
         """The optimizer's default, if it has one."""
         return self.read(optimizer.defaults) if self.key in optimizer.defaults else None
 
     def write_within(self, group: dict[str, Any], value: float) -> None:
-        """Write it into a tuple of numbers."""
+        """Write it into a tuple of plain numbers."""
         assert self.at is not None
         numbers = list(group[self.key])
-        if isinstance(numbers[self.at], torch.Tensor):
-            numbers[self.at].fill_(value)
-            return
         numbers[self.at] = value
         group[self.key] = tuple(numbers)
+
+    def own_tensor(self, optimizer: Optimizer, group: dict[str, Any]) -> torch.Tensor | None:
+        """The tensor of a group, if it keeps one; it is made the group's own first.
+
+        torch lets groups share one with each other and with the optimizer's default.
+        """
+        tensor = self._kept(group)
+        if not isinstance(tensor, torch.Tensor):
+            return None
+        others = [self._kept(one) for one in optimizer.param_groups if one is not group]
+        if any(tensor is other for other in (*others, self._kept(optimizer.defaults))):
+            tensor = tensor.clone()
+            if self.at is None:
+                group[self.key] = tensor
+            else:
+                group[self.key] = tuple(tensor if at == self.at else one for at, one in enumerate(group[self.key]))
+        return tensor
+
+    def _kept(self, values: dict[str, Any]) -> Any:
+        kept = values.get(self.key)
+        return kept if self.at is None or kept is None else kept[self.at]
 
     @property
     def largest(self) -> float:

@@ -16,8 +16,16 @@ LOSS = "loss"
 
 
 def logged_since(metrics: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The metrics logged since `before`: Lightning keeps old ones for ever, but logs a new tensor each time."""
-    return {name: value for name, value in metrics.items() if before.get(name) is not value}
+    """The metrics logged since `before`: Lightning keeps old ones for ever, but logs a new tensor each time.
+
+    What it hands out may be another view of the same tensor at each time, so its memory is looked at; `before` still
+    holds the old one, whose memory is therefore no other's.
+    """
+    return {name: value for name, value in metrics.items() if not _same(before.get(name), value)}
+
+
+def _same(one: Tensor | None, other: Tensor) -> bool:
+    return one is not None and (one is other or one.data_ptr() == other.data_ptr())
 
 
 class Observer:
@@ -41,7 +49,7 @@ class Observer:
         self._seen = {when: dict(trainer.callback_metrics) for when in watched}
         self.over: set[str] = set()  # what there has been: an epoch, a validation run
         self._pending: dict[str, dict[str, float]] = {}
-        self._known: set[str] = set()
+        self.known: set[str] = set()
         every = {when: steps_between(when) for when in watched}
         self._reached = {when: step // steps for when, steps in every.items() if steps}
         self._means = {when: _Mean() for when, names in self._watched.items() if steps_between(when) and LOSS in names}
@@ -73,10 +81,10 @@ class Observer:
         news |= self._means[when].take() if when in self._means else {}
         news |= measured
         self._seen[when] = metrics
-        self._known |= {*metrics, *news}
+        self.known |= {*metrics, *news}
         if self._trainer.world_size > 1:
             news = self._reduced(news, self._watched[when])
-        return Observation(when, news, known=frozenset(self._known), complete=self._complete)
+        return Observation(when, news, known=frozenset(self.known), complete=self._complete)
 
     @property
     def _complete(self) -> bool:
@@ -108,7 +116,7 @@ class Observer:
             news = {**self._pending.get(when, {}), **self._logged(when, metrics)}
             news = self._reduced(news, names) if apart else news
             waiting[when] = {name: float(news[name]) for name in names if _scalar(news.get(name))}
-        known = {name for names in self._watched.values() for name in names} & {*metrics, *self._known}
+        known = {name for names in self._watched.values() for name in names} & {*metrics, *self.known}
         means = {when: mean.state() for when, mean in self._means.items()}
         if apart:
             means = {when: (self._mean_of_ranks(total), count) for when, (total, count) in means.items()}
@@ -124,7 +132,7 @@ class Observer:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self._pending = {when: dict(found) for when, found in state.get("waiting", {}).items() if when in self._watched}
-        self._known = set(state.get("known", ()))
+        self.known = set(state.get("known", ()))
         for when, (total, count) in state.get("means", {}).items():
             if when in self._means:
                 self._means[when] = _Mean(total, count)

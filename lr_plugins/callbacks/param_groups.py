@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -68,6 +69,10 @@ class Layout:
         self._built = _BUILT.setdefault(optimizer, [])
         self._given: set[str] = set()  # names
 
+    def parameters(self) -> list[list[str]]:
+        """The names of the parameters of each group."""
+        return [[self._name(one) for one in group["params"]] for group in self._optimizer.param_groups]
+
     def arrange(self) -> None:
         """Split groups, so that each is meant as a whole or not at all."""
         groups = self._optimizer.param_groups
@@ -87,18 +92,21 @@ class Layout:
         if len(places) == 1:
             label = self._label(None, places[0])
             if label and "name" not in group:
-                group["name"] = self._unused(label)
+                group["name"] = self._unused(label, group)
             return [group]
+        if isinstance(self._optimizer, torch.optim.LBFGS):
+            chosen = next(iter(one.params for one in self._assignments.values() if one.params), None)
+            raise InvalidArgument("Assign.params", chosen, "left out for LBFGS, whose parameters cannot be split")
         pieces = []
         for place in places:
             mine = [index for index, other in enumerate(where) if other == place]
-            name = self._unused(self._label(built.name, place) or OTHERS)
+            name = self._unused(self._label(built.name, place) or OTHERS, group)
             pieces.append({**group, **_chosen(group, mine), "name": name})
         return pieces
 
-    def _unused(self, name: str) -> str:
-        """A name no other group has: Lightning's LearningRateMonitor refuses doubles."""
-        taken = {group.get("name") for group in self._optimizer.param_groups} | self._given
+    def _unused(self, name: str, group: Group) -> str:
+        """A name that no group beside this one has: Lightning's LearningRateMonitor refuses doubles."""
+        taken = {one.get("name") for one in self._optimizer.param_groups if one is not group} | self._given
         numbered = (f"{name}-{count}" for count in itertools.count(2))
         unused = name if name not in taken else next(one for one in numbered if one not in taken)
         self._given.add(unused)
@@ -109,14 +117,14 @@ class Layout:
         return tuple(
             (index, self._layer(index, parameter))
             for index, one in self._assignments.items()
-            if (one.params is not None or one.layer_decay != 1.0) and self._fits(one, self._name(parameter), built)
+            if (one.chooses or one.layer_decay != 1.0) and self._fits(one, self._name(parameter), built)
         )
 
     def _label(self, name: str | None, place: tuple[tuple[int, int | None], ...]) -> str:
         parts = [name]
         for index, layer in place:
             one = self._assignments[index]
-            parts += [] if one.params is None else [one.name or _cleaned(one.params)]
+            parts += [one.name or _cleaned(one.params)] if one.chooses else []
             parts += [] if layer is None else [f"layer{layer}"]
         return "/".join(part for part in parts if part)
 
@@ -155,7 +163,7 @@ def layers_of(assignment: Assign, names: Sequence[str]) -> dict[str, int]:
     Raises:
         InvalidArgument: one is in none of the assignment's layers.
     """
-    keys = {name: _layer_key(assignment.layers, name) for name in names}
+    keys = {name: _layer_key(assignment.layers, name, _depth(names)) for name in names}
     strays = [name for name, key in keys.items() if key is None]
     if strays:
         raise InvalidArgument(
@@ -169,9 +177,18 @@ def layers_of(assignment: Assign, names: Sequence[str]) -> dict[str, int]:
     return {name: ranked.index(key) for name, key in keys.items()}
 
 
-def _layer_key(layers: Sequence[str] | None, name: str) -> tuple[Any, ...] | None:
+def _depth(names: Sequence[str]) -> int | None:
+    """How deep the modules are beside which the first numbered ones stand; None where none is numbered."""
+    depths = [index for name in names for index, part in enumerate(name.split(".")) if part.isdigit()]
+    return min(depths, default=None)
+
+
+def _layer_key(layers: Sequence[str] | None, name: str, depth: int | None) -> tuple[Any, ...] | None:
     if layers is None:
-        return (name.rpartition(".")[0],)
+        modules = name.split(".")[:-1]
+        numbered = next((index for index, part in enumerate(modules) if part.isdigit()), None)
+        end = len(modules) if depth is None else max(depth, 1) if numbered is None else numbered + 1
+        return tuple(modules[:end])
     for index, pattern in enumerate(layers):
         found = re.search(pattern, name)
         if found:

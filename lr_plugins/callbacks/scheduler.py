@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.agreement import Agreement
+from lr_plugins.callbacks.audit import Audit, check_choice, unknown
 from lr_plugins.callbacks.drive import Drive
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.param_groups import Names, parameter_names
@@ -21,11 +22,11 @@ from lr_plugins.callbacks.resume import Saved, check_policy, settle
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import run_length
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.metric_driven import MetricDriven
-from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Observation
+from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Monitor, Observation
 from lr_plugins.schedules.position import Count
 
 Measure = Callable[[Trainer, LightningModule], float]
@@ -53,11 +54,14 @@ class Progress:
     Args:
         steps: taken by each optimizer.
         schedules: each of them, with what it remembers.
+        groups: the names of the parameters in each of an optimizer's param groups, by optimizer; empty where nothing
+            splits them.
         waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
     """
 
     steps: list[int] = field(default_factory=list)
     schedules: dict[str, Saved] = field(default_factory=dict)
+    groups: list[list[list[str]]] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -83,6 +87,10 @@ class LearningRateScheduler(Callback):
             refuses and shows what differs; `"config"` takes the new configuration at the same position;
             `"checkpoint"` keeps the plan of the checkpoint; `"rescale"` stretches what is left of it to the new
             length.
+        on_conflict: what to do where something else writes what the schedule drives (a scheduler that the module
+            returns as well, StochasticWeightAveraging, code of yours): `"ours"` (the default) uses the schedule's
+            value and tells of each source once; `"theirs"` gives way to schedulers that Lightning runs, and only
+            records; `"error"` stops. `audit` keeps count.
 
     Raises:
         InvalidArgument: an argument of the wrong kind; at the begin of the fit, an assignment for something that the
@@ -106,6 +114,7 @@ class LearningRateScheduler(Callback):
         style: str = "keras2",
         measure: Mapping[str, Measure] | None = None,
         on_resume: str = "error",
+        on_conflict: str = "ours",
     ) -> None:
         self.assignments = Assignments.of(schedule)
         if not isinstance(verbose, int):
@@ -115,6 +124,8 @@ class LearningRateScheduler(Callback):
         self.verbose, self.style = verbose, style
         self.measure = _measures(measure or {})
         self.on_resume = check_policy(on_resume)
+        self.on_conflict = check_choice(on_conflict)
+        self.audit = Audit()
         self.trace = Trace()
         self.run_length = RunLength()
         self._progress = Progress()
@@ -143,24 +154,59 @@ class LearningRateScheduler(Callback):
         schedulers = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]  # type: ignore[attr-defined]
         if len(schedulers) > 1:
             raise InvalidArgument("Trainer.callbacks", schedulers, "a list with only one LearningRateScheduler")
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        late = [one for one in callbacks[callbacks.index(self) :] if hasattr(one, "finetune_function")]
+        if late:  # in a resumed run they rebuild the param groups, which have to be ours by then
+            names = [type(one).__name__ for one in callbacks]
+            raise InvalidArgument(
+                "Trainer.callbacks", names, f"a list with {type(late[0]).__name__} before LearningRateScheduler"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the base learning rates: the optimizers are built, and no checkpoint has changed them yet."""
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):  # Lightning's stand-in has none
             raise InvalidArgument("configure_optimizers()", None, "a method that returns an optimizer to drive")
-        if trainer.lr_scheduler_configs:
-            theirs = ", ".join(type(one.scheduler).__name__ for one in trainer.lr_scheduler_configs)
-            rank_zero_warn(
-                f"{type(pl_module).__name__}.configure_optimizers() returns {theirs} as well. LearningRateScheduler "
-                "overrides it at every step; return the optimizer alone, or leave LearningRateScheduler out."
-            )
+        self.audit = Audit(self.on_conflict, functools.partial(_source, trainer))
         self._writers = self._make_writers(trainer.optimizers, parameter_names(pl_module))
+        self._check_groups()
+        if trainer.lr_scheduler_configs:
+            self._meet(trainer, f"{type(pl_module).__name__}.configure_optimizers() returns {_theirs(trainer)} as well")
+
+    def _check_groups(self) -> None:
+        """Refuse a checkpoint whose groups are others: torch would give parameters the state of each other."""
+        saved = self._restored.groups if self._restored is not None else []
+        now = self._groups()
+        for index, (before, after) in enumerate(zip(saved, now, strict=False)):
+            if before != after:
+                told = [f"{len(groups)} ({', '.join(str(len(one)) for one in groups)})" for groups in (before, after)]
+                raise InvalidArgument(
+                    f"the param groups of {type(self._writers[index].optimizer).__name__}",
+                    f"{told[1]} parameters",
+                    f"those of the checkpoint, {told[0]} parameters, each with the same ones",
+                    "The params and layers of the assignments have to be those of the run that is resumed.",
+                )
+
+    def _groups(self) -> list[list[list[str]]]:
+        splits = any(one.splits for one in self.assignments)
+        return [writer.layout.parameters() for writer in self._writers] if splits or self._restored else []
+
+    def _meet(self, trainer: Trainer, what: str) -> None:
+        """Go by the choice where Lightning runs schedulers of torch, too."""
+        choices = "on_conflict: ours, theirs or error. Or return the optimizer alone, or leave one of the two out."
+        if self.on_conflict == "error":
+            raise InvalidArgument("LearningRateScheduler.on_conflict", "error", f"ours or theirs, since {what}")
+        if self.on_conflict == "theirs":
+            rank_zero_warn(f"{what}. LearningRateScheduler gives way to it, and only records. {choices}")
+            for writer in self._writers:
+                writer.active = False
+        else:
+            rank_zero_warn(f"{what}. LearningRateScheduler overrides it at every step. {choices}")
 
     def _make_writers(self, optimizers: Sequence[Optimizer], names: Names) -> list[Writer]:
         mine = optimizers_of(list(self.assignments), optimizers)
         suffixes = series_suffixes(optimizers)
         writers = [
-            Writer(optimizer, assignments, self._position, names, suffix)
+            Writer(optimizer, assignments, self._position, names, suffix, self.audit)
             for optimizer, assignments, suffix in zip(optimizers, mine, suffixes, strict=True)
         ]
         check_chosen(list(self.assignments), writers, names)
@@ -175,6 +221,15 @@ class LearningRateScheduler(Callback):
             writer.total_steps = self.run_length.steps
             writer.attach(self.trace, step)
         self._agreement, self._observed_until = Agreement(), -1
+        for monitor in self._monitors():
+            if monitor.when == VALIDATION and not trainer.enable_validation:
+                raise TrainingError(
+                    f"a schedule observes {monitor.metric!r} after each validation run, and this fit has none: give it "
+                    'validation data, or observe at when="epoch"'
+                )
+
+    def _monitors(self) -> list[Monitor]:
+        return [monitor for assignment in self.assignments for monitor in assignment.schedule.monitors]
 
     def _take_position(self, trainer: Trainer) -> None:
         """Go on where a checkpoint or the last fit of this Trainer stands; begin anew otherwise."""
@@ -204,7 +259,7 @@ class LearningRateScheduler(Callback):
         """Go by the new plan or by the old one, where they differ."""
         drives = dict(self._drives())
         for index, step in enumerate(self._progress.steps):
-            mine = {key: drive for key, drive in drives.items() if key.startswith(f"{index}.")}
+            mine = {key: drive for key, drive in drives.items() if key.startswith(f"{index}/")}
             place = functools.partial(self._position, step)
             said = settle(self.on_resume, mine, self._progress.schedules, self.run_length, place)
             if said:
@@ -214,7 +269,7 @@ class LearningRateScheduler(Callback):
         """All drives, by what tells them apart in a checkpoint."""
         for index, writer in enumerate(self._writers):
             for drive in writer.drives:
-                yield f"{index}.{drive.assignment}.{drive.number}", drive
+                yield f"{index}/{self.assignments.assignments[drive.assignment].scope}/{drive.number}", drive
 
     def _goes_on(self, trainer: Trainer) -> bool:
         return self._left is not None and self._left[0]() is trainer and self._left[1] == trainer.global_step
@@ -227,6 +282,8 @@ class LearningRateScheduler(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the epoch before has shown, set the learning rate, and say so."""
+        if self.on_conflict == "theirs" and trainer.lr_scheduler_configs and self._writers[0].active:
+            self._meet(trainer, f"{_theirs(trainer)} has come in epoch {trainer.current_epoch}")
         self.observe_epoch(trainer, pl_module)
         self._occur(BEGIN, {})
         for writer in self._writers:
@@ -259,7 +316,16 @@ class LearningRateScheduler(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the last epoch has shown: the message is due, and another fit would go on from there."""
-        self.observe_epoch(trainer, pl_module, last=True)
+        try:
+            self.observe_epoch(trainer, pl_module, last=True)
+        except TrainingError as error:  # there is nothing left to be decided
+            rank_zero_warn(f"LearningRateScheduler: {error}")
+        known = set().union(*(observer.known for observer in self._observers))
+        for name in sorted({monitor.metric for monitor in self._monitors()} - known):
+            logged = ", ".join(sorted(known)) or "none"
+            rank_zero_warn(
+                f"LearningRateScheduler: {name!r}, which a schedule observes, was never logged; logged are: {logged}"
+            )
 
     def observe_epoch(self, trainer: Trainer, pl_module: LightningModule, last: bool = False) -> None:
         """Observe what the epoch before has shown, once, at the begin of an epoch or after the `last` one."""
@@ -271,7 +337,11 @@ class LearningRateScheduler(Callback):
         for name, value in measured.items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
         # A quantity measured now is the coming epoch's; a logged metric is that of the epoch before.
-        self._say(trainer.current_epoch + bool(measured), self._occur(EPOCH, measured))
+        changes = self._occur(EPOCH, measured)
+        names = [{monitor.metric for monitor in drive.schedule.monitors} for drive, _ in changes]
+        for coming in (False, True):
+            mine = [one for one, observed in zip(changes, names, strict=True) if (observed <= {*measured}) == coming]
+            self._say(trainer.current_epoch + coming, mine)
 
     def _occur(self, when: str, measured: Mapping[str, SupportsFloat]) -> list[tuple[Drive, Change]]:
         """Let the schedules observe on an occasion; their decisions."""
@@ -320,7 +390,12 @@ class LearningRateScheduler(Callback):
 
     @rank_zero_only
     def _say(self, epoch: int, changes: Sequence[tuple[Drive, Change]]) -> None:
-        if self.verbose <= 0 or not changes:
+        if not changes or not self._writers[0].active:
+            return
+        for _, change in changes if self.verbose <= 0 else ():
+            if change.warning:
+                rank_zero_warn(f"{change.who}, epoch {epoch}: {change.why}")
+        if self.verbose <= 0:
             return
         what = words(self._writers)  # one hyper-parameter after the other
         changes = sorted(changes, key=lambda one: list(what).index(one[0]))
@@ -331,7 +406,7 @@ class LearningRateScheduler(Callback):
                 verb=change.verb,
                 what=what[drive],
                 value=drive.value,
-                why=f" ({change.why})" if change.why else "",
+                why="".join(f" ({why})" for why in (change.why, drive.span) if why),
             )
             for drive, change in changes
         ]
@@ -346,13 +421,16 @@ class LearningRateScheduler(Callback):
         return {
             "steps": list(current.steps),
             "schedules": {key: dataclasses.asdict(saved) for key, saved in current.schedules.items()},
+            "groups": current.groups,
             "waiting": current.waiting,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training begins."""
         schedules = {key: Saved(**saved) for key, saved in state_dict["schedules"].items()}
-        self._restored = Progress(list(state_dict["steps"]), schedules, list(state_dict["waiting"]))
+        self._restored = Progress(
+            list(state_dict["steps"]), schedules, list(state_dict["groups"]), list(state_dict["waiting"])
+        )
 
     def _current(self) -> Progress:
         """Where the schedules stand now."""
@@ -360,12 +438,26 @@ class LearningRateScheduler(Callback):
             return self._progress
         schedules = {key: Saved.of(drive, self.run_length) for key, drive in self._drives()}
         waiting = [observer.state() for observer in self._observers]
-        return Progress([writer.step for writer in self._writers], schedules, waiting)
+        return Progress([writer.step for writer in self._writers], schedules, self._groups(), waiting)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to a fit: the Trainer, and the module behind Lightning's `log` and `log_dict`."""
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        kept["audit"] = dataclasses.replace(self.audit, source=unknown)
         return {**kept, "_writers": [], "_trainer": None, "_observers": [], "_left": None}
+
+
+def _theirs(trainer: Trainer) -> str:
+    """The names of the schedulers that Lightning runs."""
+    return ", ".join(type(one.scheduler).__name__ for one in trainer.lr_scheduler_configs)
+
+
+def _source(trainer: Trainer, found: float) -> str:
+    """Who has written a value: a scheduler that Lightning runs, if it is one of its values."""
+    for config in trainer.lr_scheduler_configs:
+        if any(math.isclose(found, float(rate)) for rate in getattr(config.scheduler, "_last_lr", ())):
+            return type(config.scheduler).__name__
+    return "other code"
 
 
 def _watched(writer: Writer) -> dict[str, set[str]]:

@@ -14,25 +14,30 @@ import numpy.typing as npt
 class Series:
     """One param group's learning rates at consecutive optimizer steps, 8 bytes a step.
 
+    Groups that one schedule drives have their values in common, each by a share.
+
     Args:
         first_step: the optimizer step (from 0) that the first value belongs to.
+        column: the values that it has in common with others. Default None: its own.
+        share: by which the values in common are multiplied. Default 1.
     """
 
-    def __init__(self, first_step: int = 0) -> None:
+    def __init__(self, first_step: int = 0, column: array[float] | None = None, share: float = 1.0) -> None:
         self.first_step = first_step
-        self._values = array("d")
+        self.column = array("d") if column is None else column
+        self.share = share
 
     def append(self, value: float) -> None:
         """Record the learning rate of the next step."""
-        self._values.append(value)
+        self.column.append(value / self.share if self.share != 1.0 else value)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.column)
 
     @property
     def next_step(self) -> int:
         """The optimizer step that the next value will belong to."""
-        return self.first_step + len(self._values)
+        return self.first_step + len(self.column)
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
@@ -42,16 +47,21 @@ class Series:
     @property
     def values(self) -> npt.NDArray[np.float64]:
         """The learning rates, shape (n,); a copy."""
-        return np.array(self._values, dtype=np.float64)
+        return np.array(self.column, dtype=np.float64) * self.share
 
     def since(self, step: int) -> Iterator[tuple[int, float]]:
         """(step, learning rate) from an optimizer step on."""
-        start = max(step, self.first_step)
-        return zip(range(start, self.next_step), self._values[start - self.first_step :], strict=True)
+        start, share = max(step, self.first_step), self.share
+        values = self.column[start - self.first_step :]
+        return zip(range(start, self.next_step), (value * share for value in values), strict=True)
+
+    def first(self) -> float | None:
+        """The learning rate used first, or None before the first step."""
+        return self.column[0] * self.share if self.column else None
 
     def last(self) -> float | None:
         """The learning rate used last, or None before the first step."""
-        return self._values[-1] if self._values else None
+        return self.column[-1] * self.share if self.column else None
 
 
 class Trace(Mapping[str, Series]):
@@ -71,6 +81,23 @@ class Trace(Mapping[str, Series]):
         """The series of a name, begun at `first_step` if there is none yet."""
         return self._series.setdefault(name, Series(first_step))
 
+    def column(self, shares: Mapping[str, float], first_step: int) -> array[float] | None:
+        """Values in common for several names, each by a share, begun at `first_step` if there is none of the names yet.
+
+        None if the values that some of them have so far are no common ones.
+        """
+        if not any(name in self._series for name in shares):
+            column = array("d")
+            self._series |= {name: Series(first_step, column, share) for name, share in shares.items()}
+            return column
+        series = [self._series.get(name) for name in shares]
+        column = series[0].column if series[0] is not None else array("d")
+        common = all(
+            one is not None and one.column is column and one.share == share
+            for one, share in zip(series, shares.values(), strict=True)
+        )
+        return column if common else None
+
     def __getitem__(self, name: str) -> Series:
         return self._series[name]
 
@@ -82,11 +109,13 @@ class Trace(Mapping[str, Series]):
 
     def first(self) -> float | None:
         """The first learning rate of the first group, or None before the first step."""
-        return next((series._values[0] for series in self.values() if len(series)), None)
+        return next((series.first() for series in self.values() if len(series)), None)
 
     def last(self) -> float | None:
         """The learning rate of the first group at the most recent optimizer step, or None before the first."""
-        return next((series.last() for series in self.values() if len(series)), None)
+        # Series end where groups come and names change.
+        recent = max((series.next_step for series in self.values() if len(series)), default=0)
+        return next((series.last() for series in self.values() if len(series) and series.next_step == recent), None)
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one line per optimizer step: `step`, then a column per name; empty where a group did not exist."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 
+from lr_plugins.callbacks.audit import Audit
 from lr_plugins.callbacks.drive import Drive, Place
 from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE, HyperParameter, hyper_parameter
 from lr_plugins.callbacks.param_groups import Layout, Names
-from lr_plugins.callbacks.trace import Series, Trace
+from lr_plugins.callbacks.trace import Trace
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.assign import Assign
 
@@ -25,6 +27,11 @@ class _Driven(NamedTuple):
 
 
 _DRIVEN: weakref.WeakKeyDictionary[Optimizer, dict[HyperParameter, _Driven]] = weakref.WeakKeyDictionary()
+
+
+class _Column(NamedTuple):
+    read: Callable[[], float]
+    note: Callable[[float], None]
 
 
 class Recorder:
@@ -43,13 +50,14 @@ class Recorder:
         self.step = 0  # steps taken
         self._trace, self.suffix = Trace(), suffix
         self._recorded = [LEARNING_RATE]
-        self._series: list[Series] = []
+        self._columns: list[_Column] = []
+        self._columns_of = -1  # so many groups
         self._handles: list[Any] = []
         self._used: list[float] | None = None  # by the step under way
 
     def attach(self, trace: Trace, step: int = 0) -> None:
         """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`."""
-        self._trace, self.step = trace, step
+        self._trace, self.step, self._columns_of = trace, step, -1
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -62,20 +70,30 @@ class Recorder:
         self._handles = []
 
     def _before_step(self, *_: Any) -> None:
-        groups = self.optimizer.param_groups
-        self._used = [hyper.read(group) for hyper in self._recorded for group in groups]
+        if len(self.optimizer.param_groups) != self._columns_of:
+            self._columns, self._columns_of = list(self._open()), len(self.optimizer.param_groups)
+        self._used = [read() for read, _ in self._columns]
+
+    def _open(self) -> Iterator[_Column]:
+        """What is to be read before each step, and where it is recorded."""
+        for hyper in self._recorded:
+            for at, name in enumerate(series_names(hyper.name + self.suffix, self.optimizer.param_groups)):
+                yield self._column_of(hyper, at, name)
+
+    def _column_of(self, hyper: HyperParameter, at: int, name: str) -> _Column:
+        optimizer, series = self.optimizer, self._trace.series(name, self.step)
+        return _Column(lambda: hyper.read(optimizer.param_groups[at]), series.append)
 
     def _after_step(self, *_: Any) -> None:
         # Recorded now that the step has happened. A step that calls its parent class's runs the hooks twice, and
         # is over at the first time.
         if self._used is None:
             return
-        if len(self._series) != len(self._used):
-            groups = self.optimizer.param_groups
-            names = [one for hyper in self._recorded for one in series_names(hyper.name + self.suffix, groups)]
-            self._series = [self._trace.series(name, self.step) for name in names]
-        for series, value in zip(self._series, self._used, strict=True):
-            series.append(value)
+        if _skipped(self.optimizer):
+            self._used = None
+            return
+        for column, value in zip(self._columns, self._used, strict=True):
+            column.note(value)
         self.step, self._used = self.step + 1, None
         self._stepped()
 
@@ -97,6 +115,7 @@ class Writer(Recorder):
         place: where a step of this optimizer is in the run.
         names: the names of the module's parameters.
         suffix: what the names of this optimizer's series have after the hyper-parameter's.
+        audit: where it is noted who else writes. Default None: nowhere.
     """
 
     def __init__(
@@ -106,14 +125,17 @@ class Writer(Recorder):
         place: Place,
         names: Names | None = None,
         suffix: str = "",
+        audit: Audit | None = None,
     ) -> None:
         super().__init__(optimizer, suffix)
+        self.active = True  # false: it only records
+        self._audit = Audit() if audit is None else audit
         self.drives: list[Drive] = []
         self.total_steps: float | None = None  # of the run, where they are known
         self._assignments, self._place = assignments, place
         self._hypers = {index: hyper_parameter(one.to, optimizer) for index, one in assignments.items()}
         self._recorded = list(dict.fromkeys([LEARNING_RATE, *self._hypers.values()]))
-        self._layout = Layout(optimizer, assignments, names or {})
+        self.layout = Layout(optimizer, assignments, names or {})
         self._owns: dict[HyperParameter, list[float]] = {}
         self._bases: dict[HyperParameter, float] = {}
         self._groups: list[dict[str, Any]] = []  # as they were when they were bound
@@ -129,8 +151,8 @@ class Writer(Recorder):
 
     @property
     def is_written(self) -> bool:
-        """Whether the values of the coming step have been written."""
-        return self._written
+        """Whether the values of the coming step have been written, if they are to be."""
+        return self._written or not self.active
 
     # --- param groups and their own values --------------------------------------------------------------------
 
@@ -148,12 +170,12 @@ class Writer(Recorder):
         return self.optimizer.param_groups is self._groups and len(self._groups) == self._count
 
     def _look_after_new_groups(self) -> None:
-        self._layout.arrange()
+        self.layout.arrange()
         total = len(self.optimizer.param_groups)
         for hyper in dict.fromkeys(self._hypers.values()):
             self._read_own_values(hyper)
             for at in range(self._count, total):
-                fitting = [index for index, one in self._assignments_of(hyper) if self._layout.fits(one, at)]
+                fitting = [index for index, one in self._assignments_of(hyper) if self.layout.fits(one, at)]
                 if fitting:
                     self._drive(fitting[-1], hyper, at)
         self._count = total
@@ -162,7 +184,7 @@ class Writer(Recorder):
         return [(index, one) for index, one in self._assignments.items() if self._hypers[index] == hyper]
 
     def _drive(self, index: int, hyper: HyperParameter, at: int) -> None:
-        base, share = self._bases[hyper], self._layout.share(index, at)
+        base, share = self._bases[hyper], self.layout.share(index, at)
         if self._assignments[index].chooses:
             base = self._owns[hyper][at]
         else:
@@ -184,6 +206,10 @@ class Writer(Recorder):
         if hyper in self._owns:
             self._owns[hyper] += [hyper.read(group) for group in groups[len(self._owns[hyper]) :]]
             return
+        if not all(hyper.key in group for group in groups):
+            raise InvalidArgument(
+                "Assign.to", hyper.name, f"a number that all param groups of {type(self.optimizer).__name__} have"
+            )
         now = [hyper.read(group) for group in groups]
         known = _DRIVEN.get(self.optimizer, {}).get(hyper)
         if known is not None and known.written == now:
@@ -223,7 +249,7 @@ class Writer(Recorder):
     def chosen_by(self, index: int) -> bool:
         """Whether an assignment chooses any of the groups."""
         one = self._assignments.get(index)
-        return one is not None and any(self._layout.fits(one, at) for at in range(self._count))
+        return one is not None and any(self.layout.fits(one, at) for at in range(self._count))
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -233,26 +259,69 @@ class Writer(Recorder):
         Raises:
             TrainingError: a schedule's value is none that the hyper-parameter can have.
         """
+        if not self.active:
+            return
         if not self.has_groups:
             self._take_groups()
+        elif self._written:
+            self._look()
         updates = [drive.write(self.step, self.total_steps) for drive in self.drives]
         # A call in between would cost half as much as the writing itself.
         self.advance = updates[0] if len(updates) == 1 else lambda: [update() for update in updates]
         self._written = True
 
+    def _open(self) -> Iterator[_Column]:
+        """What a schedule drives is what it has written, and recorded once for all its groups."""
+        for hyper in self._recorded:
+            names, driven = series_names(hyper.name + self.suffix, self.optimizer.param_groups), set()
+            for drive in self.drives if self.active else ():
+                mine = {names[at]: share for at, share in drive.shares.items()} if drive.hyper == hyper else {}
+                column = self._trace.column(mine, self.step) if mine else None
+                if column is not None:
+                    driven |= set(mine)
+                    yield _Column(functools.partial(getattr, drive, "value"), column.append)
+            for at, name in enumerate(names):
+                if name not in driven:
+                    yield self._column_of(hyper, at, name)
+
+    def _look(self, during: bool = False) -> bool:
+        """Note who has written since; whether somebody has."""
+        found = [(drive, moved) for drive in self.drives if (moved := drive.moved())]
+        for drive, (group, expected, value) in found:
+            groups = self.optimizer.param_groups
+            at = next(index for index, one in enumerate(groups) if one is group)
+            name = series_names(drive.hyper.name + self.suffix, groups)[at]
+            self._audit.note(self.step, name, expected, value, during)
+        return bool(found)
+
     def _before_step(self, *_: Any) -> None:
-        if self._written and self.has_groups:
-            for drive in self.drives:
-                drive.hold()
+        if self.active and self._written and self.has_groups:
+            if self._look():
+                self._groups = []  # whatever has been put in the place of ours is to be taken
+                self.refresh()
         else:
             self.refresh()
         super()._before_step()
 
+    def _after_step(self, *_: Any) -> None:
+        if self._used is not None and not _skipped(self.optimizer):
+            self._audit.count(self.active and not (self.has_groups and self._look(during=True)))
+        super()._after_step()
+
     def _stepped(self) -> None:
         # Past the end nobody needs a value, and a schedule may have none.
-        self._written = self.total_steps is None or self.step < self.total_steps
+        self._written = self.active and (self.total_steps is None or self.step < self.total_steps)
         if self._written:
             self.advance()
+
+
+def _skipped(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer has skipped the step under way, in its kernel, because a gradient was not finite.
+
+    A gradient scaler leaves it the flag; only then is it looked at, for that waits for the device.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
 
 
 def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]) -> list[dict[int, Assign]]:
@@ -295,9 +364,10 @@ def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names
             groups = [group for writer in writers for group in writer.optimizer.param_groups]
             there = ", ".join(repr(group.get("name", at)) for at, group in enumerate(groups))
             raise InvalidArgument("Assign.group", one.group, f"the name or index of a param group ({there})")
-        if not any(re.search(pattern, name) for name in names.values()):
+        if not any(re.search(pattern, name) for name in _still_to_come(writers, names)):
             some = ", ".join(list(names.values())[:8]) + (" ..." if len(names) > 8 else "")
-            raise InvalidArgument("Assign.params", pattern, f"an expression found in a parameter's name ({some})")
+            allowed = f"an expression found in the name of a parameter ({some}) that is in the groups meant"
+            raise InvalidArgument("Assign.params", pattern, allowed)
 
 
 def words(writers: Sequence[Writer]) -> dict[Drive, str]:
@@ -314,6 +384,13 @@ def words(writers: Sequence[Writer]) -> dict[Drive, str]:
         parts = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
         said[drive] = " ".join(part for part in parts if part)
     return said
+
+
+def _still_to_come(writers: Sequence[Writer], names: Names) -> list[str]:
+    """The parameters that are in no param group yet."""
+    groups = [group for writer in writers for group in writer.optimizer.param_groups]
+    there = {id(parameter) for group in groups for parameter in group["params"]}
+    return [name for identity, name in names.items() if identity not in there]
 
 
 def series_suffixes(optimizers: Sequence[Optimizer]) -> list[str]:

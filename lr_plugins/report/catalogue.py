@@ -48,6 +48,7 @@ EXAMPLES: Mapping[str, Mapping[str, Schedule]] = {
         "bounded": s.ExponentialDecay(0.1, decay_steps=50, decay_rate=0.3).at_least(0.01),
         "repeated": s.CosineDecay(0.1).repeated("10ep"),
         "stretched": s.StepDecay(0.1, drop=0.5, every="6ep").stretched(0.5),
+        "as_planned": s.AsPlanned(s.CosineDecay(0.1), 10, 20, 200, since=100, ratio=2.0),
         "smooth": s.ExponentialDecay(0.1, decay_steps="10ep", decay_rate=0.3).smooth(),
         "per_epoch": s.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.05).per_epoch(),
         "annealed": s.Annealed(

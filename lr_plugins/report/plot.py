@@ -9,7 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-_MARKS = 60  # more lines than that would hide the curve
+_MARKS = 60  # more lines than that would hide the curve,
+_NAMES = 12  # and so would a longer legend
+
+
+_LOSSES = ("0.45", "0.7")  # shades of grey, which no learning rate has
 
 
 class Curve(Protocol):
@@ -79,18 +83,18 @@ def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(curves) > 1:
-        axes.legend()
+    if 1 < len(curves) <= _NAMES:
+        axes.legend(loc="upper left")
 
 
 def _draw_metrics(axes: Any, metrics: Mapping[str, Curve]) -> None:
     for index, (name, curve) in enumerate(metrics.items()):
-        axes.plot(curve.steps, curve.values, ".-", color=f"C{index + 1}", alpha=0.6, linewidth=1.2, label=name)
+        axes.plot(curve.steps, curve.values, ".-", color=_LOSSES[index % 2], linewidth=1.2, label=name)
     if _wide(metrics):
         axes.set_yscale("log")
     axes.set_ylabel("loss")
     axes.spines["top"].set_visible(False)
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="upper right")
 
 
 def _wide(curves: Mapping[str, Curve]) -> bool:

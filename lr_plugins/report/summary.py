@@ -27,7 +27,8 @@ def summary(metrics: Mapping[str, Mapping[int, float]], trace: Trace, places: Ma
     """
     shown = [name for name in metrics if name.startswith("val_")] or list(metrics)
     lines = [(f"best {name}", _best(name, metrics[name])) for name in shown]
-    for name, series in trace.items():
+    known = [(name, series) for name, series in trace.items() if len(series)]
+    for name, series in known if len(known) <= 6 else (known[0], known[-1]):
         if len(series):
             label = "learning rate" + name[2:] if name.startswith("lr") else name
             first, last = float(series.values[0]), series.last()

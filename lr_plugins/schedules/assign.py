@@ -33,8 +33,9 @@ class Assign:
         layer_decay: factor between one layer and the layer below, > 0; 1 is none. Layers have groups of their own.
             Default 1.
         layers: regular expressions that tell the layers, the lowest first; where one has a group of digits as in
-            `r"blocks\.(\d+)"`, each number is a layer. All chosen parameters have to be in one. Default None: each
-            module that has parameters is a layer, in the order in which the modules were defined.
+            `r"blocks\.(\d+)"`, each number is a layer. All chosen parameters have to be in one. Default None: the
+            numbered modules (`blocks.3`) and those that stand beside their list are the layers, in the order in which
+            they were defined; where none is numbered, each module that has parameters.
         name: what the groups are called in the trace. Default None: the group's `name`, or what `params` says.
 
     Raises:
@@ -73,6 +74,17 @@ class Assign:
         if self.layers is not None and self.layer_decay == 1.0:
             raise InvalidArgument("Assign.layers", layers, "given together with layer_decay")
         self.name = None if name is None else _text("Assign.name", name, "a name for the groups, or null")
+
+    @property
+    def scope(self) -> str:
+        """What it is for, as a text."""
+        parts = {"params": self.params, "group": self.group, "optimizer": self.optimizer}
+        return " ".join([self.to, *(f"{name}={value}" for name, value in parts.items() if value is not None)])
+
+    @property
+    def splits(self) -> bool:
+        """Whether it may split param groups."""
+        return self.params is not None or self.layer_decay != 1.0
 
     @property
     def chooses(self) -> bool:
@@ -155,7 +167,7 @@ class Assignments:
 
 
 def _assign(one: Any) -> Assign:
-    return one if isinstance(one, Assign) else Assign(one)
+    return one if isinstance(one, Assign) else Assign(as_schedule(one))
 
 
 def _named(name: str, one: Any) -> Assign:

@@ -151,6 +151,9 @@ def as_schedule(schedule: Schedule | Callable[..., float], field: str = "schedul
     """
     if isinstance(schedule, Schedule):
         return schedule
+    if hasattr(schedule, "get_last_lr"):
+        hint = "A scheduler of torch becomes one by lr_plugins.interop.TorchSchedule(lambda optimizer: ...)."
+        raise InvalidArgument(field, schedule, "a schedule such as StepDecay(0.1)", hint)
     if isinstance(schedule, type) or not callable(schedule):
         raise InvalidArgument(
             field,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lr_plugins.errors import TrainingError
 from lr_plugins.schedules.bound import Bound, bound, ceiling, in_order, level, within
 from lr_plugins.schedules.metric_driven import SHRINK, Memory, MetricDriven
+from lr_plugins.schedules.observation import Change
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import State, choice, number, start_of
 
@@ -126,6 +127,11 @@ class LossDriven(MetricDriven):
         """Half of the current factor."""
         initial = self.initial(position)
         return {"factor": SHRINK * self._current_within(memory, initial), "verb": "reducing"}
+
+    def changes(self, before: State, after: State) -> Iterable[Change]:
+        """What the last decision did; that it has led to the ceiling is worth a warning."""
+        capped = bool(after and after.get("capped") and not after.get("told"))
+        return [change._replace(warning=capped) for change in super().changes(before, after)]
 
     def reason(self, before: Memory, after: Memory) -> str:
         """The loss; and, once, that it has led to the ceiling."""

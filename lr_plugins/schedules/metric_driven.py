@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -65,6 +66,11 @@ class MetricDriven(Schedule):
         """The metric it follows."""
         return (Monitor(self.monitor, self.when, self.on_missing),)
 
+    @property
+    def kind(self) -> str:
+        """What it follows belongs to it: what is remembered of one metric does not fit another."""
+        return f"{type(self).__name__}({self.monitor}, {self.when}, {getattr(self, 'mode', '')})"
+
     def start(self) -> State:
         """Nothing has been observed yet."""
         return {}
@@ -107,13 +113,12 @@ class MetricDriven(Schedule):
         # A stale value is no observation: it neither counts nor decides.
         if self.monitor in observation.known or (state and "observed" in state) or not observation.complete:
             return state
-        message = (
-            f"{type(self).__name__}.monitor is {self.monitor!r}, and no metric of that name was logged "
-            f"{_since(self.when, position)}; logged are: {', '.join(sorted(observation.known)) or 'none'}"
-        )
+        logged = f"logged are: {', '.join(sorted(observation.known)) or 'none'}"
+        what = f"{type(self).__name__}.monitor is {self.monitor!r}, and no metric of that name was logged"
         if self.on_missing == "error":
-            raise TrainingError(message)
-        warnings.warn(f"{message}. The learning rate stays as it is.", stacklevel=2)
+            raise TrainingError(f"{what} {_since(self.when, position)}; {logged}")
+        # Without the time: Python shows a warning of the same words once.
+        warnings.warn(f"{what}; {logged}. The learning rate stays as it is.", stacklevel=2)
         return state
 
     def _number(self, metric: SupportsFloat) -> float:
@@ -181,8 +186,8 @@ class Adjusting(MetricDriven):
 
 # --- what is better -----------------------------------------------------------------------------------------
 
-_LOW = ("loss", "error", "mse", "mae", "rmse", "perplexity")
-_HIGH = ("acc", "auc", "auroc", "f1", "precision", "recall", "iou", "dice")
+_LOW = {"loss", "losses", "error", "err", "mse", "mae", "rmse", "perplexity", "ppl", "nll"}
+_HIGH = {"acc", "accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "miou", "dice", "map", "bleu"}
 
 
 def direction(owner: Schedule, mode: object, monitor: str) -> int:
@@ -195,10 +200,11 @@ def direction(owner: Schedule, mode: object, monitor: str) -> int:
     mode = choice(field, mode, ("auto", "min", "max"))
     if mode != "auto":
         return 1 if mode == "min" else -1
-    name = monitor.lower()
-    if any(word in name for word in _LOW):
+    words = set(re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", monitor.replace("-", "_")))
+    words = {word.lower() for word in words if word}
+    if words & _LOW:
         return 1
-    if any(word in name for word in _HIGH):
+    if words & _HIGH:
         return -1
     raise InvalidArgument(field, mode, f'"min" or "max" for {monitor!r}', "The metric's name does not tell which.")
 

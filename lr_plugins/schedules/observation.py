@@ -60,11 +60,13 @@ class Change(NamedTuple):
         who: the schedule's name, e.g. `"ReduceLROnPlateau"`.
         verb: `"setting"`, `"reducing"`, `"raising"` or `"resetting"`.
         why: the observation it comes from, e.g. `"loss 2.3026"`.
+        warning: whether it is to be told even where messages are not asked for.
     """
 
     who: str
     verb: str
     why: str = ""
+    warning: bool = False
 
 
 def occasion(field: str, when: object) -> str:

@@ -253,7 +253,7 @@ def test_groups_that_are_unfrozen_later_get_their_schedule_at_once():
 
     scheduler = LearningRateScheduler([Constant(0.2), Assign(StepDecay(0.04, every="1ep"), params="^backbone")])
     module = Deep(lambda parameters: torch.optim.SGD([one for one in parameters if one.requires_grad], lr=0.1))
-    fit(module, scheduler, Freezing(unfreeze_backbone_at_epoch=1, backbone_initial_lr=1.0, verbose=False))
+    fit(module, Freezing(unfreeze_backbone_at_epoch=1, backbone_initial_lr=1.0, verbose=False), scheduler)
     backbone = scheduler.trace["lr/backbone"]
     assert backbone.first_step == 6
     assert backbone.values.tolist() == [0.02] * 6 + [0.01] * 6

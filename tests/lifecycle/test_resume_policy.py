@@ -164,4 +164,4 @@ def test_the_saved_plan_is_plain(begin):
     checkpoint = torch.load(begin([COSINE, Assign(lambda epoch: 0.9, to="momentum")]), weights_only=True)
     state = checkpoint["callbacks"]["LearningRateScheduler"]
     assert json.loads(json.dumps(state, allow_nan=False)) == state
-    assert state["schedules"]["0.0.0"]["schedule"]["_target_"] == "lr_plugins.schedules.CosineDecay"
+    assert state["schedules"]["0/lr/0"]["schedule"]["_target_"] == "lr_plugins.schedules.CosineDecay"

@@ -393,7 +393,7 @@ def test_the_state_is_plain_and_loads_weights_only(tmp_path):
     assert [state["steps"] for state in states] == [[12], [12]]
     assert states[0]["waiting"][0]["waiting"]["epoch"]["loss"] == loss
     assert states[1]["waiting"][0]["waiting"] == {}
-    assert states[1]["schedules"]["0.0.0"]["state"]["observed"] == loss
+    assert states[1]["schedules"]["0/lr/0"]["state"]["observed"] == loss
     assert json.loads(json.dumps(states, allow_nan=False)) == states
 
 

@@ -1,0 +1,125 @@
+"""Whether every step got what the plan says, and who else has written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins.errors import InvalidArgument, TrainingError
+
+CHOICES = {
+    "ours": "the schedule's value is used",
+    "theirs": "the schedule gives way",
+    "error": "training stops",
+}
+
+
+def unknown(found: float) -> str:
+    """Who has written a value, where nothing is known of schedulers that Lightning runs."""
+    return "other code"
+
+
+@dataclass
+class Foreign:
+    """A value that was found where the plan's should have been.
+
+    Args:
+        step: the optimizer step before which (or during which) it was written.
+        name: what it was written to, as the trace names it.
+        expected: the plan's value.
+        found: the other one.
+        count: how often it has happened, from the same source.
+    """
+
+    step: int
+    name: str
+    expected: float
+    found: float
+    count: int = 1
+
+
+@dataclass
+class Audit:
+    """Counts the steps that followed the plan, and those who have written something else.
+
+    Args:
+        choice: what happens then: `"ours"`, `"theirs"` or `"error"`.
+        source: found value -> the name of who has written it.
+    """
+
+    choice: str = "ours"
+    source: Callable[[float], str] = unknown
+    steps: int = 0
+    followed: int = 0
+    foreign: dict[str, Foreign] = field(default_factory=dict)
+
+    def count(self, followed: bool) -> None:
+        """One more step."""
+        self.steps += 1
+        self.followed += followed
+
+    def note(self, step: int, name: str, expected: float, found: float, during: bool = False) -> None:
+        """Somebody else has written; the first time a source does, it is told.
+
+        Raises:
+            TrainingError: the choice is `"error"`.
+        """
+        source = self.source(found)
+        known = self.foreign.get(source)
+        if known is not None:
+            known.count += 1
+            return
+        self.foreign[source] = Foreign(step, name, expected, found)
+        when = "during" if during else "before"
+        told = f"{when} step {step}, {source} has set {name} to {found:.6g}; the plan has {expected:.6g}"
+        if self.choice == "error":
+            raise TrainingError(f"{told} (on_conflict=error). on_conflict can also be ours or theirs.")
+        used = "the step may have used it" if during else "the plan's value is used"
+        rank_zero_warn(f"LearningRateScheduler: {told}. {used[0].upper()}{used[1:]}; of {source} this is told once.")
+
+    def __str__(self) -> str:
+        """One line.
+
+        Example:
+            >>> audit = Audit()
+            >>> for _ in range(12_000): audit.count(followed=True)
+            >>> print(audit)
+            lr followed the plan at 12,000 of 12,000 steps
+        """
+        told = [f"{source} wrote something else {one.count:,} times" for source, one in self.foreign.items()]
+        return "; ".join([f"lr followed the plan at {self.followed:,} of {self.steps:,} steps", *told])
+
+
+def check_choice(choice: object) -> str:
+    """One of the choices.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    if not isinstance(choice, str) or choice not in CHOICES:
+        raise InvalidArgument("LearningRateScheduler.on_conflict", choice, f"one of {', '.join(CHOICES)}")
+    return choice
+
+
+class LearningRateAudit(Callback):
+    """Say at the end of training whether every step got what the schedule says.
+
+    `lr followed the plan at 12,000 of 12,000 steps`, and who else has written. The counting is the
+    LearningRateScheduler's own, in its `audit`.
+
+    Example:
+        >>> callback = LearningRateAudit()
+    """
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            audit = getattr(callback, "audit", None)
+            if isinstance(audit, Audit):
+                _say(str(audit))
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)

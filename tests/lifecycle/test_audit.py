@@ -1,0 +1,176 @@
+"""Who else writes the learning rate, and what is done about it."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import BackboneFinetuning, StochasticWeightAveraging
+
+from lr_plugins import (
+    Assign,
+    Constant,
+    LearningRateAudit,
+    LearningRateScheduler,
+    LearningRateTrace,
+    LinearDecay,
+    RunLength,
+)
+from lr_plugins.errors import InvalidArgument, TrainingError
+from tests.toys import Toy, fit
+
+PLAN = [LinearDecay(0.1)(RunLength.of(steps=18).position(step)) for step in range(18)]
+
+
+class Returns(Toy):
+    """Brings a scheduler of torch along."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Meddles(pl.Callback):
+    """Writes at some steps."""
+
+    def __init__(self, steps=(3, 4), name="lr", value=0.7):
+        self.steps, self.name, self.value = steps, name, value
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step in self.steps:
+            trainer.optimizers[0].param_groups[-1][self.name] = self.value
+
+
+def used(scheduler, name="lr"):
+    return scheduler.trace[name].values.tolist()
+
+
+def told(record):
+    return [str(one.message) for one in record if "LearningRateScheduler: " in str(one.message)]
+
+
+def test_a_run_that_nobody_disturbs(capsys, recwarn):
+    scheduler = LearningRateScheduler(LinearDecay(0.1))
+    fit(None, scheduler, LearningRateAudit())
+    assert capsys.readouterr().out == "lr followed the plan at 18 of 18 steps\n"
+    assert scheduler.audit.foreign == {}
+    assert told(recwarn) == []
+
+
+def test_a_foreign_value_is_named_once_and_overridden(capsys):
+    scheduler = LearningRateScheduler(LinearDecay(0.1))
+    with pytest.warns(UserWarning, match="other code has set lr") as record:
+        fit(None, scheduler, Meddles(), LearningRateAudit())
+    (line,) = told(record)
+    assert line.startswith(
+        f"LearningRateScheduler: before step 3, other code has set lr to 0.7; the plan has {PLAN[3]:.6g}."
+    )
+    assert used(scheduler) == PLAN
+    assert capsys.readouterr().out == (
+        "lr followed the plan at 18 of 18 steps; other code wrote something else 2 times\n"
+    )
+
+
+def test_the_group_and_the_hyper_parameter_are_named():
+    schedules = [Constant(0.1), Assign(Constant(0.5), to="momentum")]
+    module = Toy(lambda parameters: torch.optim.SGD([{"params": [one], "name": f"p{one.dim()}"} for one in parameters]))
+    with pytest.warns(UserWarning, match="other code has set momentum/p1 to 0.7; the plan has 0.5"):
+        fit(module, LearningRateScheduler(schedules), Meddles(name="momentum"))
+
+
+@pytest.mark.parametrize("lr", [torch.tensor(0.1), torch.tensor(0.1, dtype=torch.float64)])
+def test_tensors_are_compared_in_their_precision(lr, recwarn):
+    module = Toy(lambda parameters: torch.optim.Adam(parameters, lr=lr, foreach=False))
+    scheduler = LearningRateScheduler(LinearDecay(0.1))
+    fit(module, scheduler)
+    assert told(recwarn) == []
+    assert str(scheduler.audit) == "lr followed the plan at 18 of 18 steps"
+
+
+def test_what_is_written_during_the_step_may_have_been_used():
+    class InTheClosure(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            optimizer.param_groups[0]["lr"] = 0.3
+
+    scheduler = LearningRateScheduler(LinearDecay(0.1))
+    with pytest.warns(UserWarning, match=r"during step 0, other code has set lr to 0\.3"):
+        fit(None, scheduler, InTheClosure())
+    assert str(scheduler.audit).startswith("lr followed the plan at 0 of 18 steps")
+
+
+def test_a_returned_scheduler_is_overridden_and_named():
+    scheduler = LearningRateScheduler(LinearDecay(0.1))
+    with pytest.warns(UserWarning, match=r"configure_optimizers\(\) returns ExponentialLR as well") as record:
+        fit(Returns(), scheduler)
+    (line,) = told(record)
+    assert "ExponentialLR has set lr to" in line
+    assert used(scheduler) == PLAN
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_returned_scheduler_is_given_way_to():
+    scheduler = LearningRateScheduler(LinearDecay(0.1), verbose=1, on_conflict="theirs")
+    fit(Returns(), scheduler, LearningRateTrace())
+    assert used(scheduler) == pytest.approx([0.1 * 0.5**step for step in range(18)])
+    assert str(scheduler.audit) == "lr followed the plan at 0 of 18 steps"
+
+
+def test_a_returned_scheduler_is_refused():
+    with pytest.raises(InvalidArgument, match=r"Returns\.configure_optimizers\(\) returns ExponentialLR as well"):
+        fit(Returns(), LearningRateScheduler(LinearDecay(0.1), on_conflict="error"))
+    with pytest.raises(TrainingError, match=r"before step 3, other code has set lr to 0\.7"):
+        fit(None, LearningRateScheduler(LinearDecay(0.1), on_conflict="error"), Meddles())
+
+
+@pytest.mark.filterwarnings("ignore:.*Swapping|.*SWA")
+def test_weight_averaging_is_named_or_given_way_to():
+    scheduler = LearningRateScheduler(LinearDecay(0.1))
+    with pytest.warns(UserWarning, match="SWALR has set lr to"):
+        fit(None, scheduler, StochasticWeightAveraging(0.05, swa_epoch_start=1, annealing_epochs=1))
+    assert used(scheduler) == PLAN
+
+    scheduler = LearningRateScheduler(LinearDecay(0.1), on_conflict="theirs")
+    with pytest.warns(UserWarning, match="SWALR has come in epoch 0"):
+        fit(None, StochasticWeightAveraging(0.05, swa_epoch_start=1, annealing_epochs=1), scheduler)
+    assert used(scheduler)[12:] == [0.05] * 6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_unfreezing_is_no_conflict_where_its_groups_are_ours():
+    class Freezing(BackboneFinetuning):
+        def on_fit_start(self, trainer, pl_module):
+            pass
+
+    class Net(Toy):
+        def __init__(self):
+            super().__init__(lambda parameters: torch.optim.SGD([p for p in parameters if p.requires_grad], lr=0.1))
+            self.backbone = torch.nn.Linear(3, 3)
+
+    scheduler = LearningRateScheduler(LinearDecay(0.1))
+    fit(Net(), Freezing(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.1, verbose=False), scheduler)
+    assert str(scheduler.audit).startswith("lr followed the plan at 18 of 18 steps")
+
+
+def test_a_fused_optimizer_that_skips_within_its_kernel_has_taken_no_step():
+    class Scaled(Toy):
+        def __init__(self):
+            super().__init__(lambda parameters: torch.optim.SGD(parameters, lr=0.1, fused=True))
+            self.automatic_optimization = False
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            loss = self.compute_loss(batch) * (float("inf") if batch_idx in (1, 3) else 1.0)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+    scheduler = LearningRateScheduler(LinearDecay(0.1, decay_steps="18st"))
+    fit(Scaled(), scheduler)
+    assert used(scheduler) == PLAN[:12]
+    assert str(scheduler.audit) == "lr followed the plan at 12 of 12 steps"
+
+
+def test_a_choice_is_one_of_three():
+    with pytest.raises(InvalidArgument, match="on_conflict must be one of ours, theirs, error; got 'mine'"):
+        LearningRateScheduler(Constant(0.1), on_conflict="mine")
