@@ -164,3 +164,24 @@ def test_names_given_to_the_optimizer_are_known():
     rates = loop(ScheduleLR(optimizer, [Assign(Constant(0.5), params="bias$")]), 1)
     assert rates.tolist() == [[0.1, 0.5]]
     assert [group["param_names"] for group in optimizer.param_groups] == [["weight"], ["bias"]]
+
+
+def test_a_function_of_the_epoch_is_called_once_an_epoch():
+    asked = []
+
+    def halve(epoch, lr):
+        asked.append(epoch)
+        return lr / 2
+
+    rates = loop(ScheduleLR(sgd(), halve, RunLength.of(steps_per_epoch=10, epochs=5)), 50)
+    assert rates[::10, 0].tolist() == [0.1 / 2 ** (1 + epoch) for epoch in range(5)]
+    assert sorted(set(asked)) == [0, 1, 2, 3, 4, 5]  # the step after the last one, too: so torch's loop goes
+    assert len(asked) == 6
+
+
+def test_schedulers_that_are_no_functions_of_time_are_refused_with_what_to_do():
+    plateau = TorchSchedule(lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer), 0.1)
+    with pytest.raises(InvalidArgument, match=r"lr_plugins\.ReduceLROnPlateau"):
+        plateau(3)
+    with pytest.raises(InvalidArgument, match="TorchSchedule"):
+        LearningRateScheduler(lr_scheduler.StepLR(sgd(), 3))

@@ -373,3 +373,130 @@ def test_values_computed_ahead_are_those_of_each_step_alone():
         fit(None, scheduler, train=loader(1200, 4), epochs=2)
         run = RunLength.of(steps_per_epoch=300, epochs=2)
         assert used(scheduler) == planned(schedule, run=run)
+
+
+# --- what a checkpoint was made under --------------------------------------------------------------------------
+
+
+def saved(tmp_path, schedules, **options):
+    saver = ModelCheckpoint(tmp_path, filename="end", enable_version_counter=False)
+    fit(Deep(), LearningRateScheduler(schedules), saver, epochs=2, enable_checkpointing=True, **options)
+    return tmp_path / "end.ckpt"
+
+
+@pytest.mark.parametrize("other", [r"^backbone\.1", r"^backbone\.[01]"])
+def test_other_patterns_than_the_checkpoints_are_refused(other, tmp_path):
+    checkpoint = saved(tmp_path, [Constant(0.1), Assign(Constant(0.01), params=r"^backbone\.0")])
+    again = LearningRateScheduler([Constant(0.1), Assign(Constant(0.01), params=other)], on_resume="config")
+    with pytest.raises(InvalidArgument, match="the param groups of SGD must be those of the checkpoint"):
+        fit(Deep(), again, epochs=4, ckpt_path=checkpoint)
+
+
+def test_a_checkpoint_without_the_split_is_refused_in_a_sentence(tmp_path):
+    checkpoint = saved(tmp_path, [Constant(0.1), Assign(Constant(0.01), params="head")])
+    with pytest.raises(InvalidArgument, match="the param groups of SGD must be those of the checkpoint"):
+        fit(Deep(), LearningRateScheduler(Constant(0.1)), epochs=4, ckpt_path=checkpoint)
+
+
+def test_the_order_of_assignments_may_change(tmp_path):
+    def halve(epoch, lr):
+        return lr / 2
+
+    def tenth(epoch, lr):
+        return lr / 10
+
+    first, second = Assign(halve, params="weight$"), Assign(tenth, params="bias$")
+    checkpoint = saved(tmp_path, [first, second])
+    scheduler = LearningRateScheduler([second, first])
+    fit(Deep(), scheduler, epochs=3, ckpt_path=checkpoint)
+    assert used(scheduler, "lr/weight") == [0.1 / 8] * 6
+    assert used(scheduler, "lr/bias") == pytest.approx([0.1 / 1000] * 6)
+
+
+class Freezing(BackboneFinetuning):
+    pass
+
+
+def test_finetuning_callbacks_have_to_stand_before():
+    with pytest.raises(InvalidArgument, match="a list with Freezing before LearningRateScheduler"):
+        fit(Deep(), LearningRateScheduler(Constant(0.1)), Freezing())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pattern", [None, "^backbone", "bias$"])
+def test_a_resumed_run_of_finetuning_gives_what_an_uninterrupted_one_does(pattern, tmp_path):
+    def parts():
+        module = Deep(lambda parameters: torch.optim.SGD([one for one in parameters if one.requires_grad], lr=0.1))
+        chosen = [] if pattern is None else [Assign(LinearDecay(0.05), params=pattern)]
+        freezing = Freezing(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.01, verbose=False)
+        return module, freezing, LearningRateScheduler([CosineDecay(0.2), *chosen])
+
+    module, freezing, whole = parts()
+    saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1)
+    fit(module, freezing, whole, saver, epochs=4, enable_checkpointing=True)
+    module, freezing, rest = parts()
+    fit(module, freezing, rest, epochs=4, ckpt_path=tmp_path / "step=12.ckpt")
+    for name, series in rest.trace.items():
+        assert series.values.tolist() == whole.trace[name].values.tolist()[-12:], name
+    assert whole.trace.last() == rest.trace.last() == whole.trace[next(iter(rest.trace))].last()
+
+
+# --- what else was found ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{"group": "net"}, {"group": 3}, {"optimizer": 0, "group": "others"}])
+def test_two_selectors_that_have_nothing_in_common_are_refused(more):
+    with pytest.raises(InvalidArgument, match=r"Assign\.params"):
+        fit(Deep(), LearningRateScheduler([Constant(0.1), Assign(Constant(0.5), params="^head", **more)]))
+
+
+def test_a_name_is_for_groups_chosen_in_any_way():
+    scheduler = LearningRateScheduler({"all": Constant(0.1), "low": Assign(Constant(0.5), group=0)})
+    fit(Toy(two_groups), scheduler, epochs=1)
+    assert {name: series.last() for name, series in scheduler.trace.items()} == {
+        "lr/low": 0.5,
+        "lr/bias": pytest.approx(0.02),
+    }
+
+
+def test_what_is_left_of_a_named_group_keeps_its_name():
+    module = Toy(lambda parameters: torch.optim.SGD([{"params": list(parameters), "name": "net"}], lr=0.1))
+    scheduler = LearningRateScheduler([Constant(0.1), Assign(Constant(0.5), params="bias")])
+    fit(module, scheduler, epochs=1)
+    assert set(scheduler.trace) == {"lr/net", "lr/net/bias"}
+
+
+def test_tensors_of_betas_are_made_the_groups_own():
+    betas = (torch.tensor(0.9), torch.tensor(0.999))
+    module = Toy(lambda parameters: torch.optim.Adam(parameters, lr=0.1, betas=betas))
+    scheduler = LearningRateScheduler([Assign(Constant(0.5), to="beta1", params="bias")])
+    trainer = fit(module, scheduler, epochs=1)
+    found = {group["name"]: float(group["betas"][0]) for group in trainer.optimizers[0].param_groups}
+    assert found == {"others": pytest.approx(0.9), "bias": 0.5}
+    assert float(betas[0]) == pytest.approx(0.9)
+
+
+def test_lbfgs_is_not_split():
+    with pytest.raises(InvalidArgument, match="LBFGS, whose parameters cannot be split"):
+        fit(
+            Toy(lambda parameters: torch.optim.LBFGS(parameters, lr=0.1)),
+            LearningRateScheduler([Assign(Constant(0.1), params="bias")]),
+        )
+
+
+@pytest.mark.parametrize(("model", "layers"), [("vit_tiny_patch16_224", 16), ("resnet18", 11)])
+def test_the_layers_of_real_models(model, layers):
+    import timm
+
+    from lr_plugins.callbacks.param_groups import layers_of
+
+    net = timm.create_model(model)
+    found = layers_of(Assign(Constant(0.1), layer_decay=0.75), [name for name, _ in net.named_parameters()])
+    assert len(set(found.values())) == layers
+    head = "fc.weight" if model == "resnet18" else "head.weight"
+    assert found[head] == layers - 1
+
+
+def test_a_message_tells_the_span_of_groups_with_ratios(capsys):
+    fit(Toy(two_groups), LearningRateScheduler(Constant(0.3), verbose=1), epochs=1)
+    assert "setting learning rate to 0.3. (0.06 to 0.3 by param group)" in capsys.readouterr().out

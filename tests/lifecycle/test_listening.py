@@ -300,3 +300,69 @@ def test_a_fit_that_goes_on_observes_nothing_twice():
     trainer.fit_loop.max_epochs = 4
     trainer.fit(module, loader())
     assert per_epoch(scheduler) == [0.1, 0.1, 0.1, 0.05]
+
+
+# --- what else was found ---------------------------------------------------------------------------------------
+
+
+def test_a_metric_logged_at_some_steps_counts_at_those_only():
+    class Logs(Told):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.global_step % 5 == 0:
+                self.log("now", 1.0)
+            return super().training_step(batch, batch_idx)
+
+    rule = ReduceLROnPlateau(0.1, "now", mode="max", factor=0.5, patience=2, when="step")
+    scheduler = LearningRateScheduler(rule)
+    fit(Logs(), scheduler, train=loader(80), epochs=1)
+    assert used(scheduler) == [0.1] * 11 + [0.05] * 9
+
+
+def test_validation_runs_that_there_are_none_of():
+    with pytest.raises(TrainingError, match="observes 'val_loss' after each validation run, and this fit has none"):
+        fit(Told(), LearningRateScheduler(ReduceLROnPlateau(0.1, when="validation")))
+
+
+def test_a_name_that_was_never_looked_for_is_told_at_the_end():
+    with pytest.warns(UserWarning, match="'los', which a schedule observes, was never logged"):
+        fit(None, LearningRateScheduler(LossDriven(0.1, "los", when="500st")))
+
+
+def test_a_missing_metric_is_warned_of_once(recwarn):
+    fit(None, LearningRateScheduler(LossDriven(0.1, "los", on_missing="warn")), epochs=5)
+    told = [str(one.message) for one in recwarn if "no metric of that name" in str(one.message)]
+    assert len(set(told)) == 1
+
+
+def test_the_ceiling_is_told_of_without_being_asked(recwarn):
+    fit(Told([5.0, 5.0, 5.0]), LearningRateScheduler(LossDriven(0.1)))
+    told = [str(one.message) for one in recwarn if "holds it down" in str(one.message)]
+    assert len(told) == 1
+
+
+def test_the_last_epochs_nan_is_no_error_any_more():
+    with pytest.warns(UserWarning, match="needs a finite 'loss'; it is nan"):
+        fit(Told([1.0, math.nan]), LearningRateScheduler(LossDriven(0.1)), epochs=2)
+
+
+def test_another_metrics_memory_is_not_taken_over(tmp_path):
+    class Both(Told):
+        def on_train_epoch_end(self):
+            self.log("loss", 1.0)
+            self.log("acc", 0.1 * (1 + self.current_epoch))
+
+    saver = ModelCheckpoint(tmp_path, filename="end")
+    first = ReduceLROnPlateau(0.1, "loss", factor=0.5, patience=2)
+    fit(Both(), LearningRateScheduler(first), saver, epochs=2, enable_checkpointing=True)
+    second = LearningRateScheduler(ReduceLROnPlateau(0.1, "acc", factor=0.5, patience=1), on_resume="config")
+    fit(Both(), second, epochs=5, ckpt_path=tmp_path / "end.ckpt")
+    assert used(second) == [0.1] * 18  # it improves in every epoch
+
+
+def test_a_logged_metric_beside_a_measured_one_is_told_by_its_epoch(capsys):
+    follows = Assign(LossDriven(0.1, "measured", k=-1), params="bias$")
+    schedules = [ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=1), follows]
+    scheduler = LearningRateScheduler(schedules, verbose=1, measure={"measured": lambda trainer, module: 1.0})
+    fit(Told([1.0, 1.0]), scheduler, epochs=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "ReduceLROnPlateau" in line]
+    assert [line.split(":")[0] for line in lines] == ["Epoch 00002"]
