@@ -130,7 +130,13 @@ def configuration(recipe: str, seed: int, folder: str) -> Any:
     """The recipe's Hydra configuration, with nothing that prints, logs or writes files."""
     from hydra import compose, initialize_config_dir
 
-    quiet = ["logger=none", "callbacks.progress=null", "callbacks.trace=null", "callbacks.checkpoint=null"]
+    quiet = [
+        "logger=none",
+        "callbacks.progress=null",
+        "callbacks.trace=null",
+        "callbacks.checkpoint=null",
+        "callbacks.last_checkpoint=null",
+    ]
     own = [f"seed={seed}", "verbose=0", f"output_dir={folder}", "+trainer.enable_checkpointing=false"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=[*RECIPES[recipe], *quiet, *own])

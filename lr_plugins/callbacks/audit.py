@@ -87,8 +87,13 @@ class Audit:
             >>> print(audit)
             lr followed the plan at 12,000 of 12,000 steps
         """
+        return f"lr followed the plan {self.summary}"
+
+    @property
+    def summary(self) -> str:
+        """At how many steps the plan was followed, and who else has written."""
         told = [f"{source} wrote something else {one.count:,} times" for source, one in self.foreign.items()]
-        return "; ".join([f"lr followed the plan at {self.followed:,} of {self.steps:,} steps", *told])
+        return "; ".join([f"at {self.followed:,} of {self.steps:,} steps", *told])
 
 
 def check_choice(choice: object) -> str:

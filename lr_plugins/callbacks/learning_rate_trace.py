@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
@@ -23,12 +25,13 @@ class LearningRateTrace(Callback):
 
     The metric is `lr`, or `lr/<group>` with several param groups: one point per optimizer step, at x = that step,
     from 0. Where the Trainer has a LearningRateScheduler, its trace is published; where it has none, this callback
-    records what the optimizers use by themselves (torch's schedulers, or none).
+    records what the optimizers use by themselves (torch's schedulers, or none). Checkpoints have the trace so far: the
+    table of a resumed run is whole.
 
     Args:
         dirpath: folder for `lr_trace.csv` and `lr_trace.png`, written when training ends, also by an error. They
             are handed to every logger that takes artifacts. In the picture are the losses that were logged for epochs,
-            too. Default None: no files.
+            too, and the steps before the checkpoint that a run goes on from. Default None: no files.
         every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
             Default 1000.
 
@@ -48,6 +51,8 @@ class LearningRateTrace(Callback):
         self._recorders: list[Recorder] = []
         self._recorded = Trace()  # where there is no scheduler
         self._losses = Losses()
+        self._restored: dict[str, Any] | None = None  # a checkpoint's, until training begins
+        self._trainer: Trainer | None = None  # while training
         self._published_of = self._recorded
         self._published: dict[str, int] = {}  # by name: the first step that the loggers have not been given
 
@@ -59,6 +64,7 @@ class LearningRateTrace(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make sure that the files can be written, before anything is trained."""
         self._scheduler = None
+        self._restored = None  # that of a checkpoint which was only tested; the fit's own comes after this
         if stage != "fit" or self.dirpath is None:
             return
         try:
@@ -74,7 +80,7 @@ class LearningRateTrace(Callback):
         self._scheduler = next((one for one in callbacks if isinstance(one, LearningRateScheduler)), None)
         if self._scheduler is None:
             self._record(trainer)
-        self._losses = Losses()
+        self._losses, self._trainer = Losses(), trainer
 
     def _record(self, trainer: Trainer) -> None:
         self._recorded = Trace()
@@ -85,11 +91,16 @@ class LearningRateTrace(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the losses of the epoch before: now they are complete."""
+        self._restore()
         self._losses.take(trainer, self._steps)
 
     @property
     def _steps(self) -> int:
         return max((series.next_step for series in self.trace.values()), default=0)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Take up the past where training resumes within an epoch."""
+        self._restore()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -107,6 +118,7 @@ class LearningRateTrace(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the last points and save."""
+        self._trainer = None
         self._losses.take(trainer, self._steps)
         self._stop_recording()
         self.publish(trainer)
@@ -115,11 +127,21 @@ class LearningRateTrace(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save and publish what there is; the error itself stays the one that is reported."""
         self._stop_recording()
+        self._trainer = None
         for rescue in (self.save, self.publish):
             try:
                 rescue(trainer)
             except Exception as error:
                 rank_zero_warn(f"LearningRateTrace could not {rescue.__name__} the trace: {error}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Publish and save what a checkpoint has of a run in which nothing was left to train."""
+        if self._restored is not None:
+            self._scheduler, self._recorded, self._losses = None, Trace(), Losses()
+            self._restore()
+            self._losses.take(trainer, self._steps)
+            self.publish(trainer)
+            self.save(trainer)
 
     @rank_zero_only
     def publish(self, trainer: Trainer) -> None:
@@ -131,6 +153,35 @@ class LearningRateTrace(Callback):
                 self._published[name] = step + 1
                 for logger in trainer.loggers:
                     logger.log_metrics({name: value}, step=step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The trace so far, 8 bytes a step, what of it the loggers have, and the losses; plain values and tensors."""
+        if self._restored is not None:  # training has not begun
+            return self._restored
+        return {
+            "trace": {
+                name: [series.first_step, torch.from_numpy(series.values)] for name, series in self.trace.items()
+            },
+            "published": dict(self._published) if self._published_of is self.trace else {},
+            "losses": self._losses.state(dict(self._trainer.callback_metrics) if self._trainer is not None else {}),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's state until training begins."""
+        self._restored = dict(state_dict)
+
+    def _restore(self) -> None:
+        """Put the steps before the checkpoint in front of those to come."""
+        state, self._restored = self._restored, None
+        if state is None:
+            return
+        for name, (first_step, values) in state["trace"].items():
+            series = self.trace.series(name, first_step)
+            if not len(series):
+                for value in values.tolist():
+                    series.append(value)
+        self._published_of, self._published = self.trace, dict(state["published"])
+        self._losses.load(state["losses"])
 
     def _stop_recording(self) -> None:
         for recorder in self._recorders:
@@ -161,15 +212,36 @@ class Losses:
         self.curves: dict[str, Points] = {}
         self.epochs: list[int] = []  # the steps at which they begin
         self._seen: dict[str, Tensor] = {}
+        self._waiting: dict[str, float] = {}  # logged before the checkpoint
 
     def take(self, trainer: Trainer, steps: int) -> None:
         """Note what has been logged since the last time, `steps` optimizer steps from the begin."""
         metrics = dict(trainer.callback_metrics)
-        for name, value in logged_since(metrics, self._seen).items():
-            if "loss" in name and value.numel() == 1:
-                self.curves.setdefault(name, Points()).append(steps, float(value))
-        self._seen = metrics
+        for name, value in self._news(metrics).items():
+            self.curves.setdefault(name, Points()).append(steps, value)
+        self._seen, self._waiting = metrics, {}
         self.epochs.append(steps)
+
+    def _news(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        logged = logged_since(metrics, self._seen)
+        found = {name: float(value) for name, value in logged.items() if "loss" in name and value.numel() == 1}
+        return {**self._waiting, **found}
+
+    def state(self, metrics: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What has been noted, and what waits in `metrics` to be noted; plain numbers."""
+        curves = {
+            name: [list(point) for point in zip(points.steps.tolist(), points.values.tolist(), strict=True)]
+            for name, points in self.curves.items()
+        }
+        return {"curves": curves, "epochs": list(self.epochs), "waiting": self._news(metrics)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        for name, points in state["curves"].items():
+            curve = self.curves[name] = Points()
+            for step, value in points:
+                curve.append(step, value)
+        self.epochs, self._waiting = list(state["epochs"]), dict(state["waiting"])
 
 
 class Points:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock  # torch brings it
 
-from lr_plugins._lightning import Logger, rank_zero_only
+from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
 from lr_plugins.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class MLflowLogger(Logger):
     Without `tracking_uri` it goes where MLflow itself would go: what `MLFLOW_TRACKING_URI` names, or else
     `mlflow.db` in the current folder, which is where `mlflow ui` without flags looks. The run is created when the
     fit begins, and ends FINISHED, FAILED or, when it was interrupted, KILLED.
+
+    `continue_run` makes it go on with a run that was interrupted. What that run has of a metric at a step is not logged
+    again. Where it is another value, the first one stays (MLflow cannot delete points), and a warning tells so.
 
     Args:
         experiment_name: the MLflow experiment; created if there is none. Default `"lr_plugins"`.
@@ -70,6 +74,10 @@ class MLflowLogger(Logger):
         self._waiting: list[Any] = []
         self._flushed_at = 0.0
         self._ended = False
+        self._continued: str | None = None  # the id of a run to go on with
+        self._known_params: dict[str, str] = {}  # those that the run had before
+        self._known_points: dict[str, dict[int, float]] | None = None  # the same, by name and step; None: a new run
+        self._differing = 0  # points that were another value before
 
     # --- Lightning's logger interface --------------------------------------------------------------------
 
@@ -93,9 +101,11 @@ class MLflowLogger(Logger):
         """Keep metrics to be sent with the next batch."""
         from mlflow.entities import Metric
 
+        self._running()
         now = time.time()
         for name, value in metrics.items():
-            self._waiting.append(Metric(_name(name), float(value), int(now * 1000), step or 0))
+            if not self._is_known(_name(name), float(value), step or 0):
+                self._waiting.append(Metric(_name(name), float(value), int(now * 1000), step or 0))
         if len(self._waiting) >= BATCH or now - self._flushed_at > FLUSH_SECONDS:
             self.flush()
 
@@ -105,9 +115,11 @@ class MLflowLogger(Logger):
         from mlflow.entities import Param
 
         flat = list(_flat(vars(params) if isinstance(params, Namespace) else params))
+        client = self._running()
         entries = [Param(_name(name), str(value)[:PARAM_LENGTH]) for name, value in flat]
+        entries = [entry for entry in entries if entry.key not in self._known_params]  # MLflow refuses other values
         for start in range(0, len(entries), PARAMS_BATCH):
-            self._running().log_batch(self.run_id, params=entries[start : start + PARAMS_BATCH])
+            client.log_batch(self.run_id, params=entries[start : start + PARAMS_BATCH])
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -115,10 +127,46 @@ class MLflowLogger(Logger):
         if self.run_id is None:
             return
         self.flush()
+        if self._differing:
+            rank_zero_warn(
+                f"{self._differing} points of MLflow run {self.run_id} have another value now than before the run was "
+                "resumed; the first value stays. With new_run=true, a resumed training gets a run of its own."
+            )
+            self._differing = 0
         self._running().set_terminated(self.run_id, _run_status(status))
         self._ended = True
 
     # --- beyond it ---------------------------------------------------------------------------------------
+
+    def continue_run(self, run_id: str) -> bool:
+        """Go on with a run instead of creating one, when it begins; whether the store has that run.
+
+        Args:
+            run_id: its id.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with self._lock():
+            client = self._connect()
+        try:
+            run = client.get_run(run_id)
+        except MlflowException:
+            return False
+        if run.info.lifecycle_stage != "active":
+            return False
+        self._continued, self.run_name = run_id, run.info.run_name
+        return True
+
+    @property
+    def times_continued(self) -> int:
+        """How often the run has been resumed so far, this time included."""
+        client = self._running()
+        return int(client.get_run(self.run_id).data.tags.get("resumed", 0))
+
+    @rank_zero_only
+    def set_tag(self, name: str, value: object) -> None:
+        """Tag the run."""
+        self._running().set_tag(self.run_id, name, str(value))
 
     @property
     def page(self) -> str | None:
@@ -153,13 +201,19 @@ class MLflowLogger(Logger):
     def _running(self) -> MlflowClient:
         if self._client is None:
             # Two runs that begin at once in a new folder would both make the tables, and one of them fail.
-            with FileLock(Path(tempfile.gettempdir()) / f"lr_plugins-{_digest(self.tracking_uri)}.lock"):
+            with self._lock():
                 self._client = self._connect()
-                self._create_run(self._client)
+                if self._continued is None:
+                    self._create_run(self._client)
+                else:
+                    self._take_up(self._client, self._continued)
         elif self._ended:  # another fit goes on in the same run
             self._client.update_run(self.run_id, status="RUNNING")
         self._ended = False
         return self._client
+
+    def _lock(self) -> FileLock:
+        return FileLock(Path(tempfile.gettempdir()) / f"lr_plugins-{_digest(self.tracking_uri)}.lock")
 
     def _connect(self) -> MlflowClient:
         from mlflow import MlflowClient
@@ -179,6 +233,33 @@ class MLflowLogger(Logger):
             self.experiment_id = client.create_experiment(self.experiment_name)
         run = client.create_run(self.experiment_id, tags=resolve_tags(self.tags), run_name=self.run_name)
         self.run_id, self.run_name = run.info.run_id, run.info.run_name
+
+    def _take_up(self, client: MlflowClient, run_id: str) -> None:
+        run = client.get_run(run_id)
+        self.run_id, self.run_name, self.experiment_id = run_id, run.info.run_name, run.info.experiment_id
+        self._known_params, self._known_points = dict(run.data.params), {}
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, "resumed", str(int(run.data.tags.get("resumed", 0)) + 1))
+
+    def _is_known(self, name: str, value: float, step: int) -> bool:
+        """Whether a continued run has a point of this metric at this step."""
+        if self._known_points is None or self._client is None:
+            return False
+        if name not in self._known_points:
+            history = self._client.get_metric_history(self.run_id, name)
+            self._known_points[name] = {point.step: point.value for point in history}
+        before = self._known_points[name].get(step)
+        if before is None:
+            return False
+        self._differing += not _same(before, value)
+        return True
+
+
+def _same(stored: float, value: float) -> bool:
+    """Whether the database has this value; it holds infinity as the largest number that it can."""
+    if math.isinf(value):
+        return abs(stored) > 1e300 and (stored > 0) == (value > 0)
+    return stored == value or (math.isnan(stored) and math.isnan(value))
 
 
 def _digest(tracking_uri: str | None) -> str:

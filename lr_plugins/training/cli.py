@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lr_plugins.errors import LearningRateError
+from lr_plugins.training.resume import continued
 
 
 def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
@@ -29,11 +30,14 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
         main: the function that `hydra.main` made.
         config_dir: the folder of its configuration.
     """
+    words = sys.argv
     if os.environ.get("HYDRA_FULL_ERROR"):
+        sys.argv = [words[0], *continued(words[1:])]
         main()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing and exiting itself
     try:
+        sys.argv = [words[0], *continued(words[1:])]  # Hydra reads them there
         main()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -46,6 +50,7 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
             raise
         sys.exit(f"\nError: {message}")
     finally:
+        sys.argv = words
         del os.environ["HYDRA_FULL_ERROR"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +13,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, LearningRateTrace, Trace
@@ -22,9 +24,11 @@ from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training import _arguments as arguments
-from lr_plugins.training.checkpoints import check_checkpoint
+from lr_plugins.training.checkpoints import check_checkpoint, epochs_done, read_checkpoint
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
+from lr_plugins.training.last_checkpoint import AtomicFiles, LastCheckpoint, RandomStates
+from lr_plugins.training.record import RecordConfig
 
 
 @dataclass
@@ -35,37 +39,26 @@ class Run:
     module: Classifier
     metrics: EpochMetrics
     logger: Logger | None
+    recorder: RecordConfig
 
     @property
     def trace(self) -> Trace:
         """The learning rate used at each optimizer step."""
         keepers = (LearningRateScheduler, LearningRateTrace)
         found = (one.trace for one in self.trainer.callbacks if isinstance(one, keepers))  # type: ignore[attr-defined]
-        return next(found, Trace())
+        return next((trace for trace in found if trace), Trace())
 
     @property
-    def checkpoint(self) -> ModelCheckpoint | None:
-        """The callback that wrote the checkpoints."""
+    def best(self) -> ModelCheckpoint | None:
+        """The callback that keeps the best checkpoint."""
         found = (one for one in self.trainer.callbacks if isinstance(one, ModelCheckpoint))  # type: ignore[attr-defined]
         return next(found, None)
 
-
-class RecordConfig(Callback):
-    """Hand the configuration to the loggers as the fit begins.
-
-    Args:
-        config: the run's configuration.
-    """
-
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Params by dotted name, and the whole as `config.yaml`."""
-        for logger in trainer.loggers:
-            logger.log_hyperparams(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
-            if hasattr(logger, "log_text"):
-                logger.log_text(OmegaConf.to_yaml(self.config, resolve=True), "config.yaml")
+    @property
+    def last(self) -> LastCheckpoint | None:
+        """The callback that keeps the last checkpoint."""
+        found = (one for one in self.trainer.callbacks if isinstance(one, LastCheckpoint))  # type: ignore[attr-defined]
+        return next(found, None)
 
 
 def train(config: DictConfig) -> Run:
@@ -83,11 +76,29 @@ def train(config: DictConfig) -> Run:
     data.prepare_data()
     data.setup("fit")
     run = _assemble(config, data)
-    if config.ckpt_path is not None:
-        check_checkpoint(config.ckpt_path, run.module, config.trainer.max_epochs)
-    _fit(run, data, config.ckpt_path)
+    ckpt_path = None if config.ckpt_path is None else _resume(run, config)
+    _fit(run, data, ckpt_path)
     print(summary(run.metrics.values, run.trace, _places(run)), flush=True)
     return run
+
+
+def _resume(run: Run, config: DictConfig) -> str:
+    """Find the checkpoint, let the logger go on with its run, and say what goes on; the checkpoint's file."""
+    path, checkpoint = read_checkpoint(config.ckpt_path)
+    check_checkpoint(path, checkpoint, run.module, config.trainer.max_epochs, goes_on=not config.new_run)
+    recorded = checkpoint["callbacks"].get(RecordConfig.__qualname__, {})
+    where, recorder = "", run.recorder
+    if isinstance(run.logger, MLflowLogger) and not config.new_run and recorded.get("run_id"):
+        if run.logger.continue_run(recorded["run_id"]):
+            recorder.goes_on_at, recorder.before = checkpoint["global_step"], recorded["config"]
+            where = f", MLflow run {run.logger.run_name}"
+        else:
+            print(f"MLflow run {recorded['run_id']} is not where this run logs: a new one begins.", flush=True)
+    done, steps = epochs_done(checkpoint), checkpoint["global_step"]
+    print(f"Resuming {_relative(os.path.abspath(path))}: {done} epochs and {steps} optimizer steps are done{where}")
+    if done == config.trainer.max_epochs:
+        print(f"Nothing is left to train. More: trainer.max_epochs={2 * done}", flush=True)
+    return path
 
 
 def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
@@ -95,8 +106,11 @@ def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
         run.trainer.fit(run.module, datamodule=data, ckpt_path=ckpt_path)
     except SystemExit as end:  # so Lightning leaves after Ctrl-C and SIGTERM, its callbacks and loggers done
         print("\nInterrupted. What was recorded is kept.", flush=True)
-        print(summary(run.metrics.values, run.trace, _places(run)), flush=True)
-        if isinstance(end.__context__, KeyboardInterrupt):
+        places = _places(run)
+        if run.last is not None and run.last.path.is_file():
+            places["to go on"] = "python train.py ckpt_path=last"
+        print(summary(run.metrics.values, run.trace, places), flush=True)
+        if isinstance(end.__context__, KeyboardInterrupt) or (run.last is not None and run.last.interrupted):
             raise KeyboardInterrupt from None
         if isinstance(end, SIGTERMException):
             raise SystemExit(128 + signal.SIGTERM) from None
@@ -108,12 +122,33 @@ def _assemble(config: DictConfig, data: Any) -> Run:
     module = Classifier(net, loss=instantiate(config.loss), optimizer=instantiate(config.optimizer))
     _try_optimizer(module)
     metrics = EpochMetrics()
-    # The metrics first: what the scheduler measures at an epoch's begin is that epoch's.
-    callbacks = [metrics, *_callbacks(config, data), RecordConfig(config)]
-    logger = instantiate(config.logger) if config.logger.get("_target_") else None
+    recorder = RecordConfig(config)
+    others = list(_callbacks(config, data))
+    last = [one for one in others if isinstance(one, LastCheckpoint)]
+    others = [one for one in others if one not in last]
+    # The metrics first: what the scheduler measures at an epoch's begin is that epoch's. Then the checkpoint, before
+    # the others act on the epoch's begin: they do it again when the run goes on from there.
+    callbacks = [metrics, *last, *others, recorder, RandomStates()]
+    logger = _logger(config)
     saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=logger or False, enable_checkpointing=saves)
-    return Run(trainer, module, metrics, logger)
+    options = {} if "plugins" in config.trainer else {"plugins": [AtomicFiles()]}
+    trainer = instantiate(
+        config.trainer, callbacks=callbacks, logger=logger or False, enable_checkpointing=saves, **options
+    )
+    return Run(trainer, module, metrics, logger, recorder)
+
+
+def _logger(config: DictConfig) -> Logger | None:
+    if not config.logger.get("_target_"):
+        return None
+    logger: Logger = instantiate(config.logger)
+    if isinstance(logger, CSVLogger) and config.ckpt_path is not None:
+        # It would delete what the run has logged before.
+        versions = (f"{config.logger.version}-resumed-{count}" for count in itertools.count(1))
+        free = (version for version in versions if not (Path(logger.root_dir) / version).exists())
+        if Path(logger.log_dir).exists():
+            logger = instantiate(config.logger, version=next(free))
+    return logger
 
 
 def _check(config: DictConfig) -> None:
@@ -158,9 +193,13 @@ def _places(run: Run) -> dict[str, str]:
         places = {"run": run.logger.run_name or "", "to browse": run.logger.page} if run.logger.page else {}
     elif run.logger is not None:
         places = {"run": str(run.logger.log_dir)}
-    if run.checkpoint is not None:
-        places["best checkpoint"] = _relative(run.checkpoint.best_model_path)
-        places["last checkpoint"] = _relative(run.checkpoint.last_model_path)
+    scheduler = next((one for one in run.trainer.callbacks if isinstance(one, LearningRateScheduler)), None)  # type: ignore[attr-defined]
+    if scheduler is not None and scheduler.audit.steps:
+        places = {"plan": f"followed {scheduler.audit.summary}", **places}
+    if run.best is not None:
+        places["best checkpoint"] = _relative(run.best.best_model_path)
+    if run.last is not None and run.last.path.is_file():
+        places["last checkpoint"] = _relative(str(run.last.path.absolute()))
     return {name: place for name, place in places.items() if place}
 
 

@@ -136,3 +136,71 @@ def test_the_environment_names_the_place(database, monkeypatch, request):
     logger.log_metrics({"loss": 1.0}, step=0)
     logger.finalize("success")
     assert mlflow.MlflowClient(database).get_run(logger.run_id).data.metrics == {"loss": 1.0}
+
+
+# --- going on with a run -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def killed(logger):
+    """A run whose process was killed: it has sent some points and has not ended."""
+    logger.log_hyperparams({"seed": 1, "epochs": 3})
+    for step in range(5):
+        logger.log_metrics({"lr": 1 / (step + 1), "loss": math.nan if step == 3 else float(step)}, step=step)
+    logger.log_metrics({"loss": -math.inf}, step=5)
+    logger.flush()
+    return logger
+
+
+def continued(logger):
+    again = MLflowLogger(experiment_name="another", tracking_uri=logger.tracking_uri)
+    assert again.continue_run(logger.run_id)
+    return again
+
+
+def test_a_continued_run_has_no_gaps_and_no_point_twice(killed, recwarn):
+    again = continued(killed)
+    again.log_hyperparams({"seed": 1, "epochs": 3})
+    assert status(killed) == "RUNNING"
+    for step in range(3, 8):
+        again.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    for step, value in ((3, math.nan), (5, -math.inf), (6, 6.0)):
+        again.log_metrics({"loss": value}, step=step)
+    again.finalize("success")
+    assert again.run_id == killed.run_id
+    assert points(again, "lr") == [(step, 1 / (step + 1)) for step in range(8)]
+    assert [step for step, _ in points(again, "loss")] == [0, 1, 2, 3, 4, 5, 6]
+    assert status(again) == "FINISHED"
+    assert not [warning for warning in recwarn if "another value" in str(warning.message)]
+    tags = mlflow.MlflowClient(again.tracking_uri).get_run(again.run_id).data.tags
+    assert tags["resumed"] == "1"
+    assert continued(again).times_continued == 2
+
+
+def test_of_two_values_at_a_step_the_first_stays_and_a_warning_tells(killed):
+    again = continued(killed)
+    again.log_metrics({"lr": 0.75, "loss": 0.5}, step=1)
+    again.log_metrics({"lr": 0.25}, step=7)
+    with pytest.warns(UserWarning, match="2 points of MLflow run .* have another value now"):
+        again.finalize("success")
+    assert points(again, "lr")[1] == (1, 0.5)
+    assert points(again, "lr")[-1] == (7, 0.25)
+
+
+def test_params_of_a_continued_run_stay_and_new_ones_come(killed):
+    again = continued(killed)
+    again.log_hyperparams({"seed": 2, "epochs": 3, "new": 4})
+    params = mlflow.MlflowClient(again.tracking_uri).get_run(again.run_id).data.params
+    assert params == {"seed": "1", "epochs": "3", "new": "4"}
+
+
+def test_a_run_that_is_not_there_is_not_continued(killed, tmp_path):
+    client = mlflow.MlflowClient(killed.tracking_uri)
+    client.delete_run(killed.run_id)
+    again = MLflowLogger(experiment_name="anew", tracking_uri=killed.tracking_uri)
+    assert not again.continue_run(killed.run_id)
+    assert not again.continue_run("0" * 32)
+    again.log_metrics({"lr": 1.0}, step=0)
+    again.finalize("success")
+    assert again.run_id not in (None, killed.run_id)
+    assert points(again, "lr") == [(0, 1.0)]

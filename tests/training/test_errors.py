@@ -39,7 +39,7 @@ def train(_keep_captured_streams, tmp_path, monkeypatch, capfd, database):
         train(config)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", "data=fake", "trainer.max_epochs=2", *arguments])
+        monkeypatch.setattr(sys, "argv", ["train.py", *defaults(arguments), *arguments])
         status, message = 0, ""
         try:
             explained(main, ROOT / "conf")
@@ -51,6 +51,11 @@ def train(_keep_captured_streams, tmp_path, monkeypatch, capfd, database):
 
     yield run
     assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def defaults(arguments):
+    given = {word.split("=")[0] for word in arguments}
+    return [word for word in ("data=fake", "trainer.max_epochs=2") if word.split("=")[0] not in given]
 
 
 def statuses(database, experiment="lr_plugins"):
@@ -79,6 +84,8 @@ BEFORE_TRAINING = [
     (["num_threads=0"], r"num_threads must be an integer >= 1.*got 0"),
     (["style=keras4"], r"KerasProgress\.style must be one of keras2, keras3; got 'keras4'"),
     (["optimizer.lr=fast"], r"optimizer\.lr must be a finite number >= 0; got 'fast'"),
+    (["ckpt_path=last"], r"no checkpoints/last\.ckpt below .*outputs; got 'last'\. Leave ckpt_path out to begin a run"),
+    (["-m", "ckpt_path=last"], r"ckpt_path must be the path of a checkpoint in a sweep; got 'last'"),
     (["ckpt_path=nope.ckpt"], r"ckpt_path must be a checkpoint file that exists.*got 'nope\.ckpt'"),
     (["experiment=digits_piecewise", "schedule=step_decay"], r"keyword argument 'boundaries'.*leave experiment= out"),
     (["callbacks.trace=5"], r"callbacks\.trace must be null, or a callback with a _target_; got 5"),
@@ -100,7 +107,8 @@ def test_a_checkpoint_that_does_not_fit_is_told_before_a_run_is_made(train, data
     last, before = tmp_path / "checkpoints/last.ckpt", statuses(database)
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     for arguments, message in (
-        ([f"ckpt_path={last}"], r"trainer\.max_epochs must be above 2, the epochs that the checkpoint has; got 2"),
+        ([f"ckpt_path={last}", "new_run=true"], r"trainer\.max_epochs must be above 2, the epochs that .*; got 2"),
+        ([f"ckpt_path={last}", "trainer.max_epochs=1"], r"trainer\.max_epochs must be at least 2, the .*; got 1"),
         ([f"ckpt_path={last}", "model=mlp"], r"ckpt_path must be a checkpoint of the same model"),
         ([f"ckpt_path={last}", "optimizer=sgd"], r"ckpt_path must be a checkpoint of the same optimizer.*nesterov"),
         ([f"ckpt_path={tmp_path}/text.ckpt"], r"ckpt_path must be a checkpoint of a Lightning run"),

@@ -57,6 +57,7 @@ def test_the_console_shows_keras_lines_and_the_summary_and_nothing_else(main_job
         r"\nbest val_loss    0\.\d{4}  \(epoch \d+\)\n"
         r"best val_acc     0\.\d{4}  \(epoch \d+\)\n"
         r"learning rate    0\.002 at the first step, 0\.00025 at the last of 450\n"
+        r"plan             followed at 450 of 450 steps\n"
         r"run              step_decay-cnn-digits-seed1\n"
         r"to browse        mlflow ui, then http://127\.0\.0\.1:5000/#/experiments/1/runs/[0-9a-f]{32}/model-metrics\S+\n"
         r"best checkpoint  (\S+/best\.ckpt)\n"
@@ -189,14 +190,15 @@ def test_a_recipe_without_validation_set_is_as_quiet(tmp_path):
     assert "best training_set_loss" in process.stdout
 
 
-def test_a_checkpoint_is_resumed(tmp_path):
+def test_a_checkpoint_begins_a_new_run_where_that_is_asked_for(tmp_path):
     first = train(tmp_path, *SMALL, "schedule=inverse_time")
     [last] = re.findall(r"last checkpoint  (\S+)", first.stdout)
-    more = train(tmp_path, "data=fake", "trainer.max_epochs=3", "schedule=inverse_time", f"ckpt_path={last}")
+    new = ["data=fake", "trainer.max_epochs=3", "schedule=inverse_time", "new_run=true"]
+    more = train(tmp_path, *new, f"ckpt_path={last}")
     assert (more.returncode, more.stderr) == (0, "")
     assert "Epoch 3/3" in more.stdout
     assert "Epoch 1/3" not in more.stdout
-    newest = runs(tmp_path)[0]
+    newest, _ = runs(tmp_path)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     points = client.get_metric_history(newest.info.run_id, "lr")
     assert [(point.step, point.value) for point in points] == [(t, 0.002 / (1 + 0.005 * t)) for t in range(14, 21)]

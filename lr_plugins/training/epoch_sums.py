@@ -1,0 +1,48 @@
+"""What `self.log(..., on_epoch=True)` has summed up in an epoch under way: Lightning's checkpoints leave it out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+_KEPT = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+
+
+def epoch_sums(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    """The sums of the training epoch under way, as plain values and tensors.
+
+    A metric that is logged as an object of torchmetrics is not among them: it has a state of its own.
+    """
+    found = []
+    for item in trainer.fit_loop.epoch_loop._results.result_metrics:
+        meta = item.meta
+        if not item.is_tensor or item.has_reset or not meta.on_epoch or meta.dataloader_idx is not None:
+            continue
+        count = item.cumulated_batch_size.cpu() if meta.is_mean_reduction else None
+        found.append(
+            {name: getattr(meta, name) for name in _KEPT}
+            | {"reduce_fx": meta.reduce_fx.__name__, "value": item.value.cpu(), "count": count}
+            | {"sync_dist": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only}
+        )
+    return found
+
+
+def restore_epoch_sums(trainer: pl.Trainer, sums: list[dict[str, Any]]) -> None:
+    """Go on from sums, once training has begun."""
+    results = trainer.fit_loop.epoch_loop._results
+    for one in sums:
+        device = trainer.strategy.root_device
+        value, count = one["value"].to(device), one["count"]
+        settings = {name: one[name] for name in (*_KEPT, "sync_dist", "rank_zero_only")}
+        reduce_fx = getattr(torch, one["reduce_fx"])
+        reduce = trainer.strategy.reduce
+        results.log(value=value, reduce_fx=reduce_fx, sync_dist_fn=reduce, batch_size=1, **settings)
+        item = results[f"{one['fx']}.{one['name']}"]
+        item.value = value
+        if count is not None:
+            item.cumulated_batch_size = count.to(device)
+    if sums:
+        # In what it takes for an epoch's first batch, Lightning would set them back.
+        trainer._logger_connector._first_loop_iter = True

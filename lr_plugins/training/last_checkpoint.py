@@ -1,0 +1,374 @@
+"""The checkpoint that an interrupted run goes on from, bit for bit, and the state that Lightning's lack for it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.training import _arguments as arguments
+from lr_plugins.training.epoch_sums import epoch_sums, restore_epoch_sums
+from lr_plugins.training.resume import LAST, PREVIOUS
+
+BETWEEN, WITHIN = "between epochs", "within an epoch"
+
+
+class LastCheckpoint(Callback):
+    """Keep `last.ckpt`, from which a run goes on exactly: weights, learning rates, metrics as if nothing had been.
+
+    It is written at the begin of each epoch, of the first one too, when the loggers have all that the epoch before has
+    logged; within an epoch every so often; when training ends; and on SIGTERM or Ctrl-C, as soon as the batch in
+    progress is complete (a validation is completed first; a second Ctrl-C ends at once). A file is complete or
+    not there: it gets its name only when it is written and the loggers have stored what happened before. The
+    checkpoint before is kept as `previous.ckpt`.
+
+    Put it behind callbacks that take an epoch's metrics and before those that act on them. Within an epoch it saves
+    when all callbacks are done with the batch.
+
+    Args:
+        dirpath: folder for the checkpoints.
+        every_seconds: time between checkpoints within an epoch, > 0. Default 60; None: none by time.
+        every_n_steps: optimizer steps between checkpoints within an epoch, >= 1. Default None: none by steps.
+
+    Raises:
+        InvalidArgument: an argument outside its range.
+
+    Example:
+        >>> LastCheckpoint("outputs/checkpoints", every_n_steps=500).path.name
+        'last.ckpt'
+    """
+
+    def __init__(
+        self, dirpath: str | Path, every_seconds: float | None = 60.0, every_n_steps: int | None = None
+    ) -> None:
+        if every_seconds is not None:
+            arguments.positive("LastCheckpoint.every_seconds", every_seconds)
+        if every_n_steps is not None:
+            arguments.integer("LastCheckpoint.every_n_steps", every_n_steps, 1)
+        self.path = arguments.folder("LastCheckpoint.dirpath", dirpath) / LAST
+        self.every_seconds, self.every_n_steps = every_seconds, every_n_steps
+        self.interrupted = False  # by Ctrl-C
+        self._part = self.path.with_suffix(".part")
+        self._pending = False  # a checkpoint is written and does not have its name yet
+        self._saved_at, self._saved_step = 0.0, 0
+        self._stopped_early = False  # of the checkpoint being saved
+        self._signals: _Signals | None = None
+        self._restored: dict[str, Any] = {}
+        self._place = ""  # what is being saved: BETWEEN epochs, WITHIN one; empty: a checkpoint of others
+
+    # --- the run ------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make sure that the files can be written, before anything is trained."""
+        self._restored = {}  # that of a checkpoint which was only tested; the fit's own comes after this
+        if stage == "fit":
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidArgument("LastCheckpoint.dirpath", str(self.path.parent), f"a folder ({error})") from error
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks[:] = [*(one for one in callbacks if not isinstance(one, _AfterOthers)), _AfterOthers(self)]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not train on where early stopping has ended the run."""
+        if self._restored.get("stopped_early") and _stops_early(trainer):
+            trainer.should_stop = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals; begin with a whole epoch after a checkpoint from between two."""
+        if self._restored.get("place") == BETWEEN:
+            # With a limit of steps Lightning takes any checkpoint for one from within an epoch.
+            loop = trainer.fit_loop
+            loop.epoch_loop.restarting, loop._restarting = False, False
+        restore_epoch_sums(trainer, self._restored.get("epoch_sums", []))
+        for name, gradient in self._restored.get("gradients", {}).items():
+            parameter = pl_module.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
+        self._restored = {}
+        self._pending, self._saved_at, self._saved_step = False, time.monotonic(), trainer.global_step
+        self.interrupted = False
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self._signals = _Signals(trainer, self._interrupt)
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save: the epoch before is complete and nothing of this one has been done."""
+        self._save(trainer, BETWEEN)
+        self._commit(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Let the checkpoint of the batch before count: what its step has logged is with the loggers now."""
+        self._commit(trainer)
+
+    def after_batch(self, trainer: pl.Trainer) -> None:
+        """Save within an epoch, when it is time."""
+        if self._is_due(trainer) and not _followed_by_more_than_a_batch(trainer):
+            self._save(trainer, WITHIN)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        if self.every_n_steps is not None and trainer.global_step - self._saved_step >= self.every_n_steps:
+            return True
+        if self.every_seconds is None:
+            return False
+        due = time.monotonic() - self._saved_at >= self.every_seconds
+        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due  # one clock for all
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hear a signal that came meanwhile."""
+        if self._signals is not None:
+            self._signals.hear()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what the run has come to."""
+        self._save(trainer, BETWEEN, stopped_early=trainer.should_stop and _stops_early(trainer))
+        self._commit(trainer)
+        self._let_go()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save on SIGTERM, which Lightning hears between batches; any other error may have come amid a step."""
+        try:
+            if isinstance(exception, SIGTERMException):
+                self._save_between_batches(trainer)
+        finally:
+            self._let_go()
+
+    def _save_between_batches(self, trainer: pl.Trainer) -> None:
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        if epochs.completed == epochs.started:
+            self._save(trainer, BETWEEN)
+        elif 0 < batches.completed == batches.processed and not trainer.is_last_batch:
+            self._save(trainer, WITHIN)
+        self._commit(trainer)
+
+    def _let_go(self) -> None:
+        if self._signals is not None:
+            self._signals.release()
+        self._signals = None
+
+    # --- the file -----------------------------------------------------------------------------------------
+
+    def _save(self, trainer: pl.Trainer, place: str, stopped_early: bool = False) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._place, self._stopped_early = place, stopped_early
+        try:
+            trainer.save_checkpoint(self._part)
+        finally:
+            self._place = ""
+        self._pending = True
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _commit(self, trainer: pl.Trainer) -> None:
+        """Give the checkpoint its name, once the loggers have stored all that it will not log again."""
+        if not self._pending:
+            return
+        self._pending = False
+        for logger in trainer.loggers:
+            getattr(logger, "flush", logger.save)()
+        if trainer.is_global_zero:
+            if self.path.is_file():
+                _another_name(self.path, self.path.with_name(PREVIOUS))
+            self._part.replace(self.path)
+
+    # --- the state ----------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make Lightning's counts those from which it goes on rightly, and add what else an epoch under way has."""
+        progress = checkpoint["loops"]["fit_loop"]
+        if self._place == BETWEEN:
+            for epochs in progress["epoch_progress"].values():
+                epochs["ready"] = epochs["started"]  # the epoch that has just been announced will be again
+        elif self._place == WITHIN:
+            mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+            mine["epoch_sums"] = epoch_sums(trainer)
+            if trainer.fit_loop._should_accumulate():
+                parameters = pl_module.named_parameters()
+                mine["gradients"] = {name: one.grad for name, one in parameters if one.grad is not None}
+            batches = progress["epoch_loop.batch_progress"]
+            if batches["current"]["completed"] == batches["current"]["processed"]:
+                # After a signal, when the batch's end is over. As it was within it, which is what Lightning counts on
+                # from without validating again.
+                for count in (batches["current"], batches["total"]):
+                    count["completed"] -= 1
+                stepped = not trainer.fit_loop._should_accumulate()
+                progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= stepped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the run this checkpoint was taken."""
+        return {"place": self._place, "stopped_early": self._stopped_early}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's state until training begins."""
+        self._restored = dict(state_dict)
+
+
+class _AfterOthers(Callback):
+    """Calls a LastCheckpoint at the end of each batch, from the end of the list of callbacks.
+
+    Args:
+        last: whom to call.
+    """
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self._last = last
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """All others have seen the batch."""
+        self._last.after_batch(trainer)
+
+
+def _followed_by_more_than_a_batch(trainer: pl.Trainer) -> bool:
+    """Whether a validation or the epoch's end comes next: Lightning would leave it out when it goes on from here."""
+    loop = trainer.fit_loop.epoch_loop
+    assert trainer.fit_loop._data_fetcher is not None
+    return loop._num_ready_batches_reached() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
+def _stops_early(trainer: pl.Trainer) -> bool:
+    return any(isinstance(one, EarlyStopping) for one in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _another_name(path: Path, name: Path) -> None:
+    """Give a file a second name, without a moment in which neither is whole."""
+    part = name.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(path, part)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, part)
+    part.replace(name)
+
+
+class _Signals:
+    """SIGTERM and Ctrl-C, told to Lightning when they interrupt nothing: it then ends after the batch in progress.
+
+    Args:
+        trainer: the Trainer, in training.
+        interrupted: called on Ctrl-C.
+    """
+
+    def __init__(self, trainer: pl.Trainer, interrupted: Callable[[], None]) -> None:
+        self._trainer, self._interrupted = trainer, interrupted
+        self._waiting = False
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        if self._before[signal.SIGINT] is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._on_ctrl_c)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._waiting = True
+        if not self._trainer.validating:  # Lightning would break it off, and what it has seen would be lost
+            self.hear()
+
+    def _on_ctrl_c(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one ends at once
+        self._on_sigterm(signal.SIGTERM, frame)
+
+    def hear(self) -> None:
+        """Tell Lightning of a signal that has come."""
+        lightnings = self._before[signal.SIGTERM]
+        if self._waiting and callable(lightnings):
+            self._waiting = False
+            lightnings(signal.SIGTERM, None)
+
+    def release(self) -> None:
+        """Leave the signals to whom they belonged."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class RandomStates(Callback):
+    """Keep the states of the random numbers in checkpoints: dropout goes on as if nothing had been.
+
+    Put it last: what other callbacks draw when training begins was drawn before.
+
+    Example:
+        >>> states = RandomStates()
+        >>> state = states.state_dict()
+        >>> drawn = torch.rand(1)
+        >>> states.load_state_dict(state)
+        >>> states.on_train_start(None, None)
+        >>> torch.equal(torch.rand(1), drawn)
+        True
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the states of a checkpoint that was only tested."""
+        self._restored = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of Python's, NumPy's and torch's random numbers; plain values and tensors."""
+        version, numbers, gauss = random.getstate()
+        name, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+        return {
+            "python": [version, list(numbers), gauss],
+            "numpy": [name, np.asarray(key).tolist(), *rest],
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's states until training begins."""
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the numbers that would have come next."""
+        state, self._restored = self._restored, None
+        if state is None:
+            return
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        name, key, *rest = state["numpy"]
+        np.random.set_state((name, np.array(key, dtype=np.uint32), *rest))  # noqa: NPY002
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+class AtomicFiles(TorchCheckpointIO):
+    """Write each checkpoint beside its place and move it there: a process that is killed leaves no half file.
+
+    Lightning writes to the system's temporary folder, and from another disk a file is copied, not moved.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint file."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partly = path.with_name(f"{path.name}.part")
+        with partly.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partly.replace(path)

@@ -1,0 +1,67 @@
+"""What a run tells the loggers, and the checkpoints, of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
+
+from lr_plugins._lightning import rank_zero_only
+from lr_plugins.tracking import MLflowLogger
+from lr_plugins.training.last_checkpoint import LastCheckpoint
+from lr_plugins.training.resume import OF_A_START, write_settings
+
+
+class RecordConfig(Callback):
+    """Hand the configuration to the loggers as the fit begins, and the MLflow run's id to the checkpoints.
+
+    A run that goes on keeps its params and `config.yaml`. Where the configuration is another one now, it becomes
+    `config-resumed-1.yaml`; the tag `resumed_from_step` tells at which optimizer step.
+
+    Args:
+        config: the run's configuration.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.goes_on_at: int | None = None  # the optimizer step from which an MLflow run goes on
+        self.before: str | None = None  # the configuration that it had
+        self._run: dict[str, str] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Params by dotted name, and the whole as `config.yaml`."""
+        for logger in trainer.loggers:
+            logger.log_hyperparams(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
+            if isinstance(logger, MLflowLogger):
+                self._record(logger)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LastCheckpoint) and HydraConfig.initialized():
+                self._note_settings(callback)
+
+    def _record(self, logger: MLflowLogger) -> None:
+        self._run = {"run_id": logger.run_id or "", "tracking_uri": logger.tracking_uri or ""}
+        if self.goes_on_at is None:
+            logger.log_text(self._text, "config.yaml")
+            return
+        logger.set_tag("resumed_from_step", self.goes_on_at)
+        if self._text != self.before:
+            logger.log_text(self._text, f"config-resumed-{logger.times_continued}.yaml")
+
+    @property
+    def _text(self) -> str:
+        """The configuration as yaml, without what belongs to a single start."""
+        whole = OmegaConf.to_container(self.config, resolve=True)
+        assert isinstance(whole, dict)
+        return OmegaConf.to_yaml(OmegaConf.create({name: whole[name] for name in whole if name not in OF_A_START}))
+
+    @rank_zero_only
+    def _note_settings(self, callback: LastCheckpoint) -> None:
+        hydra = HydraConfig.get()
+        write_settings(callback.path.parent, hydra.overrides.task, hydra.runtime.output_dir)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is recorded, and its configuration; plain strings."""
+        return {**self._run, "config": self._text}
