@@ -316,6 +316,7 @@ class LearningRateScheduler(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the last epoch has shown: the message is due, and another fit would go on from there."""
+        self._agreement.check(trainer, self.trace)
         try:
             self.observe_epoch(trainer, pl_module, last=True)
         except TrainingError as error:  # there is nothing left to be decided
