@@ -28,8 +28,12 @@ class Series:
         self.share = share
 
     def append(self, value: float) -> None:
-        """Record the learning rate of the next step."""
-        self.column.append(value / self.share if self.share != 1.0 else value)
+        """Record the learning rate of the next step; only for a series that has its values to itself."""
+        self.column.append(value)
+
+    def part(self) -> None:
+        """Take the values so far for its own: from now on they are not those of others any more."""
+        self.column, self.share = array("d", self.values.tolist()), 1.0
 
     def __len__(self) -> int:
         return len(self.column)
@@ -84,7 +88,7 @@ class Trace(Mapping[str, Series]):
     def column(self, shares: Mapping[str, float], first_step: int) -> array[float] | None:
         """Values in common for several names, each by a share, begun at `first_step` if there is none of the names yet.
 
-        None if the values that some of them have so far are no common ones.
+        None if the values that they have so far are no common ones (a group has joined them): then each goes on alone.
         """
         if not any(name in self._series for name in shares):
             column = array("d")
@@ -96,7 +100,12 @@ class Trace(Mapping[str, Series]):
             one is not None and one.column is column and one.share == share
             for one, share in zip(series, shares.values(), strict=True)
         )
-        return column if common else None
+        if common:
+            return column
+        for one in series:
+            if one is not None:
+                one.part()
+        return None
 
     def __getitem__(self, name: str) -> Series:
         return self._series[name]

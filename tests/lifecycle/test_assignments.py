@@ -500,3 +500,19 @@ def test_the_layers_of_real_models(model, layers):
 def test_a_message_tells_the_span_of_groups_with_ratios(capsys):
     fit(Toy(two_groups), LearningRateScheduler(Constant(0.3), verbose=1), epochs=1)
     assert "setting learning rate to 0.3. (0.06 to 0.3 by param group)" in capsys.readouterr().out
+
+
+def test_a_group_that_joins_those_of_a_schedule_disturbs_no_record():
+    class Joins(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 6:
+                late = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.05}
+                trainer.optimizers[0].add_param_group(late)
+
+    scheduler = LearningRateScheduler(CosineDecay(0.3))
+    fit(Toy(two_groups), scheduler, Joins())
+    plan = planned(CosineDecay(0.3))
+    assert {name: series.first_step for name, series in scheduler.trace.items()} == {"lr/0": 0, "lr/bias": 0, "lr/2": 6}
+    assert used(scheduler, "lr/0") == plan
+    assert used(scheduler, "lr/bias") == [value * (0.02 / 0.1) for value in plan]
+    assert used(scheduler, "lr/2") == [value * (0.05 / 0.1) for value in plan[6:]]

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.optimization import GreedyLR
 
 from lr_plugins.schedules import Greedy
 from tests.schedules.listening import listen
-
-GreedyLR = getattr(pytest.importorskip("transformers.optimization"), "GreedyLR", None)
-pytestmark = pytest.mark.skipif(GreedyLR is None, reason="this transformers has no GreedyLR")
 
 losses = st.lists(
     st.one_of(st.sampled_from([1.0, 0.99, 0.9, 0.5, 0.1]), st.floats(-2, 2), st.integers(-50, 0)),
