@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import TrainingError
 
 CHOICES = {
     "ours": "the schedule's value is used",
@@ -94,17 +94,6 @@ class Audit:
         """At how many steps the plan was followed, and who else has written."""
         told = [f"{source} wrote something else {one.count:,} times" for source, one in self.foreign.items()]
         return "; ".join([f"at {self.followed:,} of {self.steps:,} steps", *told])
-
-
-def check_choice(choice: object) -> str:
-    """One of the choices.
-
-    Raises:
-        InvalidArgument: it is none.
-    """
-    if not isinstance(choice, str) or choice not in CHOICES:
-        raise InvalidArgument("LearningRateScheduler.on_conflict", choice, f"one of {', '.join(CHOICES)}")
-    return choice
 
 
 class LearningRateAudit(Callback):

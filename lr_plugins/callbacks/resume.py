@@ -104,17 +104,6 @@ def settle(
     return f"At step {step:g} the run goes on by the plan of the checkpoint (on_resume={policy}).\n{table}"
 
 
-def check_policy(policy: object) -> str:
-    """One of the policies.
-
-    Raises:
-        InvalidArgument: it is none.
-    """
-    if not isinstance(policy, str) or policy not in POLICIES:
-        raise InvalidArgument("LearningRateScheduler.on_resume", policy, f"one of {', '.join(POLICIES)}")
-    return policy
-
-
 def _compare(drive: Drive, saved: Saved | None, run: RunLength, place: Callable[[float], Position]) -> _Other | None:
     new = Saved.of(drive, run)
     if saved is None or (saved.schedule, saved.base, saved.run) == (new.schedule, new.base, new.run):

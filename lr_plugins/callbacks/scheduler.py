@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.agreement import Agreement
-from lr_plugins.callbacks.audit import Audit, check_choice, unknown
+from lr_plugins.callbacks.audit import CHOICES, Audit, unknown
 from lr_plugins.callbacks.drive import Drive
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.param_groups import Names, parameter_names
-from lr_plugins.callbacks.resume import Saved, check_policy, settle
+from lr_plugins.callbacks.resume import POLICIES, Saved, settle
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import run_length
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
@@ -28,6 +28,7 @@ from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.metric_driven import MetricDriven
 from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Monitor, Observation
 from lr_plugins.schedules.position import Count
+from lr_plugins.schedules.schedule import choice
 
 Measure = Callable[[Trainer, LightningModule], float]
 Schedules = (
@@ -119,12 +120,10 @@ class LearningRateScheduler(Callback):
         self.assignments = Assignments.of(schedule)
         if not isinstance(verbose, int):
             raise InvalidArgument("LearningRateScheduler.verbose", verbose, "0 (silent) or 1 (Keras' messages)")
-        if style not in MESSAGES:
-            raise InvalidArgument("LearningRateScheduler.style", style, f"one of {', '.join(MESSAGES)}")
-        self.verbose, self.style = verbose, style
+        self.verbose, self.style = verbose, choice("LearningRateScheduler.style", style, MESSAGES)
         self.measure = _measures(measure or {})
-        self.on_resume = check_policy(on_resume)
-        self.on_conflict = check_choice(on_conflict)
+        self.on_resume = choice("LearningRateScheduler.on_resume", on_resume, POLICIES)
+        self.on_conflict = choice("LearningRateScheduler.on_conflict", on_conflict, CHOICES)
         self.audit = Audit()
         self.trace = Trace()
         self.run_length = RunLength()
