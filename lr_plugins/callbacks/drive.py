@@ -108,14 +108,16 @@ class Drive:
     # A generator keeps its place and its variables between two steps; a method would spend more time on looking them
     # up than on the writing.
     def _values_from(self, step: int, last: float) -> Iterator[None]:
-        key, plain, has_shares = self.hyper.key, self._plain, bool(self._scaled or self._special)
-        count, ahead = 1, self.schedule.foreseeable
+        key, count, ahead = self.hyper.key, 1, self.schedule.foreseeable
+        first, *others = self._plain or [{}]  # most have one group, for which a loop costs as much as the writing
+        has_shares = bool(self._scaled or self._special)
         while True:
             values = self._block(step, count) if count > 1 else [self._single(step)]
             for value in values:
-                self.value = value
-                for group in plain:
-                    group[key] = value
+                self.value = first[key] = value
+                if others:
+                    for group in others:
+                        group[key] = value
                 if has_shares:
                     self._write_shares(value)
                 yield

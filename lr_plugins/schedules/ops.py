@@ -1,9 +1,10 @@
 """The mathematics of schedules, for one number and for arrays alike.
 
 NumPy's own functions would do for both, but cost ten times as much on a single number, and one is evaluated before
-every optimizer step. Their cos, tanh, log and power differ from the C library's, which Python calls, in the last bit
-of some values: arrays of up to `FEW` elements go through the C library as well, so that steps computed ahead in a block
-are bit for bit those computed one by one; longer ones, whole curves to look at, through NumPy, five times as quick.
+every optimizer step. Their tanh, log and power (before NumPy 2 their cos as well) differ from the C library's, which
+Python calls, in the last bit of some values: arrays of up to `FEW` elements go through the C library as well, so that
+steps computed ahead in a block are bit for bit those computed one by one; longer ones, whole curves to look at, through
+NumPy, five times as quick.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ FEW = 4096
 """The largest number of elements that are computed bit for bit as one by one."""
 
 
+_GRID = np.linspace(0.0, math.pi, 257)
+_COS_IS_EXACT = bool((np.cos(_GRID) == [math.cos(angle) for angle in _GRID.tolist()]).all())
+"""Whether NumPy's cosine is the C library's; one that is not differs in every tenth value or so."""
+
+
 def floor(value: Value) -> Value:
     """The largest whole number not above."""
     return np.floor(value) if isinstance(value, np.ndarray) else value // 1
@@ -38,7 +44,9 @@ def cos(value: Value) -> Value:
     """The cosine."""
     if not isinstance(value, np.ndarray):
         return math.cos(value)
-    return _one_by_one(map(math.cos, value.ravel().tolist()), value) if value.size <= FEW else np.cos(value)
+    if _COS_IS_EXACT or value.size > FEW:
+        return np.cos(value)
+    return _one_by_one(map(math.cos, value.ravel().tolist()), value)
 
 
 def tanh(value: Value) -> Value:
