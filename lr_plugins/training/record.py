@@ -36,19 +36,20 @@ class RecordConfig(Callback):
         for logger in trainer.loggers:
             logger.log_hyperparams(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
             if isinstance(logger, MLflowLogger):
-                self._record(logger)
+                self._run = {"run_id": logger.run_id or "", "tracking_uri": logger.tracking_uri or ""}
+                if self.goes_on_at is None:
+                    logger.log_text(self._text, "config.yaml")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note how the run goes on, and its settings: by now nobody has refused them."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger) and self.goes_on_at is not None:
+                logger.set_tag("resumed_from_step", self.goes_on_at)
+                if self._text != self.before:
+                    logger.log_text(self._text, f"config-resumed-{logger.times_continued}.yaml")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LastCheckpoint) and HydraConfig.initialized():
                 self._note_settings(callback)
-
-    def _record(self, logger: MLflowLogger) -> None:
-        self._run = {"run_id": logger.run_id or "", "tracking_uri": logger.tracking_uri or ""}
-        if self.goes_on_at is None:
-            logger.log_text(self._text, "config.yaml")
-            return
-        logger.set_tag("resumed_from_step", self.goes_on_at)
-        if self._text != self.before:
-            logger.log_text(self._text, f"config-resumed-{logger.times_continued}.yaml")
 
     @property
     def _text(self) -> str:

@@ -202,3 +202,19 @@ def test_a_checkpoint_begins_a_new_run_where_that_is_asked_for(tmp_path):
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     points = client.get_metric_history(newest.info.run_id, "lr")
     assert [(point.step, point.value) for point in points] == [(t, 0.002 / (1 + 0.005 * t)) for t in range(14, 21)]
+
+
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(tmp_path):
+    train(tmp_path, *SMALL, "schedule=inverse_time")
+    refused = train(tmp_path, "ckpt_path=last", "trainer.max_epochs=4", "schedule.decay_rate=0.5")
+    assert refused.returncode == 1
+    assert "on_resume" in refused.stderr
+    more = train(tmp_path, "ckpt_path=last", "trainer.max_epochs=3")
+    assert (more.returncode, more.stderr) == (0, "")
+    [run] = runs(tmp_path)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    points = client.get_metric_history(run.info.run_id, "lr")
+    assert [(point.step, point.value) for point in points] == [(t, 0.002 / (1 + 0.005 * t)) for t in range(21)]
+    assert {file.path for file in client.list_artifacts(run.info.run_id) if "resumed" in file.path} == {
+        f"config-resumed-{run.data.tags['resumed']}.yaml"
+    }
