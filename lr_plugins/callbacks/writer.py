@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch.optim import Optimizer
 
 from lr_plugins.callbacks.audit import Audit
@@ -58,9 +59,11 @@ class Recorder:
     def attach(self, trace: Trace, step: int = 0) -> None:
         """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`."""
         self._trace, self.step, self._columns_of = trace, step, -1
+        # A compiled `step` would be compiled together with its hooks, and anew for what they count.
+        uncompiled: Callable[[Any], Any] = torch.compiler.disable
         self._handles = [
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
+            self.optimizer.register_step_pre_hook(uncompiled(self._begin_step)),
+            self.optimizer.register_step_post_hook(uncompiled(self._after_step)),
         ]
 
     def detach(self) -> None:
@@ -69,7 +72,13 @@ class Recorder:
             handle.remove()
         self._handles = []
 
-    def _before_step(self, *_: Any) -> None:
+    def _begin_step(self, *_: Any) -> None:
+        self._used = None
+        # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
+        if not _captures():
+            self._before_step()
+
+    def _before_step(self) -> None:
         if len(self.optimizer.param_groups) != self._columns_of:
             self._columns, self._columns_of = list(self._open()), len(self.optimizer.param_groups)
         self._used = [read() for read, _ in self._columns]
@@ -294,7 +303,7 @@ class Writer(Recorder):
             self._audit.note(self.step, name, expected, value, during)
         return bool(found)
 
-    def _before_step(self, *_: Any) -> None:
+    def _before_step(self) -> None:
         if self.active and self._written and self.has_groups:
             if self._look():
                 self._groups = []  # whatever has been put in the place of ours is to be taken
@@ -313,6 +322,11 @@ class Writer(Recorder):
         self._written = self.active and (self.total_steps is None or self.step < self.total_steps)
         if self._written:
             self.advance()
+
+
+def _captures() -> bool:
+    """Whether a CUDA graph is being captured."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def _skipped(optimizer: Optimizer) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.training.processes import of_all_processes
 
 Batch = tuple[Tensor, Tensor]
 
@@ -108,6 +109,7 @@ class Classifier(pl.LightningModule):
             raise InvalidArgument("Classifier.optimizer", optimizer, "a function of the parameters", hint)
         self.net, self.loss, self._make_optimizer = net, loss, optimizer
         self._train_mean, self._val_mean = EpochMean(), EpochMean()
+        self._restored_means: list[dict[str, Any]] = []  # of a checkpoint, by rank
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of a batch of inputs."""
@@ -135,6 +137,12 @@ class Classifier(pl.LightningModule):
         if means := mean.means(self.trainer, prefix):
             # The means are the same on every rank already; the flag keeps Lightning from warning about it.
             self.log_dict(means, prog_bar=True, sync_dist=self.trainer.world_size > 1)
+
+    def on_train_start(self) -> None:
+        """Continue the sums of the running epoch, each process its own."""
+        by_rank, self._restored_means = self._restored_means, []
+        if len(by_rank) == self.trainer.world_size:
+            self._train_mean.load_state_dict(by_rank[self.trainer.global_rank])
 
     def on_train_epoch_start(self) -> None:
         """Start the means of the epoch. Lightning does not call this when it continues within an epoch."""
@@ -171,10 +179,9 @@ class Classifier(pl.LightningModule):
         return self._make_optimizer(self.parameters())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of the running epoch, so that its means survive an interruption."""
-        checkpoint["epoch_mean"] = self._train_mean.state_dict()
+        """Keep the sums of the running epoch, those of each process, so that its means survive an interruption."""
+        checkpoint["epoch_means"] = of_all_processes(self.trainer, self._train_mean.state_dict())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the sums of the running epoch."""
-        if "epoch_mean" in checkpoint:
-            self._train_mean.load_state_dict(checkpoint["epoch_mean"])
+        """Keep the sums of the running epoch until training begins: a module can be loaded without a Trainer, too."""
+        self._restored_means = checkpoint.get("epoch_means", [])

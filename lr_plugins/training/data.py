@@ -38,12 +38,17 @@ class Batches:
     gets the batches that the interrupted one would have got, from the very batch on where it stopped. Lightning
     sets the epoch and saves the place; without Lightning each iteration is the next epoch.
 
+    Lightning shares out only what DataLoaders load, so each of several processes takes its own part of the order here.
+
     Args:
         x: inputs (samples, ...), float32, or uint8 that becomes float32 in [0, 1] batch by batch.
         y: int64 targets (samples,).
         batch_size: samples per batch, >= 1; the last batch may be smaller.
         shuffle: whether to reorder. Default False.
         seed: of the order, from 0 to 2**32 - 1. Default 0.
+        process: the rank of the process that this is for, and how many there are. Default (0, 1).
+        even: whether all processes get the same number of samples, for which a few have to come twice in an epoch.
+            Without it they differ by one at most. Default False.
 
     Example:
         >>> batches = Batches(torch.arange(3.0), torch.arange(3), batch_size=2)
@@ -53,28 +58,46 @@ class Batches:
 
     batch_sampler = None  # Lightning asks every loader that has a `sampler` for this, too
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        process: tuple[int, int] = (0, 1),
+        even: bool = False,
+    ) -> None:
         self.x, self.y = x, y
+        self._process, self._even = process, even
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self._next = (0, 0)  # epoch and batch that the next iteration starts with
         self._reached = (0, 0)  # epoch and number of batches handed out in it
 
     def __len__(self) -> int:
-        return math.ceil(len(self.y) / self.batch_size)
+        return math.ceil(self.num_samples / self.batch_size)
 
     @property
     def num_samples(self) -> int:
-        """Samples of an epoch."""
-        return len(self.y)
+        """Samples of an epoch, in this process."""
+        rank, processes = self._process
+        return math.ceil((len(self.y) - (0 if self._even else rank)) / processes)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self._next
         self._next = (epoch + 1, 0)
-        pieces = torch.split(self._order(epoch), self.batch_size)
+        pieces = torch.split(self._part(self._order(epoch)), self.batch_size)
         for index in range(first, len(pieces)):
             self._reached = (epoch, index + 1)
             x = self.x[pieces[index]]
             yield x if x.dtype != torch.uint8 else x.float().div_(255), self.y[pieces[index]]
+
+    def _part(self, order: Tensor) -> Tensor:
+        rank, processes = self._process
+        if self._even:
+            order = torch.cat([order, order[: -len(order) % processes]])
+        return order[rank::processes]
 
     def _order(self, epoch: int) -> Tensor:
         if not self.shuffle:
@@ -157,19 +180,25 @@ class InMemoryData(pl.LightningDataModule):
         """The training set, reshuffled every epoch unless `shuffle` is off or the Trainer overfits on purpose."""
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         shuffle = self.shuffle and not overfit
-        return Batches(*self._sets()[0], self.batch_size, shuffle=shuffle, seed=self.seed)
+        x, y = self._sets()[0]
+        return Batches(x, y, self.batch_size, shuffle=shuffle, seed=self.seed, process=self._process, even=True)
 
     def val_dataloader(self) -> Batches | list[Batches]:
         """The validation set in order; an empty list without one."""
         validation = self._sets()[1]
-        return [] if validation is None else self._in_order(validation)
+        return [] if validation is None else self._in_order(validation, self._process)
 
     def evaluation_dataloader(self) -> Batches:
-        """The training set in order and in large batches, e.g. to measure the loss on all of it."""
+        """The training set in order and in large batches, e.g. to measure the loss on all of it in each process."""
         return self._in_order(self._sets()[0])
 
-    def _in_order(self, samples: Samples) -> Batches:
-        return Batches(*samples, max(self.batch_size, EVALUATION_BATCH))
+    def _in_order(self, samples: Samples, process: tuple[int, int] = (0, 1)) -> Batches:
+        return Batches(*samples, max(self.batch_size, EVALUATION_BATCH), process=process)
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """The rank of this process and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
 def stratified_split(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

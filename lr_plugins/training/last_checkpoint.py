@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.training import _arguments as arguments
 from lr_plugins.training.epoch_sums import epoch_sums, restore_epoch_sums
+from lr_plugins.training.processes import of_all_processes
 from lr_plugins.training.resume import LAST, PREVIOUS
 
 BETWEEN, WITHIN = "between epochs", "within an epoch"
@@ -40,13 +41,17 @@ class LastCheckpoint(Callback):
     Put it behind callbacks that take an epoch's metrics and before those that act on them. Within an epoch it saves
     when all callbacks are done with the batch.
 
+    With several processes the clock is that of the first, a signal to any of them is one to all, and both are heeded
+    when an optimizer step is complete. A checkpoint from within an epoch needs as many processes as wrote it.
+
     Args:
         dirpath: folder for the checkpoints.
         every_seconds: time between checkpoints within an epoch, > 0. Default 60; None: none by time.
         every_n_steps: optimizer steps between checkpoints within an epoch, >= 1. Default None: none by steps.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgument: an argument outside its range; when training begins, a checkpoint from within an epoch that
+            another number of processes wrote.
 
     Example:
         >>> LastCheckpoint("outputs/checkpoints", every_n_steps=500).path.name
@@ -68,6 +73,7 @@ class LastCheckpoint(Callback):
         self._saved_at, self._saved_step = 0.0, 0
         self._stopped_early = False  # of the checkpoint being saved
         self._signals: _Signals | None = None
+        self._heard = False  # one of several processes has got a signal
         self._restored: dict[str, Any] = {}
         self._place = ""  # what is being saved: BETWEEN epochs, WITHIN one; empty: a checkpoint of others
 
@@ -85,9 +91,17 @@ class LastCheckpoint(Callback):
             callbacks[:] = [*(one for one in callbacks if not isinstance(one, _AfterOthers)), _AfterOthers(self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not train on where early stopping has ended the run."""
+        """Do not train on where early stopping has ended the run, nor without what each process has of an epoch."""
         if self._restored.get("stopped_early") and _stops_early(trainer):
             trainer.should_stop = True
+        processes = len(self._restored.get("epoch_sums", ()))
+        if processes and processes != trainer.world_size:
+            raise InvalidArgument(
+                "the number of processes",
+                trainer.world_size,
+                f"{processes}, as in the run that is resumed, since its checkpoint is from within an epoch",
+                "One from between two epochs goes on with any number.",
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals; begin with a whole epoch after a checkpoint from between two."""
@@ -95,14 +109,16 @@ class LastCheckpoint(Callback):
             # With a limit of steps Lightning takes any checkpoint for one from within an epoch.
             loop = trainer.fit_loop
             loop.epoch_loop.restarting, loop._restarting = False, False
-        restore_epoch_sums(trainer, self._restored.get("epoch_sums", []))
+        by_process = self._restored.get("epoch_sums")
+        restore_epoch_sums(trainer, by_process[trainer.global_rank] if by_process else [])
         for name, gradient in self._restored.get("gradients", {}).items():
             parameter = pl_module.get_parameter(name)
             parameter.grad = gradient.to(parameter.device)
         self._restored = {}
         self._pending, self._saved_at, self._saved_step = False, time.monotonic(), trainer.global_step
         self.interrupted = False
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+        self._heard = False
+        if threading.current_thread() is threading.main_thread():
             self._signals = _Signals(trainer, self._interrupt)
 
     def _interrupt(self) -> None:
@@ -121,20 +137,34 @@ class LastCheckpoint(Callback):
 
     def after_batch(self, trainer: pl.Trainer) -> None:
         """Save within an epoch, when it is time."""
-        if self._is_due(trainer) and not _followed_by_more_than_a_batch(trainer):
+        apart = trainer.world_size > 1
+        if apart and trainer.fit_loop._should_accumulate():
+            return  # each process has gradients of its own
+        due = self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
+        if apart:
+            due = self._agree(trainer, due)
+        if self.every_n_steps is not None and trainer.global_step - self._saved_step >= self.every_n_steps:
+            due = True
+        if due and not _followed_by_more_than_a_batch(trainer):
             self._save(trainer, WITHIN)
 
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        if self.every_n_steps is not None and trainer.global_step - self._saved_step >= self.every_n_steps:
-            return True
-        if self.every_seconds is None:
-            return False
-        due = time.monotonic() - self._saved_at >= self.every_seconds
-        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due  # one clock for all
+    def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
+        """Whether the first process finds it time; and hear a signal that any of them has got, all at once."""
+        signalled = self._signals is not None and self._signals.waiting
+        mine = [float(due and trainer.is_global_zero), float(signalled)]
+        told = trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="sum")
+        assert isinstance(told, torch.Tensor)
+        time_has_come, signals = told.tolist()
+        self._heard = self._heard or signals > 0
+        if self._heard and not _validation_follows(trainer):  # Lightning would break it off
+            _tell(trainer)
+        return bool(time_has_come)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hear a signal that came meanwhile."""
-        if self._signals is not None:
+        if self._heard:
+            _tell(trainer)
+        elif self._signals is not None and trainer.world_size == 1:
             self._signals.hear()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -202,7 +232,7 @@ class LastCheckpoint(Callback):
                 epochs["ready"] = epochs["started"]  # the epoch that has just been announced will be again
         elif self._place == WITHIN:
             mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
-            mine["epoch_sums"] = epoch_sums(trainer)
+            mine["epoch_sums"] = of_all_processes(trainer, epoch_sums(trainer))
             if trainer.fit_loop._should_accumulate():
                 parameters = pl_module.named_parameters()
                 mine["gradients"] = {name: one.grad for name, one in parameters if one.grad is not None}
@@ -243,9 +273,20 @@ class _AfterOthers(Callback):
 
 def _followed_by_more_than_a_batch(trainer: pl.Trainer) -> bool:
     """Whether a validation or the epoch's end comes next: Lightning would leave it out when it goes on from here."""
-    loop = trainer.fit_loop.epoch_loop
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached() or _validation_follows(trainer)
+
+
+def _validation_follows(trainer: pl.Trainer) -> bool:
     assert trainer.fit_loop._data_fetcher is not None
-    return loop._num_ready_batches_reached() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
+def _tell(trainer: pl.Trainer) -> None:
+    """Have Lightning end the run when the batch in progress is complete; all processes have to, at the same batch.
+
+    Its own handler talks to the other processes at whatever moment a signal comes, amid their own talk.
+    """
+    trainer._signal_connector.received_sigterm = True
 
 
 def _stops_early(trainer: pl.Trainer) -> bool:
@@ -266,6 +307,8 @@ def _another_name(path: Path, name: Path) -> None:
 class _Signals:
     """SIGTERM and Ctrl-C, told to Lightning when they interrupt nothing: it then ends after the batch in progress.
 
+    With several processes they only wait here, until all processes have agreed.
+
     Args:
         trainer: the Trainer, in training.
         interrupted: called on Ctrl-C.
@@ -273,15 +316,16 @@ class _Signals:
 
     def __init__(self, trainer: pl.Trainer, interrupted: Callable[[], None]) -> None:
         self._trainer, self._interrupted = trainer, interrupted
-        self._waiting = False
+        self.waiting = False
         self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         signal.signal(signal.SIGTERM, self._on_sigterm)
         if self._before[signal.SIGINT] is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._on_ctrl_c)
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        self._waiting = True
-        if not self._trainer.validating:  # Lightning would break it off, and what it has seen would be lost
+        self.waiting = True
+        # Lightning would break a validation off, and what it has seen would be lost.
+        if not self._trainer.validating and self._trainer.world_size == 1:
             self.hear()
 
     def _on_ctrl_c(self, number: int, frame: FrameType | None) -> None:
@@ -292,8 +336,8 @@ class _Signals:
     def hear(self) -> None:
         """Tell Lightning of a signal that has come."""
         lightnings = self._before[signal.SIGTERM]
-        if self._waiting and callable(lightnings):
-            self._waiting = False
+        if self.waiting and callable(lightnings):
+            self.waiting = False
             lightnings(signal.SIGTERM, None)
 
     def release(self) -> None:
@@ -305,6 +349,7 @@ class _Signals:
 class RandomStates(Callback):
     """Keep the states of the random numbers in checkpoints: dropout goes on as if nothing had been.
 
+    Each of several processes goes on with its own; where there is another number of them now, all with the first's.
     Put it last: what other callbacks draw when training begins was drawn before.
 
     Example:
@@ -335,6 +380,14 @@ class RandomStates(Callback):
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the states of the other processes."""
+        if trainer.world_size > 1:
+            mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+            mine["by_rank"] = of_all_processes(trainer, dict(mine))
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's states until training begins."""
         self._restored = state_dict
@@ -344,6 +397,9 @@ class RandomStates(Callback):
         state, self._restored = self._restored, None
         if state is None:
             return
+        by_rank = state.get("by_rank", ())
+        if by_rank and len(by_rank) == trainer.world_size:
+            state = by_rank[trainer.global_rank]
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         name, key, *rest = state["numpy"]

@@ -44,12 +44,16 @@ class RecordConfig(Callback):
         """Note how the run goes on, and its settings: by now nobody has refused them."""
         for logger in trainer.loggers:
             if isinstance(logger, MLflowLogger) and self.goes_on_at is not None:
-                logger.set_tag("resumed_from_step", self.goes_on_at)
-                if self._text != self.before:
-                    logger.log_text(self._text, f"config-resumed-{logger.times_continued}.yaml")
+                self._note_going_on(logger)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LastCheckpoint) and HydraConfig.initialized():
                 self._note_settings(callback)
+
+    @rank_zero_only
+    def _note_going_on(self, logger: MLflowLogger) -> None:
+        logger.set_tag("resumed_from_step", self.goes_on_at)
+        if self._text != self.before:
+            logger.log_text(self._text, f"config-resumed-{logger.times_continued}.yaml")
 
     @property
     def _text(self) -> str:

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from lr_plugins._lightning import rank_zero_only
 from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, LearningRateTrace, Trace
 from lr_plugins.errors import InvalidArgument, LearningRateError
 from lr_plugins.report.summary import summary
@@ -78,7 +79,7 @@ def train(config: DictConfig) -> Run:
     run = _assemble(config, data)
     ckpt_path = None if config.ckpt_path is None else _resume(run, config)
     _fit(run, data, ckpt_path)
-    print(summary(run.metrics.values, run.trace, _places(run)), flush=True)
+    _say(summary(run.metrics.values, run.trace, _places(run)))
     return run
 
 
@@ -93,11 +94,11 @@ def _resume(run: Run, config: DictConfig) -> str:
             recorder.goes_on_at, recorder.before = checkpoint["global_step"], recorded["config"]
             where = f", MLflow run {run.logger.run_name}"
         else:
-            print(f"MLflow run {recorded['run_id']} is not where this run logs: a new one begins.", flush=True)
+            _say(f"MLflow run {recorded['run_id']} is not where this run logs: a new one begins.")
     done, steps = epochs_done(checkpoint), checkpoint["global_step"]
-    print(f"Resuming {_relative(os.path.abspath(path))}: {done} epochs and {steps} optimizer steps are done{where}")
+    _say(f"Resuming {_relative(os.path.abspath(path))}: {done} epochs and {steps} optimizer steps are done{where}")
     if done == config.trainer.max_epochs:
-        print(f"Nothing is left to train. More: trainer.max_epochs={2 * done}", flush=True)
+        _say(f"Nothing is left to train. More: trainer.max_epochs={2 * done}")
     return path
 
 
@@ -105,16 +106,24 @@ def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
     try:
         run.trainer.fit(run.module, datamodule=data, ckpt_path=ckpt_path)
     except SystemExit as end:  # so Lightning leaves after Ctrl-C and SIGTERM, its callbacks and loggers done
-        print("\nInterrupted. What was recorded is kept.", flush=True)
+        _say("\nInterrupted. What was recorded is kept.")
         places = _places(run)
         if run.last is not None and run.last.path.is_file():
             places["to go on"] = "python train.py ckpt_path=last"
-        print(summary(run.metrics.values, run.trace, places), flush=True)
+        _say(summary(run.metrics.values, run.trace, places))
+        if not run.trainer.is_global_zero:  # Lightning would kill the first process if another ended with a status
+            raise SystemExit(0) from None
         if isinstance(end.__context__, KeyboardInterrupt) or (run.last is not None and run.last.interrupted):
             raise KeyboardInterrupt from None
         if isinstance(end, SIGTERMException):
             raise SystemExit(128 + signal.SIGTERM) from None
         raise
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    """Tell the console, of several processes once."""
+    print(line, flush=True)
 
 
 def _assemble(config: DictConfig, data: Any) -> Run:

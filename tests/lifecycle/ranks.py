@@ -19,6 +19,7 @@ from lr_plugins import (
     BoldDriver,
     CosineDecay,
     FunctionSchedule,
+    InverseTimeDecay,
     LearningRateScheduler,
     LossDriven,
     ReduceLROnPlateau,
@@ -38,6 +39,7 @@ SCHEDULES = {
     "steps": LossDriven(0.1, when="2st"),
     "plateau": ReduceLROnPlateau(0.1, monitor="mine", mode="min", factor=0.5, patience=1, when="validation"),
     "product": CosineDecay(0.1).with_warmup("1ep") * BoldDriver(monitor="mine", mode="min"),
+    "accumulated": InverseTimeDecay(0.1, 1, 0.5),
     "only on one": LossDriven(0.1, monitor="on rank 0", on_missing="warn"),
     # What no reduction can mend: a function that depends on the rank.
     "disagreeing": FunctionSchedule(lambda step: 0.1 if step < 8 else 0.1 + rank(), of="step"),
@@ -61,11 +63,16 @@ class Apart(Toy):
         self.log("mine", [1.0, 1.0 + self.current_epoch][self.global_rank])
 
 
-def train(name: str, folder: Path, checkpoint: Path | None = None) -> dict[str, object]:
-    scheduler = LearningRateScheduler(SCHEDULES[name], verbose=1)
+OPTIONS = {"accumulated": {"accumulate_grad_batches": 2}}
+
+
+def train(
+    name: str, folder: Path, checkpoint: Path | None = None, on_resume: str = "error", epochs: int = 4
+) -> dict[str, object]:
+    scheduler = LearningRateScheduler(SCHEDULES[name], verbose=1, on_resume=on_resume)
     saver = ModelCheckpoint(folder / name, filename="{step}", every_n_train_steps=5, save_top_k=-1)
-    options = {**QUIET, "devices": 2, "strategy": "ddp", "enable_checkpointing": True}
-    trainer = pl.Trainer(max_epochs=4, callbacks=[scheduler, saver], num_sanity_val_steps=0, **options)
+    options = {**QUIET, "devices": 2, "strategy": "ddp", "enable_checkpointing": True, **OPTIONS.get(name, {})}
+    trainer = pl.Trainer(max_epochs=epochs, callbacks=[scheduler, saver], num_sanity_val_steps=0, **options)
     torch.manual_seed(0)
     error = ""
     if trainer.is_global_zero:
@@ -74,12 +81,15 @@ def train(name: str, folder: Path, checkpoint: Path | None = None) -> dict[str, 
         trainer.fit(Apart(), loader(48), loader(), ckpt_path=checkpoint)
     except TrainingError as raised:
         error = str(raised)
-    return {"error": error, "lr": scheduler.trace["lr"].values.tolist()}
+    return {"error": error, "lr": scheduler.trace["lr"].values.tolist() if scheduler.trace else []}
 
 
 def main(folder: Path) -> None:
     found = {name: train(name, folder) for name in SCHEDULES}
-    found["resumed"] = train("steps", folder / "resumed", folder / "steps/step=5.ckpt")
+    for name in ("steps", "product", "accumulated"):
+        found[f"{name}, resumed"] = train(name, folder / "resumed", folder / name / "step=5.ckpt")
+    for policy in ("error", "rescale"):
+        found[policy] = train("product", folder / "resumed", folder / "product/step=10.ckpt", policy, epochs=6)
     (folder / f"{rank()}.json").write_text(json.dumps(found))
 
 

@@ -45,7 +45,25 @@ def test_the_mean_of_steps_is_that_of_all_ranks_also_after_a_resume(trained):
     means = [0.1 * 1.5 * (2 * index + 1.5) for index in range(11)]
     expected = [0.1, 0.1] + [min(0.1 * math.exp(mean), 1.0) for mean in means for _ in range(2)]
     assert used == pytest.approx(expected)
-    assert rates(trained, "resumed") == pytest.approx(used[5:], rel=1e-15)
+    assert rates(trained, "steps, resumed") == pytest.approx(used[5:], rel=1e-15)
+
+
+@pytest.mark.parametrize("name", ["product", "accumulated"])
+def test_a_run_that_is_resumed_within_an_epoch_uses_on_all_ranks_what_the_whole_run_does(name, trained):
+    assert rates(trained, f"{name}, resumed") == rates(trained, name)[5:]
+
+
+def test_under_accumulation_each_rank_counts_the_steps_of_all(trained):
+    assert rates(trained, "accumulated") == [0.1 / (1 + 0.5 * step) for step in range(12)]
+
+
+def test_what_is_done_where_a_run_goes_on_under_another_plan_is_decided_alike_on_all_ranks(trained):
+    whole, rescaled = rates(trained, "product"), rates(trained, "rescale")
+    assert len(rescaled) == 26
+    assert rescaled[0] == pytest.approx(whole[10])
+    for rank in trained[0]:
+        assert rank["error"]["lr"] == []
+        assert "on_resume" in rank["error"]["error"]
 
 
 def test_a_metric_of_one_rank_alone_is_that_of_all(trained):
