@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+
+from lr_plugins import RunLength
+from lr_plugins.schedules import Position
 
 QUIET = {
     "accelerator": "cpu",
@@ -60,6 +65,48 @@ class Spy(pl.Callback):
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         self.at_step.append(float(optimizer.param_groups[0]["lr"]))
+
+
+class Used(pl.Callback):
+    """The learning rate of every optimizer step, as a hook of the test's own finds it; placed after the scheduler."""
+
+    def __init__(self):
+        self.by_optimizer: list[list[float]] = []
+        self.handles = []
+
+    def on_train_start(self, trainer, pl_module):
+        for at, optimizer in enumerate(trainer.optimizers):
+            if len(self.by_optimizer) == at:
+                self.by_optimizer.append([])
+            self.handles.append(optimizer.register_step_pre_hook(functools.partial(self.note, self.by_optimizer[at])))
+
+    @staticmethod
+    def note(values, optimizer, *_):
+        values.append(float(optimizer.param_groups[0]["lr"]))
+
+    def teardown(self, trainer, pl_module, stage):
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    @property
+    def values(self) -> list[float]:
+        (values,) = self.by_optimizer
+        return values
+
+
+def assert_used(planned, scheduler, used):
+    """Every step has used what the plan says, by the test's own record, by the trace and by the audit."""
+    assert used.values == planned
+    assert scheduler.trace["lr"].values.tolist() == planned
+    assert (scheduler.audit.steps, scheduler.audit.followed) == (len(planned), len(planned))
+
+
+def plan(schedule, epochs, run=None, base=0.1):
+    """A schedule's values in epochs of so many steps."""
+    run = RunLength() if run is None else run
+    steps = [epoch for epoch, count in enumerate(epochs) for _ in range(count)]
+    return [schedule(Position(step, epoch, run, base)) for step, epoch in enumerate(steps)]
 
 
 def fit(module=None, *callbacks, epochs=3, train=None, val=None, ckpt_path=None, **options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lr_plugins.callbacks.hyper_parameter import HyperParameter
 from lr_plugins.errors import TrainingError
-from lr_plugins.schedules import Position, Schedule
+from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.position import Count
 
 Place = Callable[[Count, float], Position]
@@ -74,6 +74,13 @@ class Drive:
         following = self._values_from(step, math.inf if last is None else last).__next__
         following()
         return following
+
+    def depends_on(self, run: RunLength, steps: Iterable[int]) -> bool:
+        """Whether at some of the steps another length of the run would have given another value."""
+        places = [self._place(step, self.base) for step in steps]
+        return any(
+            self.schedule(place, self.state) != self.schedule(place._replace(run=run), self.state) for place in places
+        )
 
     @property
     def span(self) -> str:

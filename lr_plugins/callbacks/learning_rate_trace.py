@@ -16,6 +16,7 @@ from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_
 from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
+from lr_plugins.callbacks.trainer_facts import left_out
 from lr_plugins.callbacks.writer import Recorder, series_suffixes
 from lr_plugins.errors import InvalidArgument
 
@@ -86,7 +87,7 @@ class LearningRateTrace(Callback):
         self._recorded = Trace()
         for optimizer, name in zip(trainer.optimizers, series_suffixes(trainer.optimizers), strict=True):
             recorder = Recorder(optimizer, name)
-            recorder.attach(self._recorded, trainer.global_step // len(trainer.optimizers))
+            recorder.attach(self._recorded, trainer.global_step // len(trainer.optimizers), left_out(self, trainer))
             self._recorders.append(recorder)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

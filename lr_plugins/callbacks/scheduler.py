@@ -17,10 +17,12 @@ from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.audit import CHOICES, Audit, unknown
 from lr_plugins.callbacks.drive import Drive
 from lr_plugins.callbacks.observer import Observer
+from lr_plugins.callbacks.order import put_in_order
 from lr_plugins.callbacks.param_groups import Names, parameter_names
+from lr_plugins.callbacks.progress_bars import ShownInBar
 from lr_plugins.callbacks.resume import POLICIES, Saved, settle
 from lr_plugins.callbacks.trace import Trace
-from lr_plugins.callbacks.trainer_facts import run_length
+from lr_plugins.callbacks.trainer_facts import left_out, run_length
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
@@ -45,6 +47,7 @@ MESSAGES = {
 }
 
 
+_LOOKED_AT = 64  # steps of a run, to tell whether its length matters to a schedule
 _SET = Change("LearningRateScheduler", "setting")
 
 
@@ -132,7 +135,9 @@ class LearningRateScheduler(Callback):
         self._writers: list[Writer] = []  # while training
         self._trainer: Trainer | None = None  # while training
         self._observers: list[Observer] = []  # of each writer, while training
+        self._bar: ShownInBar | None = None  # while training
         self._agreement = Agreement()
+        self._as_long = True  # as far as is known, the run is as long as it was to be
         self._observed_until = -1  # epochs whose metrics have been observed
         self._left: tuple[weakref.ref[Trainer], int] | None = (
             None  # the last Trainer, and its count of steps at the end
@@ -146,20 +151,14 @@ class LearningRateScheduler(Callback):
     # --- the run: begin, epochs, end --------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a second writer."""
+        """Refuse a second writer, and take a place among the callbacks."""
         if stage != "fit":
             return
         self._restored = None  # that of a checkpoint which was only tested; the fit's own comes after this
         schedulers = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]  # type: ignore[attr-defined]
         if len(schedulers) > 1:
             raise InvalidArgument("Trainer.callbacks", schedulers, "a list with only one LearningRateScheduler")
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        late = [one for one in callbacks[callbacks.index(self) :] if hasattr(one, "finetune_function")]
-        if late:  # in a resumed run they rebuild the param groups, which have to be ours by then
-            names = [type(one).__name__ for one in callbacks]
-            raise InvalidArgument(
-                "Trainer.callbacks", names, f"a list with {type(late[0]).__name__} before LearningRateScheduler"
-            )
+        put_in_order(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the base learning rates: the optimizers are built, and no checkpoint has changed them yet."""
@@ -197,9 +196,14 @@ class LearningRateScheduler(Callback):
         if self.on_conflict == "theirs":
             rank_zero_warn(f"{what}. LearningRateScheduler gives way to it, and only records. {choices}")
             for writer in self._writers:
-                writer.active = False
+                writer.give_way()
         else:
             rank_zero_warn(f"{what}. LearningRateScheduler overrides it at every step. {choices}")
+
+    def _look_for_theirs(self, trainer: Trainer) -> None:
+        """Give way to schedulers that Lightning runs from now on; they come at the begin of an epoch."""
+        if self.on_conflict == "theirs" and trainer.lr_scheduler_configs and self._writers[0].active:
+            self._meet(trainer, f"{_theirs(trainer)} has come in epoch {trainer.current_epoch}")
 
     def _make_writers(self, optimizers: Sequence[Optimizer], names: Names) -> list[Writer]:
         mine = optimizers_of(list(self.assignments), optimizers)
@@ -218,8 +222,9 @@ class LearningRateScheduler(Callback):
         self._take_position(trainer)
         for writer, step in zip(self._writers, self._progress.steps, strict=True):
             writer.total_steps = self.run_length.steps
-            writer.attach(self.trace, step)
-        self._agreement, self._observed_until = Agreement(), -1
+            writer.attach(self.trace, step, left_out(self, trainer))
+        self._bar = ShownInBar(trainer, self._writers)
+        self._agreement, self._observed_until, self._as_long = Agreement(), -1, True
         for monitor in self._monitors():
             if monitor.when == VALIDATION and not trainer.enable_validation:
                 raise TrainingError(
@@ -275,20 +280,37 @@ class LearningRateScheduler(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Write the first value where training resumes within an epoch, whose begin is then not announced."""
+        self._look_for_theirs(trainer)
         for writer in self._writers:
             if not writer.is_written:
                 writer.refresh()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the epoch before has shown, set the learning rate, and say so."""
-        if self.on_conflict == "theirs" and trainer.lr_scheduler_configs and self._writers[0].active:
-            self._meet(trainer, f"{_theirs(trainer)} has come in epoch {trainer.current_epoch}")
+        self._look_for_theirs(trainer)
+        now = run_length(trainer)
+        self._compare_length(
+            now, f"epoch {trainer.current_epoch} has {now.steps_per_epoch} steps, unlike the first one"
+        )
         self.observe_epoch(trainer, pl_module)
         self._occur(BEGIN, {})
         for writer in self._writers:
             writer.refresh()
         of_time = [drive for _, drive in self._drives() if not isinstance(drive.schedule, MetricDriven)]
         self._say(trainer.current_epoch + 1, [(drive, _SET) for drive in of_time])
+
+    def _compare_length(self, now: RunLength, what: str, tell: Callable[[str], None] = rank_zero_warn) -> None:
+        """Tell, once, if the run turns out to be of another length than the schedules have reckoned with."""
+        total = self.run_length.steps
+        if not self._as_long or total is None or now.steps in (None, total):
+            return
+        steps = sorted({round(total * share / _LOOKED_AT) for share in range(_LOOKED_AT)})
+        if any(drive.schedule.foreseeable and drive.depends_on(now, steps) for _, drive in self._drives()):
+            self._as_long = False
+            tell(
+                f"LearningRateScheduler: {what}; lengths in percent stay those of {total:g} steps, as the run was to "
+                "have when it began. Lengths in epochs or steps do not depend on it."
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -316,6 +338,10 @@ class LearningRateScheduler(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the last epoch has shown: the message is due, and another fit would go on from there."""
         self._agreement.check(trainer, self.trace)
+        ended = self.run_length._replace(steps=trainer.global_step)  # with those that a gradient scaler has skipped
+        # Whoever stops a run knows that it is not over.
+        tell = rank_zero_info if trainer.should_stop else rank_zero_warn
+        self._compare_length(ended, f"the run has ended after {trainer.global_step} steps", tell)
         try:
             self.observe_epoch(trainer, pl_module, last=True)
         except TrainingError as error:  # there is nothing left to be decided
@@ -380,7 +406,9 @@ class LearningRateScheduler(Callback):
             self._left = weakref.ref(self._trainer), self._trainer.global_step
         for writer in self._writers:
             writer.detach()
-        self._writers, self._observers, self._trainer = [], [], None
+        if self._bar is not None:
+            self._bar.end()
+        self._writers, self._observers, self._trainer, self._bar = [], [], None, None
 
     # --- the value --------------------------------------------------------------------------------------
 
@@ -426,7 +454,13 @@ class LearningRateScheduler(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's state until training begins."""
+        """Keep a checkpoint's state until training begins.
+
+        While it goes on there is nothing to be taken up: a search for a learning rate or a batch size puts back what
+        it has found, and its steps were not counted.
+        """
+        if self._trainer is not None:
+            return
         schedules = {key: Saved(**saved) for key, saved in state_dict["schedules"].items()}
         self._restored = Progress(
             list(state_dict["steps"]), schedules, list(state_dict["groups"]), list(state_dict["waiting"])
@@ -444,7 +478,7 @@ class LearningRateScheduler(Callback):
         """Without what belongs to a fit: the Trainer, and the module behind Lightning's `log` and `log_dict`."""
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
         kept["audit"] = dataclasses.replace(self.audit, source=unknown)
-        return {**kept, "_writers": [], "_trainer": None, "_observers": [], "_left": None}
+        return {**kept, "_writers": [], "_trainer": None, "_observers": [], "_bar": None, "_left": None}
 
 
 def _theirs(trainer: Trainer) -> str:

@@ -16,7 +16,7 @@ from lr_plugins.callbacks.audit import Audit
 from lr_plugins.callbacks.drive import Drive, Place
 from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE, HyperParameter, hyper_parameter
 from lr_plugins.callbacks.param_groups import Layout, Names
-from lr_plugins.callbacks.trace import Trace
+from lr_plugins.callbacks.trace import Series, Trace
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.assign import Assign
 
@@ -55,14 +55,18 @@ class Recorder:
         self._columns_of = -1  # so many groups
         self._handles: list[Any] = []
         self._used: list[float] | None = None  # by the step under way
+        self._away: Callable[[], bool] | None = None
 
-    def attach(self, trace: Trace, step: int = 0) -> None:
-        """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`."""
-        self._trace, self.step, self._columns_of = trace, step, -1
+    def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
+        """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`.
+
+        Steps that are taken while `away` says yes are not those of the run.
+        """
+        self._trace, self.step, self._columns_of, self._away = trace, step, -1, away
         # A compiled `step` would be compiled together with its hooks, and anew for what they count.
         uncompiled: Callable[[Any], Any] = torch.compiler.disable
         self._handles = [
-            self.optimizer.register_step_pre_hook(uncompiled(self._begin_step)),
+            self.optimizer.register_step_pre_hook(uncompiled(self._before_step)),
             self.optimizer.register_step_post_hook(uncompiled(self._after_step)),
         ]
 
@@ -72,13 +76,19 @@ class Recorder:
             handle.remove()
         self._handles = []
 
-    def _begin_step(self, *_: Any) -> None:
+    def learning_rates(self) -> Iterator[tuple[str, Series]]:
+        """What has been recorded of the learning rates of the groups that there are now, by name."""
+        for name in series_names(LEARNING_RATE.name + self.suffix, self.optimizer.param_groups):
+            if name in self._trace:
+                yield name, self._trace[name]
+
+    def _before_step(self, *_: Any) -> None:
         self._used = None
         # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
-        if not _captures():
-            self._before_step()
+        if not _captures() and (self._away is None or not self._away()):
+            self._begin_step()
 
-    def _before_step(self) -> None:
+    def _begin_step(self) -> None:
         if len(self.optimizer.param_groups) != self._columns_of:
             self._columns, self._columns_of = list(self._open()), len(self.optimizer.param_groups)
         self._used = [read() for read, _ in self._columns]
@@ -91,6 +101,7 @@ class Recorder:
 
     def _column_of(self, hyper: HyperParameter, at: int, name: str) -> _Column:
         optimizer, series = self.optimizer, self._trace.series(name, self.step)
+        series.part()  # from whatever a schedule has driven before
         return _Column(lambda: hyper.read(optimizer.param_groups[at]), series.append)
 
     def _after_step(self, *_: Any) -> None:
@@ -162,6 +173,10 @@ class Writer(Recorder):
     def is_written(self) -> bool:
         """Whether the values of the coming step have been written, if they are to be."""
         return self._written or not self.active
+
+    def give_way(self) -> None:
+        """Write nothing from now on, and record what others write."""
+        self.active, self._columns_of = False, -1
 
     # --- param groups and their own values --------------------------------------------------------------------
 
@@ -303,14 +318,14 @@ class Writer(Recorder):
             self._audit.note(self.step, name, expected, value, during)
         return bool(found)
 
-    def _before_step(self) -> None:
+    def _begin_step(self) -> None:
         if self.active and self._written and self.has_groups:
             if self._look():
                 self._groups = []  # whatever has been put in the place of ours is to be taken
                 self.refresh()
         else:
             self.refresh()
-        super()._before_step()
+        super()._begin_step()
 
     def _after_step(self, *_: Any) -> None:
         if self._used is not None and not _skipped(self.optimizer):

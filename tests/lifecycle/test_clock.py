@@ -1,0 +1,416 @@
+"""The clock counts real optimizer steps, whatever Lightning is asked to do between them."""
+
+import time
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core import rank_zero
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from torch.utils.data import DataLoader, IterableDataset
+
+from lr_plugins import Assign, CosineDecay, LearningRateScheduler, LinearDecay, ReduceLROnPlateau, RunLength, StepDecay
+from lr_plugins.errors import TrainingError
+from tests.toys import QUIET, Toy, Used, assert_used, fit, loader, plan
+
+IN_STEPS = StepDecay(0.1, every="4st")
+IN_EPOCHS = StepDecay(0.1, every="1ep")
+IN_PERCENT = LinearDecay(0.1, decay_steps="100%")
+IN_ANY = pytest.mark.parametrize("schedule", [IN_STEPS, IN_EPOCHS, IN_PERCENT], ids=["steps", "epochs", "percent"])
+IN_STEPS_AND_EPOCHS = pytest.mark.parametrize("schedule", [IN_STEPS, IN_EPOCHS], ids=["steps", "epochs"])
+
+
+class Accumulation(GradientAccumulationScheduler):
+    """One of the user's own."""
+
+
+class Stream(IterableDataset):
+    """So many batches of one sample in each epoch, which nobody can know before."""
+
+    def __init__(self, counts):
+        self.counts = iter(counts)
+
+    def __iter__(self):
+        for _ in range(next(self.counts)):
+            yield torch.ones(3), torch.ones(1)
+
+
+class Reloading(Toy):
+    """Brings another training set each time that Lightning asks."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = iter(batches)
+
+    def train_dataloader(self):
+        return loader(4 * next(self.batches))
+
+
+class Manual(Toy):
+    """Steps when it wants to: at every batch but the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx != 1:
+            self.optimizers().zero_grad()
+            self.manual_backward(self.compute_loss(batch))
+            self.optimizers().step()
+
+
+def run(schedule, *callbacks, module=None, **options):
+    scheduler, used = LearningRateScheduler(schedule), Used()
+    trainer = fit(module, *callbacks, scheduler, used, **options)
+    return trainer, scheduler, used
+
+
+def lengths(record):
+    return [str(one.message) for one in record if "lengths in percent" in str(one.message)]
+
+
+# --- accumulation -----------------------------------------------------------------------------------------------
+
+
+@IN_ANY
+def test_an_epoch_whose_batches_are_not_divisible_ends_with_a_step_of_fewer(schedule):
+    trainer, scheduler, used = run(schedule, accumulate_grad_batches=4)
+    assert trainer.global_step == 6
+    assert_used(plan(schedule, [2, 2, 2], RunLength.of(steps_per_epoch=2, epochs=3)), scheduler, used)
+
+
+@pytest.mark.parametrize("kind", [GradientAccumulationScheduler, Accumulation])
+@IN_ANY
+def test_accumulation_that_changes_makes_percent_count_in_epochs(schedule, kind):
+    _, scheduler, used = run(schedule, kind({0: 1, 1: 4}))
+    assert scheduler.run_length == RunLength.of(epochs=3)
+    assert_used(plan(schedule, [6, 2, 2], RunLength.of(epochs=3)), scheduler, used)
+
+
+def test_accumulation_that_changes_leaves_percent_of_max_steps_exact():
+    _, scheduler, used = run(IN_PERCENT, GradientAccumulationScheduler({0: 1, 1: 4}), epochs=-1, max_steps=9)
+    assert_used(plan(IN_PERCENT, [6, 2, 1], RunLength.of(steps=9)), scheduler, used)
+
+
+def test_manual_optimization_has_percent_of_epochs_or_of_max_steps():
+    _, scheduler, used = run(IN_PERCENT, module=Manual())
+    assert_used(plan(IN_PERCENT, [5, 5, 5], RunLength.of(epochs=3)), scheduler, used)
+    _, scheduler, used = run(IN_PERCENT, module=Manual(), epochs=-1, max_steps=8)
+    assert_used(plan(IN_PERCENT, [5, 3], RunLength.of(steps=8)), scheduler, used)
+
+
+# --- how long an epoch is ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(2, 2), (0.5, 3), (1.0, 6)])
+@IN_ANY
+def test_limited_batches(schedule, limit, steps):
+    _, scheduler, used = run(schedule, limit_train_batches=limit)
+    assert_used(plan(schedule, [steps] * 3, RunLength.of(steps_per_epoch=steps, epochs=3)), scheduler, used)
+
+
+@IN_ANY
+def test_overfitting_on_few_batches(schedule):
+    _, scheduler, used = run(schedule, overfit_batches=2)
+    assert_used(plan(schedule, [2] * 3, RunLength.of(steps_per_epoch=2, epochs=3)), scheduler, used)
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(True, 1), (3, 3)])
+@IN_ANY
+def test_a_fast_dev_run(schedule, batches, steps):
+    _, scheduler, used = run(schedule, fast_dev_run=batches)
+    assert_used(plan(schedule, [steps], RunLength.of(steps=steps)), scheduler, used)
+
+
+@IN_ANY
+def test_a_stream_of_unknown_and_changing_length_makes_percent_count_in_epochs(schedule, recwarn):
+    _, scheduler, used = run(schedule, train=DataLoader(Stream([3, 5, 2])))
+    assert scheduler.run_length == RunLength.of(epochs=3)
+    assert_used(plan(schedule, [3, 5, 2], RunLength.of(epochs=3)), scheduler, used)
+    assert lengths(recwarn) == []
+
+
+def test_a_stream_with_max_steps_has_percent_of_these():
+    _, scheduler, used = run(IN_PERCENT, train=DataLoader(Stream([3, 5, 2])), epochs=-1, max_steps=9)
+    assert_used(plan(IN_PERCENT, [3, 5, 1], RunLength.of(steps=9)), scheduler, used)
+
+
+def test_a_stream_limited_to_some_batches_is_of_known_length():
+    _, scheduler, used = run(IN_PERCENT, train=DataLoader(Stream([5, 5, 5])), limit_train_batches=2)
+    assert_used(plan(IN_PERCENT, [2, 2, 2], RunLength.of(steps_per_epoch=2, epochs=3)), scheduler, used)
+
+
+@pytest.mark.parametrize("time_limit", [None, "00:01:00:00"])
+def test_a_stream_without_an_end_has_no_percent(time_limit):
+    with pytest.raises(TrainingError, match=r"100% is a share of the run, .* unknown; set max_steps on the Trainer"):
+        run(IN_PERCENT, train=DataLoader(Stream([3])), epochs=-1, max_time=time_limit)
+
+
+def test_a_stream_that_ends_before_max_steps_is_told():
+    with pytest.warns(UserWarning, match="the run has ended after 8 steps; lengths in percent stay those of 20 steps"):
+        _, scheduler, used = run(IN_PERCENT, train=DataLoader(Stream([3, 5])), epochs=2, max_steps=20)
+    assert_used(plan(IN_PERCENT, [3, 5], RunLength.of(steps=20)), scheduler, used)
+
+
+def reload(schedule, batches):
+    scheduler, used = LearningRateScheduler(schedule), Used()
+    options = {**QUIET, "reload_dataloaders_every_n_epochs": 1}
+    pl.Trainer(max_epochs=3, callbacks=[scheduler, used], **options).fit(Reloading(batches))
+    return scheduler, used
+
+
+@IN_STEPS_AND_EPOCHS
+def test_reloaded_sets_of_other_lengths(schedule, recwarn):
+    scheduler, used = reload(schedule, [6, 3, 9])
+    assert_used(plan(schedule, [6, 3, 9]), scheduler, used)
+    assert lengths(recwarn) == []
+
+
+def test_a_plan_in_percent_stays_as_it_was_made_and_this_is_told_once():
+    with pytest.warns(UserWarning, match="epoch 1 has 3 steps, unlike the first one; lengths in percent") as record:
+        scheduler, used = reload(IN_PERCENT, [6, 3, 8])
+    assert len(lengths(record)) == 1
+    assert_used(plan(IN_PERCENT, [6, 3, 8], RunLength.of(steps_per_epoch=6, epochs=3)), scheduler, used)
+
+
+def test_a_plan_in_percent_beyond_its_end():
+    with pytest.warns(UserWarning, match="epoch 1 has 9 steps"):
+        scheduler, used = reload(IN_PERCENT, [6, 9, 9])
+    planned = plan(IN_PERCENT, [6, 9, 9], RunLength.of(steps_per_epoch=6, epochs=3))
+    assert planned[18:] == [0.0] * 6
+    assert_used(planned, scheduler, used)
+
+
+# --- how long a run is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [None, -1, 3])
+@IN_ANY
+def test_max_steps_end_a_run_within_an_epoch(schedule, epochs, recwarn):
+    trainer, scheduler, used = run(schedule, epochs=epochs, max_steps=10)
+    assert trainer.global_step == 10
+    assert_used(plan(schedule, [6, 4], RunLength.of(steps_per_epoch=6, steps=10)), scheduler, used)
+    assert lengths(recwarn) == []
+
+
+class Slow(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 7:
+            time.sleep(0.3)
+
+
+@pytest.fixture
+def informed(caplog):
+    """What Lightning's own messages are written with hands nothing on to the root."""
+    caplog.set_level("INFO", logger=rank_zero.log.name)
+    rank_zero.log.addHandler(caplog.handler)
+    yield caplog
+    rank_zero.log.removeHandler(caplog.handler)
+
+
+@IN_ANY
+def test_a_run_that_its_time_ends_has_followed_the_plan_of_the_whole(schedule, informed):
+    trainer, scheduler, used = run(schedule, Slow(), max_time={"seconds": 0.3})
+    assert 0 < trainer.global_step <= 8
+    whole = plan(schedule, [6] * 3, RunLength.of(steps_per_epoch=6, epochs=3))
+    assert_used(whole[: trainer.global_step], scheduler, used)
+    told = {one for one in informed.messages if "lengths in percent stay those of 18 steps" in one}
+    assert len(told) == (schedule is IN_PERCENT)
+
+
+@IN_STEPS_AND_EPOCHS
+def test_a_second_fit_goes_on(schedule):
+    scheduler, used, module = LearningRateScheduler(schedule), Used(), Toy()
+    trainer = fit(module, scheduler, used, epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(module, loader())
+    planned = plan(schedule, [6] * 4)
+    assert used.values == planned
+    assert scheduler.trace["lr"].values.tolist() == planned
+    assert scheduler.audit.followed == scheduler.audit.steps == 12  # of this fit
+
+
+def test_a_second_fit_that_makes_the_run_longer_asks_what_percent_are_of():
+    scheduler, used, module = LearningRateScheduler(IN_PERCENT), Used(), Toy()
+    trainer = fit(module, scheduler, used, epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    with pytest.raises(TrainingError, match="this run goes on under another plan"):
+        trainer.fit(module, loader())
+    assert used.values == plan(IN_PERCENT, [6] * 2, RunLength.of(steps_per_epoch=6, epochs=2))
+
+
+# --- steps without a gradient -----------------------------------------------------------------------------------
+
+
+@IN_ANY
+def test_a_batch_without_a_loss_is_a_step_as_lightning_counts_it(schedule):
+    class Skips(Toy):
+        def training_step(self, batch, batch_idx):
+            return None if batch_idx in (0, 3) else super().training_step(batch, batch_idx)
+
+    trainer, scheduler, used = run(schedule, module=Skips())
+    assert trainer.global_step == 18
+    assert_used(plan(schedule, [6] * 3, RunLength.of(steps_per_epoch=6, epochs=3)), scheduler, used)
+
+
+@IN_ANY
+def test_a_batch_that_the_module_skips_is_no_step(schedule):
+    class Skips(Manual):
+        def training_step(self, batch, batch_idx):
+            return None if batch_idx in (0, 3) else super().training_step(batch, batch_idx)
+
+    _, scheduler, used = run(schedule, module=Skips())
+    assert_used(plan(schedule, [3] * 3, RunLength.of(epochs=3)), scheduler, used)
+
+
+# --- validation -------------------------------------------------------------------------------------------------
+
+
+class Validated(Toy):
+    """Its validation runs come to nothing, from the sanity run on."""
+
+    def __init__(self):
+        super().__init__()
+        self.runs = 0
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def on_validation_epoch_end(self):
+        self.runs += 1
+        self.log("val_loss", 0.5 if self.trainer.sanity_checking else 1.0)
+
+
+def plateau(when):
+    return ReduceLROnPlateau(0.1, factor=0.5, patience=1, when=when)
+
+
+@pytest.mark.parametrize("when", ["epoch", "validation"])
+@pytest.mark.parametrize("sanity", [0, 2, -1])
+def test_the_sanity_run_is_no_observation(when, sanity):
+    # The first validation run is the best so far, though the sanity run was better.
+    _, scheduler, used = run(plateau(when), module=Validated(), val=loader(8), num_sanity_val_steps=sanity, epochs=4)
+    assert_used([0.1] * 12 + [0.05] * 6 + [0.025] * 6, scheduler, used)
+
+
+def test_validation_within_an_epoch():
+    options = {"val": loader(8), "val_check_interval": 2, "epochs": 1}
+    _, scheduler, used = run(plateau("validation"), module=Validated(), **options)
+    assert_used([0.1] * 4 + [0.05] * 2, scheduler, used)
+    _, scheduler, used = run(plateau("epoch"), module=Validated(), **{**options, "epochs": 3})
+    assert_used([0.1] * 12 + [0.05] * 6, scheduler, used)
+
+
+def test_validation_across_epochs():
+    options = {"val": loader(8), "val_check_interval": 8, "check_val_every_n_epoch": None, "epochs": 4}
+    _, scheduler, used = run(plateau("validation"), module=Validated(), **options)
+    assert_used([0.1] * 16 + [0.05] * 8, scheduler, used)
+
+
+@pytest.mark.parametrize("when", ["epoch", "validation"])
+def test_validation_every_other_epoch(when):
+    options = {"val": loader(8), "check_val_every_n_epoch": 2, "epochs": 6}
+    _, scheduler, used = run(plateau(when), module=Validated(), **options)
+    assert_used([0.1] * 24 + [0.05] * 12, scheduler, used)
+
+
+@IN_ANY
+def test_validation_moves_no_clock(schedule):
+    _, scheduler, used = run(schedule, module=Validated(), val=loader(8), val_check_interval=0.5)
+    assert_used(plan(schedule, [6] * 3, RunLength.of(steps_per_epoch=6, epochs=3)), scheduler, used)
+
+
+# --- a generator and a discriminator ------------------------------------------------------------------------------
+
+
+class Gan(pl.LightningModule):
+    """Two networks against each other; the generator steps at every second batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)
+
+    def training_step(self, batch, batch_idx):
+        of_generator, of_discriminator = self.optimizers()
+        real, _ = batch
+        noise = torch.arange(2.0).expand(len(real), 2)
+        with of_discriminator.toggle_model():
+            judged = torch.cat([self.discriminator(real), self.discriminator(self.generator(noise).detach())])
+            self.take(of_discriminator, self.loss(judged, torch.tensor([1.0, 0.0]).repeat_interleave(len(real))))
+        if batch_idx % 2:
+            with of_generator.toggle_model():
+                self.take(of_generator, self.loss(self.discriminator(self.generator(noise)), torch.ones(len(real))))
+
+    def take(self, optimizer, loss):
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def loss(self, judged, truth):
+        return torch.nn.functional.binary_cross_entropy_with_logits(judged[:, 0], truth)
+
+    def configure_optimizers(self):
+        betas = (0.5, 0.999)
+        return [
+            torch.optim.Adam(self.generator.parameters(), lr=0.0001, betas=betas),
+            torch.optim.Adam(self.discriminator.parameters(), lr=0.0004, betas=betas),
+        ]
+
+
+def train_gan(schedule, *callbacks, **options):
+    pl.seed_everything(1, verbose=False)
+    scheduler, used = LearningRateScheduler(schedule), Used()
+    fit(Gan(), scheduler, used, *callbacks, **options)
+    assert used.by_optimizer == [scheduler.trace[name].values.tolist() for name in ("lr/Adam-0", "lr/Adam-1")]
+    assert scheduler.audit.followed == scheduler.audit.steps == sum(len(one) for one in scheduler.trace.values())
+    return used.by_optimizer
+
+
+def test_two_networks_have_their_own_clocks_and_schedules():
+    mine = [LinearDecay(decay_steps="9st"), StepDecay(every="6st")]
+    used = train_gan([Assign(one, optimizer=at) for at, one in enumerate(mine)])
+    assert used == [plan(mine[0], [3] * 3, base=0.0001), plan(mine[1], [6] * 3, base=0.0004)]
+
+
+def test_one_schedule_for_both_networks_starts_from_each_ones_rate():
+    schedule = StepDecay(every="2ep")
+    used = train_gan(schedule)
+    assert used == [plan(schedule, [3] * 3, base=0.0001), plan(schedule, [6] * 3, base=0.0004)]
+
+
+def test_two_networks_go_on_from_within_an_epoch(tmp_path):
+    schedules = [Assign(CosineDecay(decay_steps="9st"), optimizer=0), Assign(IN_STEPS, optimizer=1)]
+    save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    used = train_gan(schedules, save, enable_checkpointing=True)
+    within = tmp_path / "step=12.ckpt"  # of both together, at the second batch of the second epoch
+    state = torch.load(within, weights_only=True)
+    taken = state["callbacks"]["LearningRateScheduler"]["steps"]
+    assert taken == [4, 8]
+    rest = train_gan(schedules, ckpt_path=within)
+    assert rest == [values[count:] for values, count in zip(used, taken, strict=True)]
+
+
+# --- a checkpoint without the optimizer's state -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [6, 8], ids=["at the end of an epoch", "within an epoch"])
+@IN_ANY
+def test_without_the_optimizers_state_the_plan_goes_on_all_the_same(tmp_path, schedule, step):
+    save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    _, whole, _ = run(schedule, save, enable_checkpointing=True)
+    state = torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)
+    state |= {"optimizer_states": [], "lr_schedulers": []}  # Lightning wants them to be there, but does not want any
+    torch.save(state, tmp_path / "bare.ckpt")
+    _, scheduler, used = run(schedule, ckpt_path=tmp_path / "bare.ckpt")
+    assert scheduler.trace["lr"].first_step == step
+    assert_used(whole.trace["lr"].values.tolist()[step:], scheduler, used)
+
+
+def test_loading_the_weights_alone_begins_a_run():
+    trained, _, _ = run(IN_PERCENT)
+    module = Toy()
+    module.load_state_dict(trained.lightning_module.state_dict())
+    _, scheduler, used = run(IN_PERCENT, module=module)
+    assert_used(plan(IN_PERCENT, [6] * 3, RunLength.of(steps_per_epoch=6, epochs=3)), scheduler, used)
