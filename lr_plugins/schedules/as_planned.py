@@ -18,7 +18,8 @@ class AsPlanned(Wrapper):
 
     `lr(t) = schedule(t)` in the run of that length; and from t = `since` on
     `lr(t) = schedule(since + (t - since) / ratio)`: what is left of the plan then takes `ratio` times as long.
-    Where its steps per epoch are known, its epochs are counted by them, from the optimizer steps.
+    Where its steps per epoch are known, and not those of the run at hand, its epochs are counted by them, from the
+    optimizer steps.
 
     What it remembers is what the schedule remembers: a state of the one fits the other.
 
@@ -73,11 +74,16 @@ class AsPlanned(Wrapper):
             return position._replace(run=self._run)
         if self.ratio != 1.0:
             step = minimum(step, self.since) + maximum(step - self.since, 0.0) / self.ratio
-        if self.steps_per_epoch is None:
+        if self.steps_per_epoch is None or self._counts_as(position):
             return position._replace(step=step, run=self._run)
         # Its own epochs: those of the run at hand may be of another length.
         epoch = step / self.steps_per_epoch
         return position._replace(step=step, epoch=epoch if position.smooth else floor(epoch), run=self._run)
+
+    def _counts_as(self, position: Position) -> bool:
+        """Whether the epochs of the run at hand are its own: a gradient scaler may have skipped steps of them."""
+        same = self.ratio == 1.0 and self.steps_per_epoch == position.run.steps_per_epoch
+        return same and position.epoch is not None and not position.smooth
 
     # --- what it remembers is the schedule's -------------------------------------------------------------------
 

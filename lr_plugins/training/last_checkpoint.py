@@ -17,7 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins.errors import InvalidArgument
@@ -255,7 +255,7 @@ class LastCheckpoint(Callback):
 
 
 class _AfterOthers(Callback):
-    """Calls a LastCheckpoint at the end of each batch, from the end of the list of callbacks.
+    """What is done behind the other callbacks: it calls a LastCheckpoint at the end of each batch.
 
     Args:
         last: whom to call.
@@ -263,6 +263,12 @@ class _AfterOthers(Callback):
 
     def __init__(self, last: LastCheckpoint) -> None:
         self._last = last
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Accumulate as the epoch under way asks for: Lightning's scheduler would wait for the begin of the next."""
+        for one in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, GradientAccumulationScheduler):
+                one.on_train_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,0 +1,78 @@
+"""Interrupted trainings of all kinds: ours use what was planned, and docs/reliability.md says what happened."""
+
+from pathlib import Path
+
+import pytest
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lr_plugins import LearningRateScheduler, RunLength, StepDecay
+from lr_plugins.schedules import AsPlanned, Position
+from tests.toys import fit
+
+from .matrix import (
+    EVERY_5,
+    LAST_BATCH,
+    UNKNOWN,
+    VALIDATION_WITHIN,
+    WITHIN_AN_EPOCH,
+    cases,
+    cells,
+    generated,
+    tables,
+    versions,
+)
+
+PAGE = Path(__file__).parents[2] / "docs/reliability.md"
+LIGHTNINGS_WITHIN = (WITHIN_AN_EPOCH, LAST_BATCH, VALIDATION_WITHIN)
+OURS = [pytest.param(case, id=f"{case.kind.name}-{case.setup.name}") for case in cases(True)]
+
+
+@pytest.mark.parametrize("case", OURS)
+def test_every_step_uses_what_was_planned_wherever_the_run_was_interrupted(case):
+    wrong = {name: cell.wrong for name, cell in cells(case).items() if name not in UNKNOWN.get(case.kind.name, ())}
+    assert wrong == dict.fromkeys(wrong, 0)
+
+
+@pytest.mark.parametrize("case", OURS)
+def test_the_weights_are_those_of_the_uninterrupted_run(case):
+    # From its own checkpoints within an epoch, Lightning goes on with another accumulation.
+    others = LIGHTNINGS_WITHIN if len(case.setup.accumulate) > 1 else ()
+    right = {name: cell.weights for name, cell in cells(case).items() if cell.wrong == 0 and name not in others}
+    assert right == dict.fromkeys(right, True)
+
+
+def test_what_is_said_to_be_unknown_is():
+    for kind, names in UNKNOWN.items():
+        for name in names:
+            assert any(cells(case)[name].wrong for case in cases(True) if case.kind.name == kind), (kind, name)
+
+
+def test_the_plan_is_what_lightning_does_where_nothing_comes_in_between():
+    for case in cases(False):
+        if case.kind.name != EVERY_5 and not case.setup.scaled:
+            assert cells(case)["none"] == (0, True), case
+
+
+def test_lightning_refuses_a_checkpoint_of_weights_only(tmp_path):
+    saver = ModelCheckpoint(tmp_path, "weights", save_weights_only=True)
+    fit(None, saver, epochs=1, enable_checkpointing=True)
+    with pytest.raises(KeyError, match="contains only the model"):
+        fit(None, LearningRateScheduler(StepDecay()), epochs=2, ckpt_path=tmp_path / "weights.ckpt")
+
+
+def test_steps_that_a_scaler_has_skipped_make_no_other_plan():
+    # Longer than it was planned: after two epochs of 7 batches, in which 3 steps were skipped.
+    schedule, longer = StepDecay(0.1, every="2ep"), RunLength.of(steps_per_epoch=7, epochs=4)
+    planned = AsPlanned(schedule, *RunLength.of(steps_per_epoch=7, epochs=2))
+    assert planned(Position(11, 2, longer)) == schedule(Position(11, 2, longer)) == 0.05
+    # Epochs of another length are still its own.
+    assert planned(Position(11, 2, RunLength.of(steps_per_epoch=5, epochs=4))) == 0.1
+
+
+def test_the_page_has_the_figures_of_these_runs():
+    page = generated(PAGE.read_text())
+    made, _, shown = page.partition("\n\n")
+    if made != versions():
+        pytest.skip(f"the page was made with other versions, whose Lightning may do otherwise: {made}")
+    found = {case: cells(case) for ours in (True, False) for case in cases(ours)}
+    assert shown == tables(found), "run: python -m tests.lifecycle.matrix docs/reliability.md"
