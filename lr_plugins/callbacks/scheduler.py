@@ -16,9 +16,11 @@ from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_
 from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.audit import CHOICES, Audit, unknown
 from lr_plugins.callbacks.drive import Drive
+from lr_plugins.callbacks.epoch_sums import epoch_sums, is_at_last_batch, is_within_epoch, restore_epoch_sums
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.order import put_in_order
 from lr_plugins.callbacks.param_groups import Names, parameter_names
+from lr_plugins.callbacks.processes import of_all_processes
 from lr_plugins.callbacks.progress_bars import ShownInBar
 from lr_plugins.callbacks.resume import POLICIES, Saved, settle
 from lr_plugins.callbacks.trace import Trace
@@ -61,12 +63,16 @@ class Progress:
         groups: the names of the parameters in each of an optimizer's param groups, by optimizer; empty where nothing
             splits them.
         waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
+        sums: of each process, what an epoch under way has summed up of what it logs, if a schedule observes that.
+        unended: whether an epoch's last batch was done, and its validation and its end were to follow.
     """
 
     steps: list[int] = field(default_factory=list)
     schedules: dict[str, Saved] = field(default_factory=dict)
     groups: list[list[list[str]]] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
+    sums: list[list[dict[str, Any]]] = field(default_factory=list)
+    unended: bool = False
 
 
 class LearningRateScheduler(Callback):
@@ -235,6 +241,11 @@ class LearningRateScheduler(Callback):
     def _monitors(self) -> list[Monitor]:
         return [monitor for assignment in self.assignments for monitor in assignment.schedule.monitors]
 
+    def _logged_monitors(self) -> list[str]:
+        """What is observed of whole epochs or validations, and is not measured here."""
+        names = {monitor.metric for monitor in self._monitors() if monitor.when in (EPOCH, VALIDATION)}
+        return sorted(names - set(self.measure))
+
     def _take_position(self, trainer: Trainer) -> None:
         """Go on where a checkpoint or the last fit of this Trainer stands; begin anew otherwise."""
         restored, self._restored = self._restored, None
@@ -258,6 +269,15 @@ class LearningRateScheduler(Callback):
         ]
         for observer, waiting in zip(self._observers, self._progress.waiting, strict=False):
             observer.load(waiting)
+        if len(self._progress.sums) == trainer.world_size:
+            restore_epoch_sums(trainer, self._progress.sums[trainer.global_rank])
+        if self._progress.unended and self._logged_monitors():
+            rank_zero_warn(
+                "LearningRateScheduler: the checkpoint was taken after the last batch of epoch "
+                f"{trainer.current_epoch}, and Lightning neither validates nor ends that epoch when it goes on from "
+                f"there: {', '.join(self._logged_monitors())} of it, which a schedule observes, will never be known. "
+                "A checkpoint from within an epoch, or from its end, goes on exactly."
+            )
 
     def _settle(self) -> None:
         """Go by the new plan or by the old one, where they differ."""
@@ -453,6 +473,13 @@ class LearningRateScheduler(Callback):
             "waiting": current.waiting,
         }
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what an epoch under way has summed up: Lightning's checkpoints do not keep it."""
+        mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+        if self._trainer is not None and self._logged_monitors():
+            mine["sums"] = of_all_processes(trainer, epoch_sums(trainer)) if is_within_epoch(trainer) else []
+            mine["unended"] = is_at_last_batch(trainer)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training begins.
 
@@ -463,7 +490,12 @@ class LearningRateScheduler(Callback):
             return
         schedules = {key: Saved(**saved) for key, saved in state_dict["schedules"].items()}
         self._restored = Progress(
-            list(state_dict["steps"]), schedules, list(state_dict["groups"]), list(state_dict["waiting"])
+            list(state_dict["steps"]),
+            schedules,
+            list(state_dict["groups"]),
+            list(state_dict["waiting"]),
+            list(state_dict.get("sums", ())),
+            state_dict.get("unended", False),
         )
 
     def _current(self) -> Progress:

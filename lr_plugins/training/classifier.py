@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lr_plugins.callbacks.processes import of_all_processes
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.training.processes import of_all_processes
 
 Batch = tuple[Tensor, Tensor]
 

@@ -20,10 +20,10 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from lr_plugins.callbacks.epoch_sums import epoch_sums, restore_epoch_sums
+from lr_plugins.callbacks.processes import of_all_processes
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.training import _arguments as arguments
-from lr_plugins.training.epoch_sums import epoch_sums, restore_epoch_sums
-from lr_plugins.training.processes import of_all_processes
 from lr_plugins.training.resume import LAST, PREVIOUS
 
 BETWEEN, WITHIN = "between epochs", "within an epoch"

@@ -804,7 +804,7 @@ INTERRUPTIONS = {
 }
 # What a schedule of ours cannot know, because Lightning's own checkpoint does not tell: by kind, the interruptions.
 UNKNOWN = {
-    LOSS: (WITHIN_AN_EPOCH, LAST_BATCH, VALIDATION_WITHIN),
+    LOSS: (LAST_BATCH,),
     PLATEAU: (LAST_BATCH,),
 }
 

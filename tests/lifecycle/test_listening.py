@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from lr_plugins import (
     Assign,
@@ -21,7 +22,7 @@ from lr_plugins import (
 )
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.errors import TrainingError
-from tests.toys import Toy, fit, loader
+from tests.toys import QUIET, Toy, fit, loader
 
 
 class Told(Toy):
@@ -291,6 +292,56 @@ def test_a_resumed_run_decides_as_one_never_interrupted(schedule, resumed_at, tm
     train(rest, ckpt_path=tmp_path / f"step={step}.ckpt")
     assert used(rest) == used(whole)[step:]
     assert len(set(used(whole))) > 1
+
+
+class GoesOn(DataLoader):
+    """A loader that Lightning can resume within an epoch."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.first = self.done = 0
+
+    def __iter__(self):
+        first, self.first, self.done = self.first, 0, 0
+        for index, batch in enumerate(super().__iter__()):
+            self.done = index + 1
+            if index >= first:
+                yield batch
+
+    def state_dict(self):
+        return {"done": self.done}
+
+    def load_state_dict(self, state):
+        self.first = state["done"]
+
+
+@pytest.mark.parametrize("resumed_at", [1, 4, 8, 15])
+def test_lightnings_own_mean_of_an_epoch_goes_on_from_within_it(resumed_at, tmp_path):
+    def train(scheduler, *more, **options):
+        data = GoesOn(loader().dataset, batch_size=4)
+        trainer = pl.Trainer(
+            **{**QUIET, "enable_checkpointing": bool(more)}, max_epochs=3, callbacks=[scheduler, *more]
+        )
+        trainer.fit(Toy(), data, **options)
+
+    whole, cut, rest = (LearningRateScheduler(LossDriven(0.01)) for _ in range(3))
+    train(whole)
+    train(cut, ModelCheckpoint(tmp_path, every_n_train_steps=resumed_at, save_top_k=-1, filename="{step}"))
+    train(rest, ckpt_path=tmp_path / f"step={resumed_at}.ckpt")
+    assert used(rest) == used(whole)[resumed_at:]
+    assert len(set(used(whole))) == 3
+
+
+@pytest.mark.parametrize(("resumed_at", "warned"), [(6, True), (5, False)])
+def test_an_epoch_that_lightning_will_not_end_is_warned_of(resumed_at, warned, tmp_path, recwarn):
+    def scheduler():
+        return LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="val_loss"))
+
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=resumed_at, save_top_k=-1, filename="{step}")
+    fit(Toy(), scheduler(), saver, epochs=2, val=loader(), enable_checkpointing=True)
+    fit(Toy(), scheduler(), epochs=2, val=loader(), ckpt_path=tmp_path / f"step={resumed_at}.ckpt")
+    told = [str(one.message) for one in recwarn if "neither validates nor ends that epoch" in str(one.message)]
+    assert ["val_loss of it" in one for one in told] == [True] * warned
 
 
 def test_a_fit_that_goes_on_observes_nothing_twice():

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+
+from lr_plugins._lightning import Trainer
 
 _KEPT = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
 
 
-def epoch_sums(trainer: pl.Trainer) -> list[dict[str, Any]]:
+def is_within_epoch(trainer: Trainer) -> bool:
+    """Whether some of an epoch's batches are done, and not all."""
+    loop = trainer.fit_loop.epoch_loop
+    return loop.batch_progress.current.ready > 0 and not loop._num_ready_batches_reached()
+
+
+def is_at_last_batch(trainer: Trainer) -> bool:
+    """Whether an epoch's last batch is done, but what follows it is not: its validation, its end."""
+    loop = trainer.fit_loop.epoch_loop
+    return (
+        loop._num_ready_batches_reached() and loop.batch_progress.current.completed < loop.batch_progress.current.ready
+    )
+
+
+def epoch_sums(trainer: Trainer) -> list[dict[str, Any]]:
     """The sums of the training epoch under way, as plain values and tensors.
 
     A metric that is logged as an object of torchmetrics is not among them: it has a state of its own.
@@ -29,7 +44,7 @@ def epoch_sums(trainer: pl.Trainer) -> list[dict[str, Any]]:
     return found
 
 
-def restore_epoch_sums(trainer: pl.Trainer, sums: list[dict[str, Any]]) -> None:
+def restore_epoch_sums(trainer: Trainer, sums: list[dict[str, Any]]) -> None:
     """Go on from sums, once training has begun."""
     results = trainer.fit_loop.epoch_loop._results
     for one in sums:

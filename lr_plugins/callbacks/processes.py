@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
+from lr_plugins._lightning import Trainer
 
-def of_all_processes(trainer: pl.Trainer, mine: Any) -> list[Any]:
+
+def of_all_processes(trainer: Trainer, mine: Any) -> list[Any]:
     """What each process has, by rank; all of them have to call it.
 
     Args:
