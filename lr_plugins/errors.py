@@ -28,3 +28,7 @@ class InvalidArgument(LearningRateError, ValueError):
 
 class TrainingError(LearningRateError, RuntimeError):
     """Something met during training that makes the next learning rate unknowable, e.g. a loss that is NaN."""
+
+
+class TrackingError(LearningRateError, RuntimeError):
+    """MLflow cannot be used as it was asked to be, e.g. a database that is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins._lightning import Callback, LightningModule, Logger, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
@@ -150,10 +151,11 @@ class LearningRateTrace(Callback):
         if self._published_of is not self.trace:  # the run began elsewhere than the last one ended
             self._published_of, self._published = self.trace, {}
         for name, series in self.trace.items():
-            for step, value in series.since(self._published.get(name, 0)):
-                self._published[name] = step + 1
-                for logger in trainer.loggers:
-                    logger.log_metrics({name: value}, step=step)
+            first = max(self._published.get(name, 0), series.first_step)
+            values = series.tail(first)
+            self._published[name] = series.next_step
+            for logger in trainer.loggers if values else ():
+                _hand_over(logger, name, first, values)
 
     def state_dict(self) -> dict[str, Any]:
         """The trace so far, 8 bytes a step, what of it the loggers have, and the losses; plain values and tensors."""
@@ -204,6 +206,15 @@ class LearningRateTrace(Callback):
             if hasattr(logger, "log_artifact"):
                 for file in files:
                     logger.log_artifact(file)
+
+
+def _hand_over(logger: Logger, name: str, first_step: int, values: array[float]) -> None:
+    """Give a logger the values of consecutive steps: at once, if it takes them so."""
+    if hasattr(type(logger), "log_series"):  # a DummyLogger has whatever it is asked for
+        logger.log_series(name, first_step, values)
+        return
+    for step, value in enumerate(values, first_step):
+        logger.log_metrics({name: value}, step=step)
 
 
 class Losses:

@@ -53,11 +53,14 @@ class Series:
         """The learning rates, shape (n,); a copy."""
         return np.array(self.column, dtype=np.float64) * self.share
 
+    def tail(self, step: int) -> array[float]:
+        """The learning rates from an optimizer step on, not before the first; a copy."""
+        values, share = self.column[max(step - self.first_step, 0) :], self.share
+        return values if share == 1.0 else array("d", (value * share for value in values))
+
     def since(self, step: int) -> Iterator[tuple[int, float]]:
         """(step, learning rate) from an optimizer step on."""
-        start, share = max(step, self.first_step), self.share
-        values = self.column[start - self.first_step :]
-        return zip(range(start, self.next_step), (value * share for value in values), strict=True)
+        return enumerate(self.tail(step), max(step, self.first_step))
 
     def first(self) -> float | None:
         """The learning rate used first, or None before the first step."""

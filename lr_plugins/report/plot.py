@@ -84,7 +84,7 @@ def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if 1 < len(curves) <= _NAMES:
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
 
 
 def _draw_metrics(axes: Any, metrics: Mapping[str, Curve]) -> None:

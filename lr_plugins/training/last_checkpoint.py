@@ -214,7 +214,7 @@ class LastCheckpoint(Callback):
             return
         self._pending = False
         for logger in trainer.loggers:
-            getattr(logger, "flush", logger.save)()
+            logger.save()
         if trainer.is_global_zero:
             if self.path.is_file():
                 _another_name(self.path, self.path.with_name(PREVIOUS))

@@ -29,14 +29,14 @@ class RecordConfig(Callback):
         self.config = config
         self.goes_on_at: int | None = None  # the optimizer step from which an MLflow run goes on
         self.before: str | None = None  # the configuration that it had
-        self._run: dict[str, str] = {}
+        self._logger: MLflowLogger | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Params by dotted name, and the whole as `config.yaml`."""
         for logger in trainer.loggers:
             logger.log_hyperparams(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
             if isinstance(logger, MLflowLogger):
-                self._run = {"run_id": logger.run_id or "", "tracking_uri": logger.tracking_uri or ""}
+                self._logger = logger
                 if self.goes_on_at is None:
                     logger.log_text(self._text, "config.yaml")
 
@@ -69,4 +69,5 @@ class RecordConfig(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is recorded, and its configuration; plain strings."""
-        return {**self._run, "config": self._text}
+        reference = self._logger.reference if self._logger is not None else None
+        return {"run_id": reference or "", "config": self._text}

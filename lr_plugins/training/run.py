@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lr_plugins._lightning import rank_zero_only
 from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, LearningRateTrace, Trace
 from lr_plugins.errors import InvalidArgument, LearningRateError
+from lr_plugins.report.runs import PARENT
 from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
@@ -30,6 +31,7 @@ from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 from lr_plugins.training.last_checkpoint import AtomicFiles, LastCheckpoint, RandomStates
 from lr_plugins.training.record import RecordConfig
+from lr_plugins.training.sweep import PARENT_RUN
 
 
 @dataclass
@@ -151,6 +153,9 @@ def _logger(config: DictConfig) -> Logger | None:
     if not config.logger.get("_target_"):
         return None
     logger: Logger = instantiate(config.logger)
+    parent = os.environ.get(PARENT_RUN)
+    if isinstance(logger, MLflowLogger) and parent:
+        logger.tags[PARENT] = parent
     if isinstance(logger, CSVLogger) and config.ckpt_path is not None:
         # It would delete what the run has logged before.
         versions = (f"{config.logger.version}-resumed-{count}" for count in itertools.count(1))

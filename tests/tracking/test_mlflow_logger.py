@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 
 from lr_plugins import InverseTimeDecay, LearningRateScheduler, LearningRateTrace
 from lr_plugins.tracking import MLflowLogger
-from lr_plugins.tracking.mlflow_logger import BATCH
+from lr_plugins.tracking.store import BATCH
 from tests.toys import Toy, fit, loader
 
 
@@ -52,6 +52,7 @@ def test_many_points_go_in_batches_and_none_is_lost(logger):
 def test_parameters_are_flat_and_long_ones_are_cut_not_refused(logger):
     logger.log_hyperparams({"model": {"hidden": [4, 6], "name": "mlp"}, "empty": {}, "long": "x" * 7000})
     logger.log_hyperparams({f"many.{index}": index for index in range(150)})
+    logger.flush()
     params = mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data.params
     assert params["model.hidden"] == "[4, 6]"
     assert params["empty"] == "{}"
@@ -65,6 +66,7 @@ def test_artifacts_texts_and_tags(logger, tmp_path, monkeypatch):
     (tmp_path / "note.txt").write_text("hello")
     logger.log_artifact(tmp_path / "note.txt")
     logger.log_text("seed: 1", "config.yaml")
+    logger.flush()
     client = mlflow.MlflowClient(logger.tracking_uri)
     assert [file.path for file in client.list_artifacts(logger.run_id)] == ["config.yaml", "note.txt"]
     assert client.get_run(logger.run_id).data.tags["schedule"] == "step_decay"
@@ -190,6 +192,7 @@ def test_of_two_values_at_a_step_the_first_stays_and_a_warning_tells(killed):
 def test_params_of_a_continued_run_stay_and_new_ones_come(killed):
     again = continued(killed)
     again.log_hyperparams({"seed": 2, "epochs": 3, "new": 4})
+    again.flush()
     params = mlflow.MlflowClient(again.tracking_uri).get_run(again.run_id).data.params
     assert params == {"seed": "1", "epochs": "3", "new": "4"}
 

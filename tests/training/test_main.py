@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another_one(tmp_path)
     sweep = train(tmp_path, "-m", *SMALL, "seed=1,2", "model.dropout=[0.25,0.5]")
     again = train(tmp_path, *SMALL, "seed=1")
     assert (sweep.returncode, again.returncode) == (0, 0), sweep.stderr + again.stderr
-    last, second, first = runs(tmp_path)  # MLflow gives the newest first
+    last, second, first, parent = runs(tmp_path)  # MLflow gives the newest first
     assert first.data.metrics == last.data.metrics != second.data.metrics
 
 
@@ -172,6 +172,25 @@ def test_an_interruption_ends_cleanly_and_keeps_what_was_recorded(tmp_path, numb
     assert steps == list(range(len(steps)))
     assert len(steps) >= 3 * 7
     assert {"lr_trace.csv", "lr_trace.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+def test_a_sweep_side_by_side_is_compared_in_its_parent(tmp_path):
+    sweep = train(tmp_path, "-m", "launcher=joblib", *SMALL, "schedule=inverse_time,cosine", "seed=1,2", timeout=300)
+    assert (sweep.returncode, "compared in" in sweep.stdout) == (0, True), sweep.stderr
+    *children, parent = runs(tmp_path)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent.info.run_id] * 4
+    assert [run.info.status for run in (*children, parent)] == ["FINISHED"] * 5
+    for run in children:
+        assert len(client.get_metric_history(run.info.run_id, "lr")) == 14
+    artifacts = {file.path for file in client.list_artifacts(parent.info.run_id, "comparison")}
+    names = ("comparison.csv", "comparison.md", "learning_rates.png", "metrics.png")
+    assert artifacts == {f"comparison/{name}" for name in names}
+    page = client.download_artifacts(parent.info.run_id, "comparison/comparison.md", str(tmp_path))
+    assert re.findall(r"^\| (\w+) \| 2 \|", Path(page).read_text().partition("\n\n")[0], re.MULTILINE) == [
+        "inverse_time",
+        "cosine",
+    ]
 
 
 def test_runs_that_begin_at_once_in_a_new_folder_all_end_well(tmp_path):

@@ -1,0 +1,42 @@
+"""Compare MLflow runs: `python -m lr_plugins.report --experiment lr_plugins --out comparison`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lr_plugins.errors import LearningRateError
+from lr_plugins.report.compare import PAGE, compare
+from lr_plugins.report.runs import find_runs
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m lr_plugins.report", description=__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--experiment", default="lr_plugins", help="all runs of an experiment; default lr_plugins")
+    which.add_argument("--parent", metavar="ID", help="the runs of a sweep, by the id of its parent run")
+    which.add_argument("--runs", metavar="ID", nargs="+", default=[], help="these runs")
+    parser.add_argument("--filter", default="", help="only some of them, in MLflow's words: \"tags.data = 'iris'\"")
+    parser.add_argument("--metrics", nargs="+", default=[], help="metrics to compare; default: those of validation")
+    parser.add_argument("--out", default="comparison", help="folder for the table and the pictures; default comparison")
+    parser.add_argument("--tracking-uri", help="where the runs are; default: MLFLOW_TRACKING_URI, or mlflow.db here")
+    options = parser.parse_args()
+    try:
+        from mlflow import MlflowClient
+    except ModuleNotFoundError:
+        sys.exit("This needs MLflow: pip install mlflow")
+    try:
+        client = MlflowClient(options.tracking_uri)
+        runs = find_runs(client, options.experiment, options.runs, options.parent, options.filter)
+    except LearningRateError as error:
+        sys.exit(f"Error: {error}")
+    if not runs:
+        sys.exit("Error: there are no such runs")
+    files = compare(runs, options.out, options.metrics)
+    print(next(file for file in files if file.name == PAGE).read_text(encoding="utf-8"))
+    print("\n".join(str(file) for file in files))
+
+
+if __name__ == "__main__":
+    main()

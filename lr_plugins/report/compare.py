@@ -1,0 +1,136 @@
+"""Runs side by side: a table, their learning rates, and their metrics with the spread over seeds."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lr_plugins.report.plot import plot_learning_rate
+from lr_plugins.report.runs import Points, Run, higher_is_better, is_learning_rate
+
+TABLE, PAGE, RATES, METRICS = "comparison.csv", "comparison.md", "learning_rates.png", "metrics.png"
+
+
+def compare(runs: Sequence[Run], folder: str | Path, metrics: Sequence[str] = ()) -> list[Path]:
+    """Write the comparison of runs: `comparison.csv`, `comparison.md`, `learning_rates.png` and `metrics.png`.
+
+    Args:
+        runs: at least one.
+        folder: where to.
+        metrics: those to compare. Default: those of validation, or else of training.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = list(metrics) or _metrics_of(runs)
+    files = [folder / TABLE, folder / PAGE]
+    rows = [_row(run, metrics) for run in runs]
+    with files[0].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    files[1].write_text(page(runs, metrics), encoding="utf-8")
+    rates = _rates(runs)
+    if rates:
+        files.append(plot_learning_rate(rates, folder / RATES))
+    if metrics:
+        files.append(_plot_metrics(runs, metrics, folder / METRICS))
+    return files
+
+
+def by_schedule(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each schedule, in their order."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.schedule, []).append(run)
+    return groups
+
+
+def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
+    """The comparison as Markdown: a line per schedule, with mean and standard deviation over its runs; and per run."""
+    lines = ["| schedule | runs | " + " | ".join(f"best {name}" for name in metrics) + " | seconds |"]
+    lines += ["|---|---|" + "---|" * (len(metrics) + 1)]
+    for schedule, mine in by_schedule(runs).items():
+        cells = [_spread([run.best(name) for run in mine]) for name in metrics]
+        seconds = _spread([run.seconds if run.seconds is not None else math.nan for run in mine], digits=1)
+        lines.append(f"| {schedule} | {len(mine)} | {' | '.join([*cells, seconds])} |")
+    heads = list(_row(runs[0], metrics))
+    lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines += ["| " + " | ".join(_cell(value) for value in _row(run, metrics).values()) + " |" for run in runs]
+    return "\n".join(lines) + "\n"
+
+
+def _metrics_of(runs: Sequence[Run]) -> list[str]:
+    names = list(dict.fromkeys(name for run in runs for name in run.curves if not is_learning_rate(name)))
+    of_epochs = [name for name in names if not name.endswith("_step")]
+    return [name for name in of_epochs if name.startswith("val")] or of_epochs
+
+
+def _row(run: Run, metrics: Sequence[str]) -> dict[str, Any]:
+    best = {f"best {name}": run.best(name) for name in metrics}
+    last = {"last lr": run.last_learning_rate, "seconds": run.seconds, "status": run.status}
+    return {"schedule": run.schedule, "seed": run.seed, **best, **last, "run": run.name, "id": run.run_id}
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value) if value is not None else ""
+
+
+def _spread(values: Sequence[float], digits: int = 4) -> str:
+    """Mean and standard deviation over runs, of those that have a value."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "-"
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    missing = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}{missing}"
+
+
+def _rates(runs: Sequence[Run]) -> dict[str, Points]:
+    """The learning rates of each schedule once: those of the first param group of its first run."""
+    rates = {}
+    for schedule, mine in by_schedule(runs).items():
+        found = (points for run in mine for name, points in run.curves.items() if is_learning_rate(name))
+        first = next((points for points in found if points.values.size), None)
+        if first is not None:
+            rates[f"lr/{schedule}"] = first
+    return rates
+
+
+def _plot_metrics(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
+    """A panel per metric, a line per schedule: the mean over its runs, between the least and the largest."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 3.4 * len(metrics)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        for schedule, mine in by_schedule(runs).items():
+            _draw(axes, schedule, [run.curves[metric] for run in mine if metric in run.curves])
+        axes.set_ylabel(metric)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(loc="lower right" if higher_is_better(metrics[0]) else "upper right")
+    panels[0].set_title("Mean over the runs of each schedule, and their range")
+    panels[-1].set_xlabel("optimizer step")
+    figure.savefig(path)
+    return path
+
+
+def _draw(axes: Any, schedule: str, curves: Sequence[Points]) -> None:
+    values: dict[int, list[float]] = {}
+    for curve in curves:
+        for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
+            values.setdefault(step, []).append(value)
+    # Where a run ended early the mean would jump: shown as far as all of them have values.
+    steps = np.array(sorted(step for step in values if len(values[step]) == len(curves)), np.int64)
+    if steps.size:
+        table = np.array([values[step] for step in steps.tolist()])
+        [line] = axes.plot(steps, table.mean(1), ".-", label=f"{schedule} ({len(curves)})", linewidth=1.4)
+        axes.fill_between(steps, table.min(1), table.max(1), color=line.get_color(), alpha=0.18, linewidth=0)

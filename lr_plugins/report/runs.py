@@ -1,0 +1,142 @@
+"""MLflow runs as they are compared: their settings and their curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lr_plugins.errors import InvalidArgument
+
+PARENT = "mlflow.parentRunId"  # MLflow's own tag
+
+
+@dataclass
+class Points:
+    """Values of a metric at optimizer steps, in order.
+
+    Args:
+        steps: shape (n,).
+        values: shape (n,).
+    """
+
+    steps: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+
+@dataclass
+class Run:
+    """One run.
+
+    Args:
+        run_id: MLflow's.
+        name: its name.
+        schedule: the tag of that name, or else the run's name.
+        seed: the param of that name, if there is one.
+        status: FINISHED, FAILED, KILLED or RUNNING.
+        seconds: from its begin to its end; None while it goes on.
+        curves: by metric; learning rates are `lr`, or `lr/<group>`.
+    """
+
+    run_id: str
+    name: str
+    schedule: str
+    seed: str
+    status: str
+    seconds: float | None
+    curves: dict[str, Points] = field(default_factory=dict)
+
+    def best(self, metric: str) -> float:
+        """The best value of a metric; NaN where it has none."""
+        points = self.curves.get(metric)
+        values = points.values[~np.isnan(points.values)] if points is not None else np.empty(0)
+        if not values.size:
+            return math.nan
+        return float(values.max() if higher_is_better(metric) else values.min())
+
+    @property
+    def last_learning_rate(self) -> float:
+        """That of its last step, of the first param group; NaN where none is recorded."""
+        lr = next((points for name, points in self.curves.items() if is_learning_rate(name)), None)
+        return float(lr.values[-1]) if lr is not None and lr.values.size else math.nan
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether the best value of a metric is its highest, going by its name."""
+    return any(word in metric.lower() for word in ("acc", "auc", "auroc", "f1", "precision", "recall", "r2", "iou"))
+
+
+def is_learning_rate(metric: str) -> bool:
+    """Whether a metric is a learning rate, going by its name."""
+    return metric == "lr" or metric.startswith(("lr/", "lr-"))
+
+
+def find_runs(
+    client: Any,
+    experiment_name: str | None = None,
+    run_ids: Sequence[str] = (),
+    parent: str | None = None,
+    only: str = "",
+) -> list[Run]:
+    """The runs that are meant, in the order in which they began.
+
+    Args:
+        client: MLflow's.
+        experiment_name: all runs of an experiment.
+        run_ids: these runs; all of one experiment where empty.
+        parent: the children of a run, e.g. of a sweep.
+        only: MLflow's filter, e.g. `"tags.data = 'iris'"`.
+
+    Raises:
+        InvalidArgument: there is no such experiment or run.
+    """
+    if run_ids:
+        return [_run(client, _existing(client, run_id)) for run_id in run_ids]
+    if parent is not None:
+        experiment_id = _existing(client, parent).info.experiment_id
+        only = " and ".join(part for part in (f"tags.`{PARENT}` = '{parent}'", only) if part)
+    else:
+        experiment = client.get_experiment_by_name(experiment_name)
+        if experiment is None:
+            names = ", ".join(one.name for one in client.search_experiments())
+            raise InvalidArgument("experiment", experiment_name, f"the name of an experiment ({names})")
+        experiment_id = experiment.experiment_id
+    found = list(_search(client, experiment_id, only))
+    parents = {run.data.tags.get(PARENT) for run in found}
+    return [_run(client, run) for run in found if run.info.run_id not in parents]
+
+
+def _search(client: Any, experiment_id: str, only: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], only, order_by=["attributes.start_time ASC"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _existing(client: Any, run_id: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        raise InvalidArgument("run", run_id, "the id of a run in this MLflow") from error
+
+
+def _run(client: Any, run: Any) -> Run:
+    info, data = run.info, run.data
+    seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
+    schedule = data.tags.get("schedule", info.run_name)
+    found = Run(info.run_id, info.run_name, schedule, data.params.get("seed", ""), info.status, seconds)
+    for name in sorted(data.metrics):
+        if name != "epoch" and not name.startswith("system/"):
+            history = sorted(client.get_metric_history(info.run_id, name), key=lambda point: point.step)
+            steps, values = [point.step for point in history], [point.value for point in history]
+            found.curves[name] = Points(np.array(steps, np.int64), np.array(values, np.float64))
+    return found

@@ -1,0 +1,69 @@
+"""A sweep in MLflow: a parent run, the runs below it, and their comparison when the sweep ends."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, for the processes of a launcher inherit it
+_MLFLOW = "lr_plugins.tracking.MLflowLogger"
+
+
+class Sweep(Callback):  # type: ignore[misc]
+    """Hydra's callback that makes one run of a sweep, with the sweep's runs as its children.
+
+    When the last of them has ended, the parent gets the comparison: `comparison.csv`, `comparison.md`, the learning
+    rates together, and the metrics with their spread over seeds. With another logger than MLflow's it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._logger: Any = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Begin the parent run."""
+        node = config.logger
+        if node.get("_target_") != _MLFLOW:
+            return
+        from lr_plugins.tracking import MLflowLogger
+
+        overrides = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
+        plain = OmegaConf.to_container(node, resolve=False)
+        assert isinstance(plain, dict)
+        known = {name: plain[name] for name in ("experiment_name", "tracking_uri", "spool_dir") if plain.get(name)}
+        self._logger = MLflowLogger(**known, run_name="sweep " + " ".join(overrides), tags={"kind": "sweep"})
+        self._logger.log_hyperparams({"overrides": " ".join(overrides)})
+        os.environ[PARENT_RUN] = self._logger.run_id or ""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Compare the runs, and end the parent."""
+        os.environ.pop(PARENT_RUN, None)
+        logger, self._logger = self._logger, None
+        if logger is None:
+            return
+        status = "success"
+        try:
+            self._compare(logger)
+        except Exception as error:  # the runs are recorded; they can be compared again
+            status = "failed"
+            print(f"The runs could not be compared: {error}", flush=True)
+        logger.finalize(status)
+
+    def _compare(self, logger: Any) -> None:
+        from mlflow import MlflowClient
+
+        from lr_plugins.report.compare import PAGE, compare
+        from lr_plugins.report.runs import find_runs
+
+        runs = find_runs(MlflowClient(logger.tracking_uri), parent=logger.run_id) if logger.run_id else []
+        if not runs:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for file in compare(runs, folder):
+                logger.log_artifact(file, "comparison")
+                if file.name == PAGE:
+                    table = file.read_text(encoding="utf-8").partition("\n\n")[0]
+        print(f"\n{table}\n\ncompared in     {logger.page}", flush=True)

@@ -1,0 +1,267 @@
+"""What MLflow gets when a server, a disk or the training itself fails: all of it, once. Real servers, real kills."""
+
+import os
+import resource
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from lr_plugins.errors import TrackingError
+from lr_plugins.tracking import MLflowLogger, mlflow_logger
+from lr_plugins.tracking.spool import spools
+
+ROOT = Path(__file__).parents[2]
+
+
+class Server:
+    """`mlflow server` on a port of its own; may be killed and started again."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process = None
+
+    def start(self):
+        arguments = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *arguments, "--backend-store-uri", "sqlite:///server.db"],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                    return self
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError("the server does not answer")
+
+    def kill(self):
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # its workers, too
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    one = Server(folder)
+    yield one
+    one.kill()
+
+
+@pytest.fixture
+def database(tmp_path):
+    uri = f"sqlite:///{tmp_path}/test.db"
+    mlflow.MlflowClient(uri).search_experiments()  # makes the tables
+    return uri
+
+
+def points(uri, run_id, name="lr"):
+    return [(point.step, point.value) for point in mlflow.MlflowClient(uri).get_metric_history(run_id, name)]
+
+
+def expected(steps):
+    return [(step, 1 / (step + 1)) for step in range(steps)]
+
+
+def log(logger, start, end):
+    for step in range(start, end):
+        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+        time.sleep(0.002)
+
+
+def log_until_told(logger):
+    begin = time.monotonic()
+    while not logger._announced:
+        logger.log_metrics({"other": 0.0}, step=0)
+        time.sleep(0.1)
+        assert time.monotonic() - begin < 60
+
+
+def test_a_server_that_is_killed_and_comes_back_gets_every_point(server, tmp_path):
+    server.start()
+    logger = MLflowLogger("faults", tracking_uri=server.uri, spool_dir=tmp_path / "spool")
+    log(logger, 0, 500)
+    assert logger.run_id is not None
+    server.kill()
+    with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training goes on"):
+        log_until_told(logger)
+    begin = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it has been said
+        log(logger, 500, 1000)
+    assert time.monotonic() - begin < 20  # whatever the server does
+    server.start()
+    log(logger, 1000, 1500)
+    logger.finalize("success")
+    assert points(server.uri, logger.run_id) == expected(1500)
+    assert mlflow.MlflowClient(server.uri).get_run(logger.run_id).info.status == "FINISHED"
+
+
+def test_a_server_that_comes_after_the_end_gets_all_by_a_command(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlflow_logger, "_AWAY_SECONDS", 0.5)
+    logger = MLflowLogger("faults", tracking_uri=server.uri, spool_dir=tmp_path / "spool", run_name="late")
+    log(logger, 0, 20)
+    with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training goes on"):
+        assert logger.run_id is None
+    logger.log_hyperparams({"seed": 1})
+    logger.log_text("hello", "notes/note.txt")
+    with pytest.warns(UserWarning, match=r"send it with: python -m lr_plugins\.tracking .*spool"):
+        logger.finalize("success")
+    command = [sys.executable, "-m", "lr_plugins.tracking", str(tmp_path / "spool")]
+    logger._sender.stdin.close()
+    logger._sender.wait(60)
+    away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert away.returncode == 1
+    assert "not sent" in away.stderr
+    server.start()
+    sent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    client = mlflow.MlflowClient(server.uri)
+    [run] = client.search_runs([client.get_experiment_by_name("faults").experiment_id])
+    assert points(server.uri, run.info.run_id) == expected(20)
+    assert (run.info.status, run.info.run_name, run.data.params) == ("FINISHED", "late", {"seed": "1"})
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "notes")] == ["notes/note.txt"]
+    assert spools(tmp_path / "spool") == []
+
+
+KILLED = """
+import sys, time
+from lr_plugins.tracking import MLflowLogger
+
+logger = MLflowLogger("faults", tracking_uri=sys.argv[1], spool_dir=sys.argv[2])
+for step in range(10**6):
+    logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    print(step, logger.reference, flush=True)
+    time.sleep(0.001)
+"""
+
+
+def killed(database, folder):
+    """A training that was killed when it had logged some steps; (steps, what finds its run)."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, database, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("1500 "):
+            process.kill()
+            break
+    rest = process.stdout.read().splitlines()
+    process.wait()
+    steps, reference = (rest or [line])[-1].split()
+    return int(steps) + 1, reference
+
+
+def test_a_training_that_is_killed_loses_no_point_and_its_run_is_killed(database, tmp_path):
+    steps, _ = killed(database, tmp_path / "spool")
+    deadline = time.monotonic() + 60
+    while spools(tmp_path / "spool"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    client = mlflow.MlflowClient(database)
+    [run] = client.search_runs([client.get_experiment_by_name("faults").experiment_id])
+    # A point may have been logged, and not yet be told of, when the signal came.
+    found = points(database, run.info.run_id)
+    assert found == expected(len(found))
+    assert len(found) - steps in (0, 1)
+    assert run.info.status == "KILLED"
+
+
+def test_a_killed_training_is_gone_on_with_while_its_points_are_still_sent(database, tmp_path):
+    steps, reference = killed(database, tmp_path / "spool")
+    again = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
+    assert again.continue_run(reference)
+    log(again, steps - 200, steps + 300)
+    again.finalize("success")
+    assert points(database, again.run_id) == expected(steps + 300)
+    run = mlflow.MlflowClient(database).get_run(again.run_id)
+    assert (run.info.status, run.data.tags["resumed"]) == ("FINISHED", "1")
+
+
+def test_two_runs_at_once_in_one_database_lose_nothing(database, tmp_path):
+    loggers = [MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool") for _ in range(2)]
+    for step in range(3000):
+        for logger in loggers:
+            logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    for logger in loggers:
+        logger.finalize("success")
+    assert len({logger.run_id for logger in loggers}) == 2
+    for logger in loggers:
+        assert points(database, logger.run_id) == expected(3000)
+
+
+def test_a_database_that_is_locked_for_a_while_gets_every_point(database, tmp_path):
+    logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
+    log(logger, 0, 10)
+    logger.flush()
+    other = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    log(logger, 10, 500)
+    time.sleep(7)  # longer than SQLite waits by itself
+    other.execute("ROLLBACK")
+    other.close()
+    logger.finalize("success")
+    assert points(database, logger.run_id) == expected(500)
+
+
+def test_a_full_disk_under_the_spool_holds_the_points_in_memory(database, tmp_path):
+    logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
+    log(logger, 0, 10)
+    logger.flush()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (logger._spool.size + 100, hard))  # a line and a half
+    try:
+        log(logger, 10, 100)
+        assert "File too large" in logger._spool.trouble
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    log(logger, 100, 200)
+    logger.finalize("success")
+    assert points(database, logger.run_id) == expected(200)
+
+
+def test_a_full_disk_under_the_database_makes_the_points_wait(database, tmp_path):
+    logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
+    log(logger, 0, 10)
+    logger.flush()
+    sender = logger._sender.pid
+    resource.prlimit(sender, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    with pytest.warns(UserWarning, match="MLflow cannot be reached"):
+        log_until_told(logger)
+    log(logger, 10, 100)
+    resource.prlimit(sender, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    logger.finalize("success")
+    assert points(database, logger.run_id) == expected(100)
+
+
+def test_a_database_that_is_none_is_an_error_at_once(tmp_path):
+    (tmp_path / "notes.db").write_text("This is no database. " * 100)
+    logger = MLflowLogger("faults", tracking_uri=f"sqlite:///{tmp_path}/notes.db", spool_dir=tmp_path / "spool")
+    logger.log_metrics({"lr": 0.1}, step=0)
+    with pytest.raises(TrackingError, match="file is not a database"):
+        _ = logger.run_id
+
+
+def test_a_spool_that_cannot_be_written_is_an_error_at_once(database, tmp_path):
+    (tmp_path / "taken").write_text("")
+    logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "taken")
+    with pytest.raises(TrackingError, match=r"spool_dir: .*taken cannot be written to"):
+        logger.log_metrics({"lr": 0.1}, step=0)
