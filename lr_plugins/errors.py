@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LearningRateError(Exception):
     """Base of every error raised on purpose here, so that an application can show it without a traceback."""
@@ -24,6 +26,20 @@ class InvalidArgument(LearningRateError, ValueError):
     def __init__(self, field: str, value: object, allowed: str, hint: str = "") -> None:
         self.field, self.value, self.allowed, self.hint = field, value, allowed, hint
         super().__init__(f"{field} must be {allowed}; got {value!r}.{' ' if hint else ''}{hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its parts, for it may come from another process; of a value that cannot, what it looks like."""
+        value = self.value if isinstance(self.value, (str, int, float, bool, type(None))) else _Looks(repr(self.value))
+        return type(self), (self.field, value, self.allowed, self.hint)
+
+
+class _Looks(str):
+    """What a value looks like, in its place."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 class TrainingError(LearningRateError, RuntimeError):

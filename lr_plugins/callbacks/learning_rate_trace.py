@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lr_plugins._lightning import Callback, LightningModule, Logger, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
@@ -208,7 +208,7 @@ class LearningRateTrace(Callback):
                     logger.log_artifact(file)
 
 
-def _hand_over(logger: Logger, name: str, first_step: int, values: array[float]) -> None:
+def _hand_over(logger: Any, name: str, first_step: int, values: array[float]) -> None:
     """Give a logger the values of consecutive steps: at once, if it takes them so."""
     if hasattr(type(logger), "log_series"):  # a DummyLogger has whatever it is asked for
         logger.log_series(name, first_step, values)

@@ -196,9 +196,9 @@ class LearningRateScheduler(Callback):
 
     def _meet(self, trainer: Trainer, what: str) -> None:
         """Go by the choice where Lightning runs schedulers of torch, too."""
-        choices = "on_conflict: ours, theirs or error. Or return the optimizer alone, or leave one of the two out."
+        choices = "Choose on_conflict='ours' or 'theirs'. Or return the optimizer alone, or leave one of the two out."
         if self.on_conflict == "error":
-            raise InvalidArgument("LearningRateScheduler.on_conflict", "error", f"ours or theirs, since {what}")
+            raise TrainingError(f"{what}, and LearningRateScheduler has on_conflict='error'. {choices}")
         if self.on_conflict == "theirs":
             rank_zero_warn(f"{what}. LearningRateScheduler gives way to it, and only records. {choices}")
             for writer in self._writers:

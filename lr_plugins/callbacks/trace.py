@@ -5,10 +5,18 @@ from __future__ import annotations
 import csv
 from array import array
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from itertools import chain, repeat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from lr_plugins.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Series:
@@ -131,11 +139,51 @@ class Trace(Mapping[str, Series]):
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one line per optimizer step: `step`, then a column per name; empty where a group did not exist."""
-        columns = {name: dict(series.since(0)) for name, series in self.items()}
         path = Path(path)
+        first, end = self._span
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", *columns])
-            for step in sorted(set().union(*columns.values())):
-                writer.writerow([step, *(repr(column[step]) if step in column else "" for column in columns.values())])
+            csv.writer(file).writerow(["step", *self])
+            columns = (_cells(one, first, end) for one in self.values())
+            file.writelines(",".join(row) + "\r\n" for row in zip(map(str, range(first, end)), *columns, strict=True))
         return path
+
+    def frame(self) -> pandas.DataFrame:
+        """A pandas frame with a row per optimizer step and a column per name; NaN where a group did not exist.
+
+        Raises:
+            InvalidArgument: pandas is not installed.
+
+        Example:
+            >>> trace = Trace()
+            >>> trace.series("lr").append(0.1)
+            >>> trace.frame()["lr"].tolist()
+            [0.1]
+        """
+        if find_spec("pandas") is None:
+            raise InvalidArgument("Trace.frame", "no pandas", "used with pandas installed", "pip install pandas")
+        import pandas
+
+        first, end = self._span
+        columns = {name: np.full(end - first, np.nan) for name in self}
+        for name, one in self._known:
+            columns[name][one.first_step - first : one.next_step - first] = one.values
+        return pandas.DataFrame(columns, index=pandas.RangeIndex(first, end, name="step"))
+
+    @property
+    def _span(self) -> tuple[int, int]:
+        """The first optimizer step of all, and the one after the last."""
+        known = [one for _, one in self._known]
+        return min((one.first_step for one in known), default=0), max((one.next_step for one in known), default=0)
+
+    @property
+    def _known(self) -> list[tuple[str, Series]]:
+        """Those that have values, by name."""
+        return [(name, one) for name, one in self.items() if len(one)]
+
+
+def _cells(series: Series, first: int, end: int) -> Iterator[str]:
+    """The values from one step to before another, as text; empty where there are none."""
+    if not len(series):
+        return repeat("", end - first)
+    values = map(repr, series.values.tolist())
+    return chain(repeat("", series.first_step - first), values, repeat("", end - series.next_step))

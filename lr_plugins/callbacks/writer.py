@@ -82,11 +82,30 @@ class Recorder:
             if name in self._trace:
                 yield name, self._trace[name]
 
-    def _before_step(self, *_: Any) -> None:
+    def _before_step(self, _: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any] | None:
         self._used = None
         # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
-        if not _captures() and (self._away is None or not self._away()):
-            self._begin_step()
+        if _captures() or (self._away is not None and self._away()):
+            return None
+        self._begin_step()
+        return self._after_closure(args, given)
+
+    def _after_closure(self, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any] | None:
+        """A step's arguments with a closure after which the step begins: a module may write in it, unseen before."""
+        closure = given.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            return None
+
+        @functools.wraps(closure)
+        def then_begin() -> Any:
+            loss = closure()
+            if self._used is not None:
+                self._begin_step()
+            return loss
+
+        if "closure" in given:
+            return args, {**given, "closure": then_begin}
+        return (args[0], then_begin, *args[2:]), given
 
     def _begin_step(self) -> None:
         if len(self.optimizer.param_groups) != self._columns_of:

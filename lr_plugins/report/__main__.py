@@ -22,18 +22,21 @@ def main() -> None:
     parser.add_argument("--out", default="comparison", help="folder for the table and the pictures; default comparison")
     parser.add_argument("--tracking-uri", help="where the runs are; default: MLFLOW_TRACKING_URI, or mlflow.db here")
     options = parser.parse_args()
+    if options.runs and options.filter:
+        parser.error("--filter chooses among many runs: leave it out with --runs")
     try:
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
     except ModuleNotFoundError:
         sys.exit("This needs MLflow: pip install mlflow")
     try:
         client = MlflowClient(options.tracking_uri)
         runs = find_runs(client, options.experiment, options.runs, options.parent, options.filter)
-    except LearningRateError as error:
+        if not runs:
+            sys.exit("Error: there are no such runs")
+        files = compare(runs, options.out, options.metrics)
+    except (LearningRateError, MlflowException) as error:
         sys.exit(f"Error: {error}")
-    if not runs:
-        sys.exit("Error: there are no such runs")
-    files = compare(runs, options.out, options.metrics)
     print(next(file for file in files if file.name == PAGE).read_text(encoding="utf-8"))
     print("\n".join(str(file) for file in files))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lr_plugins.errors import InvalidArgument
 from lr_plugins.report.plot import plot_learning_rate
 from lr_plugins.report.runs import Points, Run, higher_is_better, is_learning_rate
 
@@ -24,8 +25,15 @@ def compare(runs: Sequence[Run], folder: str | Path, metrics: Sequence[str] = ()
         runs: at least one.
         folder: where to.
         metrics: those to compare. Default: those of validation, or else of training.
+
+    Raises:
+        InvalidArgument: a metric that none of the runs has.
     """
     folder = Path(folder)
+    there = {name for run in runs for name in run.curves}
+    for name in metrics:
+        if name not in there:
+            raise InvalidArgument("metrics", name, f"metrics of the runs ({', '.join(sorted(there))})")
     folder.mkdir(parents=True, exist_ok=True)
     metrics = list(metrics) or _metrics_of(runs)
     files = [folder / TABLE, folder / PAGE]
@@ -58,7 +66,7 @@ def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
     for schedule, mine in by_schedule(runs).items():
         cells = [_spread([run.best(name) for run in mine]) for name in metrics]
         seconds = _spread([run.seconds if run.seconds is not None else math.nan for run in mine], digits=1)
-        lines.append(f"| {schedule} | {len(mine)} | {' | '.join([*cells, seconds])} |")
+        lines.append(f"| {_cell(schedule)} | {len(mine)} | {' | '.join([*cells, seconds])} |")
     heads = list(_row(runs[0], metrics))
     lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     lines += ["| " + " | ".join(_cell(value) for value in _row(run, metrics).values()) + " |" for run in runs]
@@ -78,7 +86,8 @@ def _row(run: Run, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value) if value is not None else ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value) if value is not None else ""
+    return text.replace("|", "\\|")  # which would end the cell
 
 
 def _spread(values: Sequence[float], digits: int = 4) -> str:
@@ -126,11 +135,15 @@ def _plot_metrics(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Pa
 def _draw(axes: Any, schedule: str, curves: Sequence[Points]) -> None:
     values: dict[int, list[float]] = {}
     for curve in curves:
-        for step, value in zip(curve.steps.tolist(), curve.values.tolist(), strict=True):
+        # Of two values at a step, the last.
+        for step, value in dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True)).items():
             values.setdefault(step, []).append(value)
     # Where a run ended early the mean would jump: shown as far as all of them have values.
     steps = np.array(sorted(step for step in values if len(values[step]) == len(curves)), np.int64)
-    if steps.size:
+    if not steps.size:  # runs of different lengths or batches have no steps in common
+        for index, curve in enumerate(curves):
+            [line] = axes.plot(curve.steps, curve.values, ".-", label=schedule if not index else None, linewidth=1.0)
+    else:
         table = np.array([values[step] for step in steps.tolist()])
         [line] = axes.plot(steps, table.mean(1), ".-", label=f"{schedule} ({len(curves)})", linewidth=1.4)
         axes.fill_between(steps, table.min(1), table.max(1), color=line.get_color(), alpha=0.18, linewidth=0)

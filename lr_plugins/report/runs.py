@@ -35,11 +35,12 @@ class Run:
     Args:
         run_id: MLflow's.
         name: its name.
-        schedule: the tag of that name, or else the run's name.
+        schedule: the tag of that name, or else the run's name; with data and model where the runs differ in these.
         seed: the param of that name, if there is one.
         status: FINISHED, FAILED, KILLED or RUNNING.
         seconds: from its begin to its end; None while it goes on.
         curves: by metric; learning rates are `lr`, or `lr/<group>`.
+        tags: by name.
     """
 
     run_id: str
@@ -49,6 +50,7 @@ class Run:
     status: str
     seconds: float | None
     curves: dict[str, Points] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def best(self, metric: str) -> float:
         """The best value of a metric; NaN where it has none."""
@@ -95,7 +97,7 @@ def find_runs(
         InvalidArgument: there is no such experiment or run.
     """
     if run_ids:
-        return [_run(client, _existing(client, run_id)) for run_id in run_ids]
+        return _told_apart([_run(client, _existing(client, run_id)) for run_id in run_ids])
     if parent is not None:
         experiment_id = _existing(client, parent).info.experiment_id
         only = " and ".join(part for part in (f"tags.`{PARENT}` = '{parent}'", only) if part)
@@ -107,7 +109,16 @@ def find_runs(
         experiment_id = experiment.experiment_id
     found = list(_search(client, experiment_id, only))
     parents = {run.data.tags.get(PARENT) for run in found}
-    return [_run(client, run) for run in found if run.info.run_id not in parents]
+    return _told_apart([_run(client, run) for run in found if run.info.run_id not in parents])
+
+
+def _told_apart(runs: list[Run]) -> list[Run]:
+    """The runs, with their schedules named so that only those of one data set and model are taken together."""
+    for name in ("model", "data"):
+        if len({run.tags.get(name) for run in runs}) > 1:
+            for run in runs:
+                run.schedule += f", {run.tags.get(name, '?')}"
+    return runs
 
 
 def _search(client: Any, experiment_id: str, only: str) -> Iterator[Any]:
@@ -134,6 +145,7 @@ def _run(client: Any, run: Any) -> Run:
     seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
     schedule = data.tags.get("schedule", info.run_name)
     found = Run(info.run_id, info.run_name, schedule, data.params.get("seed", ""), info.status, seconds)
+    found.tags = dict(data.tags)
     for name in sorted(data.metrics):
         if name != "epoch" and not name.startswith("system/"):
             history = sorted(client.get_metric_history(info.run_id, name), key=lambda point: point.step)

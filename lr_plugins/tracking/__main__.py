@@ -17,9 +17,12 @@ def main() -> int:
     """Send each spool; 1 if something still waits."""
     parser = argparse.ArgumentParser(prog="python -m lr_plugins.tracking", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT, help=f"where they wait; default {DEFAULT}")
+    parser.epilog = "Each run goes to the place it was meant for, whatever MLFLOW_TRACKING_URI says now."
     options = parser.parse_args()
     ask_once()
-    found = spools(options.folder)
+    if not options.folder.is_dir() and options.folder != DEFAULT:
+        sys.exit(f"Error: there is no folder {options.folder}")
+    found = spools(options.folder.absolute())
     if not found:
         print(f"Nothing waits in {options.folder}.")
     return max([_send(folder) for folder in found], default=0)
@@ -37,7 +40,8 @@ def _send(folder: Path) -> int:
     except Timeout:
         print(f"{folder}: its training sends it.")
         return 0
-    where = f"run {state.run_id} at {state.tracking_uri}"
+    where = f"run {state.run_id}" if state.run_id is not None else "a new run"
+    where += f" at {state.tracking_uri}" if state.tracking_uri is not None else ""
     if folder.is_dir():
         print(f"{folder}: not sent to {where}: {state.error or state.trouble or state.refusal}", file=sys.stderr)
         return 1

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
+import json
+import os
 import sys
+import tempfile
 import time
-import weakref
 from argparse import Namespace
 from array import array
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
-from lr_plugins.errors import InvalidArgument, TrackingError
-from lr_plugins.tracking.spool import BY_SPOOL, DEFAULT, ERRORS, Spool, State, guarded, spools
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.tracking.delivery import Delivery, MissingRun
+from lr_plugins.tracking.spool import DEFAULT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_LOOK_EVERY = 2.0  # seconds between looks at how the sending goes
-_BEGIN_SECONDS = 120.0  # for MLflow to make its tables and the run, on a slow disk
-_STARTS = 5  # of a sender, that ends by itself, before we give it up
-_AWAY_SECONDS = 10.0  # how long the end of a run waits for a server that is away
+_AWAY_SECONDS = 3.0  # how long the end of a run waits for a server that is away
 
 
 class MLflowLogger(Logger):
@@ -54,6 +51,12 @@ class MLflowLogger(Logger):
         run_id: a run to go on with. Default None: a new one.
         artifact_location: where the artifacts of a new experiment go. Default None: MLflow's own default.
         prefix: what the names of metrics begin with, before a `-`. Default `""`: nothing.
+        log_model: True stores the checkpoints that ModelCheckpoint has kept at the end, and the module as an MLflow
+            model with its signature (its input is the module's `example_input_array`); `"all"` stores each checkpoint
+            when it is written, as well. Default False.
+        checkpoint_path_prefix: folder within the run for the checkpoints. Default `"checkpoints"`.
+        log_system_metrics: whether the use of processor, memory, disk, network and GPU is logged, every 10 s; needs
+            psutil. Default False.
 
     Raises:
         InvalidArgument: mlflow is not installed.
@@ -76,21 +79,32 @@ class MLflowLogger(Logger):
         run_id: str | None = None,
         artifact_location: str | None = None,
         prefix: str = "",
+        log_model: bool | Literal["all"] = False,
+        checkpoint_path_prefix: str = "checkpoints",
+        log_system_metrics: bool = False,
     ) -> None:
         super().__init__()
         if find_spec("mlflow") is None:
             raise InvalidArgument("MLflowLogger", "no mlflow", "used with mlflow installed", "pip install mlflow")
+        if log_model not in (True, False, "all"):
+            raise InvalidArgument("MLflowLogger.log_model", log_model, 'true, false or "all"')
+        if log_system_metrics and find_spec("psutil") is None:
+            raise InvalidArgument(
+                "MLflowLogger.log_system_metrics", True, "false where psutil is not installed", "pip install psutil"
+            )
         self.experiment_name, self._asked_name, self._asked_uri = experiment_name, run_name, tracking_uri
         self.tags = {name: str(value) for name, value in (tags or {}).items()}
         self.spool_dir, self.artifact_location, self.prefix = Path(spool_dir), artifact_location, prefix
+        self.log_model, self.checkpoint_path_prefix = log_model, checkpoint_path_prefix
+        self.log_system_metrics = log_system_metrics
         self._continued = run_id
-        self._spool: Spool | None = None
-        self._sender: subprocess.Popen[bytes] | None = None
-        self._state = State()
-        self._begun = self._announced = False
-        self._starts = 0  # of senders for this spool
-        self._looked_at = 0.0
+        self._joined: str | None = None  # a run that was active already
+        self._delivery = Delivery(self.spool_dir)
         self._client: MlflowClient | None = None
+        self._module: Any = None  # of the fit, while it is to be logged
+        self._last: dict[str, tuple[int, float]] = {}  # step and value of each metric
+        self._kept: list[str] = []  # checkpoints, by ModelCheckpoint
+        self._checkpoints: dict[str, float] = {}  # logged, with the times at which they were written
 
     # --- Lightning's logger interface --------------------------------------------------------------------
 
@@ -107,38 +121,50 @@ class MLflowLogger(Logger):
     @property
     def run_id(self) -> str | None:
         """The run's id; None before the fit begins, and while a server is away that has yet to give it."""
-        if self._begun and self._spool is not None and self._state.writer != self._spool.writer:
-            self._await_run()
-        return self._state.run_id
+        if self._delivery.is_open:
+            self._delivery.await_run()
+        return self._delivery.state.run_id
 
     @property
     def experiment_id(self) -> str | None:
         """The experiment's id; None before the fit begins."""
-        return self._state.experiment_id if self.run_id is not None else None
+        return self._delivery.state.experiment_id if self.run_id is not None else None
 
     @property
     def run_name(self) -> str | None:
         """The run's name; None before MLflow has made one up."""
-        return self._state.run_name or self._asked_name
+        return self._delivery.state.run_name or self._asked_name
 
     @property
     def tracking_uri(self) -> str | None:
         """Where it logs; None for MLflow's own default, before the fit begins."""
-        return self._state.tracking_uri or self._asked_uri
+        return self._delivery.state.tracking_uri or self._asked_uri
 
     @property
-    def experiment(self) -> _Client | None:
-        """MLflow's client, which is made when it is first used; None on other ranks than 0."""
+    def experiment(self) -> _Client | _Silent:
+        """MLflow's client, which is made when it is first used; on other ranks than 0 one that does nothing."""
         if getattr(rank_zero_only, "rank", 0) != 0:
-            return None
+            return _Silent()
         self._begin()
+        if self._continued is not None:
+            self._delivery.await_run()
         return _Client(self)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step."""
-        values = {self._prefixed(name): float(value) for name, value in metrics.items()}
-        self._write({"do": "points", "time": _now(), "step": step or 0, "values": values})
+        values, step = {}, step or 0
+        for name, value in metrics.items():
+            try:
+                point = step, float(value)
+            except (TypeError, ValueError):
+                rank_zero_warn(f"MLflowLogger leaves out the metric {name!r}: {value!r} is no number.")
+                continue
+            if self._last.get(name) != point:  # Lightning gives the epoch with training's metrics and validation's
+                self._last[name] = point
+                values[self._prefixed(name)] = point[1]
+        if values:
+            self._write({"do": "points", "time": _now(), "step": step, "values": values})
 
     @rank_zero_only
     def log_series(self, name: str, first_step: int, values: array[float]) -> None:
@@ -158,49 +184,88 @@ class MLflowLogger(Logger):
         )
 
     @rank_zero_only
-    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace | None, *_: Any, **__: Any) -> None:
         """Log parameters, nested ones under dotted names."""
-        flat = _flat(vars(params) if isinstance(params, Namespace) else params)
+        flat = _flat(vars(params) if isinstance(params, Namespace) else params or {})
         self._write({"do": "params", "values": {name: str(value) for name, value in flat}})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """End the run, and wait until MLflow has all of it; not for long where a server is away."""
-        if not self._begun:
+        if not self._delivery.is_open:
             return
-        self._write({"do": "end", "time": _now(), "status": _run_status(status)})
-        assert self._spool is not None
-        self._begun = False
-        complete = self._await_sent(_AWAY_SECONDS)
-        if self._state.differing:
+        if status == "success":
+            self._log_model()
+        entry = {"do": "end", "time": _now(), "status": _run_status(status)}
+        complete = self._delivery.close(entry, _AWAY_SECONDS)
+        state, place = self._delivery.state, self._delivery.spool.folder
+        if state.differing:
             rank_zero_warn(
-                f"{self._state.differing} points of MLflow run {self._state.run_id} have another value now than before "
-                "the run was resumed; the first value stays. With new_run=true, a resumed training gets a run of its "
-                "own."
+                f"{state.differing} points of MLflow run {state.run_id} have another value now than before "
+                "the run was resumed; the first value stays. A run of its own would have both (train.py: new_run=true)."
             )
-        if self._state.refused:
+        if state.refused:
             rank_zero_warn(
-                f"MLflow did not take {self._state.refused} of the entries of run {self._state.run_id}, the last of "
-                f"them because: {self._state.refusal}. They are kept in {self._spool.folder}."
+                f"MLflow did not take {state.refused} of the entries of run {state.run_id}, the last of "
+                f"them because: {state.refusal}. They are kept in {place}."
             )
         if not complete:
             command = "python -m lr_plugins.tracking"
             if self.spool_dir != DEFAULT:
                 command += f" {self.spool_dir}"
             rank_zero_warn(
-                f"MLflow cannot be reached ({self._state.trouble or self._spool.trouble or 'no answer'}). What it does "
-                f"not have yet waits in {self._spool.folder}; send it with: {command}"
+                f"MLflow cannot be reached ({self._delivery.trouble or 'no answer'}). What it does "
+                f"not have yet waits in {place}; send it with: {command}"
             )
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Note the checkpoints that ModelCheckpoint keeps, and store them if each is to be."""
+        if self.log_model:
+            kept = [*checkpoint_callback.best_k_models, checkpoint_callback.best_model_path]
+            self._kept = [path for path in dict.fromkeys([*kept, checkpoint_callback.last_model_path]) if path]
+            if self.log_model == "all":
+                self._log_checkpoints()
+
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
+        """Take note of the module, which Lightning hands to its loggers when a fit begins."""
+        if self.log_model:
+            self._module = model
+        trainer = getattr(model, "_trainer", None)
+        for callback in trainer.callbacks if trainer is not None else ():
+            if type(callback).__name__ == "__MlflowPLCallback":
+                # That of mlflow.pytorch.autolog(): its run is joined, and what it logs of metrics is logged here.
+                callback._log_metrics = _nothing
+
+    @rank_zero_only
+    def _log_checkpoints(self) -> None:
+        for path in map(Path, self._kept):
+            written = path.stat().st_mtime if path.is_file() else None
+            if written is not None and self._checkpoints.get(str(path)) != written:
+                self._checkpoints[str(path)] = written
+                self.log_artifact(path, self.checkpoint_path_prefix)
+
+    @rank_zero_only
+    def _log_model(self) -> None:
+        """Store what is to be stored of the model when training is over."""
+        module, self._module = self._module, None
+        if not self.log_model:
+            return
+        self._log_checkpoints()
+        if module is not None:
+            from lr_plugins.tracking.model import saved_model
+
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    self.log_artifact(saved_model(module, Path(folder) / "model"))
+                except Exception as error:  # the run is complete without it
+                    rank_zero_warn(f"MLflowLogger could not store the model: {error}")
 
     # --- beyond it ---------------------------------------------------------------------------------------
 
     @property
     def reference(self) -> str | None:
         """What `continue_run` finds the run by, without waiting for its id; None before the fit begins."""
-        if self._spool is None:
-            return None
-        self._look()
-        return self._state.run_id or self._continued or f"{BY_SPOOL}{self._spool.folder.name}"
+        return self._continued or self._delivery.reference
 
     def continue_run(self, run_id: str) -> bool:
         """Go on with a run instead of creating one; whether the store has that run.
@@ -216,95 +281,101 @@ class MLflowLogger(Logger):
         self._continued = run_id
         try:
             self._begin(resumes=True)
-            self._await_run()
-        except _Missing:
-            self._abandon()
+            self._delivery.await_run()
+        except MissingRun:
+            self._continued = None
+            self._delivery.abandon()
             return False
         return True
 
     @property
     def times_continued(self) -> int:
         """How often the run has been resumed so far, this time included."""
-        return self._state.resumed if self.run_id is not None else 0
+        return self._delivery.state.resumed if self.run_id is not None else 0
 
     @rank_zero_only
     def set_tag(self, name: str, value: object) -> None:
         """Tag the run."""
         self._write({"do": "tags", "values": {name: str(value)}})
 
+    @rank_zero_only
+    def log_dataset(
+        self, name: str, digest: str, source: str, context: str = "training", profile: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note a dataset as an input of the run.
+
+        Args:
+            name: its name.
+            digest: what tells its contents apart from others, at most 36 characters.
+            source: where it is from.
+            context: what it is for. Default `"training"`.
+            profile: numbers that describe it, e.g. of samples. Default None.
+        """
+        dataset = {
+            "name": name,
+            "digest": digest[:36],
+            "source_type": "code",
+            "source": json.dumps({"tags": {"mlflow.source.name": source}}),
+            "profile": json.dumps(dict(profile or {})),
+        }
+        self._write({"do": "dataset", "dataset": dataset, "context": context})
+
     @property
     def page(self) -> str | None:
         """Where to see the run's curves: the address of its page, with how to serve it where that is local."""
-        server, run_id = self._state.tracking_uri, self._state.run_id
+        return self.address("model-metrics")
+
+    def address(self, part: str) -> str | None:
+        """The address of a part of the run's page: `"model-metrics"`, `"artifacts"`, `"overview"`."""
+        state = self._delivery.state
+        server, run_id = state.tracking_uri, state.run_id
         if server is None or run_id is None:
             return None
         local = not server.startswith("http")
         # Without the workflow in the address MLflow shows its pages for chatbots.
-        path = f"#/experiments/{self._state.experiment_id}/runs/{run_id}/model-metrics?workflowType=machine_learning"
+        path = f"#/experiments/{state.experiment_id}/runs/{run_id}/{part}?workflowType=machine_learning"
         return f"mlflow ui, then http://127.0.0.1:5000/{path}" if local else f"{server.rstrip('/')}/{path}"
 
     @rank_zero_only
     def flush(self) -> None:
         """Wait until MLflow has what has been logged; not for long where a server is away."""
-        if self._begun:
-            self._await_sent(_AWAY_SECONDS)
+        if self._delivery.is_open:
+            self._delivery.await_sent(_AWAY_SECONDS)
 
     @rank_zero_only
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
         """Store a file with the run, as it is now; or a folder."""
         self._begin()
-        assert self._spool is not None
-        self._write({"do": "file", "kept": self._spool.keep(Path(path)), "to": artifact_path})
+        self._write({"do": "file", "kept": self._delivery.spool.keep(Path(path)), "to": artifact_path})
 
     @rank_zero_only
     def log_text(self, text: str, name: str) -> None:
         """Store a text with the run, as a file of that name."""
         self._begin()
-        assert self._spool is not None
         folder, _, name = name.rpartition("/")
-        self._write({"do": "file", "kept": self._spool.keep_text(text, name), "to": folder or None})
+        self._write({"do": "file", "kept": self._delivery.spool.keep_text(text, name), "to": folder or None})
 
     def _prefixed(self, name: str) -> str:
         return f"{self.prefix}-{name}" if self.prefix else name
 
-    # --- the spool and its sender -------------------------------------------------------------------------
+    # --- the run -----------------------------------------------------------------------------------------------
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._begin()
-        assert self._spool is not None
-        self._spool.write(entry)
-        now = time.monotonic()
-        if now - self._looked_at > _LOOK_EVERY:
-            self._looked_at = now
-            self._look()
+        self._delivery.write(entry)
 
     def _begin(self, resumes: bool = False) -> None:
-        """Begin the run, or go on with it in another fit; at once, whatever MLflow does."""
-        if self._begun:
+        """Begin the run, or go on with it in another fit."""
+        if self._delivery.is_open:
             return
-        try:
-            with guarded(self.spool_dir):
-                if self._spool is None or not self._spool.is_there:
-                    self._spool, self._sender = self._take_up() or Spool.new(self.spool_dir), None
-                self._spool.write(self._start(resumes or (self._continued is not None and self._state.run_id is None)))
-        except OSError as error:
-            raise TrackingError(f"MLflowLogger.spool_dir: {self.spool_dir} cannot be written to ({error})") from error
-        self._begun, self._announced, self._starts = True, False, 0
-        self._state = replace(self._state, done=0, trouble="", error="", differing=0)
-        self._look()
-
-    def _take_up(self) -> Spool | None:
-        """The spool that the run to go on with has left, if it has not been sent."""
-        for folder in spools(self.spool_dir) if self._continued is not None else ():
-            if self._continued in (State.read(folder).run_id, f"{BY_SPOOL}{folder.name}"):
-                return Spool(folder)
-        return None
-
-    def _start(self, resumes: bool) -> dict[str, Any]:
+        fluent = sys.modules.get("mlflow")
+        known = self._delivery.state.run_id or self._continued
+        if known is None and fluent is not None and fluent.active_run() is not None:
+            self._joined = known = fluent.active_run().info.run_id
         uri = self._asked_uri
-        if uri is None and "mlflow" in sys.modules:  # by mlflow.set_tracking_uri; otherwise the sender finds it out
-            uri = sys.modules["mlflow"].get_tracking_uri()
-        return {
+        if uri is None:  # noted, for it may be sent from elsewhere, later
+            uri = fluent.get_tracking_uri() if fluent is not None else os.environ.get("MLFLOW_TRACKING_URI")
+        entry = {
             "do": "run",
             "time": _now(),
             "experiment": self.experiment_name,
@@ -312,94 +383,24 @@ class MLflowLogger(Logger):
             "tags": self.tags,
             "uri": uri,
             "artifact_location": self.artifact_location,
-            "run_id": self._state.run_id or self._continued,
-            "resumes": resumes,
+            "run_id": known,
+            "resumes": resumes or (self._continued is not None and self._delivery.state.run_id is None),
+            "joins": self._joined is not None,
+            "system_metrics": self.log_system_metrics,
             "program": sys.argv[0],
-            "writer": self._spool.writer if self._spool is not None else "",
-            "spool": self._spool.folder.name if self._spool is not None else "",
         }
-
-    def _look(self) -> None:
-        """See to it that somebody sends, and tell of trouble once."""
-        assert self._spool is not None
-        self._state = _newer(self._state, State.read(self._spool.folder))
-        ended = self._sender is not None and self._sender.poll() is not None
-        if (self._sender is None or ended) and not self._state.error:
-            if self._starts == _STARTS:
-                self._state.error = f"its process ends again and again; see {self._spool.folder / ERRORS}"
-            else:
-                self._start_sender(self._spool)
-        trouble = self._state.error or self._state.trouble or self._spool.trouble
-        if trouble and not self._announced:
-            self._announced = True
-            rank_zero_warn(
-                f"MLflow cannot be reached ({trouble}). The training goes on; what it logs waits in "
-                f"{self._spool.folder}."
-            )
-
-    def _start_sender(self, spool: Spool) -> None:
-        command = [sys.executable, "-m", "lr_plugins.tracking.sender", str(spool.folder.absolute()), spool.writer]
-        self._starts += 1
-        with (spool.folder / ERRORS).open("ab") as errors:
-            # In a session of its own: Ctrl-C is for the training.
-            self._sender = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True
-            )
-        weakref.finalize(self, _let_go, self._sender)
-
-    def _await_run(self) -> None:
-        """Wait until there is a run, or nobody to make one."""
-        assert self._spool is not None
-        deadline = time.monotonic() + _BEGIN_SECONDS
-        while time.monotonic() < deadline:
-            self._look()
-            state = self._state
-            if state.error:
-                self._abandon()
-                raise TrackingError(f"MLflow at {state.tracking_uri or 'its default place'}: {state.error}")
-            if state.writer == self._spool.writer or state.trouble:
-                if state.missing:
-                    raise _Missing(f"MLflow run {self._continued} is not there")
-                return
-            self._poke()
-            time.sleep(0.02)
-
-    def _await_sent(self, patience: float) -> bool:
-        """Wait until all is sent, as long as something arrives; whether it is."""
-        assert self._spool is not None
-        size, done, since = self._spool.size, -1, time.monotonic()
-        while True:
-            self._look()
-            if self._state.done >= size:
-                return True
-            if self._state.done != done:
-                done, since = self._state.done, time.monotonic()
-            limit = patience if self._state.trouble or self._spool.trouble else _BEGIN_SECONDS
-            if self._state.error or time.monotonic() - since > limit:
-                return False
-            self._poke()
-            time.sleep(0.02)
-
-    def _poke(self) -> None:
-        assert self._sender is not None
-        assert self._sender.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended; the next look starts another
-            self._sender.stdin.write(b"\n")
-            self._sender.stdin.flush()
-
-    def _abandon(self) -> None:
-        """Give up a run that cannot begin."""
-        if self._sender is not None:
-            _let_go(self._sender)
-        self._spool, self._sender, self._begun, self._continued, self._state = None, None, False, None, State()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process."""
-        return {**self.__dict__, "_spool": None, "_sender": None, "_client": None, "_begun": False}
+        self._delivery.open(entry, self._continued)
 
 
-class _Missing(TrackingError):
-    """The run to go on with is not there."""
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+class _Silent:
+    """Does nothing, whatever is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _nothing
 
 
 class _Client:
@@ -418,18 +419,6 @@ class _Client:
         return getattr(logger._client, name)
 
 
-def _newer(known: State, read: State) -> State:
-    """What the sender has told last; its file is gone once everything is sent."""
-    return read if read.done >= known.done else known
-
-
-def _let_go(sender: subprocess.Popen[bytes]) -> None:
-    """Tell a sender that nothing more will come."""
-    if sender.stdin is not None:
-        with contextlib.suppress(OSError):
-            sender.stdin.close()
-
-
 def _now() -> int:
     return int(time.time() * 1000)
 
@@ -437,6 +426,8 @@ def _now() -> int:
 def _run_status(status: str) -> str:
     if status in ("success", "finished"):
         return "FINISHED"
+    if status == "interrupted":
+        return "KILLED"
     # Lightning says "failed" whatever happened, from within the handler of the exception.
     interruption = isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit))
     return "KILLED" if interruption else "FAILED"

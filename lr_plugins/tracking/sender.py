@@ -24,10 +24,15 @@ from filelock import FileLock
 from lr_plugins.tracking.spool import LOG, REFUSED, SENDING, State, entries, guarded, remove
 from lr_plugins.tracking.store import BATCH, Point, Refused, Store, points_of
 
+_LONGEST_REASON = 200  # characters
 _LOOK_EVERY = 0.5  # seconds
 _LONGEST_PAUSE = 10.0  # seconds between attempts to reach a server
 _ATTEMPTS_AFTER_THE_END = 3
 _IDLE = 10.0  # seconds after which a process that has nothing to do any more ends
+
+
+class _Impossible(Exception):
+    """A run that cannot begin; what is logged of it waits until somebody has mended that."""
 
 
 class Sender:
@@ -60,6 +65,9 @@ class Sender:
                     return True
                 else:
                     self._wait(_LOOK_EVERY)
+            except _Impossible as error:
+                self.state.error = str(error)
+                self.state.write(self.folder)
             except Exception as error:
                 attempts += 1
                 self.note(error)
@@ -70,7 +78,7 @@ class Sender:
 
     def note(self, error: Exception) -> None:
         """Tell why nothing can be sent; for good, where the run cannot even begin and no server is asked."""
-        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        reason = (str(error).strip().splitlines() or [""])[0][:_LONGEST_REASON] or type(error).__name__
         remote = (self._uri or "").startswith("http")
         if self.state.run_id is None and not remote and "locked" not in reason:
             self.state.error = reason
@@ -107,8 +115,10 @@ class Sender:
             self._store.do(entry)
         except Refused as error:
             if entry["do"] == "run":
-                self.state.error = str(error)
+                raise _Impossible(str(error)) from error
             self._refuse(entry, error)
+        if self.state.missing:
+            raise _Impossible(f"run {entry['run_id']} is not there")
         if entry["do"] == "run":
             self.state.writer = entry["writer"]
         self.state.ended = entry["do"] == "end"
@@ -184,7 +194,7 @@ def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Ca
         wait: waits so many seconds, or until there may be something new.
         is_over: whether nobody will write to the spool any more.
     """
-    sender = Sender(folder, writer, wait, is_over)
+    sender = Sender(folder.absolute(), writer, wait, is_over)
     if sender.run():
         try:
             sender.close()

@@ -12,12 +12,13 @@ import json
 import os
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock  # torch brings it
+from filelock import FileLock, Timeout  # torch brings it
 
 LOG, STATE, LOCK, FILES, REFUSED = "log.jsonl", "state.json", "lock", "files", "refused.jsonl"
 SENDING, ERRORS = ".sending", "sender.log"
@@ -39,9 +40,12 @@ class State:
         writer: who writes to the spool (`Spool.writer`).
         resumed: how often the run has been gone on with.
         status_before: the status of a run that is gone on with, while nothing has been added to it.
+        attempted: whether the run may have been created, also if its id was not told.
+        checks: whether points may be those that a run which is gone on with has already.
         missing: whether the run to go on with is not there.
         error: why nothing can be sent at all; empty if all is well.
         trouble: why nothing can be sent at the moment; empty if all is well.
+        joined: whether the run was begun by others, who end it.
         ended: whether the run has ended by its own word.
         differing: points that had another value before the run was resumed.
         refused: entries that MLflow does not take, kept in `refused.jsonl`.
@@ -57,9 +61,12 @@ class State:
     writer: str = ""
     resumed: int = 0
     status_before: str = ""
+    attempted: bool = False
+    checks: bool = False
     missing: bool = False
     error: str = ""
     trouble: str = ""
+    joined: bool = False
     ended: bool = False
     differing: int = 0
     refused: int = 0
@@ -97,6 +104,7 @@ class Spool:
         self._file = os.open(folder / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._held = b""
         self.trouble = ""  # why entries are held
+        weakref.finalize(self, os.close, self._file)
         self.size = os.fstat(self._file).st_size
         if self.size and os.pread(self._file, 1, self.size - 1) != b"\n":
             self._append(b"\n")  # after a line that was cut off
@@ -147,10 +155,6 @@ class Spool:
         except OSError:
             return False
 
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._file)
-
 
 def entries(folder: Path, start: int) -> Iterator[tuple[dict[str, Any] | None, int]]:
     """The entries from a byte on, each with the byte at which it ends; None for a line that was cut off."""
@@ -182,6 +186,15 @@ def spools(parent: Path) -> list[Path]:
     """The spools below a folder, the oldest first."""
     found = [path.parent for path in parent.glob(f"*/{LOG}")]
     return sorted(found, key=lambda folder: (folder / LOG).stat().st_mtime_ns)
+
+
+def is_left(folder: Path) -> bool:
+    """Whether a spool is there that no process sends."""
+    try:
+        with FileLock(folder.with_suffix(SENDING), timeout=0):
+            return folder.is_dir()
+    except Timeout:
+        return False
 
 
 def remove(folder: Path) -> None:

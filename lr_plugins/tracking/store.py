@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -56,8 +57,8 @@ class Store:
     def __init__(self, folder: Path, state: State) -> None:
         self._folder, self.state = folder, state
         self._client: Any = None
-        # By name and step; None: a new run, of which nothing can have been sent.
-        self._known_points: dict[str, dict[int, float]] | None = {} if state.done else None
+        self._system: Any = None  # MLflow's monitor of the machine
+        self._known_points: dict[str, dict[int, float]] = {}  # of a run that is gone on with, by name and step
         self._does: dict[str, Callable[[dict[str, Any]], None]] = {
             "run": self._begin,
             "params": self._add_params,
@@ -82,16 +83,34 @@ class Store:
     # --- the run ------------------------------------------------------------------------------------------
 
     def _begin(self, entry: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            os.chdir(entry["folder"])  # MLflow's default place and relative ones are below it
         # Two runs that begin at once in a new folder would both make the tables, and one of them fail.
         with FileLock(Path(tempfile.gettempdir()) / f"lr_plugins-{_digest(entry['uri'])}.lock"):
             self._connect(entry["uri"])
             known = self.state.run_id or entry["run_id"]
+            if known is None and self.state.attempted:  # the run may be there, and the answer have been lost
+                known = self._begun_in(entry["spool"], entry["experiment"]) or None
             if known is not None and known.startswith(BY_SPOOL):
                 known = self._begun_in(known.removeprefix(BY_SPOOL), entry["experiment"])
             if known is not None:
                 self._take_up(known, resumed=entry["resumes"])
+                if entry["joins"] and not self.state.missing:
+                    self.state.joined = True
+                    self._set_tags({"values": {**dict(_versions()), **entry["tags"]}})
             else:
-                _final(lambda: self._create(entry))
+                self._create(entry)
+        if entry["system_metrics"] and not self.state.missing:
+            self._watch_system()
+
+    def _watch_system(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        if self._system is None:
+            self._system = SystemMetricsMonitor(
+                self.state.run_id, resume_logging=bool(self.state.resumed), tracking_uri=self.state.tracking_uri
+            )
+            self._system.start()
 
     def _begun_in(self, spool: str, experiment_name: str) -> str:
         """The run that was begun in a spool; nothing if there is none."""
@@ -111,6 +130,11 @@ class Store:
         self.state.tracking_uri = self._client.tracking_uri
 
     def _create(self, entry: dict[str, Any]) -> None:
+        self.state.attempted = True
+        self.state.write(self._folder)
+        _final(lambda: self._create_run(entry))
+
+    def _create_run(self, entry: dict[str, Any]) -> None:
         from mlflow.tracking.context.registry import resolve_tags
 
         name = entry["experiment"]
@@ -136,13 +160,19 @@ class Store:
             return
         self.state.run_id, self.state.run_name = run_id, run.info.run_name
         self.state.experiment_id = run.info.experiment_id
-        self.state.known_before, self._known_points = dict(run.data.params), {}
+        self.state.known_before = dict(run.data.params) if resumed else {}
+        self.state.checks, self._known_points = resumed, {}
         if resumed:
             self.state.resumed = int(run.data.tags.get("resumed", 0)) + 1
             self.state.status_before = run.info.status
         self._client.update_run(run_id, status="RUNNING")
 
     def _end(self, entry: dict[str, Any]) -> None:
+        if self._system is not None:
+            self._system.finish()
+            self._system = None
+        if self.state.joined and entry["status"] != "KILLED":
+            return  # whoever began it ends it
         # Of a run that something kept from going on, nothing has changed.
         status = self.state.status_before if self.state.status_before not in ("", "RUNNING") else entry["status"]
         self._connected.set_terminated(self.state.run_id, status, end_time=entry["time"])
@@ -174,7 +204,7 @@ class Store:
     def _is_known(self, point: Point) -> bool:
         """Whether a continued run has a point of this metric at this step."""
         name, value, _, step = point
-        if self._known_points is None:
+        if not self.state.checks:
             return False
         if name not in self._known_points:
             history = self._connected.get_metric_history(self.state.run_id, name)
@@ -192,8 +222,21 @@ class Store:
         values = {name: text for name, text in values.items() if name not in self.state.known_before}
         params = [Param(name, self._fitting(name, text)) for name, text in values.items()]
         for start in range(0, len(params), PARAMS_BATCH):
-            some = params[start : start + PARAMS_BATCH]
-            _final(lambda some=some: self._connected.log_batch(self.state.run_id, params=some))  # type: ignore[misc]
+            self._log_params(params[start : start + PARAMS_BATCH])
+
+    def _log_params(self, params: list[Any]) -> None:
+        try:
+            _final(lambda: self._connected.log_batch(self.state.run_id, params=params))
+        except Refused:
+            if len(params) == 1:
+                raise
+            refused = []
+            for one in params:
+                try:
+                    self._log_params([one])
+                except Refused as error:
+                    refused.append(str(error))
+            raise Refused("; ".join(refused)) from None
 
     def _fitting(self, name: str, text: str) -> str:
         """A text as long as MLflow takes it; one that is longer is stored whole as a file beside, and says where."""

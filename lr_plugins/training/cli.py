@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lr_plugins.errors import LearningRateError
+from lr_plugins.training import sweep
 from lr_plugins.training.resume import continued
 
 
@@ -40,6 +41,7 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
         sys.argv = [words[0], *continued(words[1:])]  # Hydra reads them there
         main()
     except KeyboardInterrupt:
+        sweep.interrupted = True
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output has left: `python train.py | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,7 +64,8 @@ def explanation(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException):
         return _instantiation(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return str(error)
+        lacks_launcher = "Could not find 'hydra/launcher/" in str(error)
+        return str(error) + ('\nLaunchers are an extra: pip install -e ".[train,sweep]"' if lacks_launcher else "")
     # Lightning's own judgement of settings; of a monitor that is not logged it tells by a plain RuntimeError.
     lightnings = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
     return str(error) if lightnings else None

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 
 from lr_plugins._lightning import rank_zero_only
 from lr_plugins.tracking import MLflowLogger
+from lr_plugins.training.data import InMemoryData
 from lr_plugins.training.last_checkpoint import LastCheckpoint
 from lr_plugins.training.resume import OF_A_START, write_settings
 
@@ -23,10 +24,11 @@ class RecordConfig(Callback):
 
     Args:
         config: the run's configuration.
+        data: what it trains on.
     """
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
+    def __init__(self, config: DictConfig, data: InMemoryData) -> None:
+        self.config, self.data = config, data
         self.goes_on_at: int | None = None  # the optimizer step from which an MLflow run goes on
         self.before: str | None = None  # the configuration that it had
         self._logger: MLflowLogger | None = None
@@ -39,6 +41,10 @@ class RecordConfig(Callback):
                 self._logger = logger
                 if self.goes_on_at is None:
                     logger.log_text(self._text, "config.yaml")
+                    data = self.data
+                    profile = {"num_train": data.num_train, "num_val": data.num_val, "num_classes": data.num_classes}
+                    name = type(data).__name__
+                    logger.log_dataset(name, data.digest, f"{type(data).__module__}.{name}", profile=profile)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note how the run goes on, and its settings: by now nobody has refused them."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -31,6 +32,7 @@ from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 from lr_plugins.training.last_checkpoint import AtomicFiles, LastCheckpoint, RandomStates
 from lr_plugins.training.record import RecordConfig
+from lr_plugins.training.resume import SETTINGS, newest_checkpoint
 from lr_plugins.training.sweep import PARENT_RUN
 
 
@@ -96,9 +98,11 @@ def _resume(run: Run, config: DictConfig) -> str:
             recorder.goes_on_at, recorder.before = checkpoint["global_step"], recorded["config"]
             where = f", MLflow run {run.logger.run_name}"
         else:
-            _say(f"MLflow run {recorded['run_id']} is not where this run logs: a new one begins.")
+            _say("The MLflow run of this checkpoint is not where this run logs: a new one begins.")
     done, steps = epochs_done(checkpoint), checkpoint["global_step"]
     _say(f"Resuming {_relative(os.path.abspath(path))}: {done} epochs and {steps} optimizer steps are done{where}")
+    if not config.new_run and HydraConfig.initialized() and not (Path(path).parent / SETTINGS).is_file():
+        _say(f"There is no {SETTINGS} beside it: the settings are those of this command line alone.")
     if done == config.trainer.max_epochs:
         _say(f"Nothing is left to train. More: trainer.max_epochs={2 * done}")
     return path
@@ -111,7 +115,7 @@ def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
         _say("\nInterrupted. What was recorded is kept.")
         places = _places(run)
         if run.last is not None and run.last.path.is_file():
-            places["to go on"] = "python train.py ckpt_path=last"
+            places["to go on"] = f"python train.py ckpt_path={_found_by(run.last.path)}"
         _say(summary(run.metrics.values, run.trace, places))
         if not run.trainer.is_global_zero:  # Lightning would kill the first process if another ended with a status
             raise SystemExit(0) from None
@@ -131,9 +135,10 @@ def _say(line: str) -> None:
 def _assemble(config: DictConfig, data: Any) -> Run:
     net = instantiate(config.model, input_shape=data.input_shape, num_classes=data.num_classes)
     module = Classifier(net, loss=instantiate(config.loss), optimizer=instantiate(config.optimizer))
+    module.example_input_array = torch.zeros(1, *data.input_shape)  # of which a logged model's signature tells
     _try_optimizer(module)
     metrics = EpochMetrics()
-    recorder = RecordConfig(config)
+    recorder = RecordConfig(config, data)
     others = list(_callbacks(config, data))
     last = [one for one in others if isinstance(one, LastCheckpoint)]
     others = [one for one in others if one not in last]
@@ -209,12 +214,22 @@ def _places(run: Run) -> dict[str, str]:
         places = {"run": str(run.logger.log_dir)}
     scheduler = next((one for one in run.trainer.callbacks if isinstance(one, LearningRateScheduler)), None)  # type: ignore[attr-defined]
     if scheduler is not None and scheduler.audit.steps:
-        places = {"plan": f"followed {scheduler.audit.summary}", **places}
+        since = " since it was resumed" if run.trainer.global_step > scheduler.audit.steps else ""
+        places = {"plan": f"followed {scheduler.audit.summary}{since}", **places}
     if run.best is not None:
         places["best checkpoint"] = _relative(run.best.best_model_path)
     if run.last is not None and run.last.path.is_file():
         places["last checkpoint"] = _relative(str(run.last.path.absolute()))
     return {name: place for name, place in places.items() if place}
+
+
+def _found_by(last: Path) -> str:
+    """What `ckpt_path` finds a checkpoint by: `last`, unless that means another one."""
+    try:
+        found = newest_checkpoint({}).resolve() == last.resolve()
+    except InvalidArgument:
+        found = False
+    return "last" if found else _relative(str(last.absolute()))
 
 
 def _relative(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from lr_plugins.tracking.spool import DEFAULT, is_left, spools
+
 PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, for the processes of a launcher inherit it
+interrupted = False
+"""Whether Ctrl-C has ended the program."""
 _MLFLOW = "lr_plugins.tracking.MLflowLogger"
 
 
@@ -37,20 +42,28 @@ class Sweep(Callback):  # type: ignore[misc]
         self._logger = MLflowLogger(**known, run_name="sweep " + " ".join(overrides), tags={"kind": "sweep"})
         self._logger.log_hyperparams({"overrides": " ".join(overrides)})
         os.environ[PARENT_RUN] = self._logger.run_id or ""
+        # Hydra does not tell of the end of a sweep that an error or Ctrl-C breaks off.
+        atexit.register(self._end, "failed")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Compare the runs, and end the parent."""
+        self._end("success")
+
+    def _end(self, status: str) -> None:
         os.environ.pop(PARENT_RUN, None)
         logger, self._logger = self._logger, None
         if logger is None:
             return
-        status = "success"
         try:
             self._compare(logger)
         except Exception as error:  # the runs are recorded; they can be compared again
             status = "failed"
             print(f"The runs could not be compared: {error}", flush=True)
-        logger.finalize(status)
+        logger.finalize("interrupted" if interrupted else status)
+        left = [folder for folder in spools(logger.spool_dir) if is_left(folder)]
+        if left:
+            place = "" if logger.spool_dir == DEFAULT else f" {logger.spool_dir}"
+            print(f"Of {len(left)} runs, MLflow lacks something; send it with: python -m lr_plugins.tracking{place}")
 
     def _compare(self, logger: Any) -> None:
         from mlflow import MlflowClient
@@ -65,5 +78,6 @@ class Sweep(Callback):  # type: ignore[misc]
             for file in compare(runs, folder):
                 logger.log_artifact(file, "comparison")
                 if file.name == PAGE:
-                    table = file.read_text(encoding="utf-8").partition("\n\n")[0]
-        print(f"\n{table}\n\ncompared in     {logger.page}", flush=True)
+                    page = file.read_text(encoding="utf-8")
+        logger.set_tag("mlflow.note.content", page)  # MLflow shows it as the run's description
+        print(f"\n{page.partition(chr(10) * 2)[0]}\n\ncompared in     {logger.address('overview')}", flush=True)

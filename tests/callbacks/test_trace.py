@@ -185,6 +185,18 @@ def test_any_lightning_logger_takes_the_points(tmp_path):
     assert [int(row["step"]) for row in table if row["lr"]] == list(range(18))
 
 
+def test_a_frame_has_a_row_per_step():
+    trace = Trace()
+    for value in (0.1, 0.2):
+        trace.series("lr/a").append(value)
+    trace.series("lr/b", 1).append(0.5)
+    trace.series("lr/c")
+    frame = trace.frame()
+    assert frame.index.tolist() == [0, 1]
+    assert frame["lr/a"].tolist() == [0.1, 0.2]
+    assert frame.isna().to_numpy().tolist() == [[False, True, True], [False, False, True]]
+
+
 def test_a_table_of_groups_that_come_later_leaves_their_past_empty(tmp_path):
     trace = Trace()
     for value in (0.1, 0.2, 0.3):

@@ -86,14 +86,58 @@ def test_tensors_are_compared_in_their_precision(lr, recwarn):
     assert str(scheduler.audit) == "lr followed the plan at 18 of 18 steps"
 
 
-def test_what_is_written_during_the_step_may_have_been_used():
-    class InTheClosure(pl.Callback):
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            optimizer.param_groups[0]["lr"] = 0.3
+@pytest.mark.parametrize("hook", ["on_before_optimizer_step", "on_before_zero_grad", "training_step"])
+def test_what_is_written_in_the_closure_is_overridden_before_it_is_used(hook):
+    class Writes(Toy):
+        def __init__(self, rate):
+            super().__init__()
+            self.rate = rate
+
+        def write(self, *_):
+            if self.rate is not None:
+                self.trainer.optimizers[0].param_groups[0]["lr"] = self.rate
+
+        def training_step(self, batch, batch_idx):
+            if hook == "training_step":
+                self.write()
+            return super().training_step(batch, batch_idx)
+
+    if hook != "training_step":
+        setattr(Writes, hook, Writes.write)
+    undisturbed, disturbed = Writes(None), Writes(7.0)
+    fit(undisturbed, LearningRateScheduler(LinearDecay(0.1)))
+    scheduler = LearningRateScheduler(LinearDecay(0.1))
+    with pytest.warns(UserWarning, match=r"before step 0, other code has set lr to 7"):
+        fit(disturbed, scheduler)
+    assert torch.equal(disturbed.layer.weight, undisturbed.layer.weight)
+    assert used(scheduler) == PLAN
+    assert str(scheduler.audit).startswith("lr followed the plan at 18 of 18 steps")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_who_gives_way_records_what_is_written_in_the_closure():
+    class Writes(Returns):
+        def on_before_optimizer_step(self, optimizer):
+            optimizer.param_groups[0]["lr"] = 0.01
+
+    scheduler = LearningRateScheduler(LinearDecay(0.1), on_conflict="theirs")
+    fit(Writes(), scheduler)
+    assert used(scheduler) == [0.01] * 18
+
+
+def test_what_an_optimizer_itself_writes_may_have_been_used():
+    class Restless(torch.optim.Optimizer):
+        def __init__(self, parameters, lr):
+            super().__init__(parameters, {"lr": lr})
+
+        def step(self, closure=None):
+            loss = closure()
+            self.param_groups[0]["lr"] = 0.3
+            return loss
 
     scheduler = LearningRateScheduler(LinearDecay(0.1))
     with pytest.warns(UserWarning, match=r"during step 0, other code has set lr to 0\.3"):
-        fit(None, scheduler, InTheClosure())
+        fit(Toy(lambda parameters: Restless(parameters, lr=0.1)), scheduler)
     assert str(scheduler.audit).startswith("lr followed the plan at 0 of 18 steps")
 
 
@@ -115,7 +159,7 @@ def test_a_returned_scheduler_is_given_way_to():
 
 
 def test_a_returned_scheduler_is_refused():
-    with pytest.raises(InvalidArgument, match=r"Returns\.configure_optimizers\(\) returns ExponentialLR as well"):
+    with pytest.raises(TrainingError, match=r"Returns\.configure_optimizers\(\) returns ExponentialLR as well"):
         fit(Returns(), LearningRateScheduler(LinearDecay(0.1), on_conflict="error"))
     with pytest.raises(TrainingError, match=r"before step 3, other code has set lr to 0\.7"):
         fit(None, LearningRateScheduler(LinearDecay(0.1), on_conflict="error"), Meddles())

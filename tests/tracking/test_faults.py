@@ -89,10 +89,11 @@ def log(logger, start, end):
 
 
 def log_until_told(logger):
-    begin = time.monotonic()
-    while not logger._announced:
-        logger.log_metrics({"other": 0.0}, step=0)
+    begin, step = time.monotonic(), 0
+    while not logger._delivery._announced:
+        logger.log_metrics({"other": 0.0}, step=step)
         time.sleep(0.1)
+        step += 1
         assert time.monotonic() - begin < 60
 
 
@@ -127,8 +128,8 @@ def test_a_server_that_comes_after_the_end_gets_all_by_a_command(server, tmp_pat
     with pytest.warns(UserWarning, match=r"send it with: python -m lr_plugins\.tracking .*spool"):
         logger.finalize("success")
     command = [sys.executable, "-m", "lr_plugins.tracking", str(tmp_path / "spool")]
-    logger._sender.stdin.close()
-    logger._sender.wait(60)
+    logger._delivery._sender.stdin.close()
+    logger._delivery._sender.wait(60)
     away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert away.returncode == 1
     assert "not sent" in away.stderr
@@ -227,10 +228,10 @@ def test_a_full_disk_under_the_spool_holds_the_points_in_memory(database, tmp_pa
     log(logger, 0, 10)
     logger.flush()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (logger._spool.size + 100, hard))  # a line and a half
+    resource.setrlimit(resource.RLIMIT_FSIZE, (logger._delivery.spool.size + 100, hard))  # a line and a half
     try:
         log(logger, 10, 100)
-        assert "File too large" in logger._spool.trouble
+        assert "File too large" in logger._delivery.spool.trouble
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     log(logger, 100, 200)
@@ -242,7 +243,7 @@ def test_a_full_disk_under_the_database_makes_the_points_wait(database, tmp_path
     logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
     log(logger, 0, 10)
     logger.flush()
-    sender = logger._sender.pid
+    sender = logger._delivery._sender.pid
     resource.prlimit(sender, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     with pytest.warns(UserWarning, match="MLflow cannot be reached"):
         log_until_told(logger)
@@ -250,6 +251,55 @@ def test_a_full_disk_under_the_database_makes_the_points_wait(database, tmp_path
     resource.prlimit(sender, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     logger.finalize("success")
     assert points(database, logger.run_id) == expected(100)
+
+
+def test_a_sender_that_is_killed_again_and_again_is_replaced(database, tmp_path):
+    logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
+    for turn in range(7):
+        log(logger, 100 * turn, 100 * (turn + 1))
+        logger.flush()
+        logger._delivery._sender.kill()
+        logger._delivery._sender.wait()
+    logger.finalize("success")
+    assert points(database, logger.run_id) == expected(700)
+
+
+def test_another_place_later_changes_nothing(tmp_path, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path / "first")
+    logger = MLflowLogger("faults", tracking_uri="sqlite:///here.db")
+    log(logger, 0, 10)
+    monkeypatch.chdir(tmp_path / "second")
+    log(logger, 10, 20)
+    logger.log_text("hello", "note.txt")
+    logger.finalize("success")
+    assert points(f"sqlite:///{tmp_path}/first/here.db", logger.run_id) == expected(20)
+    assert list((tmp_path / "second").iterdir()) == []
+
+
+def test_a_deleted_experiment_is_an_error_and_what_waits_is_sent_once_it_is_back(database, tmp_path):
+    client = mlflow.MlflowClient(database)
+    experiment = client.create_experiment("deleted")
+    client.delete_experiment(experiment)
+    logger = MLflowLogger("deleted", tracking_uri=database, spool_dir=tmp_path / "spool")
+    log(logger, 0, 5)
+    with pytest.raises(TrackingError, match="deleted"):
+        _ = logger.run_id
+    assert logger.run_id is None
+    client.restore_experiment(experiment)
+    command = [sys.executable, "-m", "lr_plugins.tracking", str(tmp_path / "spool")]
+    sent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    [run] = client.search_runs([experiment])
+    assert points(database, run.info.run_id) == expected(5)
+
+
+def test_a_run_that_is_not_there_is_an_error(database, tmp_path):
+    logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool", run_id="f" * 32)
+    with pytest.raises(TrackingError, match="not there"):
+        _ = logger.experiment
 
 
 def test_a_database_that_is_none_is_an_error_at_once(tmp_path):

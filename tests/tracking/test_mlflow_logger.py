@@ -2,6 +2,10 @@
 
 import math
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -9,6 +13,7 @@ import pytorch_lightning as pl
 
 from lr_plugins import InverseTimeDecay, LearningRateScheduler, LearningRateTrace
 from lr_plugins.tracking import MLflowLogger
+from lr_plugins.tracking.spool import spools
 from lr_plugins.tracking.store import BATCH
 from tests.toys import Toy, fit, loader
 
@@ -20,8 +25,8 @@ def database(tmp_path_factory):
 
 
 @pytest.fixture
-def logger(database, request):
-    return MLflowLogger(experiment_name=request.node.name, tracking_uri=database)
+def logger(database, request, tmp_path):
+    return MLflowLogger(request.node.name, tracking_uri=database, spool_dir=tmp_path / "spool")
 
 
 def points(logger, name):
@@ -207,3 +212,61 @@ def test_a_run_that_is_not_there_is_not_continued(killed, tmp_path):
     again.finalize("success")
     assert again.run_id not in (None, killed.run_id)
     assert points(again, "lr") == [(0, 1.0)]
+
+
+# --- one logger again and again ------------------------------------------------------------------------------------
+
+
+def test_what_is_measured_again_at_a_step_is_another_point(logger):
+    module = Toy()
+    trainer = fit(module, logger=logger, epochs=1)
+    for scale in (1.0, 3.0):
+        module.layer.weight.data.fill_(scale)
+        trainer.validate(module, loader(8), verbose=False)
+    values = [value for step, value in points(logger, "val_loss") if step == 6]
+    assert len(values) == len(set(values)) == 2
+
+
+def test_a_second_trainer_logs_its_own_points_and_a_param_that_differs_is_told(logger):
+    for rate in (0.1, 0.2):
+        logger.log_hyperparams({"rate": rate, f"only {rate}": 1})
+        scheduler = LearningRateScheduler(InverseTimeDecay(rate, 1, 1))
+        if rate == 0.1:
+            fit(Toy(), scheduler, LearningRateTrace(), logger=logger, epochs=1)
+        else:
+            with pytest.warns(UserWarning, match="did not take 1 of the entries .*'rate'"):
+                fit(Toy(), scheduler, LearningRateTrace(), logger=logger, epochs=1)
+    assert len(points(logger, "lr")) == 12
+    params = mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data.params
+    assert params == {"rate": "0.1", "only 0.1": "1", "only 0.2": "1"}
+
+
+def test_a_metric_that_is_no_number_is_left_out_with_a_warning(logger):
+    with pytest.warns(UserWarning, match="leaves out the metric 'note': 'good' is no number"):
+        logger.log_metrics({"note": "good", "loss": 0.5}, step=0)
+    logger.log_hyperparams(None)
+    logger.finalize("success")
+    assert points(logger, "loss") == [(0, 0.5)]
+
+
+PROGRAM = """
+import sys
+from lr_plugins.tracking import MLflowLogger
+logger = MLflowLogger("programs", tracking_uri=sys.argv[1], spool_dir=sys.argv[2])
+logger.log_metrics({"loss": 0.5}, step=0)
+if sys.argv[3] == "fails":
+    raise ValueError("bad")
+"""
+
+
+@pytest.mark.parametrize(("end", "expected"), [("ends", "FINISHED"), ("fails", "FAILED")])
+def test_a_program_that_does_not_end_its_run_ends_it_as_it_ends(database, end, expected, tmp_path):
+    command = [sys.executable, "-c", PROGRAM, database, str(tmp_path / "spool"), end]
+    process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+    assert ("ValueError" in process.stderr) == (end == "fails")
+    client = mlflow.MlflowClient(database)
+    deadline = time.monotonic() + 60
+    while spools(tmp_path / "spool") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    [run, *_] = client.search_runs([client.get_experiment_by_name("programs").experiment_id])
+    assert (run.info.status, run.data.metrics) == (expected, {"loss": 0.5})

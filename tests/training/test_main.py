@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another_one(tmp_path)
     sweep = train(tmp_path, "-m", *SMALL, "seed=1,2", "model.dropout=[0.25,0.5]")
     again = train(tmp_path, *SMALL, "seed=1")
     assert (sweep.returncode, again.returncode) == (0, 0), sweep.stderr + again.stderr
-    last, second, first, parent = runs(tmp_path)  # MLflow gives the newest first
+    last, second, first, _ = runs(tmp_path)  # MLflow gives the newest first
     assert first.data.metrics == last.data.metrics != second.data.metrics
 
 
