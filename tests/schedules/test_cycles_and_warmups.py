@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +167,7 @@ FORMULAS = [
     (FunctionSchedule(lambda step: 1 / (1 + step), of="step"), lambda t, e: 1 / (1 + t)),
     (FunctionSchedule(lambda part: 1 - part, of="fraction"), lambda t, e: 1 - t / N),
 ]
-IDS = [repr(schedule)[:80] for schedule, _ in FORMULAS]
+IDS = [re.sub(r" at 0x\w+", "", repr(schedule))[:80] for schedule, _ in FORMULAS]  # the same in each process
 EACH = pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=IDS)
 
 
