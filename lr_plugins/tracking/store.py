@@ -195,11 +195,15 @@ class Store:
 
         client = self._connected
         new = [Metric(*point) for point in points if not self._is_known(point)]
-        if self.state.status_before:
-            self.state.status_before = ""
-            client.set_tag(self.state.run_id, "resumed", str(self.state.resumed))
+        self._count_resume()
         if new:
             _final(lambda: client.log_batch(self.state.run_id, metrics=new))
+
+    def _count_resume(self) -> None:
+        """Note that a run which is gone on with has really begun to."""
+        if self.state.status_before:
+            self.state.status_before = ""
+            self._connected.set_tag(self.state.run_id, "resumed", str(self.state.resumed))
 
     def _is_known(self, point: Point) -> bool:
         """Whether a continued run has a point of this metric at this step."""
@@ -248,6 +252,7 @@ class Store:
         return text[: PARAM_LENGTH - len(note)] + note
 
     def _set_tags(self, entry: dict[str, Any]) -> None:
+        self._count_resume()
         for name, text in entry["values"].items():
             _final(lambda name=name, text=text: self._connected.set_tag(self.state.run_id, name, text))  # type: ignore[misc]
 

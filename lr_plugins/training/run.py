@@ -82,7 +82,11 @@ def train(config: DictConfig) -> Run:
     data.setup("fit")
     run = _assemble(config, data)
     ckpt_path = None if config.ckpt_path is None else _resume(run, config)
-    _fit(run, data, ckpt_path)
+    try:
+        _fit(run, data, ckpt_path)
+    finally:
+        if torch.distributed.is_initialized():  # its threads would outlive what they use when the process ends
+            torch.distributed.destroy_process_group()
     _say(summary(run.metrics.values, run.trace, _places(run)))
     return run
 
