@@ -61,3 +61,30 @@ def restore_epoch_sums(trainer: Trainer, sums: list[dict[str, Any]]) -> None:
     if sums:
         # In what it takes for an epoch's first batch, Lightning would set them back.
         trainer._logger_connector._first_loop_iter = True
+
+
+def epoch_means(sums: list[dict[str, Any]]) -> dict[str, float]:
+    """What the sums of a whole epoch come to, by the names under which Lightning would have logged it."""
+    found = {}
+    for one in sums:
+        value = float(one["value"] / one["count"]) if one["count"] is not None else float(one["value"])
+        found[one["name"]] = value
+        if one["on_step"]:
+            found[f"{one['name']}_epoch"] = value
+    return found
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether a validation run comes after the batch that is being completed."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def validate(trainer: Trainer) -> None:
+    """Run the validation within a training, as Lightning does it at the end of an epoch."""
+    connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop.val_loop
+    first_batch = connector._first_loop_iter
+    trainer.validating = True
+    loop.run()
+    trainer.training = True
+    connector._first_loop_iter = first_batch

@@ -62,6 +62,11 @@ class Observer:
             for mean in self._means.values():
                 mean.add(loss.detach() * self._trainer.accumulate_grad_batches)
 
+    def add(self, when: str, metrics: Mapping[str, float]) -> None:
+        """Add what Lightning has not logged, to be observed at the next occasion of a kind."""
+        mine = {name: value for name, value in metrics.items() if name in self._watched[when]}
+        self._pending[when] = {**self._pending.get(when, {}), **mine}
+
     def due(self, steps: int) -> list[str]:
         """The occasions that come now, after so many optimizer steps."""
         reached = {when: steps // (steps_between(when) or 1) for when in self._reached}

@@ -16,7 +16,15 @@ from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_
 from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.audit import CHOICES, Audit, unknown
 from lr_plugins.callbacks.drive import Drive
-from lr_plugins.callbacks.epoch_sums import epoch_sums, is_at_last_batch, is_within_epoch, restore_epoch_sums
+from lr_plugins.callbacks.epoch_sums import (
+    epoch_means,
+    epoch_sums,
+    is_at_last_batch,
+    is_within_epoch,
+    restore_epoch_sums,
+    validate,
+    validation_follows,
+)
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.order import put_in_order
 from lr_plugins.callbacks.param_groups import Names, parameter_names
@@ -64,7 +72,8 @@ class Progress:
             splits them.
         waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
         sums: of each process, what an epoch under way has summed up of what it logs, if a schedule observes that.
-        unended: whether an epoch's last batch was done, and its validation and its end were to follow.
+        unended: None, except where an epoch's last batch was done and its end was to follow: whether a validation
+            was, too.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -72,7 +81,7 @@ class Progress:
     groups: list[list[list[str]]] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
     sums: list[list[dict[str, Any]]] = field(default_factory=list)
-    unended: bool = False
+    unended: bool | None = None
 
 
 class LearningRateScheduler(Callback):
@@ -237,6 +246,8 @@ class LearningRateScheduler(Callback):
                     f"a schedule observes {monitor.metric!r} after each validation run, and this fit has none: give it "
                     'validation data, or observe at when="epoch"'
                 )
+        if self._progress.sums:
+            self._finish_epoch(trainer, pl_module)
 
     def _monitors(self) -> list[Monitor]:
         return [monitor for assignment in self.assignments for monitor in assignment.schedule.monitors]
@@ -269,15 +280,25 @@ class LearningRateScheduler(Callback):
         ]
         for observer, waiting in zip(self._observers, self._progress.waiting, strict=False):
             observer.load(waiting)
-        if len(self._progress.sums) == trainer.world_size:
-            restore_epoch_sums(trainer, self._progress.sums[trainer.global_rank])
-        if self._progress.unended and self._logged_monitors():
-            rank_zero_warn(
-                "LearningRateScheduler: the checkpoint was taken after the last batch of epoch "
-                f"{trainer.current_epoch}, and Lightning neither validates nor ends that epoch when it goes on from "
-                f"there: {', '.join(self._logged_monitors())} of it, which a schedule observes, will never be known. "
-                "A checkpoint from within an epoch, or from its end, goes on exactly."
-            )
+
+    def _finish_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the sums of an epoch; of one whose last batch was done, see to what was to follow.
+
+        Lightning takes such an epoch for ended: it neither validates nor says what the epoch comes to. What the
+        module logs by itself at an epoch's end remains unknown.
+        """
+        sums, unended = self._progress.sums, self._progress.unended
+        mine = sums[trainer.global_rank] if len(sums) == trainer.world_size else []
+        if unended is None:
+            restore_epoch_sums(trainer, mine)
+            return
+        for observer in self._observers:
+            observer.add(EPOCH, epoch_means(mine))
+        self._note(EPOCH)
+        if unended and trainer.enable_validation:
+            validate(trainer)
+        if trainer.fit_loop.restarted_mid_epoch:  # it does not announce the next epoch either
+            self.on_train_epoch_start(trainer, pl_module)
 
     def _settle(self) -> None:
         """Go by the new plan or by the old one, where they differ."""
@@ -477,8 +498,10 @@ class LearningRateScheduler(Callback):
         """Add what an epoch under way has summed up: Lightning's checkpoints do not keep it."""
         mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
         if self._trainer is not None and self._logged_monitors():
-            mine["sums"] = of_all_processes(trainer, epoch_sums(trainer)) if is_within_epoch(trainer) else []
-            mine["unended"] = is_at_last_batch(trainer)
+            last = is_at_last_batch(trainer)
+            kept = last or is_within_epoch(trainer)
+            mine["sums"] = of_all_processes(trainer, epoch_sums(trainer)) if kept else []
+            mine["unended"] = validation_follows(trainer) if last else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training begins.
@@ -495,7 +518,7 @@ class LearningRateScheduler(Callback):
             list(state_dict["groups"]),
             list(state_dict["waiting"]),
             list(state_dict.get("sums", ())),
-            state_dict.get("unended", False),
+            state_dict.get("unended"),
         )
 
     def _current(self) -> Progress:

@@ -802,11 +802,6 @@ INTERRUPTIONS = {
     "two errors": Interruption(_on_two_errors),
     "an error, optimizers' state lost": Interruption(functools.partial(_on_an_error, lose=True)),
 }
-# What a schedule of ours cannot know, because Lightning's own checkpoint does not tell: by kind, the interruptions.
-UNKNOWN = {
-    LOSS: (LAST_BATCH,),
-    PLATEAU: (LAST_BATCH,),
-}
 
 
 # --- the outcome ----------------------------------------------------------------------------------------------------
@@ -931,9 +926,8 @@ def _of_kind(kind: Kind, found: Found) -> list[str]:
     rows = []
     for name in INTERRUPTIONS:
         sides = [[found.get(Case(kind, setup, ours)) for ours in (True, False)] for setup in setups]
-        starred = name in UNKNOWN.get(kind.name, ())
         wrong = [[one[name].wrong if one else "-" for one in both] for both in sides]
-        rows.append([name, *(f"{mine}{'*' * (starred and mine != 0)} / {its}" for mine, its in wrong)])
+        rows.append([name, *(f"{mine} / {its}" for mine, its in wrong)])
     ours = ", ".join(_told(part) for part in kind.parts())
     return [
         f"### {kind.name[0].upper()}{kind.name[1:]}",

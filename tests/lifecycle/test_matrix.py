@@ -12,7 +12,6 @@ from tests.toys import fit
 from .matrix import (
     EVERY_5,
     LAST_BATCH,
-    UNKNOWN,
     VALIDATION_WITHIN,
     WITHIN_AN_EPOCH,
     cases,
@@ -29,7 +28,7 @@ OURS = [pytest.param(case, id=f"{case.kind.name}-{case.setup.name}") for case in
 
 @pytest.mark.parametrize("case", OURS)
 def test_every_step_uses_what_was_planned_wherever_the_run_was_interrupted(case):
-    wrong = {name: cell.wrong for name, cell in cells(case).items() if name not in UNKNOWN.get(case.kind.name, ())}
+    wrong = {name: cell.wrong for name, cell in cells(case).items()}
     assert wrong == dict.fromkeys(wrong, 0)
 
 
@@ -39,12 +38,6 @@ def test_the_weights_are_those_of_the_uninterrupted_run(case):
     others = LIGHTNINGS_WITHIN if len(case.setup.accumulate) > 1 else ()
     right = {name: cell.weights for name, cell in cells(case).items() if cell.wrong == 0 and name not in others}
     assert right == dict.fromkeys(right, True)
-
-
-def test_what_is_said_to_be_unknown_is():
-    for kind, names in UNKNOWN.items():
-        for name in names:
-            assert any(cells(case)[name].wrong for case in cases(True) if case.kind.name == kind), (kind, name)
 
 
 def test_the_plan_is_what_lightning_does_where_nothing_comes_in_between():
