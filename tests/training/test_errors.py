@@ -1,6 +1,7 @@
 """Misuse of the command line: one clear message, a status that is not 0, and no run left behind as RUNNING."""
 
 import os
+import pickle
 import re
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
 
+from lr_plugins.errors import InvalidArgument
 from lr_plugins.training.cli import explained
 from tests.training.test_main import ROOT
 
@@ -157,3 +159,9 @@ def test_what_is_no_users_error_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError, match="a fault of ours"):
         explained(main, ROOT / "conf")
+
+
+@pytest.mark.parametrize("value", [-1, "word", None, [1, 2], object])
+def test_an_error_of_another_process_says_the_same(value):
+    error = InvalidArgument("optimizer.lr", value, "a finite number >= 0", "Set it.")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
