@@ -1,4 +1,4 @@
-"""What `self.log(..., on_epoch=True)` has summed up in an epoch under way: Lightning's checkpoints leave it out."""
+"""An epoch under way: what `self.log(..., on_epoch=True)` has summed up, which Lightning's checkpoints leave out."""
 
 from __future__ import annotations
 

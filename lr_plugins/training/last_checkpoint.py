@@ -20,7 +20,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lr_plugins.callbacks.epoch_sums import epoch_sums, restore_epoch_sums
+from lr_plugins.callbacks.epoch_sums import epoch_sums, restore_epoch_sums, validation_follows
 from lr_plugins.callbacks.processes import of_all_processes
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.training import _arguments as arguments
@@ -156,7 +156,7 @@ class LastCheckpoint(Callback):
         assert isinstance(told, torch.Tensor)
         time_has_come, signals = told.tolist()
         self._heard = self._heard or signals > 0
-        if self._heard and not _validation_follows(trainer):  # Lightning would break it off
+        if self._heard and not validation_follows(trainer):  # Lightning would break it off
             _tell(trainer)
         return bool(time_has_come)
 
@@ -279,12 +279,7 @@ class _AfterOthers(Callback):
 
 def _followed_by_more_than_a_batch(trainer: pl.Trainer) -> bool:
     """Whether a validation or the epoch's end comes next: Lightning would leave it out when it goes on from here."""
-    return trainer.fit_loop.epoch_loop._num_ready_batches_reached() or _validation_follows(trainer)
-
-
-def _validation_follows(trainer: pl.Trainer) -> bool:
-    assert trainer.fit_loop._data_fetcher is not None
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached() or validation_follows(trainer)
 
 
 def _tell(trainer: pl.Trainer) -> None:
