@@ -20,3 +20,15 @@ def _one_thread():
 def _quiet_lightning():
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Side by side go whole files; and all of parity's together, whose last test looks at what the others saw."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "tests/parity" if nodeid.startswith("tests/parity/") else super()._split_scope(nodeid)
+
+    return ByFile(config, log)

@@ -28,5 +28,5 @@ def pytest_deselected(items):
 @pytest.fixture
 def parity_tests_left_out(request):
     """Whether some of the tests beside this file are not run."""
-    of_a_part = any("::" in argument for argument in request.config.args) or hasattr(request.config, "workerinput")
+    of_a_part = any("::" in argument for argument in request.config.args)
     return bool(_LEFT_OUT) or of_a_part
