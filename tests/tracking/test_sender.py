@@ -1,0 +1,52 @@
+"""How often the sender turns to MLflow."""
+
+from itertools import islice
+
+import mlflow
+
+from lr_plugins.tracking.sender import send
+from lr_plugins.tracking.spool import Spool
+
+BEGIN = {
+    "do": "run",
+    "time": 1,
+    "experiment": "paced",
+    "name": None,
+    "tags": {},
+    "artifact_location": None,
+    "run_id": None,
+    "resumes": False,
+    "joins": False,
+    "system_metrics": False,
+    "program": "test",
+}
+
+
+LOOKS, PER_LOOK = 5, 40
+
+
+def test_what_gathers_between_two_looks_goes_in_one_call(tmp_path, monkeypatch):
+    """A call costs as much as dozens of points, so a step must not be a call, however slow the steps are."""
+    uri, spool = f"sqlite:///{tmp_path}/mlflow.db", Spool.new(tmp_path / "spool")
+    place = {"uri": uri, "writer": spool.writer, "spool": spool.folder.name, "folder": str(tmp_path)}
+    spool.write({**BEGIN, **place})
+    steps = iter(range(LOOKS * PER_LOOK))
+
+    def train(steps_taken):
+        for step in islice(steps, steps_taken):
+            spool.write({"do": "points", "time": 1, "step": step, "values": {"loss": step / 7, "lr": 0.1}})
+
+    sizes, log_batch = [], mlflow.MlflowClient.log_batch
+
+    def while_training_goes_on(self, run_id, metrics=(), **others):
+        sizes.append(len(metrics))
+        train(1)
+        return log_batch(self, run_id, metrics=metrics, **others)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", while_training_goes_on)
+    ended = iter([False] * (LOOKS + 1))
+    state = send(spool.folder, spool.writer, lambda seconds: train(PER_LOOK - 1), lambda: next(ended, True))
+    assert sum(sizes) == 2 * LOOKS * PER_LOOK
+    assert len(sizes) <= LOOKS + 2
+    found = mlflow.MlflowClient(uri).get_metric_history(state.run_id, "loss")
+    assert [(point.step, point.value) for point in found] == [(step, step / 7) for step in range(LOOKS * PER_LOOK)]
