@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -40,6 +41,37 @@ class _Looks(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+class MissingExtra(LearningRateError, ImportError):
+    """A package is not installed that only some features need; the message names the extra that brings it."""
+
+
+def require(module: str, extra: str, needed_by: str) -> None:
+    """Stop where a package is not installed, before its import would.
+
+    Args:
+        module: the package's name in `import`.
+        extra: the extra of lr-plugins that brings it (`pyproject.toml`).
+        needed_by: what cannot be done without it, the begin of a sentence.
+
+    Raises:
+        MissingExtra: it is not installed.
+
+    Example:
+        >>> require("json", "plot", "The picture")
+        >>> require("no_such_package", "plot", "The picture")
+        Traceback (most recent call last):
+        ...
+        lr_plugins.errors.MissingExtra: The picture needs no_such_package: pip install "lr-plugins[plot]"
+    """
+    if find_spec(module) is None:
+        raise MissingExtra(f"{needed_by} needs {module}: {install(extra)}", name=module)
+
+
+def install(extra: str) -> str:
+    """The command that brings an extra."""
+    return f'pip install "lr-plugins[{extra}]"'
 
 
 class TrainingError(LearningRateError, RuntimeError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [
     pytest.param(code, id=f"{page.name}-{index}")
     for page in PAGES
@@ -32,6 +32,6 @@ def test_links_between_pages_lead_somewhere():
 def test_the_readme_names_every_option_of_the_groups():
     readme = (ROOT / "README.md").read_text()
     for group in ("schedule", "data", "model", "optimizer", "loss", "trainer", "logger", "callbacks"):
-        for option in (ROOT / "conf" / group).glob("*.yaml"):
+        for option in [*ROOT.glob(f"conf/{group}/*.yaml"), *ROOT.glob(f"lr_plugins/conf/{group}/*.yaml")]:
             if option.stem != "article_exponential":  # a recipe's own
                 assert f"`{option.stem}`" in readme, f"{group}={option.stem}"

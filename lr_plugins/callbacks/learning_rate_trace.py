@@ -19,7 +19,7 @@ from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out
 from lr_plugins.callbacks.writer import Recorder, series_suffixes
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgument, install
 
 
 class LearningRateTrace(Callback):
@@ -74,7 +74,10 @@ class LearningRateTrace(Callback):
         except OSError as error:
             raise InvalidArgument("LearningRateTrace.dirpath", str(self.dirpath), f"a folder ({error})") from error
         if find_spec("matplotlib") is None:
-            rank_zero_warn("LearningRateTrace draws no picture: matplotlib is not installed. The table is written.")
+            rank_zero_warn(
+                "LearningRateTrace draws no picture: matplotlib is not installed. The table is written. "
+                f"With the picture: {install('plot')}"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the run's scheduler, or begin to record."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from array import array
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import require
 
 if TYPE_CHECKING:
     import pandas
@@ -151,7 +150,7 @@ class Trace(Mapping[str, Series]):
         """A pandas frame with a row per optimizer step and a column per name; NaN where a group did not exist.
 
         Raises:
-            InvalidArgument: pandas is not installed.
+            MissingExtra: pandas is not installed.
 
         Example:
             >>> trace = Trace()
@@ -159,8 +158,7 @@ class Trace(Mapping[str, Series]):
             >>> trace.frame()["lr"].tolist()
             [0.1]
         """
-        if find_spec("pandas") is None:
-            raise InvalidArgument("Trace.frame", "no pandas", "used with pandas installed", "pip install pandas")
+        require("pandas", "plot", "Trace.frame")
         import pandas
 
         first, end = self._span

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lr_plugins.errors import LearningRateError
+from lr_plugins.errors import LearningRateError, install
 from lr_plugins.report.compare import PAGE, compare
 from lr_plugins.report.runs import find_runs
 
@@ -28,7 +28,7 @@ def main() -> None:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
     except ModuleNotFoundError:
-        sys.exit("This needs MLflow: pip install mlflow")
+        sys.exit(f"This needs MLflow: {install('mlflow')}")
     try:
         client = MlflowClient(options.tracking_uri)
         runs = find_runs(client, options.experiment, options.runs, options.parent, options.filter)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgument, require
 from lr_plugins.report.plot import plot_learning_rate
 from lr_plugins.report.runs import Points, Run, higher_is_better, is_learning_rate
 
@@ -113,6 +113,7 @@ def _rates(runs: Sequence[Run]) -> dict[str, Points]:
 
 def _plot_metrics(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
     """A panel per metric, a line per schedule: the mean over its runs, between the least and the largest."""
+    require("matplotlib", "plot", "The comparison")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

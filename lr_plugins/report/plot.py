@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lr_plugins.errors import require
+
 _MARKS = 60  # more lines than that would hide the curve,
 _NAMES = 12  # and so would a longer legend
 
@@ -48,6 +50,7 @@ def plot_learning_rate(
         metrics: losses to draw with an axis of their own, on the right; by name, the steps and the values.
         epochs: the steps at which epochs begin, to be marked; left out where there would be too many marks.
     """
+    require("matplotlib", "plot", "The picture")
     # The object-oriented interface: pyplot would pick a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -11,12 +11,11 @@ from argparse import Namespace
 from array import array
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgument, require
 from lr_plugins.tracking.delivery import Delivery, MissingRun
 from lr_plugins.tracking.spool import DEFAULT
 
@@ -59,7 +58,7 @@ class MLflowLogger(Logger):
             psutil. Default False.
 
     Raises:
-        InvalidArgument: mlflow is not installed.
+        MissingExtra: mlflow is not installed, or psutil where system metrics are wanted.
         TrackingError: when the run begins: MLflow cannot be used like this at all (no such database, a run that is not
             there). A server that is away is none.
 
@@ -84,14 +83,11 @@ class MLflowLogger(Logger):
         log_system_metrics: bool = False,
     ) -> None:
         super().__init__()
-        if find_spec("mlflow") is None:
-            raise InvalidArgument("MLflowLogger", "no mlflow", "used with mlflow installed", "pip install mlflow")
+        require("mlflow", "mlflow", "MLflowLogger")
         if log_model not in (True, False, "all"):
             raise InvalidArgument("MLflowLogger.log_model", log_model, 'true, false or "all"')
-        if log_system_metrics and find_spec("psutil") is None:
-            raise InvalidArgument(
-                "MLflowLogger.log_system_metrics", True, "false where psutil is not installed", "pip install psutil"
-            )
+        if log_system_metrics:
+            require("psutil", "mlflow", "MLflowLogger.log_system_metrics")
         self.experiment_name, self._asked_name, self._asked_uri = experiment_name, run_name, tracking_uri
         self.tags = {name: str(value) for name, value in (tags or {}).items()}
         self.spool_dir, self.artifact_location, self.prefix = Path(spool_dir), artifact_location, prefix

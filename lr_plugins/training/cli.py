@@ -101,14 +101,11 @@ def _unknown_field(error: BaseException, config_dir: Path) -> str | None:
     if found is None:
         return None
     parent = found[1].rpartition(".")[0]
-    groups = [
-        word
-        for word in sys.argv[1:]
-        if re.fullmatch(r"[\w/]+=[\w/]+", word) and (config_dir / word.split("=")[0]).is_dir()
-    ]
+    choices = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/]+=[\w/]+", word)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-        config = compose("train", groups)
+        groups = GlobalHydra.instance().config_loader().list_groups("")
+        config = compose("train", [word for word in choices if word.split("=")[0] in groups])
     node = OmegaConf.select(config, parent) if parent else config
     if not isinstance(node, DictConfig):
         return f"{found[1]}: there is no {parent}. Fields are: {', '.join(map(str, config))}."

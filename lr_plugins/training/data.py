@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from lr_plugins.errors import LearningRateError
+from lr_plugins.errors import LearningRateError, require
 from lr_plugins.training import _arguments as arguments
 
 Batch = tuple[Tensor, Tensor]
@@ -291,6 +291,7 @@ class Iris(InMemoryData):
         self.standardize = arguments.flag("Iris.standardize", standardize)
 
     def _load(self) -> tuple[Samples, Samples | None]:
+        require("sklearn", "train", "Iris")
         from sklearn.datasets import load_iris
 
         features, targets = load_iris(return_X_y=True)
@@ -337,6 +338,7 @@ class Digits(InMemoryData):
         self.validation_fraction = arguments.fraction("Digits.validation_fraction", validation_fraction)
 
     def _load(self) -> tuple[Samples, Samples | None]:
+        require("sklearn", "train", "Digits")
         from sklearn.datasets import load_digits
 
         pixels, targets = load_digits(return_X_y=True)
@@ -417,6 +419,7 @@ class TorchvisionData(InMemoryData):
 
     @classmethod
     def _dataset_class(cls) -> Any:
+        require("torchvision", "train", cls.__name__)
         from torchvision import datasets
 
         return getattr(datasets, cls.__name__)

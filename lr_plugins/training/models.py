@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgument, require
 from lr_plugins.training import _arguments as arguments
 
 INITIALIZERS = ("torch", "keras")
@@ -186,6 +186,7 @@ class TorchvisionModel(nn.Module):
 
 
 def _check_name(name: object) -> None:
+    require("torchvision", "train", "TorchvisionModel")
     from torchvision import models
 
     known = models.list_models(module=models)

@@ -11,7 +11,7 @@ from lr_plugins.report.catalogue import EXAMPLES, page, write
 from lr_plugins.schedules import Schedule
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path.stem for path in (ROOT / "conf/schedule").glob("*.yaml"))
+CONFIGS = sorted(path.stem for path in (ROOT / "lr_plugins/conf/schedule").glob("*.yaml"))
 SHOWN = {name: schedule for examples in EXAMPLES.values() for name, schedule in examples.items()}
 
 

@@ -8,6 +8,7 @@ import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+import lr_plugins
 from lr_plugins import CosineDecay, FunctionSchedule, RunLength, StepDecay, keras
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.report.catalogue import EXAMPLES
@@ -15,7 +16,7 @@ from lr_plugins.schedules import ReduceLROnPlateau
 from lr_plugins.schedules.config import from_config, to_config
 
 ALL = {name: one for examples in EXAMPLES.values() for name, one in examples.items() if name != "function"}
-CONF = Path(__file__).parents[2] / "conf/schedule"
+CONF = Path(lr_plugins.__file__).parent / "conf/schedule"
 RUN = RunLength.of(steps_per_epoch=10, epochs=30, batch_size=32)
 
 

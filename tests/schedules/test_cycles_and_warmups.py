@@ -504,7 +504,7 @@ def test_bad_arguments_are_named_with_what_is_allowed(build, message):
 
 # --- their configuration ------------------------------------------------------------------------------------
 
-CONF = Path(__file__).parents[2] / "conf" / "schedule"
+CONF = Path(lr_plugins.__file__).parent / "conf/schedule"
 NEW = [
     Annealed,
     OneCycle,

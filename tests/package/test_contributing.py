@@ -1,0 +1,54 @@
+"""CONTRIBUTING.md: the schedule it adds is one, by its code and by its option as they stand there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from lr_plugins import LearningRateScheduler, RunLength
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.config import from_config, to_config
+from tests.toys import fit
+
+PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+(CODE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+(OPTION,) = re.findall(r"^   ```yaml\n(.*?)^   ```", PAGE, re.DOTALL | re.MULTILINE)
+RUN = RunLength.of(steps_per_epoch=10, epochs=10)
+
+
+@pytest.fixture
+def sawtooth(tmp_path, monkeypatch):
+    (tmp_path / "sawtooth.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import sawtooth
+
+    return sawtooth.Sawtooth
+
+
+def test_its_formula_and_its_arguments(sawtooth):
+    schedule = sawtooth(0.1)
+    assert [schedule(RUN.position(step)) for step in (0, 5, 10, 99)] == pytest.approx([0.1, 0.05, 0.1, 0.01])
+    assert sawtooth(period="1ep")(RUN.position(20, 0.2)) == pytest.approx(0.2)
+    assert len(list(filter(None, CODE.splitlines()))) == 10
+    with pytest.raises(InvalidArgument, match=r"Sawtooth\.initial_learning_rate must be"):
+        sawtooth(-1)
+
+
+def test_it_does_what_all_schedules_do(sawtooth):
+    schedule = sawtooth(0.1).with_warmup("5%") * 0.5
+    steps = np.arange(100)
+    assert schedule(RUN.position(steps)).tolist() == [schedule(RUN.position(int(step))) for step in steps]
+    assert from_config(to_config(schedule)) == schedule
+    scheduler = LearningRateScheduler(sawtooth(0.1, period=3))
+    fit(None, scheduler, epochs=1)
+    assert scheduler.trace["lr"].values[:4] == pytest.approx([0.1, 0.2 / 3, 0.1 / 3, 0.1])
+
+
+def test_its_option_has_every_argument_with_its_default(sawtooth):
+    option = OmegaConf.create(OPTION)
+    assert option.pop("_target_") == "lr_plugins.schedules.Sawtooth"
+    assert instantiate({"_target_": "sawtooth.Sawtooth", **option}) == sawtooth()
+    assert {*option} == {*sawtooth().config()}
