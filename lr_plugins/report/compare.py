@@ -14,12 +14,15 @@ import numpy as np
 from lr_plugins.errors import InvalidArgument, require
 from lr_plugins.report.plot import plot_learning_rate
 from lr_plugins.report.runs import Points, Run, higher_is_better, is_learning_rate
+from lr_plugins.report.significance import at_the_end, standings
 
-TABLE, PAGE, RATES, METRICS = "comparison.csv", "comparison.md", "learning_rates.png", "metrics.png"
+TABLE, PAGE = "comparison.csv", "comparison.md"
+RATES, METRICS, ENDS = "learning_rates.png", "metrics.png", "ends.png"
+RUNS = "## Each run"  # the title of what is too long for the console
 
 
 def compare(runs: Sequence[Run], folder: str | Path, metrics: Sequence[str] = ()) -> list[Path]:
-    """Write the comparison of runs: `comparison.csv`, `comparison.md`, `learning_rates.png` and `metrics.png`.
+    """Write the comparison of runs: two tables (csv, Markdown), the learning rates, the metrics, the runs' ends.
 
     Args:
         runs: at least one.
@@ -47,7 +50,7 @@ def compare(runs: Sequence[Run], folder: str | Path, metrics: Sequence[str] = ()
     if rates:
         files.append(plot_learning_rate(rates, folder / RATES))
     if metrics:
-        files.append(_plot_metrics(runs, metrics, folder / METRICS))
+        files += [_plot_metrics(runs, metrics, folder / METRICS), _plot_ends(runs, metrics, folder / ENDS)]
     return files
 
 
@@ -60,17 +63,33 @@ def by_schedule(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
-    """The comparison as Markdown: a line per schedule, with mean and standard deviation over its runs; and per run."""
+    """The comparison as Markdown: each schedule's best values, where they stand at the end, and each run."""
     lines = ["| schedule | runs | " + " | ".join(f"best {name}" for name in metrics) + " | seconds |"]
     lines += ["|---|---|" + "---|" * (len(metrics) + 1)]
     for schedule, mine in by_schedule(runs).items():
         cells = [_spread([run.best(name) for run in mine]) for name in metrics]
         seconds = _spread([run.seconds if run.seconds is not None else math.nan for run in mine], digits=1)
         lines.append(f"| {_cell(schedule)} | {len(mine)} | {' | '.join([*cells, seconds])} |")
+    for metric in metrics if len(by_schedule(runs)) > 1 else ():
+        lines += ["", *_ranking(runs, metric)]
     heads = list(_row(runs[0], metrics))
-    lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines += ["", RUNS, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     lines += ["| " + " | ".join(_cell(value) for value in _row(run, metrics).values()) + " |" for run in runs]
     return "\n".join(lines) + "\n"
+
+
+def _ranking(runs: Sequence[Run], metric: str) -> list[str]:
+    """A line per schedule, the best at the end of its runs first, and whether the difference could be chance."""
+    found = standings(by_schedule(runs), metric)
+    lines = [f"| {_cell(metric)} at the end | runs | mean ± deviation | 95 % interval of the mean | behind | p | |"]
+    lines += ["|---" * 7 + "|"]
+    for one in found:
+        spread = f" ± {one.deviation:.4f}" if not math.isnan(one.deviation) else ""
+        interval = f"{one.low:.4f} to {one.high:.4f}" if not math.isnan(one.low) else ""
+        p = "" if math.isnan(one.p) else f"{one.p:.2g}"
+        cells = [one.schedule, one.runs, f"{one.mean:.4f}{spread}", interval, f"{one.behind:.4f}" if p else "", p]
+        lines.append("| " + " | ".join([*map(_cell, cells), one.verdict]) + " |")
+    return lines
 
 
 def _metrics_of(runs: Sequence[Run]) -> list[str]:
@@ -148,3 +167,27 @@ def _draw(axes: Any, schedule: str, curves: Sequence[Points]) -> None:
         table = np.array([values[step] for step in steps.tolist()])
         [line] = axes.plot(steps, table.mean(1), ".-", label=f"{schedule} ({len(curves)})", linewidth=1.4)
         axes.fill_between(steps, table.min(1), table.max(1), color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def _plot_ends(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
+    """A panel per metric, a row per schedule, best on top: its runs' values at the end, their mean, its interval."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = by_schedule(runs)
+    figure = Figure(figsize=(8.0, (0.9 + 0.32 * len(groups)) * len(metrics)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics, strict=True):
+        found = standings(groups, metric)
+        for row, one in enumerate(found):
+            ends = [at_the_end(run, metric) for run in groups[one.schedule]]
+            axes.plot(ends, [row] * len(ends), "o", color="tab:blue", alpha=0.35, markersize=5, markeredgewidth=0)
+            half = 0.0 if math.isnan(one.low) else one.high - one.mean
+            axes.errorbar(one.mean, row, xerr=half, fmt="|", color="black", markersize=9, capsize=3, linewidth=1.4)
+        axes.set_yticks(range(len(found)), [one.schedule for one in found])
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_xlabel(f"{metric} at the end of each run, mean and its 95 % interval")
+        axes.grid(alpha=0.3, axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    return path

@@ -13,6 +13,10 @@ import numpy.typing as npt
 from lr_plugins.errors import InvalidArgument
 
 PARENT = "mlflow.parentRunId"  # MLflow's own tag
+OVERRIDES = "overrides"  # the tag with what was set on the command line, a word a line
+_TAGGED = ("schedule", "model", "data", "seed")  # settings that are known by tags and a param
+# Groups and fields that do not tell two ways of training apart.
+_BESIDE = ("callbacks", "logger", "launcher", "hydra", "verbose", "style", "num_threads", "output_dir", "ckpt_path")
 
 
 @dataclass
@@ -113,12 +117,26 @@ def find_runs(
 
 
 def _told_apart(runs: list[Run]) -> list[Run]:
-    """The runs, with their schedules named so that only those of one data set and model are taken together."""
+    """The runs, with their schedules named so that only those that differ by the seed alone are taken together."""
     for name in ("model", "data"):
         if len({run.tags.get(name) for run in runs}) > 1:
             for run in runs:
                 run.schedule += f", {run.tags.get(name, '?')}"
+    overrides = [dict(_overrides(run)) for run in runs]
+    schedules = [run.schedule for run in runs]
+    for run, schedule, mine in zip(runs, schedules, overrides, strict=True):
+        others = [theirs for name, theirs in zip(schedules, overrides, strict=True) if name == schedule]
+        differing = [f"{key}={mine[key]}" for key in mine if any(theirs.get(key) != mine[key] for theirs in others)]
+        run.schedule = ", ".join([schedule, *differing])
     return runs
+
+
+def _overrides(run: Run) -> Iterator[tuple[str, str]]:
+    """What was set for a run on the command line, but for what is beside training or known by other tags."""
+    for word in run.tags.get(OVERRIDES, "").split("\n"):
+        name, given, value = word.partition("=")
+        if given and name not in _TAGGED and name.lstrip("+~").partition(".")[0] not in _BESIDE:
+            yield name, value
 
 
 def _search(client: Any, experiment_id: str, only: str) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lr_plugins._lightning import rank_zero_only
 from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, LearningRateTrace, Trace
 from lr_plugins.errors import InvalidArgument, LearningRateError
-from lr_plugins.report.runs import PARENT
+from lr_plugins.report.runs import OVERRIDES, PARENT
 from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
@@ -165,6 +165,8 @@ def _logger(config: DictConfig) -> Logger | None:
     parent = os.environ.get(PARENT_RUN)
     if isinstance(logger, MLflowLogger) and parent:
         logger.tags[PARENT] = parent
+    if isinstance(logger, MLflowLogger) and HydraConfig.initialized():
+        logger.tags[OVERRIDES] = "\n".join(HydraConfig.get().overrides.task)
     if isinstance(logger, CSVLogger) and config.ckpt_path is not None:
         # It would delete what the run has logged before.
         versions = (f"{config.logger.version}-resumed-{count}" for count in itertools.count(1))

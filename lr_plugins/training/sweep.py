@@ -68,7 +68,7 @@ class Sweep(Callback):  # type: ignore[misc]
     def _compare(self, logger: Any) -> None:
         from mlflow import MlflowClient
 
-        from lr_plugins.report.compare import PAGE, compare
+        from lr_plugins.report.compare import PAGE, RUNS, compare
         from lr_plugins.report.runs import find_runs
 
         runs = find_runs(MlflowClient(logger.tracking_uri), parent=logger.run_id) if logger.run_id else []
@@ -80,4 +80,4 @@ class Sweep(Callback):  # type: ignore[misc]
                 if file.name == PAGE:
                     page = file.read_text(encoding="utf-8")
         logger.set_tag("mlflow.note.content", page)  # MLflow shows it as the run's description
-        print(f"\n{page.partition(chr(10) * 2)[0]}\n\ncompared in     {logger.address('overview')}", flush=True)
+        print(f"\n{page.partition(RUNS)[0]}\ncompared in     {logger.address('overview')}", flush=True)

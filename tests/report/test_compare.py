@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.report.compare import METRICS, RATES, compare, page
+from lr_plugins.report.compare import ENDS, METRICS, RATES, compare, page
 from lr_plugins.report.runs import Points, Run, _told_apart
 
 
@@ -19,7 +19,7 @@ def run(schedule="cosine", seed=1, accuracies=(0.5, 0.8, 0.7), **tags):
 
 def test_a_line_per_schedule_has_mean_and_spread_of_the_best_values(tmp_path):
     files = compare([run(seed=1), run(seed=2, accuracies=(0.1, 0.6)), run("step", 3)], tmp_path)
-    assert [file.name for file in files] == ["comparison.csv", "comparison.md", RATES, METRICS]
+    assert [file.name for file in files] == ["comparison.csv", "comparison.md", RATES, METRICS, ENDS]
     text = files[1].read_text()
     assert f"| cosine | 2 | 0.7000 ± {math.sqrt(0.02):.4f} | 2.0 ± 0.0 |" in text
     assert "| step | 1 | 0.8000 | 2.0 |" in text
@@ -40,3 +40,23 @@ def test_a_bar_in_a_name_does_not_end_the_cell():
 def test_a_metric_that_no_run_has_is_refused(tmp_path):
     with pytest.raises(InvalidArgument, match=r"metrics must be metrics of the runs \(lr, val_acc\); got 'nosuch'"):
         compare([run()], tmp_path, ["nosuch"])
+
+
+def test_runs_that_were_started_otherwise_are_not_taken_together():
+    tags = {"data": "iris", "model": "mlp"}
+    low, high = "optimizer.lr=0.01\nseed=1\nverbose=0", "optimizer.lr=0.1\nseed=1"
+    runs = _told_apart([run(overrides=low, **tags), run(seed=2, overrides=low, **tags), run(overrides=high, **tags)])
+    assert [one.schedule for one in runs] == ["cosine, optimizer.lr=0.01"] * 2 + ["cosine, optimizer.lr=0.1"]
+
+
+def test_what_all_runs_of_a_schedule_have_in_common_is_not_named():
+    runs = _told_apart([run(overrides="experiment=a\nseed=1"), run("step", overrides="experiment=b\nseed=1")])
+    assert [one.schedule for one in runs] == ["cosine", "step"]
+
+
+def test_a_line_per_schedule_says_where_it_stands_at_the_end():
+    values = {"cosine": (0.9, 0.92, 0.94), "step": (0.8, 0.82, 0.84)}
+    runs = [run(name, seed, (0.99, last)) for name, ends in values.items() for seed, last in enumerate(ends)]
+    text = page(runs, ["val_acc"])
+    assert "| cosine | 3 | 0.9200 ± 0.0200 | 0.8703 to 0.9697 |  |  | best |" in text
+    assert "| step | 3 | 0.8200 ± 0.0200 | 0.7703 to 0.8697 | 0.1000 | 0.25 | too few runs to tell |" in text

@@ -184,7 +184,7 @@ def test_a_sweep_side_by_side_is_compared_in_its_parent(tmp_path):
     for run in children:
         assert len(client.get_metric_history(run.info.run_id, "lr")) == 14
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id, "comparison")}
-    names = ("comparison.csv", "comparison.md", "learning_rates.png", "metrics.png")
+    names = ("comparison.csv", "comparison.md", "learning_rates.png", "metrics.png", "ends.png")
     assert artifacts == {f"comparison/{name}" for name in names}
     page = client.download_artifacts(parent.info.run_id, "comparison/comparison.md", str(tmp_path))
     assert re.findall(r"^\| (\w+) \| 2 \|", Path(page).read_text().partition("\n\n")[0], re.MULTILINE) == [
