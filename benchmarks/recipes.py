@@ -148,8 +148,7 @@ def through_lightning(config: Any) -> tuple[Any, float, float]:
 
     with contextlib.redirect_stdout(io.StringIO()):
         run = train(config)
-    last = config.trainer.max_epochs - 1
-    return run.module, run.metrics.values["loss"][last], run.metrics.values["acc"][last]
+    return run.module, run.history["loss"][-1], run.history["acc"][-1]
 
 
 def through_loop(config: Any) -> tuple[Any, float, float]:

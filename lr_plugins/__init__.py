@@ -12,6 +12,7 @@ from lr_plugins import schedules as _schedules
 from lr_plugins.schedules import *  # noqa: F403
 
 if TYPE_CHECKING:
+    from lr_plugins.callbacks import History as History
     from lr_plugins.callbacks import KerasProgress as KerasProgress
     from lr_plugins.callbacks import LearningRateAudit as LearningRateAudit
     from lr_plugins.callbacks import LearningRateScheduler as LearningRateScheduler
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "History": "lr_plugins.callbacks",
     "KerasProgress": "lr_plugins.callbacks",
     "KerasSGD": "lr_plugins.optim",
     "LearningRateAudit": "lr_plugins.callbacks",

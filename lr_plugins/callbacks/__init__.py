@@ -1,16 +1,16 @@
 """When the learning rate is applied and shown: callbacks for Lightning's Trainer."""
 
 from lr_plugins.callbacks.audit import LearningRateAudit
-from lr_plugins.callbacks.epoch_metrics import EpochMetrics
 from lr_plugins.callbacks.full_pass import FullPass
+from lr_plugins.callbacks.history import History
 from lr_plugins.callbacks.keras_progress import KerasProgress
 from lr_plugins.callbacks.learning_rate_trace import LearningRateTrace
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
 
 __all__ = [
-    "EpochMetrics",
     "FullPass",
+    "History",
     "KerasProgress",
     "LearningRateAudit",
     "LearningRateScheduler",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lr_plugins._lightning import Trainer
+from lr_plugins.callbacks.processes import of_all_processes
 
 _KEPT = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
 
@@ -14,15 +15,18 @@ _KEPT = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_grap
 def is_within_epoch(trainer: Trainer) -> bool:
     """Whether some of an epoch's batches are done, and not all."""
     loop = trainer.fit_loop.epoch_loop
-    return loop.batch_progress.current.ready > 0 and not loop._num_ready_batches_reached()
+    return loop.batch_progress.current.ready > 0 and not are_batches_done(trainer)
+
+
+def are_batches_done(trainer: Trainer) -> bool:
+    """Whether all of an epoch's batches are done; its validation and its end may be to follow."""
+    return bool(trainer.fit_loop.epoch_loop._num_ready_batches_reached())
 
 
 def is_at_last_batch(trainer: Trainer) -> bool:
     """Whether an epoch's last batch is done, but what follows it is not: its validation, its end."""
-    loop = trainer.fit_loop.epoch_loop
-    return (
-        loop._num_ready_batches_reached() and loop.batch_progress.current.completed < loop.batch_progress.current.ready
-    )
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    return are_batches_done(trainer) and progress.completed < progress.ready
 
 
 def epoch_sums(trainer: Trainer) -> list[dict[str, Any]]:
@@ -74,6 +78,21 @@ def epoch_means(sums: list[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
+def means_of_all_processes(trainer: Trainer) -> dict[str, float]:
+    """What the epoch comes to so far, with what is logged with `sync_dist` reduced; all processes have to call it."""
+    by_rank = of_all_processes(trainer, epoch_sums(trainer))
+    mine = by_rank[trainer.global_rank]
+    ranks = [list(same) for same in zip(*by_rank, strict=False)]
+    return epoch_means([_reduced(same) if one["sync_dist"] else one for one, same in zip(mine, ranks, strict=False)])
+
+
+def _reduced(same: list[dict[str, Any]]) -> dict[str, Any]:
+    first = same[0]
+    values = torch.stack([one["value"] for one in same])
+    value = getattr(values, first["reduce_fx"])() if first["reduce_fx"] in ("min", "max") else values.sum()
+    return {**first, "value": value, "count": None if first["count"] is None else sum(one["count"] for one in same)}
+
+
 def validation_follows(trainer: Trainer) -> bool:
     """Whether a validation run comes after the batch that is being completed."""
     fetcher = trainer.fit_loop._data_fetcher
@@ -88,3 +107,29 @@ def validate(trainer: Trainer) -> None:
     loop.run()
     trainer.training = True
     connector._first_loop_iter = first_batch
+
+
+def metrics_so_far(trainer: Trainer) -> dict[str, Any]:
+    """What the training epoch under way has logged so far, by the names under which Lightning logs it; tensors.
+
+    Of what is logged for the epoch it is the mean (or sum, or whatever it reduces to) over the batches so far, in this
+    process; of what is logged for steps only, and of an object of torchmetrics, which may take its time to compute, the
+    value of the last batch, if it is logged for steps. Nothing is waited for.
+    """
+    found: dict[str, Any] = {}
+    for item in trainer.fit_loop.epoch_loop._results.result_metrics:
+        meta = item.meta
+        if item.has_reset or meta.dataloader_idx is not None:
+            continue
+        value = _so_far(item)
+        if value is not None:
+            found[meta.name] = value
+        if meta.forked:
+            found |= {f"{meta.name}_step": item._forward_cache, f"{meta.name}_epoch": value}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _so_far(item: Any) -> Any:
+    if item.is_tensor and item.meta.on_epoch:
+        return item.value / item.cumulated_batch_size if item.meta.is_mean_reduction else item.value
+    return item._forward_cache if item.meta.on_step else None

@@ -1,7 +1,6 @@
-"""Keras' console lines, one per epoch, from any Lightning training: `model.fit(..., verbose=2)` byte for byte.
+"""Keras' console output from any Lightning training: `model.fit(..., verbose=1)` and `verbose=2`, byte for byte.
 
-The upper half formats numbers, times and lines and knows nothing of Lightning; the callback below decides what
-is shown and when.
+`keras_text.py` says what the lines look like; here is decided what they show, and when they appear.
 """
 
 from __future__ import annotations
@@ -11,149 +10,25 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins.callbacks.console_line import ConsoleLine, write
+from lr_plugins.callbacks.epoch_size import Units, samples_of_run
+from lr_plugins.callbacks.epoch_sums import metrics_so_far
+from lr_plugins.callbacks.keras_text import Moment, draw, format_header, keras2_line, keras3_line
 from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.used_rate import UsedRate, in_float32
 from lr_plugins.errors import InvalidArgument
 
 __all__ = ["KerasProgress"]
 
 STYLES = ("keras2", "keras3")
+INTERVAL = 0.05
+"""Seconds from one refresh of a progress bar to the next, at least: Keras' own."""
 
 
-# --- text ---------------------------------------------------------------------------------------------------
-
-
-def format_value(value: float) -> str:
-    """A metric as the epoch line shows it: four decimals, or four digits and an exponent when that is small.
-
-    Example:
-        >>> [format_value(v) for v in (0.43541, 0.001, -0.5, 0.0)]
-        ['0.4354', '1.0000e-03', '-5.0000e-01', '0.0000e+00']
-    """
-    # Keras compares the value here, not its magnitude: negative numbers always take the second form.
-    return f"{value:.4f}" if value > 1e-3 else f"{value:.4e}"
-
-
-def format_metrics(logs: Mapping[str, float]) -> str:
-    """The metrics of a line in the order given, each led by a dash.
-
-    Example:
-        >>> format_metrics({"loss": 0.43541, "acc": 0.8625})
-        ' - loss: 0.4354 - acc: 0.8625'
-    """
-    return "".join(f" - {name}: {format_value(value)}" for name, value in logs.items())
-
-
-def format_step_time(seconds: float) -> str:
-    """The mean time of a step in the unit that suits it.
-
-    Example:
-        >>> [format_step_time(t) for t in (0, 2.4, 0.0234, 0.00014)]
-        ['0s/step', '2s/step', '23ms/step', '140us/step']
-    """
-    if seconds >= 1 or seconds == 0:
-        return f"{seconds:.0f}s/step"
-    if seconds >= 1e-3:
-        return f"{seconds * 1e3:.0f}ms/step"
-    return f"{seconds * 1e6:.0f}us/step"
-
-
-def format_count(step: int, steps: int) -> str:
-    """The step reached of all steps, as wide for every step.
-
-    Example:
-        >>> format_count(7, 100)
-        '  7/100'
-    """
-    return f"{step:{len(str(steps))}d}/{steps}"
-
-
-def keras2_line(logs: Mapping[str, float], elapsed: float) -> str:
-    """The end of an epoch as Keras 2.2.4 prints it.
-
-    Example:
-        >>> keras2_line({"loss": 0.43541, "acc": 0.8625}, elapsed=12.7)
-        ' - 13s - loss: 0.4354 - acc: 0.8625'
-    """
-    return f" - {elapsed:.0f}s{format_metrics(logs)}"
-
-
-def keras3_line(logs: Mapping[str, float], elapsed: float, step_time: float, step: int, steps: int) -> str:
-    """The end of an epoch as Keras 3 prints it.
-
-    Example:
-        >>> keras3_line({"loss": 0.99741}, elapsed=0.117, step_time=0.0234, step=5, steps=5)
-        '5/5 - 0s - 23ms/step - loss: 0.9974'
-    """
-    return f"{format_count(step, steps)} - {elapsed:.0f}s - {format_step_time(step_time)}{format_metrics(logs)}"
-
-
-def format_header(epoch: int, epochs: int | None) -> str:
-    """The title of an epoch counted from 0; `epochs` is None or negative when their number is not limited.
-
-    Example:
-        >>> format_header(0, 10), format_header(0, -1)
-        ('Epoch 1/10', 'Epoch 1')
-    """
-    return f"Epoch {epoch + 1}" if epochs is None or epochs < 0 else f"Epoch {epoch + 1}/{epochs}"
-
-
-# --- what a Trainer knows -----------------------------------------------------------------------------------
-
-
-def _samples(loader: object, batches: float) -> int | None:
-    """How many samples `batches` batches of a loader hold in one process; None when it cannot tell.
-
-    A DataLoader tells by its batch sampler; another loader by attributes `num_samples` and `batch_size`.
-    """
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    source = loader if batch_sampler is None else batch_sampler
-    batch_size = getattr(source, "batch_size", None)
-    try:
-        available = source.num_samples if source is loader else len(source.sampler)  # type: ignore[union-attr,attr-defined]
-    except (AttributeError, TypeError):  # batches made elsewhere, or an iterable dataset
-        return None
-    return int(min(available, batches * batch_size)) if isinstance(batch_size, int) else None
-
-
-def _samples_of_run(trainer: Trainer) -> tuple[int, int] | None:
-    """Samples per epoch for training and for validation, over all processes; None when either is unknown."""
-    loaders = trainer.val_dataloaders
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    elif not isinstance(loaders, (list, tuple)):
-        loaders = [loaders]
-    batches = trainer.num_val_batches
-    if not sum(batches) or len(batches) != len(loaders):
-        return None
-    train = _samples(trainer.train_dataloader, trainer.num_training_batches)
-    parts = [_samples(loader, limit) for loader, limit in zip(loaders, batches, strict=True)]
-    validation = [part for part in parts if part is not None]
-    if train is None or len(validation) < len(parts):
-        return None
-    return train * trainer.world_size, sum(validation) * trainer.world_size
-
-
-def _traced_learning_rate(trainer: Trainer) -> float | None:
-    """The learning rate of the last optimizer step, where a callback keeps a `trace` of it."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        last = getattr(getattr(callback, "trace", None), "last", None)
-        value = last() if callable(last) else None
-        if value is not None:
-            return float(value)
-    return None
-
-
-def _optimizer_learning_rate(trainer: Trainer) -> float | None:
-    # A module without an optimizer gets a stand-in from Lightning that has no groups.
-    groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
-    return float(groups[0]["lr"]) if groups else None
-
-
-def _without_forks(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_forks(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out `loss_step` and `loss_epoch` where Lightning made them of one `loss` logged for both."""
     kept = dict(metrics)
     for name in metrics:
@@ -166,9 +41,8 @@ def _without_forks(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-@rank_zero_only
 def _say(line: str) -> None:
-    print(line, flush=True)
+    write(f"{line}\n")
 
 
 # --- the callback -------------------------------------------------------------------------------------------
@@ -181,20 +55,36 @@ class _Epoch:
     index: int  # from 0
     started: float
     earlier: dict[str, Tensor]  # metrics as earlier epochs left them
+    units: Units  # what a progress bar counts
     header_due: bool = True
     before_validation: dict[str, Tensor] = field(default_factory=dict)
     validated: dict[str, Tensor] = field(default_factory=dict)  # logged by the validations of this epoch
     batches: int = 0  # trained on here
     position: int = 0  # batches of the epoch that are done, those before an interruption included
+    first_step: float = 0.0  # seconds from the epoch's begin to the end of the first batch here
     learning_rate: float | None = None
     elapsed: float | None = None  # known once the epoch is over
+    line: ConsoleLine = field(default_factory=ConsoleLine)
+    refreshed: float = float("-inf")  # when the bar was written last
 
-    def is_validation(self, name: str, value: Tensor) -> bool:
+    def is_validation(self, name: str, value: Any) -> bool:
         return name.startswith("val_") or self.validated.get(name) is value
+
+    def moment(self, style: str, elapsed: float, logs: Mapping[str, float], final: bool = False) -> Moment:
+        """What a progress bar shows after so many seconds."""
+        done, target = self.units.done(self.position), self.units.target
+        here = done - self.units.done(self.position - self.batches)
+        if style == "keras3" and self.batches > 1:  # Keras 3 leaves the first step out, which takes longer
+            unit_time = (elapsed - self.first_step) / (self.batches - 1)
+        else:
+            unit_time = elapsed / here if here else 0.0
+        if target is None or done > target:  # a stream, whose end is known when it is there
+            target = done if final else None
+        return Moment(done, target, elapsed, unit_time, logs, final)
 
 
 class KerasProgress(Callback):
-    """Print one line per epoch, as Keras' ``fit(..., verbose=2)`` does, to standard output.
+    """Print what Keras' ``fit`` prints, to standard output: a progress bar, or one line per epoch.
 
     Switch Lightning's own bar off with ``Trainer(enable_progress_bar=False)``. Put this callback before a
     learning-rate scheduler in the list: the scheduler's messages then stand where Keras has them. Nothing is
@@ -209,16 +99,27 @@ class KerasProgress(Callback):
     ``on_train_epoch_end`` included: at the start of the next epoch, or at the end of training. Its time covers the
     training and the validation of the epoch.
 
+    The progress bar is refreshed after a batch, at most every 0.05 s, with the means over the batches so far of this
+    process. An object of torchmetrics has none before the epoch's end: log it with ``on_step=True``, too, to see
+    its value of the last batch. A module that sums up by itself what it logs at the end of an epoch tells what it
+    comes to so far in a method ``metrics_so_far()``, a dictionary of numbers. On a terminal the bar is written over;
+    where that would wrap, it is shortened, and then metrics are left out until the epoch is over. In a file each
+    refresh is a line, as in Keras 2: choose ``verbose=2`` there.
+
     Args:
         style: ``"keras2"`` (default) prints what Keras 2.2.4 prints: sizes of the data, loss first, other metrics
-            in the order they were logged. ``"keras3"`` prints what Keras 3 prints: steps and time per step,
-            metrics in alphabetical order, then the learning rate of the epoch's last optimizer step; no title
-            when there is one epoch only. An epoch cut short shows the steps it made, where Keras claims all.
+            in the order they were logged; the bar counts samples where their number is known. ``"keras3"`` prints
+            what Keras 3 prints: steps and time per step, metrics in alphabetical order, then the learning rate of the
+            epoch's last optimizer step; no title when there is one epoch only; control characters on a terminal only.
+            An epoch cut short shows the steps it made, where Keras claims all.
         metrics: names of the metrics to show, in this order. Default: all. One that is not logged is left out,
             with one warning that lists what is.
+        verbose: 2 (default) one line per epoch, 1 a progress bar, 0 nothing.
 
     Raises:
-        InvalidArgument: for another style, or metrics that are not a sequence of different names.
+        InvalidArgument: for another style or verbose, or metrics that are not a sequence of different names.
+
+    Source: keras.callbacks.ProgbarLogger and keras.utils.Progbar.
 
     Example:
         >>> trainer = Trainer(callbacks=[KerasProgress()], enable_progress_bar=False)  # doctest: +SKIP
@@ -226,16 +127,22 @@ class KerasProgress(Callback):
         Train on 60000 samples, validate on 10000 samples
         Epoch 1/10
          - 13s - loss: 0.4354 - acc: 0.8625 - val_loss: 0.0707 - val_acc: 0.9762
-        >>> KerasProgress(style="keras3", metrics=["loss", "val_loss"]).metrics
+        >>> KerasProgress(style="keras3", metrics=["loss", "val_loss"], verbose=1).metrics
         ('loss', 'val_loss')
     """
 
-    def __init__(self, style: str = "keras2", metrics: Sequence[str] | None = None) -> None:
+    def __init__(self, style: str = "keras2", metrics: Sequence[str] | None = None, verbose: int = 2) -> None:
         if style not in STYLES:
             raise InvalidArgument("KerasProgress.style", style, f"one of {', '.join(STYLES)}")
-        self.style = style
+        if not isinstance(verbose, int) or verbose not in (0, 1, 2):
+            allowed = "0 (nothing), 1 (a progress bar) or 2 (one line per epoch)"
+            raise InvalidArgument("KerasProgress.verbose", verbose, allowed)
+        self.style, self.verbose = style, verbose
         self.metrics = None if metrics is None else _checked_names(metrics)
         self._epoch: _Epoch | None = None
+        self._rate = UsedRate()
+        self._order: dict[str, int] = {}  # of the names of training, as they came
+        self._stream: int | None = None  # steps that the last epoch of a stream of unknown length had
         self._checked_logged = False
 
     # The order of the hooks below is that of a run.
@@ -243,10 +150,16 @@ class KerasProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the sizes of the data, where Keras does."""
         # Forget what a failed fit, the sanity validation or a call of `validate` left.
-        self._epoch, self._checked_logged = None, False
-        samples = _samples_of_run(trainer) if self.style == "keras2" else None
+        self._epoch, self._rate, self._order, self._stream, self._checked_logged = None, UsedRate(), {}, None, False
+        samples = samples_of_run(trainer) if self.style == "keras2" else None
         if samples is not None:
-            _say(f"Train on {samples[0]} samples, validate on {samples[1]} samples")
+            self._say(f"Train on {samples[0]} samples, validate on {samples[1]} samples")
+        theirs: Any = trainer.progress_bar_callback
+        if self.verbose == 1 and theirs is not None and getattr(theirs, "is_enabled", True):
+            rank_zero_warn(
+                "KerasProgress and Lightning both draw a progress bar, into each other."
+                " Set Trainer(enable_progress_bar=False)."
+            )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the epoch before, now complete, and the title of this one."""
@@ -260,14 +173,20 @@ class KerasProgress(Callback):
         """Note the learning rate of the batch: after it, a torch scheduler has set the next one."""
         epoch = self._open(trainer)
         self._print_header(trainer, epoch)
-        epoch.learning_rate = _optimizer_learning_rate(trainer)
+        self._rate.note(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch."""
+        """Count the batch, and refresh the progress bar when it is time."""
         epoch = self._open(trainer)
         epoch.batches, epoch.position = epoch.batches + 1, batch_idx + 1
+        if self.verbose == 1:
+            now = perf_counter()
+            if epoch.batches == 1:
+                epoch.first_step = now - epoch.started
+            if now - epoch.refreshed >= INTERVAL:
+                self._refresh(trainer, pl_module, epoch, now)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note which metrics are there before the validation."""
@@ -285,8 +204,7 @@ class KerasProgress(Callback):
             return
         self._print_header(trainer, epoch)  # of an epoch without batches
         epoch.elapsed = perf_counter() - epoch.started
-        traced = _traced_learning_rate(trainer)
-        epoch.learning_rate = epoch.learning_rate if traced is None else traced
+        epoch.learning_rate = self._rate.value(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the last epoch."""
@@ -303,51 +221,73 @@ class KerasProgress(Callback):
             self._print_line(trainer, last)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Print the line of an epoch that was complete."""
+        """Print the line of an epoch that was complete; end that of a progress bar."""
         # Otherwise its metrics are not reduced yet, which one process cannot do alone after an error.
         if self._epoch is not None and trainer.current_epoch > self._epoch.index:
             self._print_line(trainer, last=True)
+        elif self._epoch is not None:
+            self._epoch.line.end()
 
     def _open(self, trainer: Trainer) -> _Epoch:
         """The epoch under way. A run resumed within an epoch enters it by a batch or a validation."""
         if self._epoch is None:
-            self._epoch = _Epoch(trainer.current_epoch, perf_counter(), dict(trainer.callback_metrics))
+            units = Units.of(trainer, self.style)
+            units = units._replace(target=self._stream) if units.target is None else units
+            self._epoch = _Epoch(trainer.current_epoch, perf_counter(), dict(trainer.callback_metrics), units)
         return self._epoch
 
     def _print_header(self, trainer: Trainer, epoch: _Epoch) -> None:
         if epoch.header_due and (self.style == "keras2" or trainer.max_epochs != 1):
-            _say(format_header(epoch.index, trainer.max_epochs))
+            self._say(format_header(epoch.index, trainer.max_epochs))
         epoch.header_due = False
+
+    def _say(self, line: str) -> None:
+        if self.verbose:
+            _say(line)
+
+    @rank_zero_only
+    def _refresh(self, trainer: Trainer, pl_module: LightningModule, epoch: _Epoch, now: float) -> None:
+        """Write the progress bar anew."""
+        # Keras 2 leaves the last batch to the epoch's end.
+        if self.style == "keras2" and epoch.units.target == epoch.units.done(epoch.position):
+            return
+        epoch.refreshed = now
+        own = getattr(pl_module, "metrics_so_far", None)
+        found = {**metrics_so_far(trainer), **(own() if callable(own) else {})}
+        logs = {name: float(found[name]) for name in self._names(found, epoch)}
+        moment = epoch.moment(self.style, now - epoch.started, logs)
+        epoch.line.show(lambda columns: draw(self.style, moment, columns))
 
     def _print_line(self, trainer: Trainer, last: bool = False) -> None:
         """Print the line that is due, if any. Its metrics are reduced by now: reading them costs nothing."""
         epoch, self._epoch = self._epoch, None
-        if epoch is None or epoch.elapsed is None:
+        if epoch is None or epoch.elapsed is None or not self.verbose:
             return
+        if trainer.num_training_batches == float("inf"):
+            self._stream, epoch.units = epoch.position or None, epoch.units._replace(target=epoch.position or None)
         logged = logged_since(trainer.callback_metrics, epoch.earlier)
         logged = {name: value for name, value in logged.items() if value.numel() == 1}
         logs = {name: logged[name].item() for name in self._names(logged, epoch)}
-        if self.style == "keras2":
-            _say(keras2_line(logs, epoch.elapsed))
-        else:
-            self._print_keras3(trainer, epoch, logs)
+        # Keras is silent about an epoch without steps, but for the line of Keras 2.
+        if epoch.units.target or (self.style, self.verbose) == ("keras2", 2):
+            self._print_epoch(epoch, epoch.elapsed, logs)
         if last or epoch.validated or not trainer.enable_validation:
             self._warn_of_missing(logged)
 
-    def _print_keras3(self, trainer: Trainer, epoch: _Epoch, logs: dict[str, float]) -> None:
-        batches = trainer.num_training_batches
-        steps = epoch.position if batches == float("inf") else int(batches)
-        if not steps:  # Keras is silent about an epoch without steps
-            return
-        if epoch.learning_rate is not None:
-            # Keras keeps it in float32, where 0.001 is just above the limit of the exponent form.
-            logs.setdefault("learning_rate", torch.tensor(epoch.learning_rate, dtype=torch.float32).item())
-        assert epoch.elapsed is not None
-        # With one line per epoch Keras never sees the first step apart: this is the mean over all.
-        step_time = epoch.elapsed / epoch.batches if epoch.batches else 0.0
-        _say(keras3_line(logs, epoch.elapsed, step_time, epoch.position, steps))
+    def _print_epoch(self, epoch: _Epoch, elapsed: float, logs: dict[str, float]) -> None:
+        if self.style == "keras3" and epoch.learning_rate is not None:
+            logs.setdefault("learning_rate", in_float32(epoch.learning_rate))
+        if self.verbose == 1:
+            moment = epoch.moment(self.style, elapsed, logs, final=True)
+            epoch.line.show(lambda columns: draw(self.style, moment, columns), final=True)
+        elif self.style == "keras2":
+            _say(keras2_line(logs, elapsed))
+        elif epoch.units.target is not None:
+            # With one line per epoch Keras never sees the first step apart: this is the mean over all.
+            step_time = elapsed / epoch.batches if epoch.batches else 0.0
+            _say(keras3_line(logs, elapsed, step_time, epoch.position, epoch.units.target))
 
-    def _names(self, logged: Mapping[str, Tensor], epoch: _Epoch) -> list[str]:
+    def _names(self, logged: Mapping[str, Any], epoch: _Epoch) -> list[str]:
         """Which metrics the line shows, in order."""
         if self.metrics is not None:
             return [name for name in self.metrics if name in logged]
@@ -356,6 +296,9 @@ class KerasProgress(Callback):
         training = [name for name in shown if name not in validation]
         if self.style == "keras3":
             return sorted(training) + sorted(validation)
+        for name in training:
+            self._order.setdefault(name, len(self._order))
+        training.sort(key=self._order.__getitem__)  # as the progress bar had them
         return _first(training, "loss", "train_loss") + _first(validation, "val_loss")
 
     def _warn_of_missing(self, logged: Iterable[str]) -> None:

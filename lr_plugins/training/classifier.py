@@ -56,6 +56,12 @@ class EpochMean:
         loss, accuracy = (total[:2] / total[2]).float().unbind()
         return {f"{prefix}loss": loss, f"{prefix}acc": accuracy}
 
+    def so_far(self) -> dict[str, float]:
+        """The same over the samples of this process alone."""
+        loss, accuracy = self.state_dict()["sums"]
+        samples = self._samples
+        return {"loss": loss / samples, "acc": accuracy / samples} if samples else {}
+
     def state_dict(self) -> dict[str, Any]:
         """The sums as plain numbers."""
         sums = self._start if self._sums is None else self._sums.tolist()
@@ -151,6 +157,10 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of the batch, for the optimizer."""
         return self._step(batch, self._train_mean)
+
+    def metrics_so_far(self) -> dict[str, float]:
+        """`loss` and `acc` of the epoch under way, for a progress bar to show."""
+        return self._train_mean.so_far()
 
     def on_train_epoch_end(self) -> None:
         """Log `loss` and `acc` of the epoch."""

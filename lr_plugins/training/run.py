@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins._lightning import rank_zero_only
-from lr_plugins.callbacks import EpochMetrics, LearningRateScheduler, LearningRateTrace, Trace
+from lr_plugins.callbacks import History, LearningRateScheduler, LearningRateTrace, Trace
 from lr_plugins.errors import InvalidArgument, LearningRateError
 from lr_plugins.report.runs import OVERRIDES, PARENT
 from lr_plugins.report.summary import summary
@@ -42,7 +42,7 @@ class Run:
 
     trainer: pl.Trainer
     module: Classifier
-    metrics: EpochMetrics
+    history: History
     logger: Logger | None
     recorder: RecordConfig
 
@@ -87,7 +87,7 @@ def train(config: DictConfig) -> Run:
     finally:
         if torch.distributed.is_initialized():  # its threads would outlive what they use when the process ends
             torch.distributed.destroy_process_group()
-    _say(summary(run.metrics.values, run.trace, _places(run)))
+    _say(summary(run.history.values, run.trace, _places(run)))
     return run
 
 
@@ -120,7 +120,7 @@ def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
         places = _places(run)
         if run.last is not None and run.last.path.is_file():
             places["to go on"] = f"python train.py ckpt_path={_found_by(run.last.path)}"
-        _say(summary(run.metrics.values, run.trace, places))
+        _say(summary(run.history.values, run.trace, places))
         if not run.trainer.is_global_zero:  # Lightning would kill the first process if another ended with a status
             raise SystemExit(0) from None
         if isinstance(end.__context__, KeyboardInterrupt) or (run.last is not None and run.last.interrupted):
@@ -141,21 +141,21 @@ def _assemble(config: DictConfig, data: Any) -> Run:
     module = Classifier(net, loss=instantiate(config.loss), optimizer=instantiate(config.optimizer))
     module.example_input_array = torch.zeros(1, *data.input_shape)  # of which a logged model's signature tells
     _try_optimizer(module)
-    metrics = EpochMetrics()
+    history = History()
     recorder = RecordConfig(config, data)
     others = list(_callbacks(config, data))
     last = [one for one in others if isinstance(one, LastCheckpoint)]
     others = [one for one in others if one not in last]
-    # The metrics first: what the scheduler measures at an epoch's begin is that epoch's. Then the checkpoint, before
+    # The history first: what the scheduler measures at an epoch's begin is that epoch's. Then the checkpoint, before
     # the others act on the epoch's begin: they do it again when the run goes on from there.
-    callbacks = [metrics, *last, *others, recorder, RandomStates()]
+    callbacks = [history, *last, *others, recorder, RandomStates()]
     logger = _logger(config)
     saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     options = {} if "plugins" in config.trainer else {"plugins": [AtomicFiles()]}
     trainer = instantiate(
         config.trainer, callbacks=callbacks, logger=logger or False, enable_checkpointing=saves, **options
     )
-    return Run(trainer, module, metrics, logger, recorder)
+    return Run(trainer, module, history, logger, recorder)
 
 
 def _logger(config: DictConfig) -> Logger | None:

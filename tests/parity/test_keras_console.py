@@ -23,7 +23,8 @@ from keras.src.utils import progbar
 from torch.utils.data import DataLoader, TensorDataset
 
 from lr_plugins.callbacks import keras_progress
-from lr_plugins.callbacks.keras_progress import KerasProgress, format_header, keras2_line, keras3_line
+from lr_plugins.callbacks.keras_progress import KerasProgress
+from lr_plugins.callbacks.keras_text import format_header, keras2_line, keras3_line
 
 # --- lines, against the real Keras 3 ------------------------------------------------------------------------
 

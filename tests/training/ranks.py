@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lr_plugins import LearningRateScheduler, LossDriven
-from lr_plugins.callbacks import EpochMetrics
+from lr_plugins.callbacks import History
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.data import Fake
 from lr_plugins.training.last_checkpoint import AtomicFiles, LastCheckpoint, RandomStates
@@ -73,9 +73,9 @@ class Training:
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Dropout(0.3), nn.Linear(12, 10))
         self.module = Classifier(net, nn.CrossEntropyLoss(), partial(torch.optim.Adam, lr=0.01))
         self.scheduler = LearningRateScheduler(LossDriven(0.01, monitor="own", k=0.2))
-        self.metrics, self.diary = EpochMetrics(), Diary()
+        self.history, self.diary = History(), Diary()
         self.last = LastCheckpoint(folder, every_seconds=1e-6 if rank() == 0 else 1e6)
-        callbacks = [self.metrics, self.last, self.scheduler, self.diary, Interrupt(interrupt), RandomStates()]
+        callbacks = [self.history, self.last, self.scheduler, self.diary, Interrupt(interrupt), RandomStates()]
         options = {**QUIET, "devices": devices, "num_sanity_val_steps": 0, "plugins": [AtomicFiles()], **WAYS[way]}
         options |= {"strategy": "ddp"} if devices > 1 else {}
         trainer = pl.Trainer(max_epochs=2, callbacks=callbacks, **options)
@@ -89,7 +89,7 @@ class Training:
     def outcome(self) -> dict[str, object]:
         return {
             "weights": {name: value.tolist() for name, value in self.module.state_dict().items()},
-            "metrics": {name: sorted(epochs.items()) for name, epochs in self.metrics.values.items()},
+            "history": self.history.history,
             "next random number": torch.rand(()).item(),
             "lr": self.scheduler.trace["lr"].values.tolist(),
             "saves": self.diary.saves,

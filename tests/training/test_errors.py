@@ -84,6 +84,7 @@ BEFORE_TRAINING = [
     (["trainer.max_epochs=many"], r"trainer\.max_epochs must be an integer >= -1.*got 'many'"),
     (["seed=one"], r"seed must be an integer from 0.*got 'one'"),
     (["num_threads=0"], r"num_threads must be an integer >= 1.*got 0"),
+    (["callbacks.progress.verbose=3"], r"KerasProgress\.verbose must be 0 \(nothing\), 1 .* got 3"),
     (["style=keras4"], r"KerasProgress\.style must be one of keras2, keras3; got 'keras4'"),
     (["optimizer.lr=fast"], r"optimizer\.lr must be a finite number >= 0; got 'fast'"),
     (["ckpt_path=last"], r"no checkpoints/last\.ckpt below .*outputs; got 'last'\. Leave ckpt_path out to begin a run"),

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lr_plugins import Constant, CosineDecay, LearningRateScheduler, LearningRateTrace, LossDriven, ReduceLROnPlateau
-from lr_plugins.callbacks import EpochMetrics, learning_rate_trace
+from lr_plugins.callbacks import History, learning_rate_trace
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.training.checkpoints import read_checkpoint
 from lr_plugins.training.classifier import Classifier
@@ -78,11 +78,11 @@ class Training:
         folder.mkdir(exist_ok=True)
         self.last = LastCheckpoint(folder / "checkpoints", every_n_steps=1)
         self.copies = Copies(self.last, folder)
-        self.metrics, self.trace, self.logger = EpochMetrics(), LearningRateTrace(folder), Memory()
+        self.history, self.trace, self.logger = History(), LearningRateTrace(folder), Memory()
         self.logger.points |= points or {}
         scheduler = LearningRateScheduler(schedule() if callable(schedule) else schedule)
         callbacks = [
-            self.metrics,
+            self.history,
             self.last,
             scheduler,
             self.trace,
@@ -102,7 +102,7 @@ class Training:
         return {
             "weights": {name: value.tolist() for name, value in self.module.state_dict().items()},
             "trace": (self.last.path.parent.parent / "lr_trace.csv").read_text(),
-            "metrics": self.metrics.values,
+            "history": (self.history.history, self.history.values, self.history.epoch),
             "points": self.logger.points,
             "losses": self.trace._losses.state({}),
             "steps": self.trainer.global_step,

@@ -39,7 +39,7 @@ def test_a_signal_to_one_process_ends_all_and_the_run_goes_on_on_each_as_if_noth
         whole = found["whole"]
         for stopped, resumed in zip(found["stopped"], found["resumed"], strict=True):
             assert (whole["ended"], stopped["ended"], resumed["ended"]) == ("", "SIGTERMException", "")
-            for name in ("weights", "metrics", "next random number"):
+            for name in ("weights", "history", "next random number"):
                 assert resumed[name] == whole[name], name
             for name in ("lr", "samples"):
                 assert stopped[name] + resumed[name] == whole[name], name

@@ -1,0 +1,178 @@
+"""Keras' History: the metrics and the learning rate of each epoch, to look at when training is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from lr_plugins._lightning import Callback, LightningModule, Trainer
+from lr_plugins.callbacks.epoch_sums import are_batches_done, is_at_last_batch, means_of_all_processes
+from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.used_rate import UsedRate
+from lr_plugins.errors import InvalidArgument
+
+NAMES = {"keras2": "lr", "keras3": "learning_rate"}
+"""What each generation of Keras calls the learning rate."""
+
+
+class History(Callback):
+    """Keep what each epoch logged, and its learning rate, as Keras' ``History`` does.
+
+    ``history["val_loss"]``, or ``history.history["val_loss"]`` as in Keras, is a list of one number per epoch that
+    logged it: an epoch without validation has none, and of several validations in an epoch the last counts.
+    ``history.values["val_loss"]`` has the same by epoch. The names are Lightning's, ``loss_step`` among them; and
+    ``lr`` is the learning rate of the epoch's last optimizer step (of the first param group, as it was used; Keras
+    rounds it to float32), unless the module logs something of that name. ``history.epoch`` lists the epochs, from 0.
+
+    An epoch's metrics are taken once they are complete, those that a module logs in its own `on_train_epoch_end`
+    included: at the begin of the next epoch, or at the end of training. Put it before callbacks that log something at
+    the begin of an epoch. Checkpoints have all of it: the history of a resumed run is whole, where Keras' begins anew.
+    What Lightning itself leaves out when it resumes stays out: the validation that would have followed the batch after
+    which a checkpoint was taken, and the first part of an epoch's means (`LearningRateScheduler` restores those that a
+    schedule follows).
+
+    Args:
+        style: ``"keras2"`` (default) calls the learning rate ``lr``, ``"keras3"`` ``learning_rate``.
+
+    Raises:
+        InvalidArgument: for another style.
+
+    Source: keras.callbacks.History.
+
+    Example:
+        >>> history = History()
+        >>> trainer = Trainer(callbacks=[history], max_epochs=3)  # doctest: +SKIP
+        >>> trainer.fit(module)  # doctest: +SKIP
+        >>> history["lr"]  # doctest: +SKIP
+        [0.002, 0.002, 0.001]
+        >>> history.history, history.epoch
+        ({}, [])
+    """
+
+    def __init__(self, style: str = "keras2") -> None:
+        if style not in NAMES:
+            raise InvalidArgument("History.style", style, f"one of {', '.join(NAMES)}")
+        self.style = style
+        self.epoch: list[int] = []
+        self.values: dict[str, dict[int, float]] = {}
+        """The metrics by name and epoch, without the learning rate."""
+        self.learning_rates: dict[int, float] = {}
+        """The learning rate by epoch."""
+        self._rate = UsedRate()
+        self._taken: dict[str, Tensor] = {}  # what the epochs so far have left in Lightning's dictionary
+        self._waiting: dict[str, float] = {}  # logged before the checkpoint, for an epoch that was not taken yet
+        self._ended: int | None = None
+        self._ended_with: float | None = None  # the learning rate of that epoch
+        self._trainer: Trainer | None = None  # while training
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The values of each epoch by name, those of the learning rate last; a copy."""
+        by_name = {**self.values}
+        if self.learning_rates:
+            by_name.setdefault(NAMES[self.style], self.learning_rates)
+        return {name: [value for _, value in sorted(values.items())] for name, values in by_name.items()}
+
+    def __getitem__(self, name: str) -> list[float]:
+        """The values of each epoch; a copy."""
+        history = self.history
+        if name not in history:
+            raise KeyError(f"{name!r}; the history has: {', '.join(history) or 'nothing yet'}")
+        return history[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.history
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.history)
+
+    # --- the run ----------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what waited in a checkpoint that was only tested."""
+        if stage == "fit":
+            self._waiting, self._ended, self._ended_with = {}, None, None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with a run's first epoch; one that goes on keeps its past."""
+        self._trainer, self._rate = trainer, UsedRate()
+        if trainer.current_epoch == 0:
+            self.epoch, self.values, self.learning_rates = [], {}, {}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the metrics of the epoch before."""
+        self._take(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the learning rate, in case nobody keeps a trace of it."""
+        if self._ended is not None:  # resumed behind an epoch's last batch: the next epoch is not announced
+            self._take(trainer)
+        self._rate.note(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember that this epoch's are due."""
+        self._ended, used = trainer.current_epoch, self._rate.value(trainer)
+        self._ended_with = self._ended_with if used is None else used  # before the checkpoint
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the metrics of the last epoch."""
+        self._take(trainer)
+        self._trainer = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take those of an epoch that was complete."""
+        if self._ended is not None:
+            self._take(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the Trainer; take what a checkpoint had, where there was nothing left to train."""
+        if self._ended is not None:
+            self._take(trainer)
+        self._trainer = None
+
+    def _take(self, trainer: Trainer) -> None:
+        if self._ended is not None:
+            for name, value in self._news(trainer).items():
+                self.values.setdefault(name, {})[self._ended] = value
+            if self._ended_with is not None:
+                self.learning_rates[self._ended] = self._ended_with
+            self.epoch.append(self._ended)
+            self._waiting = {}
+        self._taken, self._ended, self._ended_with = dict(trainer.callback_metrics), None, None
+
+    def _news(self, trainer: Trainer) -> dict[str, float]:
+        logged = logged_since(trainer.callback_metrics, self._taken)
+        return {**self._waiting, **{name: float(value) for name, value in logged.items()}}
+
+    # --- the checkpoint ---------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values, and what is logged but not yet of an epoch that is complete; plain numbers."""
+        return {
+            "epoch": list(self.epoch),
+            "values": {name: dict(epochs) for name, epochs in self.values.items()},
+            "learning_rates": dict(self.learning_rates),
+            "waiting": self._news(self._trainer) if self._trainer is not None else dict(self._waiting),
+            "ended": self._ended,
+            "ended_with": self._ended_with,
+        }
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what an epoch comes to whose batches are all done: Lightning's checkpoints do not keep it."""
+        if self._trainer is None or self._ended is not None or not are_batches_done(trainer):
+            return
+        mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+        mine["waiting"] |= means_of_all_processes(trainer)
+        mine["ended_with"] = self._rate.value(trainer)
+        if is_at_last_batch(trainer):  # a run that goes on from here does not end it any more
+            mine["ended"] = trainer.current_epoch
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the values of a checkpoint."""
+        self.epoch = list(state_dict["epoch"])
+        self.values = {name: dict(epochs) for name, epochs in state_dict["values"].items()}
+        self.learning_rates = dict(state_dict["learning_rates"])
+        self._waiting, self._ended = dict(state_dict["waiting"]), state_dict["ended"]
+        self._ended_with = state_dict["ended_with"]

@@ -1,0 +1,47 @@
+"""The learning rate that was used last, whoever set it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lr_plugins._lightning import Trainer
+
+
+class UsedRate:
+    """The learning rate of the first param group at the optimizer step taken last.
+
+    It is that of a callback's `trace`, where there is one. Otherwise it is what stood in the optimizer when the last
+    batch began: after the batch, a scheduler of torch has set the next one.
+    """
+
+    def __init__(self) -> None:
+        self._noted: float | Tensor | None = None
+
+    def note(self, trainer: Trainer) -> None:
+        """Look at the optimizer; at the begin of each batch."""
+        # A module without an optimizer gets a stand-in from Lightning that has no groups.
+        groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
+        rate = groups[0]["lr"] if groups else None
+        # A tensor is written in place; reading it now would wait for its device.
+        self._noted = rate.clone() if isinstance(rate, Tensor) else rate
+
+    def value(self, trainer: Trainer) -> float | None:
+        """The learning rate; None where there is no optimizer, or no step yet."""
+        traced = _traced(trainer)
+        noted = None if self._noted is None else float(self._noted)
+        return noted if traced is None else traced
+
+
+def _traced(trainer: Trainer) -> float | None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        last = getattr(getattr(callback, "trace", None), "last", None)
+        value = last() if callable(last) else None
+        if value is not None:
+            return float(value)
+    return None
+
+
+def in_float32(rate: float) -> float:
+    """As Keras keeps it: there 0.001 is just above 1e-3."""
+    return torch.tensor(rate, dtype=torch.float32).item()
