@@ -24,9 +24,9 @@ def are_batches_done(trainer: Trainer) -> bool:
 
 
 def is_at_last_batch(trainer: Trainer) -> bool:
-    """Whether an epoch's last batch is done, but what follows it is not: its validation, its end."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
-    return are_batches_done(trainer) and progress.completed < progress.ready
+    """Whether an epoch's last batch is done, but its end is not: its validation, and its means."""
+    epochs = trainer.fit_loop.epoch_progress.current
+    return are_batches_done(trainer) and epochs.processed < epochs.ready
 
 
 def epoch_sums(trainer: Trainer) -> list[dict[str, Any]]:
@@ -94,9 +94,10 @@ def _reduced(same: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def validation_follows(trainer: Trainer) -> bool:
-    """Whether a validation run comes after the batch that is being completed."""
+    """Whether a validation run comes after the batch that is being completed, and has not come yet."""
     fetcher = trainer.fit_loop._data_fetcher
-    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    follows = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    return bool(follows and not trainer.validating)
 
 
 def validate(trainer: Trainer) -> None:

@@ -692,7 +692,7 @@ def every_epochs(folder: Path, epochs: int, at_the_end: bool | None = None) -> M
 @functools.lru_cache(maxsize=1)
 def _uninterrupted(case: Case, folder: Path) -> Result:
     """One run for all that only look at its checkpoints."""
-    savers = [every_steps(folder / "steps"), every_epochs(folder / "ends", 1, True), every_epochs(folder / "after", 2)]
+    savers = [every_steps(folder / "steps"), every_epochs(folder / "ends", 1, True), every_epochs(folder / "after", 2, False)]
     return case.train(AfterBatch((1, BATCHES - 1), folder / "batch.ckpt"), *savers)
 
 
