@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lr_plugins.callbacks import LearningRateTrace as LearningRateTrace
     from lr_plugins.mixin import LearningRateScheduleMixin as LearningRateScheduleMixin
     from lr_plugins.optim import KerasSGD as KerasSGD
+    from lr_plugins.report.preview import preview as preview
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _HOME = {
     "LearningRateScheduleMixin": "lr_plugins.mixin",
     "LearningRateScheduler": "lr_plugins.callbacks",
     "LearningRateTrace": "lr_plugins.callbacks",
+    "preview": "lr_plugins.report.preview",
 }
 
 __all__ = sorted([*_HOME, *_schedules.__all__])

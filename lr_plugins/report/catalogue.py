@@ -14,6 +14,7 @@ from lr_plugins import schedules as s
 from lr_plugins.callbacks.learning_rate_trace import Points
 from lr_plugins.callbacks.trace import Series
 from lr_plugins.report.plot import plot_learning_rate
+from lr_plugins.report.preview import plot_all
 from lr_plugins.schedules import Observation, Position, RunLength, Schedule
 from lr_plugins.schedules.observation import BEGIN, EPOCH
 
@@ -65,6 +66,13 @@ EXAMPLES: Mapping[str, Mapping[str, Schedule]] = {
         "greedy": s.Greedy(0.1, monitor="loss", factor=0.7, patience=1),
         "bold_driver": s.BoldDriver(0.1),
     },
+}
+# Those of the picture of several previews: as they are configured, in the main job's run.
+COMPARED: Mapping[str, Schedule] = {
+    "schedule=step_decay": s.StepDecay(every="3ep"),
+    "schedule=warmup_cosine": s.CosineDecay().with_warmup("5%"),
+    "schedule=one_cycle": s.OneCycle(),
+    "schedule=cosine_restarts": s.CosineRestarts(first_decay_steps="3ep"),
 }
 # What those see in their pictures: a loss that falls, stays, rises for a while, and falls again.
 LOSSES = [2.3 * 0.75 ** min(epoch, 9) + 0.1 * math.sin(1.9 * epoch) ** 2 for epoch in range(16)]
@@ -148,6 +156,8 @@ def write(folder: Path) -> None:
             seen = _losses() if schedule.monitors else None
             plot_learning_rate({"lr": _curve(schedule)}, pictures / f"{name}.png", title="", small=True, metrics=seen)
     plot_learning_rate(feedback(), pictures / "feedback.png", title="w ** 2 by gradient descent")
+    previews = {name: one.preview(45, 10, base_learning_rate=0.002) for name, one in COMPARED.items()}
+    plot_all(previews, pictures / "preview.png")
     (folder / "schedules.md").write_text(page(), encoding="utf-8")
 
 

@@ -80,7 +80,7 @@ def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
         # A value holds for its whole step, hence stairs and not slopes between points.
         steps, values = np.append(curve.steps, curve.steps[-1:] + 1), np.append(curve.values, curve.values[-1:])
         axes.step(steps, values, where="post", linewidth=1.6, label=name)
-    if _wide(curves):
+    if spans_decades(curves):
         axes.set_yscale("log")
     elif not any(name.startswith(("momentum", "beta")) for name in curves):  # those never come near 0
         axes.set_ylim(bottom=0)
@@ -93,13 +93,14 @@ def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
 def _draw_metrics(axes: Any, metrics: Mapping[str, Curve]) -> None:
     for index, (name, curve) in enumerate(metrics.items()):
         axes.plot(curve.steps, curve.values, ".-", color=_LOSSES[index % 2], linewidth=1.2, label=name)
-    if _wide(metrics):
+    if spans_decades(metrics):
         axes.set_yscale("log")
     axes.set_ylabel("loss")
     axes.spines["top"].set_visible(False)
     axes.legend(loc="upper right")
 
 
-def _wide(curves: Mapping[str, Curve]) -> bool:
+def spans_decades(curves: Mapping[str, Curve]) -> bool:
+    """Whether a third of the steps would lie flat at the bottom of a linear axis: below a 50th of the peak."""
     values = np.concatenate([curve.values for curve in curves.values()]) if curves else np.empty(0)
     return bool(values.size and values.min() > 0 and np.mean(values < values.max() / 50) > 1 / 3)

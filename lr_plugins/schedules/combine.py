@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.function import as_schedule
+from lr_plugins.schedules.moments import Moment, again, begins
 from lr_plugins.schedules.observation import Change, Monitor, Observation
 from lr_plugins.schedules.ops import clip
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
@@ -86,6 +87,11 @@ class Combination(Schedule):
         for key, part_state in (after or {}).items():
             yield from self.parts[int(key)].changes((before or {}).get(key), part_state)
 
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Those of the parts."""
+        for index, part in enumerate(self.parts):
+            yield from part.moments(self.seen(index, position))
+
     def of(self, index: int, position: Position, state: State) -> Value:
         """The value of part `index`."""
         return self.parts[index].value(self.seen(index, position), (state or {}).get(str(index)))
@@ -132,6 +138,22 @@ class InTurn(Combination):
     def active(self, index: int, position: Position) -> bool:
         """Whether it is the part's turn."""
         return self._turn(position) == index
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """The begin of each part, and what happens in its time."""
+        shape = position.shape or (1,)
+        turn, indices = self._turns(position, shape), np.arange(shape[0])
+        for index, part in enumerate(self.parts):
+            if index:
+                yield self.begin_of(index, begins(turn == index, position), position)
+            which = _which(turn, index)
+            if which is not None:
+                for moment in part.moments(self.seen(index, position.chosen(which))):
+                    yield moment.among(indices[which], stays=turn[-1] == index)
+
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+        """That the turn comes to part `index`, not the first."""
+        return Moment(f"part {index + 1} begins", at)
 
     def _turn(self, position: Position) -> int:
         plan, index = self._plan(position.run), 0
@@ -203,6 +225,16 @@ class Chain(InTurn):
     def part_length(self, index: int, run: RunLength) -> Span:
         """As given."""
         return self.lengths[index].known(run)
+
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+        """With the lengths that it comes after."""
+        start, _ = self._plan(position.run)[index]
+        whole = Span(position.run.steps, position.run.epochs)
+        pairs = ((start.steps, whole.steps), (start.epochs, whole.epochs))
+        share = next((one / all_ for one, all_ in pairs if one is not None and all_), None)
+        lengths = f"Chain.lengths={self.lengths[:index]}"
+        what = f"part {index + 1} begins: {type(self.parts[index]).__name__}"
+        return Moment(what, at, lengths, share=share, run=position.run)
 
 
 class Product(Combination):
@@ -278,6 +310,15 @@ class Bounded(Wrapper):
         most = np.inf if self.max_learning_rate is None else self.max_learning_rate
         return clip(self.of(0, position, state), self.min_learning_rate, most)
 
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Those of the schedule; and when it meets the bounds, if no more than the position decides that."""
+        yield from super().moments(position)
+        if self.start() is None:
+            value = self.of(0, position, None)
+            yield Moment("held at min_learning_rate", begins(value < self.min_learning_rate, position))
+            if self.max_learning_rate is not None:
+                yield Moment("held at max_learning_rate", begins(value > self.max_learning_rate, position))
+
 
 class Repeated(Wrapper):
     """A schedule over and over again.
@@ -307,6 +348,14 @@ class Repeated(Wrapper):
         done = position.elapsed(once.counted_in) // (once.exact or math.inf)
         start = Span(_times(once.steps, done), _times(once.epochs, done), once.counted_in)
         return position.part(start, position.run.part(once))
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Each repetition; what happens within them does not stay."""
+        once = self.every.known(position.run)
+        done = position.elapsed(once.counted_in) // (once.exact or math.inf)
+        yield again("begins anew", "Repeated.every", self.every, done, position)
+        for moment in super().moments(position):
+            yield moment._replace(stays=False)
 
 
 class Stretched(Wrapper):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.moments import Moment, again, ended
 from lr_plugins.schedules.ops import FEW, between, clip, cos, floor, log1p, maximum, power
 from lr_plugins.schedules.polynomial import delayed, k_decay_of
 from lr_plugins.schedules.position import Position, Value
@@ -70,6 +72,11 @@ class CosineDecay(Schedule):
             left = power(left, self.power)
         return between(self.end_learning_rate, self.initial(position), left)
 
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """The end."""
+        falls = self.initial(position) > self.end_learning_rate
+        yield ended("CosineDecay.decay_steps", self.decay_steps, position, falls)
+
 
 class CosineRestarts(Schedule):
     """Fall along half a wave of the cosine, jump back up, and again, with periods that grow.
@@ -128,6 +135,11 @@ class CosineRestarts(Schedule):
         index, share = self._period(position)
         left = 0.5 * (1.0 + cos(math.pi * delayed(share, self.k_decay)))
         return between(self.end_learning_rate, self._peak(self.initial(position), index), left)
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Each restart."""
+        count, _ = self._period(position)
+        yield again("restart", "CosineRestarts.first_decay_steps", self.first_decay_steps, count, position)
 
     def _period(self, position: Position) -> tuple[Value, Value]:
         """Which period it is, and how much of it has passed, from 0 to 1."""

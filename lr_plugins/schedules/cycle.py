@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
+from lr_plugins.schedules.moments import END, POINT, Moment, again, begins, share_of
 from lr_plugins.schedules.ops import between, clip, floor, maximum, power, where
 from lr_plugins.schedules.piecewise import INTERPOLATIONS, interpolate
 from lr_plugins.schedules.position import Position, Value
@@ -74,10 +77,8 @@ class CycleThrough(Schedule):
 
     def value(self, position: Position, state: State) -> Value:
         """The way from the last of the values passed to the next."""
-        passed, length = self.length.measure(position)
+        passed, rise, end = self._times(position)
         first, peak, last = self._through(position)
-        less = 1.0 if self.reach_end else 0.0
-        rise, end = self.pct_start * length - less, length - less
         way = [(rise, peak), (2 * rise, first), (end, last)] if self.three_phase else [(rise, peak), (end, last)]
         times, values = [0.0], [first]
         for time, value in way:
@@ -87,6 +88,23 @@ class CycleThrough(Schedule):
                 times.append(time)
                 values.append(value)
         return interpolate(clip(passed, 0.0, maximum(end, 0.0)), times, values, self.anneal)
+
+    def _times(self, position: Position) -> tuple[Value, float, float]:
+        """How much has passed, and when the first phase and the last one end."""
+        passed, length = self.length.measure(position)
+        less = 1.0 if self.reach_end else 0.0
+        return passed, self.pct_start * length - less, length - less
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """The ends of the phases."""
+        passed, rise, end = self._times(position)
+        ends = [("first phase ends", rise)] + ([("second phase ends", 2 * rise)] if self.three_phase else [])
+        for what, time in ends:
+            yield Moment(what, begins(passed >= min(time, end), position))
+        field, share = f"{type(self).__name__}.length={self.length}", share_of(self.length, position.run)
+        first, peak, last = self._through(position)
+        kind = END if last < max(first, peak) else POINT
+        yield Moment("end value reached", begins(passed >= end, position), field, kind, share, position.run)
 
 
 class OneCycle(CycleThrough):
@@ -202,9 +220,7 @@ class Cyclic(Schedule):
 
     def value(self, position: Position, state: State) -> Value:
         """`base + (max - base) * s * scale`."""
-        passed, (up, down) = measure_all([self.step_size_up, self.step_size_down or self.step_size_up], position)
-        passed = maximum(passed, 0.0)
-        cycle = floor(passed / (up + down))
+        passed, up, down, cycle = self._cycle(position)
         within = passed - cycle * (up + down)
         share = where(within <= up, within / up, (up + down - within) / down)
         if self.mode == "triangular2":
@@ -212,3 +228,16 @@ class Cyclic(Schedule):
         elif self.mode == "exp_range":
             share = share * power(self.gamma, passed)
         return between(self.base_learning_rate, self.max_learning_rate, share)
+
+    def _cycle(self, position: Position) -> tuple[Value, float, float, Value]:
+        """How much has passed, how long it rises and falls, and which cycle it is."""
+        passed, (up, down) = measure_all([self.step_size_up, self.step_size_down or self.step_size_up], position)
+        passed = maximum(passed, 0.0)
+        return passed, up, down, floor(passed / (up + down))
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Each turn."""
+        passed, up, down, cycle = self._cycle(position)
+        turned = floor((passed + down) / (up + down))
+        yield again("turns", "Cyclic.step_size_up", self.step_size_up, turned, position)
+        yield again("next cycle", "Cyclic.step_size_up", self.step_size_up, cycle, position)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.moments import Moment, again
 from lr_plugins.schedules.ops import floor, maximum, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, flag, number, start_of
@@ -49,6 +52,12 @@ class InverseTimeDecay(Schedule):
         """`initial_learning_rate / (1 + decay_rate * t / decay_steps)`."""
         ratio = self.decay_steps.ratio(position)
         return self.initial(position) / (1 + self.decay_rate * (floor(ratio) if self.staircase else ratio))
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Each stair."""
+        if self.staircase:
+            count = floor(self.decay_steps.ratio(position))
+            yield again("next stair", "InverseTimeDecay.decay_steps", self.decay_steps, count, position)
 
 
 class InverseSquareRoot(Schedule):

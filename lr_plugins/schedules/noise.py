@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterator
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.combine import Wrapper
 from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.moments import POINT, Moment, once
 from lr_plugins.schedules.ops import floor, maximum, where
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.quantile import normal_quantiles
@@ -90,6 +92,14 @@ class Noise(Wrapper):
         if self.until is not None:
             factor = where(self.until.passed(position), 1.0, factor)
         return value * factor
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Those of the schedule, and the begin and the end of the noise."""
+        yield from super().moments(position)
+        if self.after is not None:
+            yield once("noise begins", "Noise.after", self.after, position)
+        if self.until is not None:
+            yield once("noise ends", "Noise.until", self.until, position, POINT)
 
     def _one(self, count: int) -> float:
         block, index = divmod(count, _BLOCK)

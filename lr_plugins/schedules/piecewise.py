@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
+from lr_plugins.schedules.moments import END, POINT, Moment, once
 from lr_plugins.schedules.ops import between, clip, cos, where
 from lr_plugins.schedules.position import Position, RunLength, Value
 from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate
@@ -80,6 +81,11 @@ class PiecewiseConstant(Schedule):
             current = where(boundary.passed(position), value, current)
         return current
 
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Each boundary."""
+        for index, (boundary, value) in enumerate(zip(self.boundaries, self.values[1:], strict=True)):
+            yield once(f"set to {value:g}", f"PiecewiseConstant.boundaries[{index}]", boundary, position)
+
 
 class PiecewiseInterpolation(Schedule):
     """Points, and the way from each to the next: a line, or half a wave of the cosine.
@@ -138,6 +144,14 @@ class PiecewiseInterpolation(Schedule):
                     f"the points of PiecewiseInterpolation must increase, and in this run {after} is not after {before}"
                 )
         return interpolate(passed, times, self._values, self.interpolation)
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Each point but the first; the last is the end where the way leads down to it."""
+        for index in range(1, len(self.points)):
+            when, value = self.points[index]
+            ends = index == len(self.points) - 1 and value < self._values[index - 1]
+            field = f"PiecewiseInterpolation.points[{index}]"
+            yield once(f"point {index + 1} reached", field, when, position, END if ends else POINT)
 
 
 def out_of_order(durations: Sequence[Duration], run: RunLength = _NO_RUN) -> Iterator[tuple[int, Duration, Duration]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.moments import Moment, again, ended
 from lr_plugins.schedules.ops import between, ceil, clip, maximum, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, flag, learning_rate, number, start_of
@@ -49,6 +52,11 @@ class LinearDecay(Schedule):
         """The point of the line at t, or its nearer end."""
         share = clip(self.decay_steps.ratio(position), 0.0, 1.0)
         return between(self.initial(position), self.end_learning_rate, share)
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """The end."""
+        falls = self.initial(position) > self.end_learning_rate
+        yield ended("LinearDecay.decay_steps", self.decay_steps, position, falls)
 
 
 class PolynomialDecay(Schedule):
@@ -116,6 +124,16 @@ class PolynomialDecay(Schedule):
             share = clip(ratio, 0.0, 1.0)
         left = power(1.0 - delayed(share, self.k_decay), self.power)
         return between(self.end_learning_rate, self.initial(position), left)
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """The end, or each time that it begins to fall again."""
+        field = "PolynomialDecay.decay_steps"
+        if self.cycle:
+            count = maximum(ceil(self.decay_steps.ratio(position)), 1.0)
+            yield again("falls again", field, self.decay_steps, count, position)
+        else:
+            falls = self.initial(position) > self.end_learning_rate
+            yield ended(field, self.decay_steps, position, falls)
 
 
 def k_decay_of(owner: Schedule, value: object) -> float:

@@ -6,15 +6,20 @@ import inspect
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.moments import Moment
 from lr_plugins.schedules.observation import Change, Monitor, Observation
 from lr_plugins.schedules.position import Count, Position, Value, as_position
+
+if TYPE_CHECKING:
+    from lr_plugins.report.pretend import Course
+    from lr_plugins.report.preview import Preview
 
 State = Mapping[str, Any] | None
 """What a schedule remembers: None, or plain numbers and texts under names, as JSON can hold them."""
@@ -93,6 +98,10 @@ class Schedule(ABC):
         """What an observation has changed, to be told."""
         return ()
 
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """What happens at which of an array of positions, in the order of time, as far as the arguments say so."""
+        yield from ()
+
     def initial(self, position: Position) -> float:
         """The learning rate a schedule starts from: `initial_learning_rate`, or else the optimizer's own."""
         return self.own("initial_learning_rate", position)
@@ -108,8 +117,37 @@ class Schedule(ABC):
             f"{type(self).__name__}.{name}",
             None,
             "given where no optimizer is at hand",
-            "None means the optimizer's own learning rate, and this position names none.",
+            "None means the optimizer's own learning rate; give it as base_learning_rate, or name one here.",
         )
+
+    def preview(
+        self,
+        steps_per_epoch: int | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+        base_learning_rate: float | None = None,
+        metrics: Mapping[str, Course] | None = None,
+    ) -> Preview:
+        """What this schedule will do in a run, to be printed or drawn (see `lr_plugins.preview`).
+
+        Args:
+            steps_per_epoch: optimizer steps in one epoch, >= 1.
+            epochs: epochs of the run, >= 1.
+            steps: optimizer steps of the run, >= 1; the lower one counts where epochs tell it as well.
+            base_learning_rate: the optimizer's own, >= 0, for a schedule that names no initial one.
+            metrics: the course to assume for each metric that it follows.
+
+        Raises:
+            InvalidArgument: the length of the run is not told, or a metric has no course.
+
+        Example:
+            >>> from lr_plugins import StepDecay
+            >>> StepDecay(0.1, drop=0.1, every="2ep").preview(steps_per_epoch=10, epochs=6).last
+            0.0010000000000000002
+        """
+        from lr_plugins.report.preview import preview  # the reports are about schedules, not the other way round
+
+        return preview(self, steps_per_epoch, epochs, steps, base_learning_rate, metrics)
 
     # --- combination --------------------------------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.moments import Moment, again, once
 from lr_plugins.schedules.ops import floor, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, number, start_of
@@ -45,7 +46,14 @@ class StepDecay(Schedule):
 
     def value(self, position: Position, state: State) -> Value:
         """`initial_learning_rate * drop ** floor(t / every)`."""
-        return self.initial(position) * power(self.drop, floor(self.every.ratio(position)))
+        return self.initial(position) * power(self.drop, self._drops(position))
+
+    def _drops(self, position: Position) -> Value:
+        return floor(self.every.ratio(position))
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Each drop."""
+        yield again(f"times {self.drop:g}", "StepDecay.every", self.every, self._drops(position), position)
 
 
 class MultiStepDecay(Schedule):
@@ -94,3 +102,8 @@ class MultiStepDecay(Schedule):
         for milestone in self.milestones:
             reached = reached + milestone.passed(position)
         return self.initial(position) * power(self.gamma, reached)
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """Each milestone."""
+        for index, milestone in enumerate(self.milestones):
+            yield once(f"times {self.gamma:g}", f"MultiStepDecay.milestones[{index}]", milestone, position)

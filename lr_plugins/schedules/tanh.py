@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lr_plugins.schedules.duration import Duration, DurationLike
+from lr_plugins.schedules.moments import Moment, ended
 from lr_plugins.schedules.ops import between, clip, tanh, where
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, learning_rate, number, start_of
@@ -56,3 +59,8 @@ class TanhDecay(Schedule):
         share = clip(self.decay_steps.ratio(position), 0.0, 1.0)
         left = 0.5 * (1.0 - tanh(self.lower * (1.0 - share) + self.upper * share))
         return between(self.end_learning_rate, self.initial(position), where(share < 1.0, left, 0.0))
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """The end."""
+        falls = self.initial(position) > self.end_learning_rate
+        yield ended("TanhDecay.decay_steps", self.decay_steps, position, falls)

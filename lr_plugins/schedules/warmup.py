@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
+import numpy.typing as npt
+
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.combine import InTurn, Product
 from lr_plugins.schedules.constant import Constant
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.exponential import ExponentialDecay
 from lr_plugins.schedules.function import as_schedule
+from lr_plugins.schedules.moments import WARMUP, Moment, ended, share_of
 from lr_plugins.schedules.ops import between, clip, cos, maximum, power, sqrt
 from lr_plugins.schedules.piecewise import PiecewiseInterpolation
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
@@ -109,6 +113,11 @@ class Warmup(InTurn):
         """The warm-up's."""
         return self.length.known(run)
 
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+        """The end of the warm-up."""
+        share = share_of(self.length, position.run)
+        return Moment("warm-up ends", at, f"Warmup.length={self.length}", WARMUP, share, position.run)
+
     def seen(self, index: int, position: Position) -> Position:
         """The factors begin at 1, where they name no begin; a schedule that is not pushed back sees the run itself."""
         if index and not self.prefix:
@@ -168,6 +177,10 @@ class Cooldown(Schedule):
         """`end_learning_rate + (initial_learning_rate - end_learning_rate) * left`."""
         left = FALLS[self.shape](clip(self.length.ratio(position), 0.0, 1.0))
         return between(self.end_learning_rate, self.initial(position), left)
+
+    def moments(self, position: Position) -> Iterator[Moment]:
+        """The end."""
+        yield ended("Cooldown.length", self.length, position, self.initial(position) > self.end_learning_rate)
 
 
 class Annealed(InTurn):
@@ -263,6 +276,11 @@ class Annealed(InTurn):
             height = maximum(super().of(0, position, state), self.end_learning_rate)
         return between(self.end_learning_rate, height, super().of(1, position, state))
 
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+        """The begin of the annealing."""
+        share = share_of(self.after, position.run)
+        return Moment("annealing begins", at, f"Annealed.after={self.after}", share=share, run=position.run)
+
     def _switch(self, position: Position) -> Position:
         """The position of one step at which the annealing begins."""
         start, _ = self._plan(position.run)[1]
@@ -348,3 +366,10 @@ class WarmupStableDecay(InTurn):
             )
         steps, epochs = (None if one is None else max(one, 0.0) for one in (rest.steps, rest.epochs))
         return Span(steps, epochs, clock)
+
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+        """The end of the warm-up, or the begin of the decay."""
+        if index == 1:
+            share = share_of(self.warmup, position.run)
+            return Moment("warm-up ends", at, f"WarmupStableDecay.warmup={self.warmup}", WARMUP, share, position.run)
+        return Moment("decay begins", at)

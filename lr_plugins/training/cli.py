@@ -47,7 +47,7 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        message = _unknown_field(error, Path(config_dir)) or explanation(error)
+        message = explanation(error, config_dir)
         if message is None:
             raise
         sys.exit(f"\nError: {message}")
@@ -56,8 +56,11 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
         del os.environ["HYDRA_FULL_ERROR"]
 
 
-def explanation(error: BaseException) -> str | None:
+def explanation(error: BaseException, config_dir: str | Path) -> str | None:
     """The message for an error that the user's settings caused, or None for any other."""
+    unknown = _unknown_field(error, Path(config_dir))
+    if unknown is not None:
+        return unknown
     for cause in _chain(error):
         if isinstance(cause, LearningRateError):
             return str(cause)

@@ -24,6 +24,7 @@ from torch.utils.data import SequentialSampler
 
 from lr_plugins.errors import LearningRateError, require
 from lr_plugins.training import _arguments as arguments
+from lr_plugins.training import sizes
 
 Batch = tuple[Tensor, Tensor]
 Samples = tuple[Tensor, Tensor]
@@ -77,13 +78,13 @@ class Batches:
         self._reached = (0, 0)  # epoch and number of batches handed out in it
 
     def __len__(self) -> int:
-        return math.ceil(self.num_samples / self.batch_size)
+        return sizes.batches(self.num_samples, self.batch_size)
 
     @property
     def num_samples(self) -> int:
         """Samples of an epoch, in this process."""
         rank, processes = self._process
-        return math.ceil((len(self.y) - (0 if self._even else rank)) / processes)
+        return sizes.of_process(len(self.y), rank, processes, self._even)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self._next
@@ -231,8 +232,7 @@ def stratified_split(targets: Tensor, fraction: float, seed: int) -> tuple[Tenso
         (3, [0, 0, 1])
     """
     labels = targets.numpy()
-    # Rounded first: 0.07 * 100 is 7.000000000000001, whose ceiling is 8.
-    wanted = min(math.ceil(round(fraction * len(labels), 9)), len(labels) - 1)
+    wanted = sizes.held_out(len(labels), fraction)
     _, membership, counts = np.unique(labels, return_inverse=True, return_counts=True)
     shares, remainders = np.divmod(counts * wanted, len(labels))
     by_remainder = np.argsort(-remainders, kind="stable")

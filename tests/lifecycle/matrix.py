@@ -683,7 +683,7 @@ def every_steps(folder: Path) -> ModelCheckpoint:
 
 
 def every_epochs(folder: Path, epochs: int, at_the_end: bool | None = None) -> ModelCheckpoint:
-    """At the end of epochs; or, where that is not said, after validation runs."""
+    """At the end of epochs, or after their validation; where that is not said, as ModelCheckpoint does by itself."""
     return ModelCheckpoint(
         folder, "{step:03d}", every_n_epochs=epochs, save_top_k=-1, save_on_train_epoch_end=at_the_end
     )
@@ -692,7 +692,8 @@ def every_epochs(folder: Path, epochs: int, at_the_end: bool | None = None) -> M
 @functools.lru_cache(maxsize=1)
 def _uninterrupted(case: Case, folder: Path) -> Result:
     """One run for all that only look at its checkpoints."""
-    savers = [every_steps(folder / "steps"), every_epochs(folder / "ends", 1, True), every_epochs(folder / "after", 2, False)]
+    after_validation = every_epochs(folder / "after", 2, at_the_end=False)
+    savers = [every_steps(folder / "steps"), every_epochs(folder / "ends", 1, at_the_end=True), after_validation]
     return case.train(AfterBatch((1, BATCHES - 1), folder / "batch.ckpt"), *savers)
 
 

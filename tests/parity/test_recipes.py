@@ -119,7 +119,7 @@ def our_path(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> Training:
     with monkeypatch.context() as patch:
         patch.setattr(pl.Trainer, "fit", watched)
         run = train(config)
-    logged = {name: list(values.values()) for name, values in run.metrics.values.items()}
+    logged = {name: list(values.values()) for name, values in run.history.values.items()}
     return Training(recorder.weights, logged["loss"], logged.get("training_set_loss", []), recorder.orders, run)
 
 

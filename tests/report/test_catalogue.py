@@ -25,7 +25,7 @@ def test_every_picture_is_there_and_can_be_made(tmp_path):
     assert (
         made
         == {path.name for path in (ROOT / "docs/pictures").iterdir()}
-        == {f"{name}.png" for name in (*SHOWN, "feedback")}
+        == {f"{name}.png" for name in (*SHOWN, "feedback", "preview")}
     )
 
 

@@ -1,0 +1,128 @@
+"""What in a plan usually is a mistake: one line each, with the numbers, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from lr_plugins.report.plan import Plan
+from lr_plugins.schedules.moments import END, MILESTONE, PERIOD, POINT, WARMUP, Moment
+from lr_plugins.schedules.position import RunLength
+
+LEAST_FALL = 100.0
+"""By how much a learning rate should fall over a run, as a rule of thumb."""
+
+TINY = 1e-8
+"""A learning rate below which nothing is learnt any more."""
+
+_LONG = 0.05  # a share of the run that is worth a word
+
+
+def mistakes(plan: Plan, run: RunLength, follows_metrics: bool) -> Iterator[str]:
+    """The warnings about the plan of a learning rate.
+
+    Args:
+        plan: the plan.
+        run: how long the run will be.
+        follows_metrics: whether its course is that of an assumed metric: then its fall says nothing.
+    """
+    told: dict[str, str] = {}
+    for moment in plan.moments:
+        if moment.argument and moment.share is not None and (line := _CHECKS[moment.kind](moment, moment.share, run)):
+            told.setdefault(moment.argument, line)
+    yield from told.values()
+    early = [moment for moment in plan.moments if moment.kind == END and moment.argument in told and moment.at.size]
+    if not early:
+        yield from _tiny(plan, run)
+    if not follows_metrics:
+        yield from _small_fall(plan)
+
+
+def _past(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share < 1:
+        return None
+    return f"{moment.argument} is never reached: {_whose(moment, run)} has {length(moment.run)}; give it in percent"
+
+
+def _point(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share <= 1:
+        return None
+    return (
+        f"{moment.argument} is past the end: {_whose(moment, run)} has {length(moment.run)} and sees "
+        f"{100 / share:.3g} % of the way; 100% is the whole of it"
+    )
+
+
+def _end(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share > 1 or not moment.stays or share > 1 - _LONG:
+        return _point(moment, share, run)
+    return (
+        f"{moment.argument} ends after {100 * share:.3g} % of {_whose(moment, run)} ({length(moment.run)}), and "
+        "nothing changes after it; 100% lasts to the end"
+    )
+
+
+def _warmup(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share < 1:
+        return None
+    return (
+        f"{moment.argument} is as long as {_whose(moment, run)} ({length(moment.run)}) or longer: it never ends, and "
+        "what follows never begins; 5% is usual"
+    )
+
+
+def _period(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share < 1:
+        return None
+    return (
+        f"{moment.argument} has not passed when {_whose(moment, run)} ends ({length(moment.run)}): what comes after "
+        "it is never seen; give it in percent"
+    )
+
+
+_CHECKS: dict[str, Callable[[Moment, float, RunLength], str | None]] = {
+    MILESTONE: _past,
+    POINT: _point,
+    END: _end,
+    WARMUP: _warmup,
+    PERIOD: _period,
+}
+
+
+def _tiny(plan: Plan, run: RunLength) -> Iterator[str]:
+    large = np.flatnonzero(plan.values >= TINY)
+    first = int(large[-1]) + 1 if large.size else 0
+    if first >= plan.steps.size or not run.steps:
+        return
+    left = (run.steps - int(plan.steps[first])) / run.steps
+    if left > _LONG:
+        yield (
+            f"lr is below {TINY:g} from step {plan.steps[first]} on, for the last {100 * left:.3g} % of the run, in "
+            "which nothing is learnt; let it fall more slowly, or give it a floor (at_least)"
+        )
+
+
+def _small_fall(plan: Plan) -> Iterator[str]:
+    peak, last = float(plan.values.max()), plan.end
+    if peak < LEAST_FALL * last * (1 - 1e-9):  # 0.1 to 0.1 * 0.1 ** 2 is a hundredth but for rounding
+        alike = f"{peak:.4g}" == f"{last:.4g}"
+        falls = f"ends at its peak, {peak:.4g}" if alike else f"falls {peak / last:.3g}-fold, {peak:.4g} to {last:.4g}"
+        yield (
+            f"lr {falls}; the rule of thumb is {LEAST_FALL:g}-fold or more over a run: a lower end, or a stronger decay"
+        )
+
+
+def _whose(moment: Moment, run: RunLength) -> str:
+    return "the run" if (moment.run.steps, moment.run.epochs) == (run.steps, run.epochs) else "its part of the run"
+
+
+def length(run: RunLength) -> str:
+    """How long a run is, in words.
+
+    Example:
+        >>> length(RunLength.of(steps_per_epoch=45, epochs=10))
+        '10 epochs, 450 steps'
+    """
+    counts = ((run.epochs, "epoch"), (run.steps, "step"))
+    return ", ".join(f"{count:g} {unit}{'' if count == 1 else 's'}" for count, unit in counts if count is not None)

@@ -1,0 +1,87 @@
+"""What happens when: the moments of a run that a schedule's arguments name."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.position import Position, RunLength, Value
+
+WARMUP = "warm-up"  # a rise before the schedule itself
+END = "end"  # from there on nothing changes any more
+MILESTONE = "milestone"  # a change
+POINT = "point"  # between two stretches of a curve
+PERIOD = "period"  # after each of which something happens again
+
+
+class Moment(NamedTuple):
+    """Something that happens at some of the positions looked at.
+
+    Args:
+        what: what happens, in a few words: `"warm-up ends"`.
+        at: the indices of the positions at which it does; none where it happens at none of them.
+        argument: the argument that says when: `"Warmup.length=5%"`; empty where none does.
+        kind: what sort of moment it is: `"warm-up"`, `"end"`, `"milestone"`, `"point"` or `"period"`.
+        share: when it comes, as a share of the run that the schedule sees; None if unknown.
+        run: the run that the schedule sees.
+        stays: whether what it leaves holds until the end of the whole run.
+    """
+
+    what: str
+    at: npt.NDArray[np.intp]
+    argument: str = ""
+    kind: str = MILESTONE
+    share: float | None = None
+    run: RunLength = RunLength()
+    stays: bool = True
+
+    def among(self, indices: npt.NDArray[np.intp], stays: bool) -> Moment:
+        """As it is among more positions, of which these were looked at."""
+        return self._replace(at=indices[self.at], stays=self.stays and stays)
+
+
+def once(what: str, argument: str, length: Duration, position: Position, kind: str = MILESTONE) -> Moment:
+    """What happens as soon as a length has passed.
+
+    Example:
+        >>> run = RunLength.of(steps_per_epoch=10, epochs=4)
+        >>> once("drops", "Some.milestone", Duration.of("3ep"), run.position(np.arange(40))).at.tolist()
+        [30]
+    """
+    at = begins(length.passed(position), position)
+    return Moment(what, at, f"{argument}={length}", kind, share_of(length, position.run), position.run)
+
+
+def again(what: str, argument: str, length: Duration, count: Value, position: Position) -> Moment:
+    """What happens whenever a count, of how often a length has passed, goes up."""
+    counts = np.broadcast_to(np.asarray(count), position.shape or (1,))
+    at = np.flatnonzero(counts[1:] > counts[:-1]) + 1
+    return Moment(what, at, f"{argument}={length}", PERIOD, share_of(length, position.run), position.run)
+
+
+def begins(condition: Any, position: Position) -> npt.NDArray[np.intp]:
+    """The indices at which a condition begins to hold."""
+    holds = np.broadcast_to(np.asarray(condition), position.shape or (1,))
+    return np.flatnonzero(holds[1:] & ~holds[:-1]) + 1
+
+
+def share_of(length: Duration, run: RunLength) -> float | None:
+    """A length as a share of a run; None where one of them is unknown.
+
+    Example:
+        >>> share_of(Duration.of("5ep"), RunLength.of(steps_per_epoch=10, epochs=4))
+        1.25
+    """
+    span = length.span(run)
+    for part, whole in ((span.steps, run.steps), (span.epochs, run.epochs)):
+        if part is not None and whole:
+            return part / whole
+    return None
+
+
+def ended(argument: str, length: Duration, position: Position, falls: bool) -> Moment:
+    """That a shape has come to its end value; only of a fall is it a question whether it comes too soon."""
+    return once("end value reached", argument, length, position, END if falls else POINT)

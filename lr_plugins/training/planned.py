@@ -1,0 +1,212 @@
+"""The run that a configuration describes, as far as it is known without data, model, torch or Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.report.plan import Planned
+from lr_plugins.report.pretend import Course, Validations
+from lr_plugins.report.preview import Preview, preview_of
+from lr_plugins.schedules.assign import Assignments
+from lr_plugins.schedules.position import RunLength
+from lr_plugins.schedules.schedule import number
+from lr_plugins.training import _arguments as arguments
+from lr_plugins.training.sizes import SAMPLES, TRAINING_SAMPLES, batches, held_out, of_process
+
+# Of the Trainer's fields; others may need what there is in a run of Hydra only.
+_LENGTH = (
+    "max_epochs",
+    "max_steps",
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "accumulate_grad_batches",
+    "limit_train_batches",
+    "limit_val_batches",
+    "overfit_batches",
+    "fast_dev_run",
+    "check_val_every_n_epoch",
+    "val_check_interval",
+)
+_HOME = "lr_plugins.training.data."
+_UNLIMITED = -1
+_LIGHTNINGS_EPOCHS = 1000  # where neither epochs nor steps are limited
+
+
+@dataclass
+class _Samples:
+    train: int
+    validate: int
+    batch_size: int
+
+
+class _Epoch(NamedTuple):
+    """Of one process: the batches of an epoch, whether there is anything to validate on, and where that comes from."""
+
+    batches: int
+    validates: bool
+    note: str
+
+
+def preview_of_config(config: DictConfig, metrics: Mapping[str, Course], steps_per_epoch: int | None) -> Preview:
+    """What the schedule of a configuration will do in the run that it describes.
+
+    Args:
+        config: as `train.py` composes it.
+        metrics: the course to assume for each metric that is followed.
+        steps_per_epoch: optimizer steps of an epoch, for data of unknown size; in place of what the configuration says.
+
+    Raises:
+        InvalidArgument: a setting that cannot work, or the length of the run cannot be told.
+    """
+    scheduler = config.callbacks.get("scheduler")
+    if scheduler is None:
+        raise InvalidArgument("callbacks.scheduler", None, "there: without it, no schedule is followed")
+    if "lr" in config.optimizer:
+        number("optimizer.lr", config.optimizer.lr, "a finite number >= 0", at_least=0.0)
+    assignments = Assignments.of(instantiate(scheduler.schedule))
+    trainer = {name: config.trainer[name] for name in _LENGTH if name in config.trainer}
+    accumulated = arguments.integer("trainer.accumulate_grad_batches", trainer.get("accumulate_grad_batches", 1), 1)
+    if steps_per_epoch is None:
+        if any("GradientAccumulationScheduler" in str(node.get("_target_")) for node in _nodes(config.callbacks)):
+            raise _unknown(
+                "callbacks", "one without GradientAccumulationScheduler, which changes the steps of an epoch"
+            )
+        epoch = _epoch(config.data, trainer)
+        steps_per_epoch = math.ceil(epoch.batches / accumulated)
+        validations = _validations(epoch, trainer, accumulated)
+    else:
+        epoch = _Epoch(steps_per_epoch * accumulated, True, "steps per epoch as given")
+        validations = Validations((steps_per_epoch,))
+    run = _run(trainer, steps_per_epoch)
+    planned = Planned(run, metrics, validations, frozenset(map(str, scheduler.get("measure") or ())))
+    defaults: Any = OmegaConf.to_container(config.optimizer, resolve=True)
+    notes = [epoch.note + (f", {accumulated} batches a step" if accumulated > 1 else ""), *_ends(config)]
+    return preview_of(assignments, planned, defaults, notes)
+
+
+def _nodes(callbacks: DictConfig) -> list[DictConfig]:
+    return [node for node in callbacks.values() if isinstance(node, DictConfig)]
+
+
+def _ends(config: DictConfig) -> list[str]:
+    """What may end the run before its time."""
+    stops = any("EarlyStopping" in str(node.get("_target_")) for node in _nodes(config.callbacks))
+    found = ["callbacks.early_stopping"] * stops + ["trainer.max_time"] * bool(config.trainer.get("max_time"))
+    return [f"{name} may end the run sooner" for name in found]
+
+
+def _run(trainer: Mapping[str, Any], steps_per_epoch: int) -> RunLength:
+    """As `run_length` has it in training."""
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", _UNLIMITED)
+    if trainer.get("fast_dev_run"):
+        epochs, steps = 1, int(trainer["fast_dev_run"])
+    if epochs is None:
+        epochs = _LIGHTNINGS_EPOCHS if steps == _UNLIMITED else _UNLIMITED
+    epochs = arguments.integer("trainer.max_epochs", epochs, _UNLIMITED)
+    steps = arguments.integer("trainer.max_steps", steps, _UNLIMITED)
+    if epochs == _UNLIMITED and steps == _UNLIMITED:
+        raise InvalidArgument(
+            "trainer.max_epochs", epochs, "a number of epochs, or max_steps one of steps, to end the run"
+        )
+    if 0 in (epochs, steps):
+        raise InvalidArgument(
+            "trainer.max_epochs, trainer.max_steps", (epochs, steps), "greater than 0: nothing is trained"
+        )
+    return RunLength.of(
+        steps_per_epoch,
+        epochs=None if epochs == _UNLIMITED else epochs,
+        steps=None if steps == _UNLIMITED else steps,
+    )
+
+
+def _epoch(data: DictConfig, trainer: Mapping[str, Any]) -> _Epoch:
+    samples, processes = _samples(data), _processes(trainer)
+    mine = of_process(samples.train, 0, processes, even=True)
+    limit, validates = trainer.get("limit_train_batches", 1.0), trainer.get("limit_val_batches", 1.0)
+    if trainer.get("fast_dev_run"):
+        limit = validates = int(trainer["fast_dev_run"])
+    if trainer.get("overfit_batches"):
+        limit = validates = trainer["overfit_batches"]
+    count = _limited(batches(mine, samples.batch_size), limit)
+    note = f"{samples.train:,} training samples in batches of {samples.batch_size}"
+    note += f", {processes} processes" if processes > 1 else ""
+    note += f", {count} batches an epoch" if limit != 1.0 or isinstance(limit, int) else ""
+    return _Epoch(count, samples.validate > 0 and validates != 0, note)
+
+
+def _limited(count: int, limit: Any) -> int:
+    """As Lightning limits batches: a whole number of them, or a share."""
+    field, allowed = "trainer.limit_train_batches", "an integer >= 1, or a share of the batches > 0 and <= 1"
+    if limit is None:
+        return count
+    share = number(field, limit, allowed, above=0.0)
+    if isinstance(limit, float) and share <= 1:
+        if not int(count * share):
+            raise InvalidArgument(field, limit, f"at least one of the {count} batches of an epoch")
+        return int(count * share)
+    if not share.is_integer():
+        raise InvalidArgument(field, limit, allowed)
+    return min(count, int(share))
+
+
+def _samples(data: DictConfig) -> _Samples:
+    """How many samples a data module of ours has."""
+    target = str(data.get("_target_"))
+    name = target.removeprefix(_HOME)
+    known = {*SAMPLES, *TRAINING_SAMPLES, "Fake"}
+    if not target.startswith(_HOME) or name not in known or "batch_size" not in data:
+        raise _unknown("data", f"one whose size is known without reading it ({', '.join(sorted(known))})", target)
+    batch_size = arguments.integer(f"{name}.batch_size", data.batch_size, 1)
+    if name in TRAINING_SAMPLES:
+        return _Samples(TRAINING_SAMPLES[name], 1, batch_size)
+    total = arguments.integer("Fake.num_samples", data.get("num_samples", 256), 1) if name == "Fake" else SAMPLES[name]
+    fraction = arguments.fraction(f"{name}.validation_fraction", data.get("validation_fraction", 0.2))
+    validate = held_out(total, fraction) if fraction else 0
+    return _Samples(total - validate, validate, batch_size)
+
+
+def _unknown(field: str, allowed: str, value: object = None) -> InvalidArgument:
+    return InvalidArgument(field, value, allowed, "Otherwise say how long an epoch is: --steps-per-epoch N.")
+
+
+def _processes(trainer: Mapping[str, Any]) -> int:
+    """How many processes share the samples."""
+    nodes = arguments.integer("trainer.num_nodes", trainer.get("num_nodes", 1), 1)
+    devices = trainer.get("devices", 1)
+    if devices in ("auto", _UNLIMITED, "-1", None):
+        if trainer.get("accelerator") == "cpu":
+            return nodes
+        raise _unknown("trainer.devices", "a number: how many there are is not known before training", devices)
+    if isinstance(devices, str):
+        devices = int(devices) if devices.strip().isdigit() else devices.split(",")
+    if not isinstance(devices, int):
+        return nodes * len(devices)
+    return nodes * arguments.integer("trainer.devices", devices, 1)
+
+
+def _validations(epoch: _Epoch, trainer: Mapping[str, Any], accumulated: int) -> Validations | None:
+    """After which steps of an epoch the run validates."""
+    if not epoch.validates:
+        return None
+    every = trainer.get("check_val_every_n_epoch", 1)
+    interval = 1.0 if trainer.get("fast_dev_run") else trainer.get("val_check_interval", 1.0)
+    if every is None or not isinstance(interval, (int, float)) or isinstance(interval, bool):
+        raise _unknown(
+            "trainer.val_check_interval",
+            "a number of batches or a share of an epoch, and check_val_every_n_epoch a number, to tell the validations",
+            interval,
+        )
+    between = interval if isinstance(interval, int) else max(int(epoch.batches * interval), 1)
+    after = range(between, epoch.batches + 1, between)
+    steps = [math.ceil(one / accumulated) if one == epoch.batches else one // accumulated for one in after]
+    return Validations(
+        tuple(step for step in steps if step), arguments.integer("trainer.check_val_every_n_epoch", every, 1)
+    )
