@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lr_plugins.callbacks import History as History
     from lr_plugins.callbacks import KerasProgress as KerasProgress
     from lr_plugins.callbacks import LearningRateAudit as LearningRateAudit
+    from lr_plugins.callbacks import LearningRateRangeTest as LearningRateRangeTest
     from lr_plugins.callbacks import LearningRateScheduler as LearningRateScheduler
     from lr_plugins.callbacks import LearningRateTrace as LearningRateTrace
     from lr_plugins.mixin import LearningRateScheduleMixin as LearningRateScheduleMixin
@@ -28,6 +29,7 @@ _HOME = {
     "KerasProgress": "lr_plugins.callbacks",
     "KerasSGD": "lr_plugins.optim",
     "LearningRateAudit": "lr_plugins.callbacks",
+    "LearningRateRangeTest": "lr_plugins.callbacks",
     "LearningRateScheduleMixin": "lr_plugins.mixin",
     "LearningRateScheduler": "lr_plugins.callbacks",
     "LearningRateTrace": "lr_plugins.callbacks",

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule as LightningModule
     from pytorch_lightning import Trainer as Trainer
     from pytorch_lightning.loggers import Logger as Logger
+    from pytorch_lightning.loggers.logger import DummyLogger as DummyLogger
+    from pytorch_lightning.utilities.seed import isolate_rng as isolate_rng
 elif "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.loggers.logger import DummyLogger
+    from lightning.pytorch.utilities.seed import isolate_rng
 else:
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.loggers import Logger
+    from pytorch_lightning.loggers.logger import DummyLogger
+    from pytorch_lightning.utilities.seed import isolate_rng
 
     if "lightning.pytorch" in sys.modules:
         from lightning.pytorch import Callback as _Other
@@ -34,4 +40,14 @@ else:
             """A callback of both packages."""
 
 
-__all__ = ["Callback", "LightningModule", "Logger", "Trainer", "rank_zero_info", "rank_zero_only", "rank_zero_warn"]
+__all__ = [
+    "Callback",
+    "DummyLogger",
+    "LightningModule",
+    "Logger",
+    "Trainer",
+    "isolate_rng",
+    "rank_zero_info",
+    "rank_zero_only",
+    "rank_zero_warn",
+]

@@ -5,6 +5,7 @@ from lr_plugins.callbacks.full_pass import FullPass
 from lr_plugins.callbacks.history import History
 from lr_plugins.callbacks.keras_progress import KerasProgress
 from lr_plugins.callbacks.learning_rate_trace import LearningRateTrace
+from lr_plugins.callbacks.lr_finder import LearningRateRangeTest
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
 
@@ -13,6 +14,7 @@ __all__ = [
     "History",
     "KerasProgress",
     "LearningRateAudit",
+    "LearningRateRangeTest",
     "LearningRateScheduler",
     "LearningRateTrace",
     "Trace",

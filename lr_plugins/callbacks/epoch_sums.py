@@ -26,7 +26,7 @@ def are_batches_done(trainer: Trainer) -> bool:
 def is_at_last_batch(trainer: Trainer) -> bool:
     """Whether an epoch's last batch is done, but its end is not: its validation, and its means."""
     epochs = trainer.fit_loop.epoch_progress.current
-    return are_batches_done(trainer) and epochs.processed < epochs.ready  # type: ignore[attr-defined]
+    return are_batches_done(trainer) and epochs.processed < epochs.started  # type: ignore[attr-defined]
 
 
 def epoch_sums(trainer: Trainer) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ import torch
 from torch import Tensor
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
+from lr_plugins.callbacks.files import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
 from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out
 from lr_plugins.callbacks.writer import Recorder, series_suffixes
-from lr_plugins.errors import InvalidArgument, install
+from lr_plugins.errors import InvalidArgument
 
 
 class LearningRateTrace(Callback):
@@ -69,15 +69,8 @@ class LearningRateTrace(Callback):
         self._restored = None  # that of a checkpoint which was only tested; the fit's own comes after this
         if stage != "fit" or self.dirpath is None:
             return
-        try:
-            self.dirpath.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidArgument("LearningRateTrace.dirpath", str(self.dirpath), f"a folder ({error})") from error
-        if find_spec("matplotlib") is None:
-            rank_zero_warn(
-                "LearningRateTrace draws no picture: matplotlib is not installed. The table is written. "
-                f"With the picture: {install('plot')}"
-            )
+        make_folder("LearningRateTrace.dirpath", self.dirpath)
+        warn_of_no_picture("LearningRateTrace")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the run's scheduler, or begin to record."""
@@ -200,15 +193,12 @@ class LearningRateTrace(Callback):
         if self.dirpath is None or not self.trace:
             return
         files = [self.trace.to_csv(self.dirpath / "lr_trace.csv")]
-        if find_spec("matplotlib") is not None:
+        if can_draw():
             from lr_plugins.report.plot import plot_learning_rate
 
             picture, losses = self.dirpath / "lr_trace.png", self._losses
             files.append(plot_learning_rate(self.trace, picture, metrics=losses.curves, epochs=losses.epochs))
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_artifact"):
-                for file in files:
-                    logger.log_artifact(file)
+        hand_to_loggers(trainer, files)
 
 
 def _hand_over(logger: Any, name: str, first_step: int, values: array[float]) -> None:

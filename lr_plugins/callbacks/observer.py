@@ -56,11 +56,10 @@ class Observer:
 
     def add_loss(self, outputs: Any) -> None:
         """Add the training loss of a batch to the means of the steps under way."""
-        loss = outputs.get(LOSS) if isinstance(outputs, Mapping) else outputs
-        if self._means and isinstance(loss, Tensor):
-            # Lightning has divided it by the number of batches that make a step.
+        loss = batch_loss(self._trainer, outputs) if self._means else None
+        if loss is not None:
             for mean in self._means.values():
-                mean.add(loss.detach() * self._trainer.accumulate_grad_batches)
+                mean.add(loss)
 
     def add(self, when: str, metrics: Mapping[str, float]) -> None:
         """Add what Lightning has not logged, to be observed at the next occasion of a kind."""
@@ -166,6 +165,13 @@ class _Mean:
 
     def state(self) -> tuple[float, int]:
         return self._begin if self._sum is None else float(self._sum), self._count
+
+
+def batch_loss(trainer: Trainer, outputs: Any) -> Tensor | None:
+    """The training loss of a batch, of what `on_train_batch_end` is given; None for a batch without one."""
+    loss = outputs.get(LOSS) if isinstance(outputs, Mapping) else outputs
+    # Lightning has divided it by the number of batches that make a step.
+    return loss.detach() * trainer.accumulate_grad_batches if isinstance(loss, Tensor) else None
 
 
 def _scalar(value: object) -> bool:

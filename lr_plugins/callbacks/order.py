@@ -31,3 +31,12 @@ def put_in_order(trainer: Trainer, scheduler: Callback) -> None:
     others = [one for one in callbacks[:at] if one not in readers]
     # A new list: Lightning is going through the old one.
     trainer.callbacks = [*others, scheduler, *readers, *callbacks[at + 1 :]]  # type: ignore[attr-defined]
+
+
+def put_before(trainer: Trainer, callback: Callback, kind: type[Callback]) -> None:
+    """Let a callback stand before the first one of a kind, which takes up what it has found."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    first = next((at for at, one in enumerate(callbacks) if isinstance(one, kind)), len(callbacks))
+    if first < callbacks.index(callback):
+        others = [one for one in callbacks if one is not callback]
+        trainer.callbacks = [*others[:first], callback, *others[first:]]  # type: ignore[attr-defined]

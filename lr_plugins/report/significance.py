@@ -135,8 +135,6 @@ def _compared(best: dict[str, float], other: dict[str, float], sign: float) -> t
     paired = best.keys() == other.keys()
     first = np.array(list(best.values()))
     second = np.array([other[key] for key in best] if paired else list(other.values()))
-    # A tie in the very last digits must count as one.
-    first, second = np.round(first, 12), np.round(second, 12)
     distance = max(0.0, sign * float(first.mean() - second.mean()))  # 0 for a mean that differs in its last digits
     if len(first) < 2 or len(second) < 2:
         return math.nan, math.nan, math.nan
@@ -144,7 +142,7 @@ def _compared(best: dict[str, float], other: dict[str, float], sign: float) -> t
     least = 2.0 / min(exchanges, _EXCHANGES)
     found = permutation_test(
         (first, second),
-        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        lambda a, b, axis: np.round(a.mean(axis) - b.mean(axis), 12),  # a tie but for the last digits is one
         permutation_type="samples" if paired else "independent",
         vectorized=True,
         n_resamples=_EXCHANGES,

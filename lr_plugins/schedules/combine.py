@@ -35,9 +35,18 @@ class Combination(Schedule):
         """The position as part `index` sees it."""
         return position
 
+    def gives_factor(self, index: int) -> bool:
+        """Whether part `index` gives a factor, which begins at 1, and no learning rate."""
+        return False
+
     def active(self, index: int, position: Position) -> bool:
         """Whether part `index` has a say at a position (of one step)."""
         return True
+
+    @property
+    def starts_from_own(self) -> bool:
+        """Whether a part that gives a learning rate does."""
+        return any(part.starts_from_own for index, part in enumerate(self.parts) if not self.gives_factor(index))
 
     def start(self) -> State:
         """The states of those parts that remember something."""
@@ -262,9 +271,13 @@ class Product(Combination):
         self.schedules = _schedules("Product.schedules", schedules)
         self.parts = tuple(self.schedules)
 
+    def gives_factor(self, index: int) -> bool:
+        """All but the first."""
+        return index > 0
+
     def seen(self, index: int, position: Position) -> Position:
         """The factors begin at 1."""
-        return position._replace(base_learning_rate=1.0) if index else position
+        return position._replace(base_learning_rate=1.0) if self.gives_factor(index) else position
 
     def value(self, position: Position, state: State) -> Value:
         """The product."""

@@ -167,6 +167,11 @@ class OneCycle(CycleThrough):
         self.final_div_factor = number("OneCycle.final_div_factor", final_div_factor, "a finite number > 0", above=0.0)
         self._phases(length, pct_start, anneal, three_phase, reach_end)
 
+    @property
+    def starts_from_own(self) -> bool:
+        """Whether its peak is the optimizer's own learning rate."""
+        return self.max_learning_rate is None
+
     def _through(self, position: Position) -> tuple[float, float, float]:
         peak = self.own("max_learning_rate", position)
         start = peak / self.div_factor

@@ -81,6 +81,11 @@ class FunctionSchedule(Schedule):
         """No: the function may do more than answer, and is called when its time has come."""
         return False
 
+    @property
+    def starts_from_own(self) -> bool:
+        """Whether it takes the learning rate so far, and that of epoch 0 is left out."""
+        return self._takes_learning_rate and self.initial_learning_rate is None
+
     def value(self, position: Position, state: State) -> Value:
         """What the function says; of an epoch, what is remembered."""
         if self.of == "step":

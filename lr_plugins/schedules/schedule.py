@@ -81,6 +81,11 @@ class Schedule(ABC):
         return True
 
     @property
+    def starts_from_own(self) -> bool:
+        """Whether it starts from the optimizer's own learning rate: the argument for another is left out."""
+        return "initial_learning_rate" in self.config() and self.initial_learning_rate is None
+
+    @property
     def monitors(self) -> tuple[Monitor, ...]:
         """The logged metrics this schedule observes, and when."""
         return ()

@@ -118,12 +118,16 @@ class Warmup(InTurn):
         share = share_of(self.length, position.run)
         return Moment("warm-up ends", at, f"Warmup.length={self.length}", WARMUP, share, position.run)
 
+    def gives_factor(self, index: int) -> bool:
+        """The rise does."""
+        return index == 0
+
     def seen(self, index: int, position: Position) -> Position:
         """The factors begin at 1, where they name no begin; a schedule that is not pushed back sees the run itself."""
         if index and not self.prefix:
             return position
         seen = super().seen(index, position)
-        return seen if index else seen._replace(base_learning_rate=1.0)
+        return seen._replace(base_learning_rate=1.0) if self.gives_factor(index) else seen
 
     def of(self, index: int, position: Position, state: State) -> Value:
         """The value of the schedule; of the rise, in terms of the schedule's first."""
@@ -245,6 +249,10 @@ class Annealed(InTurn):
     def part_length(self, index: int, run: RunLength) -> Span:
         """Until the annealing begins."""
         return self.after.known(run)
+
+    def gives_factor(self, index: int) -> bool:
+        """What is left does."""
+        return index == 1
 
     def seen(self, index: int, position: Position) -> Position:
         """The schedule sees the run; what is left of it is counted from `after`, and begins at 1."""

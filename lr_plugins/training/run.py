@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins._lightning import rank_zero_only
-from lr_plugins.callbacks import History, LearningRateScheduler, LearningRateTrace, Trace
+from lr_plugins.callbacks import History, LearningRateRangeTest, LearningRateScheduler, LearningRateTrace, Trace
 from lr_plugins.errors import InvalidArgument, LearningRateError
 from lr_plugins.report.runs import OVERRIDES, PARENT
 from lr_plugins.report.summary import summary
@@ -222,6 +222,9 @@ def _places(run: Run) -> dict[str, str]:
     if scheduler is not None and scheduler.audit.steps:
         since = " since it was resumed" if run.trainer.global_step > scheduler.audit.steps else ""
         places = {"plan": f"followed {scheduler.audit.summary}{since}", **places}
+    finder = next((one for one in run.trainer.callbacks if isinstance(one, LearningRateRangeTest)), None)  # type: ignore[attr-defined]
+    if finder is not None and finder.outcome:
+        places = {"range test": finder.outcome, **places}
     if run.best is not None:
         places["best checkpoint"] = _relative(run.best.best_model_path)
     if run.last is not None and run.last.path.is_file():

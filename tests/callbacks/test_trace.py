@@ -171,7 +171,7 @@ def test_a_step_that_calls_its_parents_is_one_step():
 
 
 def test_without_matplotlib_the_table_is_written_and_training_ends_well(tmp_path, monkeypatch):
-    import lr_plugins.callbacks.learning_rate_trace as home
+    import lr_plugins.callbacks.files as home
 
     monkeypatch.setattr(home, "find_spec", lambda name: None)
     with pytest.warns(UserWarning, match="matplotlib is not installed"):

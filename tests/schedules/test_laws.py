@@ -15,7 +15,7 @@ from lr_plugins.schedules import Observation, Position, RunLength, Schedule, ops
 from lr_plugins.schedules.config import from_config, to_config
 from lr_plugins.schedules.ops import FEW
 
-from .instances import CONTINUOUS, INSTANCES, continuous, runs, trees, without_functions
+from .instances import CONTINUOUS, INSTANCES, LEAVES, continuous, runs, trees, without_functions
 
 OWN = 0.1  # the optimizer's own learning rate
 KINDS = {
@@ -124,6 +124,23 @@ def test_the_order_of_asking_and_what_else_was_asked_make_no_difference(case, ot
     for step in reversed(steps):
         schedule(other.position(step, 2 * OWN))
         assert schedule(run.position(step, OWN)) == values[steps.index(step)]
+
+
+@given(asked())
+@quick(200)
+def test_what_does_not_start_from_the_optimizers_own_rate_does_not_depend_on_it(case):
+    schedule, run, steps = case
+    if not schedule.starts_from_own:
+        others = [schedule(run.position(step, 3 * OWN)) for step in steps]
+        assert others == one_by_one(schedule, run, steps)
+
+
+@given(st.one_of(*LEAVES.values()), runs)
+@quick(200)
+def test_what_starts_from_it_depends_on_it(schedule, run):
+    if schedule.starts_from_own:
+        one, other = ([schedule(run.position(step, own)) for step in range(int(run.steps))] for own in (OWN, 3 * OWN))
+        assert one != other
 
 
 @given(trees)

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lr_plugins import Constant, CosineDecay, LearningRateScheduler, LearningRateTrace, LossDriven, ReduceLROnPlateau
-from lr_plugins.callbacks import History, learning_rate_trace
+from lr_plugins.callbacks import History, files
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.training.checkpoints import read_checkpoint
 from lr_plugins.training.classifier import Classifier
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    monkeypatch.setattr(learning_rate_trace, "find_spec", lambda name: None)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
 
 
 class Memory(pl.loggers.logger.DummyLogger):
