@@ -57,6 +57,7 @@ class LearningRateTrace(Callback):
         self._trainer: Trainer | None = None  # while training
         self._published_of = self._recorded
         self._published: dict[str, int] = {}  # by name: the first step that the loggers have not been given
+        self._batches_to_go = 1  # until it is looked whether enough has gathered
 
     @property
     def trace(self) -> Trace:
@@ -78,7 +79,7 @@ class LearningRateTrace(Callback):
         self._scheduler = next((one for one in callbacks if isinstance(one, LearningRateScheduler)), None)
         if self._scheduler is None:
             self._record(trainer)
-        self._losses, self._trainer = Losses(), trainer
+        self._losses, self._trainer, self._batches_to_go = Losses(), trainer, 1
 
     def _record(self, trainer: Trainer) -> None:
         self._recorded = Trace()
@@ -104,11 +105,18 @@ class LearningRateTrace(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Publish when enough has gathered."""
+        self._batches_to_go -= 1
+        if self._batches_to_go > 0:
+            return
         waiting = max(
             (series.next_step - self._published.get(name, 0) for name, series in self.trace.items()), default=0
         )
         if waiting >= self.every_n_steps:
             self.publish(trainer)
+            waiting = 0
+        # Looking costs as much as all else here. A batch is a step, at most; or several, where the module steps by
+        # itself: then this looks again half way.
+        self._batches_to_go = max((self.every_n_steps - waiting) // 2, 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the epoch's points."""

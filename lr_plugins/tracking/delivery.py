@@ -14,7 +14,7 @@ from typing import Any
 
 from lr_plugins._lightning import rank_zero_warn
 from lr_plugins.errors import TrackingError
-from lr_plugins.tracking.spool import BY_SPOOL, ERRORS, Spool, State, guarded, spools
+from lr_plugins.tracking.spool import BY_SPOOL, ERRORS, Spool, State, guarded, line_of, spools
 
 # The package of this very program, which need not be installed; installed, it is found as it is.
 _ROOT = Path(__file__).parents[2]
@@ -94,9 +94,9 @@ class Delivery:
         self.state = replace(self.state, done=0, trouble="", error="", differing=0)
         self._look()
 
-    def write(self, entry: dict[str, Any]) -> None:
+    def write(self, line: bytes) -> None:
         """Write an entry of a run that has begun."""
-        self.spool.write(entry)
+        self.spool.append(line)
         now = time.monotonic()
         if now - self._looked_at > _LOOK_EVERY:
             self._looked_at = now
@@ -106,7 +106,7 @@ class Delivery:
 
     def close(self, entry: dict[str, Any], patience: float) -> bool:
         """End a run; whether all of it has been sent."""
-        self.write(entry)
+        self.write(line_of(entry))
         self.is_open = False
         return self.await_sent(patience)
 

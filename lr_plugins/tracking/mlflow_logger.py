@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
 from lr_plugins.errors import InvalidArgument, require
 from lr_plugins.tracking.delivery import Delivery, MissingRun
-from lr_plugins.tracking.spool import DEFAULT
+from lr_plugins.tracking.spool import DEFAULT, line_of, line_of_points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,6 +99,7 @@ class MLflowLogger(Logger):
         self._client: MlflowClient | None = None
         self._module: Any = None  # of the fit, while it is to be logged
         self._last: dict[str, tuple[int, float]] = {}  # step and value of each metric
+        self._names: dict[str, str] = {}  # of metrics, as they stand in the spool
         self._kept: list[str] = []  # checkpoints, by ModelCheckpoint
         self._checkpoints: dict[str, float] = {}  # logged, with the times at which they were written
 
@@ -149,7 +150,7 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step."""
-        values, step = {}, step or 0
+        values, step = {}, int(step or 0)
         for name, value in metrics.items():
             try:
                 point = step, float(value)
@@ -160,7 +161,8 @@ class MLflowLogger(Logger):
                 self._last[name] = point
                 values[self._prefixed(name)] = point[1]
         if values:
-            self._write({"do": "points", "time": _now(), "step": step, "values": values})
+            self._begin()
+            self._delivery.write(line_of_points(_now(), step, values, self._names))
 
     @rank_zero_only
     def log_series(self, name: str, first_step: int, values: array[float]) -> None:
@@ -358,7 +360,7 @@ class MLflowLogger(Logger):
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._begin()
-        self._delivery.write(entry)
+        self._delivery.write(line_of(entry))
 
     def _begin(self, resumes: bool = False) -> None:
         """Begin the run, or go on with it in another fit."""
