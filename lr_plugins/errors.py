@@ -14,7 +14,7 @@ class InvalidArgument(LearningRateError, ValueError):
     """A setting that cannot work.
 
     Args:
-        field: the dotted name the user knows the setting by, e.g. ``"StepDecay.drop"``.
+        field: the dotted name the user knows the setting by, e.g. `"StepDecay.drop"`.
         value: what was received.
         allowed: what is allowed, as the end of the sentence "<field> must be ...".
         hint: what to do about it, a sentence of its own.

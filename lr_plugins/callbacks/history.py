@@ -18,13 +18,13 @@ NAMES = {"keras2": "lr", "keras3": "learning_rate"}
 
 
 class History(Callback):
-    """Keep what each epoch logged, and its learning rate, as Keras' ``History`` does.
+    """Keep what each epoch logged, and its learning rate, as Keras' `History` does.
 
-    ``history["val_loss"]``, or ``history.history["val_loss"]`` as in Keras, is a list of one number per epoch that
+    `history["val_loss"]`, or `history.history["val_loss"]` as in Keras, is a list of one number per epoch that
     logged it: an epoch without validation has none, and of several validations in an epoch the last counts.
-    ``history.values["val_loss"]`` has the same by epoch. The names are Lightning's, ``loss_step`` among them; and
-    ``lr`` is the learning rate of the epoch's last optimizer step (of the first param group, as it was used; Keras
-    rounds it to float32), unless the module logs something of that name. ``history.epoch`` lists the epochs, from 0.
+    `history.values["val_loss"]` has the same by epoch. The names are Lightning's, `loss_step` among them; and
+    `lr` is the learning rate of the epoch's last optimizer step (of the first param group, as it was used; Keras
+    rounds it to float32), unless the module logs something of that name. `history.epoch` lists the epochs, from 0.
 
     An epoch's metrics are taken once they are complete, those that a module logs in its own `on_train_epoch_end`
     included: at the begin of the next epoch, or at the end of training. Put it before callbacks that log something at
@@ -34,7 +34,7 @@ class History(Callback):
     schedule follows).
 
     Args:
-        style: ``"keras2"`` (default) calls the learning rate ``lr``, ``"keras3"`` ``learning_rate``.
+        style: `"keras2"` (default) calls the learning rate `lr`, `"keras3"` `learning_rate`.
 
     Raises:
         InvalidArgument: for another style.

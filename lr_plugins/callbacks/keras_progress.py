@@ -84,31 +84,31 @@ class _Epoch:
 
 
 class KerasProgress(Callback):
-    """Print what Keras' ``fit`` prints, to standard output: a progress bar, or one line per epoch.
+    """Print what Keras' `fit` prints, to standard output: a progress bar, or one line per epoch.
 
-    Switch Lightning's own bar off with ``Trainer(enable_progress_bar=False)``. Put this callback before a
+    Switch Lightning's own bar off with `Trainer(enable_progress_bar=False)`. Put this callback before a
     learning-rate scheduler in the list: the scheduler's messages then stand where Keras has them. Nothing is
-    printed in ``validate``, ``test`` and ``predict``, in sanity validation, and by processes other than the first.
+    printed in `validate`, `test` and `predict`, in sanity validation, and by processes other than the first.
 
-    Shown are the scalars of ``trainer.callback_metrics`` that were logged in the epoch, those of training
-    before those of validation (logged by a validation, or named ``val_...``). A metric logged with both
-    ``on_step`` and ``on_epoch`` is shown once, with the value of the epoch; one logged for steps only shows its
-    last step, so log with ``on_epoch=True`` to see the mean that Keras shows.
+    Shown are the scalars of `trainer.callback_metrics` that were logged in the epoch, those of training
+    before those of validation (logged by a validation, or named `val_...`). A metric logged with both
+    `on_step` and `on_epoch` is shown once, with the value of the epoch; one logged for steps only shows its
+    last step, so log with `on_epoch=True` to see the mean that Keras shows.
 
     The line of an epoch appears when its metrics are complete, those logged in a module's own
-    ``on_train_epoch_end`` included: at the start of the next epoch, or at the end of training. Its time covers the
+    `on_train_epoch_end` included: at the start of the next epoch, or at the end of training. Its time covers the
     training and the validation of the epoch.
 
     The progress bar is refreshed after a batch, at most every 0.05 s, with the means over the batches so far of this
-    process. An object of torchmetrics has none before the epoch's end: log it with ``on_step=True``, too, to see
+    process. An object of torchmetrics has none before the epoch's end: log it with `on_step=True`, too, to see
     its value of the last batch. A module that sums up by itself what it logs at the end of an epoch tells what it
-    comes to so far in a method ``metrics_so_far()``, a dictionary of numbers. On a terminal the bar is written over;
+    comes to so far in a method `metrics_so_far()`, a dictionary of numbers. On a terminal the bar is written over;
     where that would wrap, it is shortened, and then metrics are left out until the epoch is over. In a file each
-    refresh is a line, as in Keras 2: choose ``verbose=2`` there.
+    refresh is a line, as in Keras 2: choose `verbose=2` there.
 
     Args:
-        style: ``"keras2"`` (default) prints what Keras 2.2.4 prints: sizes of the data, loss first, other metrics
-            in the order they were logged; the bar counts samples where their number is known. ``"keras3"`` prints
+        style: `"keras2"` (default) prints what Keras 2.2.4 prints: sizes of the data, loss first, other metrics
+            in the order they were logged; the bar counts samples where their number is known. `"keras3"` prints
             what Keras 3 prints: steps and time per step, metrics in alphabetical order, then the learning rate of the
             epoch's last optimizer step; no title when there is one epoch only; control characters on a terminal only.
             An epoch cut short shows the steps it made, where Keras claims all.

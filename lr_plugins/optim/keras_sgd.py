@@ -25,39 +25,34 @@ _Tensors = tuple[list[Any], list[Any], list[Any]]
 
 
 class KerasSGD(Optimizer):
-    r"""Stochastic gradient descent with the momentum rule of ``keras.optimizers.SGD``.
+    """Stochastic gradient descent with the momentum rule of `keras.optimizers.SGD`.
 
-    With momentum :math:`\mu`, learning rate :math:`\eta_t` and gradient :math:`g_t`:
+    `v = momentum * v - lr * g`, then `w = w + v`; with `nesterov`, `w = w + momentum * v - lr * g`.
 
-    .. math::
-        v_t = \mu v_{t-1} - \eta_t g_t, \qquad
-        w_t = w_{t-1} + \begin{cases} \mu v_t - \eta_t g_t & \text{nesterov} \\ v_t & \text{otherwise}\end{cases}
+    Why it is not `torch.optim.SGD`: here the velocity is a sum of *steps*, and each gradient keeps the learning rate of
+    its own update. torch sums gradients (`b = momentum * b + g; w = w - lr * b`), so a new learning rate rescales the
+    whole past at once. With a constant learning rate the two agree (`v = -lr * b`). Once it moves they part: after a
+    drop to 0 Keras' weights coast on while torch's stop. A schedule tuned in Keras needs this rule to give the same
+    training.
 
-    Why it is not :class:`torch.optim.SGD`: here the velocity is a sum of *steps*, and each gradient keeps the
-    learning rate of its own update. torch sums gradients (``b = mu*b + g; w -= lr*b``), so a new learning rate
-    rescales the whole past at once. With a constant learning rate the two agree (``v = -lr * b``). Once it moves
-    they part: after a drop to 0 Keras' weights coast on while torch's stop. A schedule tuned in Keras needs this
-    rule to give the same training.
-
-    With ``momentum=0`` it is plain gradient descent and keeps no state. Otherwise each parameter that has had a
-    gradient has one state tensor, ``"velocity"``. Parameters whose gradient is None are left alone, velocity included.
-    The floating-point operations and their order are those of Keras on its torch backend.
+    With `momentum=0` it is plain gradient descent and keeps no state. Otherwise each parameter that has had a gradient
+    has one state tensor, `"velocity"`. Parameters whose gradient is None are left alone, velocity included. The
+    floating-point operations and their order are those of Keras on its torch backend.
 
     Args:
-        params: parameters, or dicts of a parameter group; a group may have its own ``lr``, ``momentum`` and
-            ``nesterov``.
+        params: parameters, or dicts of a parameter group; a group may have its own `lr`, `momentum` and
+            `nesterov`.
         lr: learning rate, a number >= 0 or a 0-d tensor, default 0.01. A tensor may be changed in place between
             updates; on an accelerator it is used without waiting for the device.
         momentum: share of the velocity kept at each update, in [0, 1], default 0.
         nesterov: look one step of momentum ahead, default False. Without momentum it makes no difference.
 
     Raises:
-        InvalidArgument: a setting is outside its range, or a state of ``torch.optim.SGD`` with momentum is loaded.
-        TrainingError: ``step`` met a sparse gradient; no weight has been changed then.
+        InvalidArgument: a setting is outside its range, or a state of `torch.optim.SGD` with momentum is loaded.
+        TrainingError: `step` met a sparse gradient; no weight has been changed then.
 
-    Source:
-        ``keras/src/optimizers/sgd.py`` (Keras 3.15; Keras 2.2.4 has the same rule). Sutskever, Martens, Dahl, Hinton:
-        On the importance of initialization and momentum in deep learning, ICML 2013.
+    Source: `keras/src/optimizers/sgd.py` (Keras 3.15; Keras 2.2.4 has the same rule). Sutskever, Martens, Dahl, Hinton:
+    On the importance of initialization and momentum in deep learning, ICML 2013.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor(1.0))
@@ -85,7 +80,7 @@ class KerasSGD(Optimizer):
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state that ``state_dict`` gave; the velocities come back bit for bit."""
+        """Load a state that `state_dict` gave; the velocities come back bit for bit."""
         # torch.optim.SGD's groups have all the settings needed here, so its momentum would be lost without a word.
         if any(state.get("momentum_buffer") is not None for state in state_dict["state"].values()):
             raise InvalidArgument(
@@ -104,7 +99,7 @@ class KerasSGD(Optimizer):
             closure: evaluates the model anew, computes the gradients and returns the loss.
 
         Returns:
-            The loss of ``closure``; None without one.
+            The loss of `closure`; None without one.
         """
         loss = None
         if closure is not None:
@@ -193,7 +188,7 @@ def _momentum_update_(
 
 
 def _add_scaled_(tensors: list[Tensor], others: list[Tensor], factor: float | Tensor) -> None:
-    """``tensors += factor * others`` in place."""
+    """`tensors += factor * others` in place."""
     if isinstance(factor, Tensor) and (factor.device.type != "cpu" or torch.compiler.is_compiling()):
         # `alpha` would fetch the number from the device, and all work queued there would have to finish first.
         torch._foreach_add_(tensors, torch._foreach_mul(others, factor))

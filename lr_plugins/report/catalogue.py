@@ -95,7 +95,7 @@ def page() -> str:
             text = inspect.getdoc(type(schedule)) or ""
             arguments = text.split("\nExample:")[0].rstrip()
             lines += ["", f"### {name}", "", f"`{_call(schedule)}`", "", f"![{name}](pictures/{name}.png)", ""]
-            lines += ["<details><summary>", "", arguments.split("\n")[0], "", "</summary>", ""]
+            lines += ["<details markdown><summary markdown>", "", arguments.split("\n")[0], "", "</summary>", ""]
             lines += ["```text", *arguments.split("\n")[2:], "```", "", "</details>"]
     return "\n".join(lines) + "\n"
 

@@ -28,7 +28,7 @@ _FEW_CHANGES = 12  # of a schedule that says nothing of itself: so many are wort
 class Event(NamedTuple):
     """Something that happens.
 
-    Args:
+    Attributes:
         step: the first optimizer step that shows it, from 0.
         epoch: epochs that have passed before this step, with a fraction; None if unknown.
         value: the learning rate of this step.

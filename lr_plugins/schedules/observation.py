@@ -17,7 +17,7 @@ _NOTHING: Mapping[str, SupportsFloat] = MappingProxyType({})
 class Monitor(NamedTuple):
     """What a schedule wants to observe, and when.
 
-    Args:
+    Attributes:
         metric: the logged metric, e.g. `"loss"` or `"val_loss"`.
         when: the occasion: `"epoch"` (the begin of each epoch, with the metrics of the epoch before), `"validation"`
             (the end of each validation run), `"step"` (each optimizer step), or e.g. `"50st"` (every 50 of them).
@@ -32,7 +32,7 @@ class Monitor(NamedTuple):
 class Observation(NamedTuple):
     """What has been logged when an occasion comes.
 
-    Args:
+    Attributes:
         when: the occasion, as in `Monitor`. That of the epoch comes at the begin of every one, the first included.
         metrics: the metrics logged anew since the last occasion of this kind, the same on all ranks. Numbers, or what
             `float` makes one of: nothing is converted before a schedule decides.
@@ -56,7 +56,7 @@ class Observation(NamedTuple):
 class Change(NamedTuple):
     """A decision, to be told as `{who} {verb} learning rate to {value}.` and the reason, if any, in brackets.
 
-    Args:
+    Attributes:
         who: the schedule's name, e.g. `"ReduceLROnPlateau"`.
         verb: `"setting"`, `"reducing"`, `"raising"` or `"resetting"`.
         why: the observation it comes from, e.g. `"loss 2.3026"`.

@@ -19,7 +19,7 @@ Count = int | npt.NDArray[Any]
 class RunLength(NamedTuple):
     """How long the run will be, as far as it is known; what is unknown is None.
 
-    Args:
+    Attributes:
         steps_per_epoch: optimizer steps in one epoch (batches divided by gradient accumulation, rounded up).
         epochs: epochs of the run.
         steps: optimizer steps of the whole run. `RunLength.of` derives it from the other two.
@@ -62,7 +62,7 @@ class RunLength(NamedTuple):
 class Position(NamedTuple):
     """Where training stands: everything a schedule may look at.
 
-    Args:
+    Attributes:
         step: optimizer steps taken before this one, from 0; None if unknown.
         epoch: epochs finished before this one, from 0; None if unknown.
         run: how long the run will be.
@@ -155,7 +155,7 @@ class Position(NamedTuple):
 class Span(NamedTuple):
     """A length of time in both clocks; None where it cannot be told.
 
-    Args:
+    Attributes:
         steps: optimizer steps.
         epochs: epochs.
         counted_in: the clock it was given in, `"st"` or `"ep"`: the exact one.

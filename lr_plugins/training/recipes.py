@@ -15,16 +15,16 @@ def article_exponential(epoch: int, *, init_lrate: float = 0.01, drop: float = 0
 
     Three things are odd, and kept because the published result (loss 0.3393, accuracy 0.9000) has them:
 
-    - ``floor`` stands around ``1 + epoch``, where it does nothing, instead of around the quotient. So the lr
-      falls smoothly, by the factor ``drop ** (1 / epochs_drop)`` each epoch (0.741 with the defaults).
-    - ``1 + epoch`` makes the first epoch run below ``init_lrate`` already (0.00741 with the defaults).
+    - `floor` stands around `1 + epoch`, where it does nothing, instead of around the quotient. So the lr
+      falls smoothly, by the factor `drop ** (1 / epochs_drop)` each epoch (0.741 with the defaults).
+    - `1 + epoch` makes the first epoch run below `init_lrate` already (0.00741 with the defaults).
     - The text says "starts at 0.1 and halves every 10 epochs"; the code says 0.01 and 0.05.
 
     Args:
         epoch: epoch index, from 0.
         init_lrate: learning rate that epoch -1 would have. Default 0.01.
-        drop: factor per ``epochs_drop`` epochs. Default 0.05.
-        epochs_drop: number of epochs over which the lr falls by ``drop``. Default 10.
+        drop: factor per `epochs_drop` epochs. Default 0.05.
+        epochs_drop: number of epochs over which the lr falls by `drop`. Default 10.
 
     Example:
         >>> article_exponential(9), round(article_exponential(0), 6)

@@ -1,0 +1,125 @@
+"""The commands of the pages, and how each is tested.
+
+A command of Python runs as it stands, with `SHORT` appended to a training, in a folder of its page's own. What cannot
+be run here is in one of the tables below, with the test that does it or the reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from dataclasses import dataclass
+
+from tests.docs.pages import BLOCKS, Block, of_language
+
+# What makes a training short. Everything else is as the page has it.
+SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=3", "logger=none"]
+IN_MLFLOW = SHORT[:2]
+ONLY_COMPOSED = ["--cfg", "job"]
+# What is appended in the place of SHORT, by page and command.
+INSTEAD = {
+    ("README.md", "python train.py schedule=step_decay"): [],  # whole, for the page shows its output
+    ("existing_trainer.md", "python train.py callbacks.progress.verbose=1"): ["trainer.max_epochs=2", "logger=none"],
+    ("lr_finder.md", "python train.py callbacks=lr_finder schedule=warmup_cosine"): [
+        "trainer.max_epochs=1",
+        "logger=none",
+    ],
+    ("reliability.md", "python train.py ckpt_path=last"): ["trainer.max_epochs=2"],
+    ("reliability.md", "python train.py ckpt_path=last trainer.max_epochs=20"): ["trainer.max_epochs=3"],
+    ("tracking.md", "python train.py -m data=iris model=mlp schedule=step_decay,cosine seed=1,2,3"): IN_MLFLOW,
+    ("articles.md", "python train.py experiment=mnist_piecewise"): ONLY_COMPOSED,  # downloads MNIST
+    (
+        "articles.md",
+        "python train.py schedule=function schedule.function.path=lr_plugins.training.recipes.article_mnist",
+    ): ["trainer.max_epochs=4", *SHORT[1:]],  # the page shows its fourth epoch
+}
+
+# What other tests run, by the begin of the command.
+ELSEWHERE = {
+    "mlflow ui": "tests/training/test_main.py::test_mlflow_ui_without_flags_shows_the_run",
+    "pip wheel": "tests/package/test_wheel.py::test_the_wheel_has_what_it_needs_and_nothing_else",
+    "pip install dist/": "tests/package/test_wheel.py::test_the_library_by_itself",
+}
+
+# What no test runs, and why.
+NOT_RUN = {
+    "python benchmarks/recipes.py --seeds 100": "takes 20 minutes",
+    "mlflow server --host 0.0.0.0 --backend-store-uri postgresql://USER:PASSWORD@HOST/mlflow"
+    " --artifacts-destination s3://BUCKET": "needs a PostgreSQL server and an object store",
+    "export MLFLOW_TRACKING_URI=http://HOST:5000": "names that server",
+    "python train.py -m launcher=slurm hydra.launcher.partition=gpu schedule=step_decay,cosine seed=1,2,3": (
+        "needs a cluster"
+    ),
+}
+
+# What a command has to print, by the begin of the command; of a sweep, once for each run.
+PRINTS = {
+    "python train.py": r"plan +followed at (\d+) of \1 steps",
+    "python app.py": r"LearningRateScheduler: 32 steps, lr ",
+    "python main.py": r"Epoch 00002: LearningRateScheduler setting learning rate to \d",
+    "python -m lr_plugins.preview": r"(?m)^ +step 0 ",
+    "python -m lr_plugins.report": r"\| schedule \| runs \| best val_acc",
+}
+OF_AN_OPTION = {"--help": "== Groups and their options", "--cfg": "schedule:", "--info": "pkg://lr_plugins.conf"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a block: its page, and its words."""
+
+    page: str
+    words: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    @property
+    def way(self) -> str:
+        """How it is tested; empty where it is not."""
+        if self.text in NOT_RUN:
+            return "not run: " + NOT_RUN[self.text]
+        for begin, test in ELSEWHERE.items():
+            if self.text.startswith(begin):
+                return test
+        if re.match(r"python3 -m venv|\. |pip |pytest|ruff|mypy", self.text):
+            return "gate"
+        return "interpreter" if re.match(r"python (\w+\.py|-m lr_plugins\b|-c )", self.text) else ""
+
+    @property
+    def shortened(self) -> list[str]:
+        """What is really run, behind `python`."""
+        words = list(self.words[1:])
+        if words[0] != "train.py" or OF_AN_OPTION.keys() & {*words}:
+            return words
+        if "-m" in words:
+            words = [re.sub(r"^seed=.*", "seed=1", word) for word in words]
+        return words + INSTEAD.get((self.page, self.text), SHORT)
+
+    @property
+    def prints(self) -> tuple[str, int]:
+        """An expression that its output has to match, and how often at least."""
+        for option, text in OF_AN_OPTION.items():
+            if option in self.shortened:
+                return re.escape(text), 1
+        expected = next((text for begin, text in PRINTS.items() if self.text.startswith(begin)), None)
+        assert expected is not None, f"say in PRINTS of tests/docs/commands.py what this prints: {self.text}"
+        swept = [word.partition("=")[2].split(",") for word in self.shortened if "-m" in self.words and "[" not in word]
+        return expected, len(list(itertools.product(*swept))) if self.words[1] != "-m" else 1
+
+
+def commands_of(block: Block) -> list[Command]:
+    """The commands of a block: a line each, or several joined by `&&`."""
+    found = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        for is_joint, part in itertools.groupby(words, lambda word: word == "&&"):
+            if not is_joint:
+                found.append(Command(block.page, tuple(part)))
+    return found
+
+
+COMMANDS = [command for block in of_language("bash") for command in commands_of(block)]
+RUN = list(dict.fromkeys(command for command in COMMANDS if command.way == "interpreter"))
+FILES = [block for block in BLOCKS if block.file is not None]
