@@ -79,7 +79,7 @@ def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
     for name, curve in curves.items():
         # A value holds for its whole step, hence stairs and not slopes between points.
         steps, values = np.append(curve.steps, curve.steps[-1:] + 1), np.append(curve.values, curve.values[-1:])
-        axes.step(steps, values, where="post", linewidth=1.6, label=name)
+        axes.step(steps, values, where="post", linewidth=1.6, label=name.partition("/")[2] or name)
     if spans_decades(curves):
         axes.set_yscale("log")
     elif not any(name.startswith(("momentum", "beta")) for name in curves):  # those never come near 0

@@ -68,7 +68,7 @@ def explanation(error: BaseException, config_dir: str | Path) -> str | None:
         return _instantiation(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         lacks_launcher = "Could not find 'hydra/launcher/" in str(error)
-        return str(error) + ('\nLaunchers are an extra: pip install -e ".[train,sweep]"' if lacks_launcher else "")
+        return str(error) + ('\nIt is part of an extra: pip install -e ".[train,slurm]"' if lacks_launcher else "")
     # Lightning's own judgement of settings; of a monitor that is not logged it tells by a plain RuntimeError.
     lightnings = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
     return str(error) if lightnings else None

@@ -17,6 +17,9 @@ from tests.docs.pages import BLOCKS, Block, of_language
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=3", "logger=none"]
 IN_MLFLOW = SHORT[:2]
 ONLY_COMPOSED = ["--cfg", "job"]
+# Several runs at once would take a program each.
+AS_ONE = ["hydra.launcher.n_jobs=1"]
+FEW = ["hydra.sweeper.params.schedule='constant,cosine'", "hydra.sweeper.params.seed=1"]
 # What is appended in the place of SHORT, by page and command.
 INSTEAD = {
     ("README.md", "python train.py schedule=step_decay"): [],  # whole, for the page shows its output
@@ -28,6 +31,7 @@ INSTEAD = {
     ("reliability.md", "python train.py ckpt_path=last"): ["trainer.max_epochs=2"],
     ("reliability.md", "python train.py ckpt_path=last trainer.max_epochs=20"): ["trainer.max_epochs=3"],
     ("tracking.md", "python train.py -m data=iris model=mlp schedule=step_decay,cosine seed=1,2,3"): IN_MLFLOW,
+    ("shootout.md", "python train.py experiment=schedule_shootout"): [*SHORT, *AS_ONE, *FEW],
     ("articles.md", "python train.py experiment=mnist_piecewise"): ONLY_COMPOSED,  # downloads MNIST
     (
         "articles.md",
@@ -95,7 +99,7 @@ class Command:
             return words
         if "-m" in words:
             words = [re.sub(r"^seed=.*", "seed=1", word) for word in words]
-        return words + INSTEAD.get((self.page, self.text), SHORT)
+        return words + INSTEAD.get((self.page, self.text), SHORT + (AS_ONE if _side_by_side(words) else []))
 
     @property
     def prints(self) -> tuple[str, int]:
@@ -107,6 +111,10 @@ class Command:
         assert expected is not None, f"say in PRINTS of tests/docs/commands.py what this prints: {self.text}"
         swept = [word.partition("=")[2].split(",") for word in self.shortened if "-m" in self.words and "[" not in word]
         return expected, len(list(itertools.product(*swept))) if self.words[1] != "-m" else 1
+
+
+def _side_by_side(words: list[str]) -> bool:
+    return "launcher=joblib" in words or "experiment=schedule_shootout" in words
 
 
 def commands_of(block: Block) -> list[Command]:
