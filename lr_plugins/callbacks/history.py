@@ -122,9 +122,10 @@ class History(Callback):
         self._trainer = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take those of an epoch that was complete."""
+        """Take those of an epoch that was complete, and let go of the Trainer: Lightning calls no teardown then."""
         if self._ended is not None:
             self._take(trainer)
+        self._waiting, self._trainer = self._news(trainer), None  # for a checkpoint that is saved because of it
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the Trainer; take what a checkpoint had, where there was nothing left to train."""

@@ -81,7 +81,14 @@ def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
 def _ranking(runs: Sequence[Run], metric: str) -> list[str]:
     """A line per schedule, the best at the end of its runs first, and whether the difference could be chance."""
     found = standings(by_schedule(runs), metric)
-    lines = [f"| {_cell(metric)} at the end | runs | mean ± deviation | 95 % interval of the mean | behind | p | |"]
+    better = "higher" if higher_is_better(metric) else "lower"
+    heads = [
+        f"{_cell(metric)} at the end ({better} is better)",
+        "runs",
+        "mean ± deviation",
+        "95 % interval of the mean",
+    ]
+    lines = ["| " + " | ".join([*heads, "behind", "p"]) + " | |"]
     lines += ["|---" * 7 + "|"]
     for one in found:
         spread = f" ± {one.deviation:.4f}" if not math.isnan(one.deviation) else ""
@@ -110,8 +117,8 @@ def _cell(value: Any) -> str:
 
 
 def _spread(values: Sequence[float], digits: int = 4) -> str:
-    """Mean and standard deviation over runs, of those that have a value."""
-    known = [value for value in values if not math.isnan(value)]
+    """Mean and standard deviation over runs, of those that have a finite value."""
+    known = [value for value in values if math.isfinite(value)]
     if not known:
         return "-"
     spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,11 @@ OVERRIDES = "overrides"  # the tag with what was set on the command line, a word
 _TAGGED = ("schedule", "model", "data", "seed")  # settings that are known by tags and a param
 # Groups and fields that do not tell two ways of training apart.
 _BESIDE = ("callbacks", "logger", "launcher", "hydra", "verbose", "style", "num_threads", "output_dir", "ckpt_path")
+_LOWER = re.compile("loss|error|err|perplexity|mse|rmse|mae|nll")
+_HIGHER = re.compile(
+    "acc|acc1|acc5|accuracy|top1|top5|auc|auroc|auprc|ap|map|f1|fbeta|mcc|precision|recall|sensitivity|specificity|r2|"
+    "iou|miou|dice|psnr|ssim|bleu|rouge|score|reward|return|ndcg|mrr|kappa|correlation|pearson|spearman"
+)
 
 
 @dataclass
@@ -72,8 +78,9 @@ class Run:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether the best value of a metric is its highest, going by its name."""
-    return any(word in metric.lower() for word in ("acc", "auc", "auroc", "f1", "precision", "recall", "r2", "iou"))
+    """Whether the best value of a metric is its highest, going by the words of its name; a loss or an error is not."""
+    words = re.split("[^a-z0-9]+", metric.lower())
+    return not any(map(_LOWER.fullmatch, words)) and any(map(_HIGHER.fullmatch, words))
 
 
 def is_learning_rate(metric: str) -> bool:

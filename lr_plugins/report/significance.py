@@ -6,10 +6,12 @@ and a schedule whose curve is restless gets more tries at it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lr_plugins.report.runs import Run, higher_is_better
 
@@ -30,10 +32,12 @@ class Standing:
         deviation: their standard deviation; NaN of fewer than two.
         low: lower end of the 95 % confidence interval of the mean (Student's t); NaN of fewer than two.
         high: its upper end.
-        behind: by how much the mean is worse than the best schedule's, over the seeds that both have; 0 for the best.
+        behind: by how much the mean is worse than the best schedule's, over the seeds that both have, or over all runs
+            where they have fewer than two in common; 0 for the best.
         p: how probable differences at least as large are if the schedules are equal; NaN for the best, and where that
             cannot be told.
         least_p: the smallest p that so many runs can give, whatever their values are.
+        pairs: how many seeds both have; 0 where all runs were compared.
     """
 
     schedule: str
@@ -46,6 +50,7 @@ class Standing:
     behind: float = 0.0
     p: float = math.nan
     least_p: float = math.nan
+    pairs: int = 0
 
     @property
     def verdict(self) -> str:
@@ -53,15 +58,18 @@ class Standing:
         if self.ended < self.runs:
             return f"not compared: {self.runs - self.ended} of {self.runs} runs have no value at their end"
         if math.isnan(self.p):
-            return "best" if self.behind == 0.0 else "not compared: a run each says nothing"
+            return "best" if self.behind == 0.0 else "not compared: it takes two runs of each"
+        over = f" (over the {self.pairs} seeds in common)" if 0 < self.pairs < self.runs else ""
+        if self.p < LEVEL and self.behind > 0:
+            return f"worse{over}"
         if self.p < LEVEL:
-            return "worse"
-        return "too few runs to tell" if self.least_p >= LEVEL else "no significant difference"
+            return f"better{over}"
+        return f"too few runs to tell{over}" if self.least_p >= LEVEL else f"no significant difference{over}"
 
 
 def at_the_end(run: Run, metric: str) -> float:
-    """The last value of a metric; NaN where it has none, or none that is finite."""
-    points = run.curves.get(metric)
+    """The last value of a metric; NaN where it has none, none that is finite, or the run has not come to its end."""
+    points = run.curves.get(metric) if run.status == "FINISHED" else None
     last = float(points.values[-1]) if points is not None and points.values.size else math.nan
     return last if math.isfinite(last) else math.nan
 
@@ -69,10 +77,10 @@ def at_the_end(run: Run, metric: str) -> float:
 def standings(groups: dict[str, list[Run]], metric: str) -> list[Standing]:
     """Where the schedules stand by a metric at the end of their runs, the best first.
 
-    Each is compared with the best by exchanging the labels of their runs: within each seed where both have the same
-    seeds (the same seed means the same first weights and the same batches), among all runs where not. All exchanges
-    are tried, or 20,000 of them. The p-values are Holm's, for as many comparisons as there are. That the best was
-    chosen by these runs is not corrected for.
+    Each is compared with the best by exchanging the labels of their runs: within each seed that both have (the same
+    seed means the same first weights and the same batches), or among all runs where they have fewer than two in common.
+    All exchanges are tried, or 20,000 of them. The p-values are Holm's, for as many comparisons as there are. That the
+    best was chosen by these runs is not corrected for.
 
     Args:
         groups: runs by schedule.
@@ -83,41 +91,51 @@ def standings(groups: dict[str, list[Run]], metric: str) -> list[Standing]:
     """
     sign = 1.0 if higher_is_better(metric) else -1.0
     values = {name: _by_seed(runs, metric) for name, runs in groups.items()}
-    found = [_standing(name, list(mine.values())) for name, mine in values.items()]
-    whole = sorted((one for one in found if one.ended == one.runs), key=lambda one: -sign * one.mean)
+    found = [_standing(name, _all(mine)) for name, mine in values.items()]
+    means = _means([one.schedule for one in found if one.ended == one.runs], values)
+    whole = sorted((one for one in found if one.schedule in means), key=lambda one: -sign * means[one.schedule])
     partly = [one for one in found if one.ended < one.runs]
     if not whole:
         return partly
     best, others = whole[0], whole[1:]
     compared = [_compared(values[best.schedule], values[one.schedule], sign) for one in others]
-    corrected = _holm([p for _, p, _ in compared])
+    corrected = _holm([one.p for one in compared])
     behind = [
-        _standing(one.schedule, list(values[one.schedule].values()), distance, p, least * len(others))
-        for one, (distance, _, least), p in zip(others, compared, corrected, strict=True)
+        dataclasses.replace(one, behind=by.behind, p=p, least_p=min(1.0, by.least_p * len(others)), pairs=by.pairs)
+        for one, by, p in zip(others, compared, corrected, strict=True)
     ]
     return [best, *behind, *partly]
 
 
-def _by_seed(runs: Sequence[Run], metric: str) -> dict[str, float]:
+def _means(schedules: Sequence[str], values: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    """What schedules are ranked by: their means over the seeds that all have; over all runs, where there are none."""
+    common = set.intersection(*(set(values[one]) for one in schedules)) if schedules else set()
+    return {
+        one: statistics.mean(
+            value for seed, mine in values[one].items() if seed in common or not common for value in mine
+        )
+        for one in schedules
+    }
+
+
+def _all(by_seed: dict[str, list[float]]) -> list[float]:
+    return [value for values in by_seed.values() for value in values]
+
+
+def _by_seed(runs: Sequence[Run], metric: str) -> dict[str, list[float]]:
     """The values at the end, by what a run has in common with one of another schedule: its seed."""
-    values: dict[str, float] = {}
-    for run in runs:
-        seed = run.seed or run.run_id  # without a seed it has nothing in common with any
-        again = sum(1 for known in values if known.partition("#")[0] == seed)
-        values[f"{seed}#{again}"] = at_the_end(run, metric)
+    values: dict[str, list[float]] = {}
+    for run in runs:  # without a seed it has nothing in common with any
+        values.setdefault(run.seed or run.run_id, []).append(at_the_end(run, metric))
     return values
 
 
-def _standing(
-    schedule: str, values: Sequence[float], behind: float = 0.0, p: float = math.nan, least_p: float = math.nan
-) -> Standing:
+def _standing(schedule: str, values: Sequence[float]) -> Standing:
     ended = [value for value in values if not math.isnan(value)]
     mean = statistics.mean(ended) if ended else math.nan
     deviation = statistics.stdev(ended) if len(ended) > 1 else math.nan
     half = _half_width(len(ended)) * deviation if len(ended) > 1 else math.nan
-    return Standing(
-        schedule, len(values), len(ended), mean, deviation, mean - half, mean + half, behind, p, min(1.0, least_p)
-    )
+    return Standing(schedule, len(values), len(ended), mean, deviation, mean - half, mean + half)
 
 
 def _half_width(count: int) -> float:
@@ -127,28 +145,44 @@ def _half_width(count: int) -> float:
     return float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) / math.sqrt(count)
 
 
-def _compared(best: dict[str, float], other: dict[str, float], sign: float) -> tuple[float, float, float]:
-    """(how far another is behind the best, p, the least p there could be)."""
+class _Comparison(NamedTuple):
+    behind: float
+    p: float
+    least_p: float
+    pairs: int
+
+
+def _compared(best: dict[str, list[float]], other: dict[str, list[float]], sign: float) -> _Comparison:
+    """Another schedule and the best."""
     import numpy as np
     from scipy.stats import permutation_test
 
-    paired = best.keys() == other.keys()
-    first = np.array(list(best.values()))
-    second = np.array([other[key] for key in best] if paired else list(other.values()))
-    distance = max(0.0, sign * float(first.mean() - second.mean()))  # 0 for a mean that differs in its last digits
+    common = [seed for seed in best if seed in other]
+    paired = len(common) > 1
+    if paired:  # several runs with one seed count as their mean
+        first, second = (np.array([statistics.mean(one[seed]) for seed in common]) for one in (best, other))
+    else:
+        first, second = np.array(_all(best)), np.array(_all(other))
+    behind = sign * float(first.mean() - second.mean())
     if len(first) < 2 or len(second) < 2:
-        return math.nan, math.nan, math.nan
+        return _Comparison(math.nan, math.nan, math.nan, 0)
+    # A tie but for the last digits is one.
+    scale = float(max(np.abs(first).max(), np.abs(second).max())) or 1.0
     exchanges = 2 ** len(first) if paired else math.comb(len(first) + len(second), len(first))
-    least = 2.0 / min(exchanges, _EXCHANGES)
     found = permutation_test(
-        (first, second),
-        lambda a, b, axis: np.round(a.mean(axis) - b.mean(axis), 12),  # a tie but for the last digits is one
+        (first / scale, second / scale),
+        lambda a, b, axis: np.round(a.mean(axis) - b.mean(axis), 12),
         permutation_type="samples" if paired else "independent",
         vectorized=True,
         n_resamples=_EXCHANGES,
         random_state=np.random.default_rng(0),  # the same runs give the same words
     )
-    return distance, float(found.pvalue), least
+    return _Comparison(
+        behind if abs(behind) > 1e-12 * scale else 0.0,
+        float(found.pvalue),
+        2.0 / min(exchanges, _EXCHANGES),
+        len(common) if paired else 0,
+    )
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:

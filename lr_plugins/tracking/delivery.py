@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -47,6 +48,7 @@ class Delivery:
         self.is_open = False  # between the begin of a run and its end
         self._spool: Spool | None = None
         self._sender: subprocess.Popen[bytes] | None = None
+        self.process = os.getpid()
         self._starts = 0  # of senders, since something has been sent
         atexit.register(_end_at_exit, weakref.ref(self))
         self._announced = False
@@ -210,7 +212,7 @@ class Delivery:
 def _end_at_exit(delivery: weakref.ref[Delivery]) -> None:
     """End a run that nobody has ended when the program does; its sender goes on until it is done."""
     one = delivery()
-    if one is not None and one.is_open:
+    if one is not None and one.is_open and one.process == os.getpid():  # not that of a fork
         error = getattr(sys, "last_value", None)  # of a program that an exception ends
         status = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
         one.spool.write({"do": "end", "time": int(time.time() * 1000), "status": status})

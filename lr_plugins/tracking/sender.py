@@ -74,7 +74,7 @@ class Sender:
                 self.note(error)
                 if over and attempts >= _ATTEMPTS_AFTER_THE_END:
                     return False
-                self._wait(min(0.5 * 2**attempts, _LONGEST_PAUSE))
+                self._wait(min(0.5 * 2 ** min(attempts, 10), _LONGEST_PAUSE))
         return False
 
     def note(self, error: Exception) -> None:

@@ -134,6 +134,17 @@ def test_after_an_error_it_has_the_epochs_that_were_complete():
     assert (history["loss"], history.epoch) == ([1.5, 2.5], [0, 1])
 
 
+def test_after_an_error_it_holds_no_trainer():
+    class Breaks(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            raise RuntimeError("broken")
+
+    history = History()
+    with pytest.raises(RuntimeError, match="broken"):
+        trainer(history, Breaks()).fit(Module())
+    assert not any(isinstance(value, pl.Trainer) for value in vars(history).values())
+
+
 class Saves(pl.Callback):
     """A checkpoint after every batch, validation and epoch; by what it comes after."""
 

@@ -60,3 +60,8 @@ def test_a_line_per_schedule_says_where_it_stands_at_the_end():
     text = page(runs, ["val_acc"])
     assert "| cosine | 3 | 0.9200 ± 0.0200 | 0.8703 to 0.9697 |  |  | best |" in text
     assert "| step | 3 | 0.8200 ± 0.0200 | 0.7703 to 0.8697 | 0.1000 | 0.25 | too few runs to tell |" in text
+
+
+def test_a_run_that_diverged_does_not_end_the_report():
+    text = page([run(seed=1), run(seed=2, accuracies=(math.inf, math.inf))], ["val_acc"])
+    assert "| cosine | 2 | 0.8000 (1 of 2) |" in text

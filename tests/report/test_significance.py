@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lr_plugins.report.runs import Points, Run
+from lr_plugins.report.runs import Points, Run, higher_is_better
 from lr_plugins.report.significance import _holm, standings
 
 
@@ -103,6 +103,69 @@ def test_a_run_each_says_nothing_and_three_say_too_little():
     assert standings({"a": runs([0.9] * 3), "b": runs([0.1] * 3)}, "val_acc")[1].verdict == "too few runs to tell"
 
 
-def test_runs_with_one_seed_again_all_count():
-    found = standings({"a": runs([0.9, 0.8], ["1", "1"]), "b": runs([0.1, 0.2], ["1", "1"])}, "val_acc")
-    assert [one.ended for one in found] == [2, 2]
+def test_it_takes_more_runs_to_tell_several_schedules_apart():
+    ends = {"a": 0.9, "b": 0.5, "c": 0.1}
+    groups = {name: runs([end + seed / 1000 for seed in range(6)]) for name, end in ends.items()}
+    assert [one.verdict for one in standings(groups, "val_acc")] == ["best", *["too few runs to tell"] * 2]
+    del groups["b"]
+    assert [one.verdict for one in standings(groups, "val_acc")] == ["best", "worse"]
+
+
+def test_of_many_runs_not_all_exchanges_are_tried():
+    groups = {name: runs([end + seed / 1000 for seed in range(20)]) for name, end in (("a", 0.9), ("b", 0.8))}
+    found = standings(groups, "val_acc")[1]
+    assert found.least_p == 2 / 20_000
+    assert found.p == pytest.approx(2 / 20_001, rel=0.01)
+
+
+def test_schedules_are_compared_over_the_seeds_that_they_have_in_common():
+    """One that lacks its worst seed would otherwise be the best."""
+    seeds = [str(seed) for seed in range(10)]
+    first = [0.1 + seed / 100 for seed in range(9)] + [0.9]
+    second = [value + 0.05 for value in first]
+    groups = {"a": runs(first, seeds), "b": runs(second[:9], seeds[:9])}
+    for run in groups["a"] + groups["b"]:
+        run.curves["val_loss"] = run.curves["val_acc"]
+    best, other = standings(groups, "val_loss")
+    assert (best.schedule, other.schedule, other.pairs) == ("a", "b", 9)
+    assert (other.behind, other.p) == (pytest.approx(0.05), pytest.approx(2 / 2**9))
+    assert other.verdict == "worse"
+
+
+@pytest.mark.parametrize("status", ["KILLED", "FAILED", "RUNNING"])
+def test_a_run_that_has_not_come_to_its_end_has_no_value_there(status):
+    groups = {"a": runs([0.9] * 8), "b": runs([0.8] * 8)}
+    groups["a"][3].status = status
+    assert [one.verdict for one in standings(groups, "val_acc")] == [
+        "best",
+        "not compared: 1 of 8 runs have no value at their end",
+    ]
+
+
+def test_runs_with_one_seed_again_count_as_their_mean():
+    groups = {"a": runs([0.9, 0.8, 0.7], ["1", "1", "2"]), "b": runs([0.1, 0.2], ["1", "2"])}
+    best, other = standings(groups, "val_acc")
+    assert (best.ended, other.pairs, other.behind) == (3, 2, pytest.approx((0.85 + 0.7 - 0.3) / 2))
+
+
+def test_values_of_any_size_are_told_apart():
+    groups = {name: runs([end * (1 + seed / 100) for seed in range(8)]) for name, end in (("a", 9e-14), ("b", 4e-14))}
+    assert standings(groups, "val_acc")[1].p == pytest.approx(2 / 2**8)
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [
+        ("val_acc", True),
+        ("val/f1", True),
+        ("val_dice", True),
+        ("val_mAP", True),
+        ("reward", True),
+        ("val_loss", False),
+        ("val_f1_loss", False),
+        ("val_accumulated", False),
+        ("top1_error", False),
+    ],
+)
+def test_the_words_of_a_name_tell_which_end_is_the_best(metric, higher):
+    assert higher_is_better(metric) is higher

@@ -50,3 +50,22 @@ def test_what_gathers_between_two_looks_goes_in_one_call(tmp_path, monkeypatch):
     assert len(sizes) <= LOOKS + 2
     found = mlflow.MlflowClient(uri).get_metric_history(state.run_id, "loss")
     assert [(point.step, point.value) for point in found] == [(step, step / 7) for step in range(LOOKS * PER_LOOK)]
+
+
+def test_a_server_that_is_away_for_hours_is_asked_again_and_again(tmp_path, monkeypatch):
+    """With a pause that grows to ten seconds, and no further."""
+    spool = Spool.new(tmp_path / "spool")
+    place = {"uri": "http://127.0.0.1:9", "writer": spool.writer, "spool": spool.folder.name, "folder": str(tmp_path)}
+    spool.write({**BEGIN, **place})
+    pauses = []
+
+    def away(self, name):
+        raise ConnectionError("nobody is there")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_experiment_by_name", away)
+    ended = iter([False] * 2000)
+    state = send(spool.folder, spool.writer, pauses.append, lambda: next(ended, True))
+    assert state.trouble == "nobody is there"
+    assert pauses[:5] == [1.0, 2.0, 4.0, 8.0, 10.0]
+    assert set(pauses[5:]) == {10.0}
+    assert len(pauses) >= 2000
