@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from lr_plugins import (
 )
 from lr_plugins.callbacks import History
 from lr_plugins.callbacks.lr_finder.curve import Curve, rates_between
+from lr_plugins.callbacks.lr_finder.snapshot import Snapshot
 from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.training.data import Batches
@@ -315,6 +317,115 @@ def test_so_it_is_in_whatever_way_it_trains(way, tmp_path):
     search = finder(apply=False)
     same(outcome(tmp_path, [search], **WAYS[way]), outcome(tmp_path, [], **WAYS[way]))
     assert len(search.curve) > 5
+
+
+class Assigns(Toy):
+    """Has buffers, parameters, modules and attributes that its training assigns anew, fills or adds."""
+
+    def __init__(self):
+        super().__init__(Counting)
+        torch.manual_seed(0)
+        self.register_buffer("center", torch.zeros(1))
+        self.register_buffer("filled", None)
+        self.register_buffer("turns", torch.zeros(1), persistent=False)
+        self.register_parameter("scale", None)
+        self.teacher = [torch.nn.Linear(3, 1)]  # in a list, where torch does not see it
+        self.draws = [torch.Generator().manual_seed(1), np.random.default_rng(2), random.Random(3)]
+        self.draws.append(np.random.RandomState(4))
+        self.total, self.names, self.last = np.zeros(2), {"a"}, deque([0.0], maxlen=3)
+        self.ordered, self.counts = OrderedDict(b=1, a=2), defaultdict(int)
+        self.mixed = {"unknown": object(), "seen": [], "pair": (1, [0])}
+
+    def training_step(self, batch, batch_idx):
+        self.center = 0.9 * self.center + 0.1
+        self.filled = torch.ones(1) if self.filled is None else self.filled + 1
+        self.register_buffer("turns", self.turns + 1)  # persistent from here on
+        if self.scale is None:
+            self.scale = torch.nn.Parameter(torch.ones(1))
+            self.late, self.layer = torch.nn.Linear(1, 1), torch.nn.Linear(3, 1)
+            self.layer.register_forward_hook(lambda module, args, output: output * 2)
+        self._draw()
+        return super().training_step(batch, batch_idx) + 0 * self.scale.sum()
+
+    def _draw(self):
+        ours, numpys, pythons, legacy = self.draws
+        with torch.no_grad():
+            self.teacher[0].weight += torch.rand(1, generator=ours)
+        self.total += numpys.random(2)
+        self.last.append(pythons.random() + legacy.rand())
+        self.names.add(f"{self.last[-1]:.3f}")
+        self.ordered.move_to_end("b")
+        self.ordered["b"] += 1
+        self.counts[len(self.names) % 4] += 1
+        self.mixed["seen"].append(len(self.names))
+        self.mixed["pair"][1][0] += 1
+
+
+class Counting(torch.optim.SGD):
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.01)
+        self.steps_taken, self.norms = 0, []
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        self.steps_taken += 1
+        self.norms.append(sum(float(value.detach().norm()) for value in self.param_groups[0]["params"]))
+        return loss
+
+
+def test_what_is_assigned_anew_filled_or_added_is_put_back_and_so_are_objects_in_attributes():
+    def outcome(*search):
+        module = Assigns()
+        optimizer = fit(module, *search).optimizers[0]
+        return {
+            "state": dict(module.state_dict()),
+            "modules": [name for name, _ in module.named_modules()],
+            "teacher": module.teacher[0].weight,
+            "plain": [module.total.tolist(), sorted(module.names), list(module.last), list(module.ordered.items())],
+            "counts": dict(module.counts),
+            "mixed": [module.mixed["seen"], module.mixed["pair"]],
+            "optimizer": [optimizer.steps_taken, optimizer.norms],
+        }
+
+    search = finder(apply=False)
+    same(outcome(search), outcome())
+    assert len(search.curve) == 20
+
+
+def test_a_list_of_plain_values_is_copied_as_one():
+    class Refuses(list):
+        clear = None  # nothing that stays as it is is written to
+
+    numbers = list(range(1000))
+    snapshot = Snapshot({"numbers": numbers, "constant": Refuses("ab")})
+    assert len(snapshot._restores) == 3  # for the dict and the two lists, none for an element
+    numbers[5] = -1
+    snapshot.restore()
+    assert numbers == list(range(1000))
+
+
+def test_a_snapshot_ends_where_values_are_in_themselves_and_keeps_what_is_shared():
+    shared = torch.zeros(2)
+    values = [shared, {"again": shared}]
+    values.append(values)
+    snapshot = Snapshot(values)
+    shared += 1
+    values[1]["again"] = torch.ones(2)
+    snapshot.restore()
+    assert values[1]["again"] is values[0] is shared
+    assert values[2] is values
+    assert shared.tolist() == [0, 0]
+
+
+def test_a_snapshot_puts_back_what_was_resized_or_cast_in_place():
+    weight, buffer, array = torch.nn.Parameter(torch.ones(2)), torch.ones(2), np.ones(2)
+    snapshot = Snapshot([weight, buffer, array])
+    weight.data = weight.data.half()
+    buffer.resize_(3)
+    array.resize(3, refcheck=False)
+    snapshot.restore()
+    same([weight.data, buffer, array.tolist()], [torch.ones(2), torch.ones(2), [1.0, 1.0]])
+    assert weight.dtype == torch.float32
 
 
 def test_there_are_no_gradients_left_and_what_was_frozen_is():

@@ -66,6 +66,11 @@ class LearningRateRangeTest(Callback):
     ratio to it), from which a schedule starts that names no initial value. A run that goes on from a checkpoint keeps
     what was found, and does not search again.
 
+    Not undone are streams that were read, random numbers of your own in data sets and samplers, and other objects in
+    attributes of the module than tensors, arrays, generators of random numbers, plain values and containers of them.
+    The module's `on_train_start` and `on_train_end` run in the search, too, and `train_dataloader()` is called again
+    after it.
+
     `lr_i = min_lr * (max_lr / min_lr) ** (i / (num_training_steps - 1))`; with `mode="linear"`,
     `lr_i = min_lr + (max_lr - min_lr) * i / (num_training_steps - 1)`.
 
