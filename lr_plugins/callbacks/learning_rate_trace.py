@@ -35,7 +35,8 @@ class LearningRateTrace(Callback):
             are handed to every logger that takes artifacts. In the picture are the losses that were logged for epochs,
             too, and the steps before the checkpoint that a run goes on from. Default None: no files.
         every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
-            Default 1000.
+            Default 10: so many a training may have kept to itself when it is killed. 1 hands over each, and costs about
+            1 % of a step of 3 ms.
 
     Raises:
         InvalidArgument: an argument outside its range.
@@ -44,7 +45,7 @@ class LearningRateTrace(Callback):
         >>> callback = LearningRateTrace(dirpath="outputs")
     """
 
-    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int = 1000) -> None:
+    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int = 10) -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise InvalidArgument("LearningRateTrace.every_n_steps", every_n_steps, "an integer >= 1")
         self.dirpath = Path(dirpath) if dirpath is not None else None
@@ -108,13 +109,13 @@ class LearningRateTrace(Callback):
         self._batches_to_go -= 1
         if self._batches_to_go > 0:
             return
-        waiting = max(
-            (series.next_step - self._published.get(name, 0) for name, series in self.trace.items()), default=0
-        )
+        waiting, published = 0, self._published
+        for name, series in self.trace.by_name.items():
+            waiting = max(waiting, series.next_step - published.get(name, 0))
         if waiting >= self.every_n_steps:
             self.publish(trainer)
             waiting = 0
-        # Looking costs as much as all else here. A batch is a step, at most; or several, where the module steps by
+        # A batch is a step, at most; or several, where the module steps by
         # itself: then this looks again half way.
         self._batches_to_go = max((self.every_n_steps - waiting) // 2, 1)
 
@@ -154,11 +155,12 @@ class LearningRateTrace(Callback):
         """Hand the points that the loggers have not seen to each of them."""
         if self._published_of is not self.trace:  # the run began elsewhere than the last one ended
             self._published_of, self._published = self.trace, {}
-        for name, series in self.trace.items():
+        loggers = trainer.loggers
+        for name, series in self.trace.by_name.items():
             first = max(self._published.get(name, 0), series.first_step)
             values = series.tail(first)
             self._published[name] = series.next_step
-            for logger in trainer.loggers if values else ():
+            for logger in loggers if values else ():
                 _hand_over(logger, name, first, values)
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import tempfile
 import time
 from argparse import Namespace
 from array import array
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
 from lr_plugins.errors import InvalidArgument, require
 from lr_plugins.tracking.delivery import Delivery, MissingRun
-from lr_plugins.tracking.spool import DEFAULT, line_of, line_of_points
+from lr_plugins.tracking.spool import DEFAULT, line_of, line_of_points, line_of_series
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -176,10 +175,8 @@ class MLflowLogger(Logger):
         if sys.byteorder == "big":
             values = array("d", values)
             values.byteswap()
-        packed = b64encode(values.tobytes()).decode()
-        self._write(
-            {"do": "series", "time": _now(), "step": first_step, "name": self._prefixed(name), "values": packed}
-        )
+        self._begin()
+        self._delivery.write(line_of_series(_now(), first_step, self._prefixed(name), values.tobytes()))
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace | None, *_: Any, **__: Any) -> None:

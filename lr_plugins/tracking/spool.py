@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 import weakref
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,6 +190,13 @@ def line_of_points(time: int, step: int, values: Mapping[str, float], names: dic
         # Of numbers that are none, JSON and Python have different words.
         points.append(f"{names[name]}: {value!r}" if value - value == 0.0 else f"{names[name]}: {json.dumps(value)}")
     text = f'{{"do": "points", "time": {time}, "step": {step}, "values": {{{", ".join(points)}}}}}\n'
+    return text.encode()
+
+
+def line_of_series(time: int, step: int, name: str, values: bytes) -> bytes:
+    """An entry of a metric's values at consecutive steps: doubles, the lowest byte first."""
+    packed = b64encode(values).decode()
+    text = f'{{"do": "series", "time": {time}, "step": {step}, "name": {json.dumps(name)}, "values": "{packed}"}}\n'
     return text.encode()
 
 

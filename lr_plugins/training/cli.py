@@ -40,8 +40,9 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
     try:
         sys.argv = [words[0], *continued(words[1:])]  # Hydra reads them there
         main()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         sweep.interrupted = True
+        sys.last_value = interruption  # as where it ends a program by itself: what ends at exit looks there
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output has left: `python train.py | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
