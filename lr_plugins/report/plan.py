@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.report.pretend import Course, Occasion, Pretended, Validations, occasions
+from lr_plugins.report.stretches import Planned, Steps, Stretches, Values
 from lr_plugins.schedules.moments import END, Moment
-from lr_plugins.schedules.ops import FEW
-from lr_plugins.schedules.position import Position, RunLength
-from lr_plugins.schedules.schedule import Schedule, State
-
-Steps = npt.NDArray[np.int64]
+from lr_plugins.schedules.schedule import Schedule
 
 MOST_STEPS = 1 << 17
 """Of a longer run, so many steps are looked at, and those around what happens."""
 
-_MOST_OCCASIONS = 100_000  # at which a schedule observes, one after the other
+MOST_SUMMED = 4_000_000
+"""The area of a longer run is that of a sample; a million steps take 2 to 40 ms."""
+
+_BLOCK = 1 << 16  # steps that are summed at a time
 _MOST_GAPS, _FINE = 32, 4096  # between steps looked at, that are looked into; steps of each
 _ROUNDS = 8  # each looks 4096 times as closely
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What is known of a run before it begins.
-
-    Args:
-        run: its length; the steps of the whole run are known.
-        metrics: the course to assume for each metric that is followed.
-        validations: when it validates. Default None: never.
-        measured: metrics that are measured at the begin of each epoch.
-    """
-
-    run: RunLength
-    metrics: Mapping[str, Course] = field(default_factory=dict)
-    validations: Validations | None = None
-    measured: frozenset[str] = frozenset()
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the run."""
-        assert self.run.steps is not None
-        return int(self.run.steps)
+_FEW_CHANGES = 12  # of a schedule that says nothing of itself: so many are worth a line each
 
 
 @dataclass(frozen=True)
@@ -58,15 +33,22 @@ class Plan:
         values: what each of them will use, shape (n,).
         moments: what the schedule's arguments say of these steps.
         decisions: what a schedule that follows metrics decides, by the step that comes after.
+        changes: where the value changes, as indices of steps; only of a schedule that has neither moments nor
+            decisions, and only if that is rare.
         end: where it leads to: the value of the last step, or, of a fall that arrives at the very end of the run, the
             value that would follow it.
+        area: the sum of the values of all steps of the run.
+        sampled: whether the area is that of a sample of the steps.
     """
 
     steps: Steps
-    values: npt.NDArray[np.float64]
+    values: Values
     moments: tuple[Moment, ...]
     decisions: tuple[tuple[int, str], ...]
+    changes: tuple[int, ...]
     end: float
+    area: float
+    sampled: bool
 
 
 def plan(schedule: Schedule, planned: Planned, base: float | None) -> Plan:
@@ -87,16 +69,17 @@ def plan(schedule: Schedule, planned: Planned, base: float | None) -> Plan:
         if finer.size == steps.size:
             break
         steps, moments = finer, tuple(schedule.moments(planned.run.position(finer, base)))
-    values = np.empty(steps.shape)
-    decisions, state = [], schedule.start()
-    for first, end, state, told in _stretches(schedule, planned, base):
-        decisions += told
-        which = slice(*np.searchsorted(steps, (first, end)))
-        values[which] = _values(schedule, planned.run, steps[which], base, state)
-    _check(steps, values)
+    stretches = Stretches(schedule, planned, base)
+    values, decisions = stretches.values(steps), stretches.decisions
+    changes: tuple[int, ...] = ()
+    if not moments and not decisions:
+        steps, values, changes = _changes(stretches, steps, values)
     arrives = any(one.kind == END and one.share == 1 and one.stays for one in moments) and schedule.foreseeable
-    end_value = schedule(planned.run.position(planned.steps, base), state) if arrives else values[-1]
-    return Plan(steps, values, moments, tuple(decisions), float(end_value))
+    end = stretches.after_the_end() if arrives else float(values[-1])
+    # A function of the user's may be slow, and is not asked millions of times.
+    sampled = steps.size < planned.steps and not (schedule.foreseeable and planned.steps <= MOST_SUMMED)
+    area = _sampled(stretches, steps, planned.steps) if sampled else _summed(stretches, steps, values, planned.steps)
+    return Plan(steps, values, moments, decisions, changes, end, area, sampled)
 
 
 def _looked_at(steps: int) -> Steps:
@@ -113,54 +96,49 @@ def _finer(steps: Steps, moments: Iterable[Moment]) -> Steps:
     return np.unique(np.concatenate([steps, *fine]))
 
 
-Stretch = tuple[int, int, State, list[tuple[int, str]]]
+def _changes(stretches: Stretches, steps: Steps, values: Values) -> tuple[Steps, Values, tuple[int, ...]]:
+    """Where the value changes, if that is rare, as in many a function; of curves nothing.
+
+    With the steps looked at and their values, to which those are added at which it changes.
+    """
+    while True:
+        at = np.flatnonzero(np.diff(values)) + 1
+        if at.size > _FEW_CHANGES:
+            return steps, values, ()
+        wide = at[steps[at] - steps[at - 1] > 1]
+        if not wide.size:
+            return steps, values, tuple(at.tolist())
+        # Where it changes more than once between the two, the others are found in the next rounds.
+        found = [_change(stretches, int(steps[one - 1]), int(steps[one])) for one in wide.tolist()]
+        steps = np.unique(np.concatenate([steps, *([step - 1, step] for step in found)]))
+        values = stretches.values(steps)
 
 
-def _stretches(schedule: Schedule, planned: Planned, base: float | None) -> Iterator[Stretch]:
-    """(first step, the one after the last, what is remembered, what was decided for it) of each stretch of the run."""
-    state, first = schedule.start(), 0
-    decided: list[tuple[int, str]] = []
-    pretended = Pretended(planned.metrics, planned.steps, planned.validations is not None, planned.measured)
-    for occasion in _occasions(schedule, planned) if state is not None else ():
-        position = Position(occasion.step, occasion.epoch, planned.run, base)
-        observed = schedule.observe(state, position, pretended.observation(occasion))
-        if observed == state:
-            continue
-        if occasion.step > first:
-            yield first, occasion.step, state, decided
-            first, decided = occasion.step, []
-        changes = schedule.changes(state, observed)
-        decided += [(occasion.step, change.verb + (f" ({change.why})" if change.why else "")) for change in changes]
-        state = observed
-    yield first, planned.steps, state, decided
+def _change(stretches: Stretches, before: int, after: int) -> int:
+    """A step between two of different values whose value is not that of the step before it, by bisection."""
+    value = stretches.values(np.array([before]))[0]
+    while after - before > 1:
+        middle = (before + after) // 2
+        if stretches.values(np.array([middle]))[0] == value:
+            before = middle
+        else:
+            after = middle
+    return after
 
 
-def _occasions(schedule: Schedule, planned: Planned) -> Iterator[Occasion]:
-    per_epoch = planned.run.steps_per_epoch
-    if per_epoch is None:
-        raise InvalidArgument("steps_per_epoch", None, "told, because this schedule looks at epochs")
-    whens = {monitor.when for monitor in schedule.monitors}
-    for count, occasion in enumerate(occasions(planned.steps, int(per_epoch), whens, planned.validations)):
-        if count == _MOST_OCCASIONS:
-            allowed = f"short enough for at most {_MOST_OCCASIONS:,} occasions, where a schedule observes"
-            hint = "Look at a shorter run, or let it observe less often."
-            raise InvalidArgument("the run", f"{planned.steps:,} steps", allowed, hint)
-        if occasion.step < planned.steps:
-            yield occasion
+def _summed(stretches: Stretches, steps: Steps, values: Values, total: int) -> float:
+    """The sum of the values of all steps."""
+    if steps.size == total:
+        return math.fsum(values)
+    blocks = (np.arange(first, min(first + _BLOCK, total)) for first in range(0, total, _BLOCK))
+    return math.fsum(float(stretches.values(block, _BLOCK).sum()) for block in blocks)
 
 
-def _values(
-    schedule: Schedule, run: RunLength, steps: Steps, base: float | None, state: State
-) -> npt.NDArray[np.float64]:
-    """The values of some steps; in blocks that are bit for bit what a training uses."""
-    blocks = [steps[first : first + FEW] for first in range(0, steps.size, FEW)]
-    found = [np.asarray(schedule(run.position(block, base), state), np.float64) for block in blocks]
-    return np.concatenate(found) if found else np.empty(0)
+def _sampled(stretches: Stretches, steps: Steps, total: int) -> float:
+    """About the sum of the values of all steps: between two looked at, a random one stands for all.
 
-
-def _check(steps: Steps, values: npt.NDArray[np.float64]) -> None:
-    wrong = np.flatnonzero(~((values >= 0) & (values < math.inf)))
-    if wrong.size:
-        at = wrong[0]
-        given = f"the schedule gives {float(values[at])!r} at step {steps[at]}"
-        raise TrainingError(f"the learning rate must be a finite number >= 0; {given}")
+    Steps at equal distances would meet a schedule with a period always at the same place of it.
+    """
+    counts = np.diff(steps, append=total)
+    drawn = steps + np.random.default_rng(0).integers(counts)
+    return math.fsum(stretches.values(drawn, _BLOCK) * counts)

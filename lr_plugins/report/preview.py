@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,15 @@ import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.report.mistakes import mistakes
-from lr_plugins.report.plan import Plan, Planned, plan
+from lr_plugins.report.plan import Plan, plan
 from lr_plugins.report.pretend import Course, Validations, told
+from lr_plugins.report.stretches import Planned
 from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.observation import VALIDATION
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.schedules.schedule import number
 
 _TITLE = "Learning rate, before training"
-_FEW_CHANGES = 12  # of a schedule that says nothing of itself: so many are worth a line each
 
 
 class Event(NamedTuple):
@@ -84,8 +83,13 @@ class Line:
 
     @property
     def area(self) -> float:
-        """The area under the curve: the sum of the values of all steps."""
-        return math.fsum(self.values * np.diff(self.steps, append=int(self.run.steps or 0)))
+        """The area under the curve: the sum of the values of all steps; about that where it is `sampled`."""
+        return self.plan.area
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the area is that of a sample: of a run above 4,000,000 steps, of a function one above 131,072."""
+        return self.plan.sampled
 
 
 class Preview:
@@ -292,18 +296,11 @@ def _events(found: Plan, run: RunLength) -> Iterator[Event]:
             note(int(found.steps[at]), moment.what)
     for step, text in found.decisions:
         note(step, text)
-    if not found.moments and not found.decisions:
-        for at in _changes(found):
-            note(int(found.steps[at]), "changes")
+    for at in found.changes:
+        note(int(found.steps[at]), "changes")
     if found.values.min() < found.values.max():
         note(int(found.steps[found.values.argmax()]), "peak")
     note(int(found.steps[-1]), "last step")
     for step, texts in sorted(what.items()):
         value = float(found.values[np.searchsorted(found.steps, step)])
         yield Event(step, step / run.steps_per_epoch if run.steps_per_epoch else None, value, "; ".join(texts))
-
-
-def _changes(found: Plan) -> list[int]:
-    """Where the value changes, if that is rare, as in many a function; of curves nothing."""
-    at: list[int] = (np.flatnonzero(np.diff(found.values)) + 1).tolist()
-    return at if len(at) <= _FEW_CHANGES else []

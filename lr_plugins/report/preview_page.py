@@ -50,7 +50,7 @@ def side_by_side(
     notes = dict.fromkeys(note for one in previews.values() for note in one.notes)
     heads = ("", "steps", "first", "peak", "last", "peak / last", "area")
     rows = [
-        (name, str(one.run.steps), _short(one.first), _short(one.peak), _short(one.last), _fold(one), _short(one.area))
+        (name, str(one.run.steps), _short(one.first), _short(one.peak), _short(one.last), _fold(one), _area(one))
         for name, one in lines.items()
     ]
     warnings = [("warning", f"{name}: {line}") for name, one in previews.items() for line in one.warnings]
@@ -110,11 +110,19 @@ def _sums(line: Line) -> Iterator[tuple[str, str]]:
     if line.peak != line.first:
         yield "peak / last", _fold(line)
     steps = int(line.run.steps or 1)
-    yield "area", f"{line.area:.6g} (the sum over all steps; {line.area / steps:.4g} on average)"
+    if line.sampled:
+        yield "area", f"{_area(line)} (the sum over all steps, from a sample; {line.area / steps:.3g} on average)"
+    else:
+        yield "area", f"{line.area:.6g} (the sum over all steps; {line.area / steps:.4g} on average)"
 
 
 def _fold(line: Line) -> str:
     return f"{line.peak / line.last:.4g}" if line.last else "inf"
+
+
+def _area(line: Line) -> str:
+    # Of the sample's error, three digits show nothing.
+    return f"about {line.area:.3g}" if line.sampled else _short(line.area)
 
 
 def _short(value: float) -> str:

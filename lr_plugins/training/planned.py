@@ -11,9 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.report.plan import Planned
 from lr_plugins.report.pretend import Course, Validations
 from lr_plugins.report.preview import Preview, preview_of
+from lr_plugins.report.stretches import Planned
 from lr_plugins.schedules.assign import Assignments
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.schedules.schedule import number
@@ -88,7 +88,7 @@ def preview_of_config(config: DictConfig, metrics: Mapping[str, Course], steps_p
     run = _run(trainer, steps_per_epoch)
     planned = Planned(run, metrics, validations, frozenset(map(str, scheduler.get("measure") or ())))
     defaults: Any = OmegaConf.to_container(config.optimizer, resolve=True)
-    notes = [epoch.note + (f", {accumulated} batches a step" if accumulated > 1 else ""), *_ends(config)]
+    notes = [epoch.note + (f", {accumulated} batches a step" if accumulated > 1 else ""), *_differs(config)]
     return preview_of(assignments, planned, defaults, notes)
 
 
@@ -96,11 +96,16 @@ def _nodes(callbacks: DictConfig) -> list[DictConfig]:
     return [node for node in callbacks.values() if isinstance(node, DictConfig)]
 
 
-def _ends(config: DictConfig) -> list[str]:
-    """What may end the run before its time."""
+def _differs(config: DictConfig) -> list[str]:
+    """What only the training shows: what may end it before its time, or scale it."""
     stops = any("EarlyStopping" in str(node.get("_target_")) for node in _nodes(config.callbacks))
     found = ["callbacks.early_stopping"] * stops + ["trainer.max_time"] * bool(config.trainer.get("max_time"))
-    return [f"{name} may end the run sooner" for name in found]
+    searches = any(
+        "LearningRateRangeTest" in str(node.get("_target_")) and node.get("apply", True)
+        for node in _nodes(config.callbacks)
+    )
+    replaced = "callbacks.lr_finder may replace optimizer.lr: the shape holds, the heights do not"
+    return [f"{name} may end the run sooner" for name in found] + [replaced] * searches
 
 
 def _run(trainer: Mapping[str, Any], steps_per_epoch: int) -> RunLength:
@@ -186,8 +191,14 @@ def _processes(trainer: Mapping[str, Any]) -> int:
             return nodes
         raise _unknown("trainer.devices", "a number: how many there are is not known before training", devices)
     if isinstance(devices, str):
-        devices = int(devices) if devices.strip().isdigit() else devices.split(",")
+        # As Lightning has it, "0," is a list of one device.
+        listed = [part for part in devices.split(",") if part.strip()]
+        devices = int(devices) if devices.strip().isdigit() else listed
     if not isinstance(devices, int):
+        if not devices:
+            raise InvalidArgument(
+                "trainer.devices", trainer["devices"], "a number of devices, or a list of at least one"
+            )
         return nodes * len(devices)
     return nodes * arguments.integer("trainer.devices", devices, 1)
 

@@ -253,6 +253,57 @@ def test_of_a_long_run_the_moments_are_exact_all_the_same():
     assert "of them looked at" in str(seen)
 
 
+def test_the_area_of_a_schedule_with_a_period_is_the_sum_over_all_steps():
+    schedule, steps = Cyclic(0.001, 0.1, "8st"), 2_097_137
+    line = schedule.preview(steps=steps).lines[0]
+    period = schedule(np.arange(16))
+    whole, rest = divmod(steps, 16)
+    assert line.area == pytest.approx(whole * period.sum() + period[:rest].sum(), rel=1e-12)
+    assert not line.sampled
+    assert line.steps.size < steps
+
+
+def test_of_a_longer_run_it_is_that_of_a_sample():
+    # So many steps lie between two looked at: equal distances would always meet the same place of the period.
+    steps = 16 * MOST_STEPS * 10
+    seen = Cyclic(0.001, 0.1, "8st").preview(steps=steps)
+    assert seen.lines[0].area == pytest.approx(steps * 0.0505, rel=1e-3)
+    assert seen.lines[0].area == Cyclic(0.001, 0.1, "8st").preview(steps=steps).lines[0].area
+    assert "about 1.06e+06 (the sum over all steps, from a sample; 0.0505 on average)" in seen.page(ascii=True)
+    assert "about 1.06e+06" in side_by_side({"cyclic": seen}, ascii=True)
+
+
+def test_a_function_is_not_asked_for_every_step_of_a_long_run():
+    asked = []
+
+    def sawtooth(step):
+        asked.append(step)
+        return 0.1 * (step % 16)
+
+    steps = 16 * MOST_STEPS
+    line = preview(FunctionSchedule(sawtooth, of="step"), steps=steps).lines[0]
+    assert line.sampled
+    assert line.area == pytest.approx(steps * 0.75, rel=1e-2)
+    assert len(asked) < 3 * MOST_STEPS
+
+
+@pytest.mark.parametrize("per_epoch", [10_007, 1_000_003])
+def test_the_changes_of_a_function_are_told_to_the_step(per_epoch):
+    seen = preview(lambda epoch: 0.1 if epoch < 50 else 0.01, steps_per_epoch=per_epoch, epochs=100)
+    assert [(event.step, event.value, event.what) for event in seen.events] == [
+        (0, 0.1, "begin; peak"),
+        (50 * per_epoch, 0.01, "changes"),
+        (100 * per_epoch - 1, 0.01, "last step"),
+    ]
+
+
+def test_changes_between_the_same_neighbours_are_all_found():
+    steps, first = 10_000_000, 5_000_000
+    schedule = FunctionSchedule(lambda step: 0.1 + 0.1 * (step > first) + 0.1 * (step > first + 3), of="step")
+    seen = preview(schedule, steps=steps)
+    assert [event.step for event in seen.events] == [0, first + 1, first + 4, steps - 1]
+
+
 # --- the page -----------------------------------------------------------------------------------------------
 
 

@@ -182,12 +182,37 @@ def test_what_may_end_the_run_sooner_is_noted(config):
     )
 
 
-@pytest.mark.parametrize("devices", [2, "2", "0,1", [0, 1]])
+def test_a_range_test_is_noted_if_what_it_finds_is_used(config):
+    noted = "callbacks.lr_finder may replace optimizer.lr: the shape holds, the heights do not"
+    searched = preview_of_config(config("callbacks=lr_finder", "schedule=cosine"), {}, None)
+    assert searched.notes[1:] == (noted,)
+    assert noted in str(searched)
+    shown = config("callbacks=lr_finder", "schedule=cosine", "callbacks.lr_finder.apply=false")
+    assert preview_of_config(shown, {}, None).notes[1:] == ()
+
+
+@pytest.mark.parametrize("devices", [2, "2", "0,1", "0,1,", "0, 1, ", [0, 1]])
 def test_processes_share_the_samples(config, devices):
     configuration = config("+trainer.num_nodes=2")
     configuration.trainer.devices = devices
     # 1437 samples among four: 360 each, in 12 batches of 32.
     assert preview_of_config(configuration, {}, None).run.steps_per_epoch == 12
+
+
+def test_a_list_of_one_device_is_one_process(config):
+    configuration = config()
+    configuration.trainer.devices = "0,"
+    assert preview_of_config(configuration, {}, None).run.steps_per_epoch == 45
+
+
+@pytest.mark.parametrize("devices", [",", "", []])
+def test_no_device_is_told(config, devices):
+    configuration = config()
+    configuration.trainer.devices = devices
+    with pytest.raises(
+        InvalidArgument, match=r"trainer\.devices must be a number of devices, or a list of at least one"
+    ):
+        preview_of_config(configuration, {}, None)
 
 
 @pytest.mark.parametrize("name", ["iris", "digits", "fake"])
