@@ -26,7 +26,7 @@ from lr_plugins.tracking.spool import LOG, REFUSED, SENDING, State, entries, gua
 from lr_plugins.tracking.store import BATCH, Point, Refused, Store, points_of
 
 _LONGEST_REASON = 200  # characters
-_LOOK_EVERY = 1.0  # seconds; what gathers meanwhile goes in one call, which makes it cheaper
+_LOOK_EVERY = 0.5  # seconds; what gathers meanwhile goes in one call, which makes it cheaper
 _LONGEST_PAUSE = 10.0  # seconds between attempts to reach a server
 _ATTEMPTS_AFTER_THE_END = 3
 _IDLE = 10.0  # seconds after which a process that has nothing to do any more ends

@@ -83,8 +83,8 @@ class LearningRateRangeTest(Callback):
         early_stop_threshold: end the search when the smoothed loss is so many times its lowest, > 1. Default 4;
             None: only when it is no number any more.
         smoothing: share of the mean loss so far that is kept at each step, >= 0 and < 1; 0 is none. Default 0.9.
-        suggestion: `"steepest"`, where the smoothed loss falls fastest (the default); `"valley"`, half way down its
-            longest fall; `"minimum"`, a tenth of where it is lowest.
+        suggestion: `"steepest"`, where the smoothed loss falls fastest on its way to the lowest (the default);
+            `"valley"`, half way down its longest fall; `"minimum"`, a tenth of where it is lowest.
         apply: whether the suggestion is used. Default True; False only shows it.
         on_failure: what to do without a suggestion: `"warn"` (the default) goes on with the learning rate that there
             is; `"error"` ends the run.
@@ -281,7 +281,8 @@ def _check_use(trainer: Trainer) -> None:
     schedules = [one.schedule for one in scheduler.assignments if one.to == "lr"] if scheduler is not None else []
     if schedules and not any(one.starts_from_own for one in schedules):
         hint = (
-            "Leave out its initial learning rate (null): it then starts from the optimizer's, which is what is found."
+            "apply=false only shows what is found. A schedule that can do without its initial learning rate "
+            "(null, None) then starts from the optimizer's, which is what is found."
         )
         allowed = f"false where the schedule names its learning rates itself ({schedules[0]!r})"
         raise InvalidArgument(_field("apply"), True, allowed, hint)

@@ -13,6 +13,7 @@ from lr_plugins.callbacks.lr_finder.curve import Curve
 
 Array = npt.NDArray[np.float64]
 _FEWEST = 5  # points
+_STILL = 0.1  # share of the fall within which the loss is still at the level of before
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,16 @@ class Suggestion:
 
 
 def steepest(rates: Array, losses: Array, mode: str) -> float:
-    """The learning rate at which the loss falls fastest, along the axis on which they were spaced evenly."""
+    """The learning rate at which the loss falls fastest, along the axis on which they were spaced evenly.
+
+    Only the fall from the level of before to the lowest loss counts: the noise of that level has steep places, too.
+    """
     axis = rates if mode == "linear" else np.log(rates)
-    return float(rates[np.argmin(np.gradient(losses, axis))])
+    slopes, low = np.gradient(losses, axis), int(np.argmin(losses))
+    level = float(np.median(losses[: low + 1]))
+    above = np.flatnonzero(losses[: low + 1] >= level - _STILL * (level - losses[low]))
+    begin = int(above[-1]) if above.size else 0
+    return float(rates[begin + np.argmin(slopes[begin : low + 1])])
 
 
 def valley(rates: Array, losses: Array, mode: str) -> float:
@@ -80,7 +88,7 @@ def suggest(curve: Curve, method: str, mode: str) -> Suggestion:
         return Suggestion(None, f"{len(rates)} losses are too few to judge by, of {len(curve)} steps")
     falls = np.maximum.accumulate(losses) - losses
     if not falls.max() > max(_chance(curve, len(losses)), 1e-6 * float(np.abs(losses).max())):
-        return Suggestion(None, f"the loss does not fall anywhere between {rates[0]:g} and {rates[-1]:g}")
+        return Suggestion(None, f"the loss falls by no more than its noise between {rates[0]:g} and {rates[-1]:g}")
     falls_on = np.argmin(losses) == len(losses) - 1
     return Suggestion(METHODS[method](rates, losses, mode), "the loss still falls at the highest" if falls_on else "")
 
