@@ -79,7 +79,8 @@ def _answer(options: argparse.Namespace, folder: Path) -> str:
     from lr_plugins.report.preview_page import side_by_side
 
     if not (folder / "train.yaml").is_file():
-        raise InvalidArgument("--conf", str(folder), "a folder with train.yaml in it")
+        hint = "It is part of a clone. Without one, a schedule's own method `preview` shows the same in Python."
+        raise InvalidArgument("--conf", str(folder), "a folder with train.yaml in it", hint)
     if options.width is not None and options.width < 40:
         raise InvalidArgument("--width", options.width, "an integer >= 40")
     previews = _previews(options, folder)

@@ -37,6 +37,8 @@ def main() -> None:
         files = compare(runs, options.out, options.metrics)
     except (LearningRateError, MlflowException) as error:
         sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: --out must be a folder to write to; got {options.out!r} ({error})")
     print(next(file for file in files if file.name == PAGE).read_text(encoding="utf-8"))
     print("\n".join(str(file) for file in files))
 
