@@ -42,7 +42,7 @@ def mistakes(plan: Plan, run: RunLength, follows_metrics: bool) -> Iterator[str]
 def _past(moment: Moment, share: float, run: RunLength) -> str | None:
     if share < 1:
         return None
-    return f"{moment.argument} is never reached: {_whose(moment, run)} has {length(moment.run)}; give it in percent"
+    return f"{moment.argument} is never reached: {_whose(moment, run)} has {length(moment.run)}; {_instead(moment)}"
 
 
 def _point(moment: Moment, share: float, run: RunLength) -> str | None:
@@ -77,8 +77,12 @@ def _period(moment: Moment, share: float, run: RunLength) -> str | None:
         return None
     return (
         f"{moment.argument} has not passed when {_whose(moment, run)} ends ({length(moment.run)}): what comes after "
-        "it is never seen; give it in percent"
+        f"it is never seen; {_instead(moment)}"
     )
+
+
+def _instead(moment: Moment) -> str:
+    return "keep it below 100%" if moment.argument.endswith("%") else "give it in percent"
 
 
 _CHECKS: dict[str, Callable[[Moment, float, RunLength], str | None]] = {

@@ -118,6 +118,10 @@ def test_a_small_fall():
             "MultiStepDecay.milestones[2]=30ep is never reached: the run has 10 epochs, 100 steps; give it in percent",
         ),
         (PiecewiseConstant(["10ep"], [0.1, 0.01]), "PiecewiseConstant.boundaries[0]=10ep is never reached"),
+        (
+            PiecewiseConstant(["200%"], [0.1, 0.01]),
+            "PiecewiseConstant.boundaries[0]=200% is never reached: the run has 10 epochs, 100 steps; keep it below",
+        ),
         (PiecewiseInterpolation([[0, 0.1], [200, 0.0]]), "PiecewiseInterpolation.points[1]=200st is past the end"),
         (Chain([Constant(0.1), CosineDecay(0.1)], ["10ep"]), "Chain.lengths=[10ep] is never reached"),
         (
