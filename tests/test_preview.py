@@ -1,5 +1,6 @@
 """`python -m lr_plugins.preview` as a user runs it."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+import lr_plugins
 from tests.training.test_main import ROOT
 
 
@@ -110,3 +112,12 @@ def test_the_page_in_the_documentation_is_what_the_command_says():
         r"```bash\npython -m lr_plugins\.preview (.*)\n```\n\n```text\n(.*?)```", text, re.DOTALL
     )
     assert run(*words.split()).stdout == page
+
+
+def test_the_module_looks_like_the_function_of_its_name():
+    import lr_plugins.preview as module
+    from lr_plugins.report.preview import preview
+
+    assert lr_plugins.preview is module
+    assert inspect.signature(module) == inspect.signature(preview)
+    assert (module.__module__, module.__qualname__) == (preview.__module__, preview.__qualname__)
