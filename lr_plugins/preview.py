@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import itertools
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,15 +36,14 @@ def main() -> None:
     if options.steps_per_epoch is not None and options.steps_per_epoch < 1:
         sys.exit(f"Error: --steps-per-epoch must be an integer >= 1; got {options.steps_per_epoch}.")
     try:
-        from lr_plugins.training.cli import explanation
+        from lr_plugins.training.cli import end_unread, explanation
     except ModuleNotFoundError as error:
         sys.exit(f'{error}. The configuration needs more than the library alone: pip install -e ".[train]"')
     folder = Path(options.conf) if options.conf else _conf()
     try:
         print(_answer(options, folder), flush=True)
-    except BrokenPipeError:  # whoever read our output has left: `python -m lr_plugins.preview | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except BrokenPipeError:
+        end_unread()
     except Exception as error:
         message = explanation(error, folder)
         if message is None:

@@ -35,8 +35,8 @@ class LearningRateTrace(Callback):
             are handed to every logger that takes artifacts. In the picture are the losses that were logged for epochs,
             too, and the steps before the checkpoint that a run goes on from. Default None: no files.
         every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
-            Default 10: so many a training may have kept to itself when it is killed. 1 hands over each, and costs about
-            1 % of a step of 3 ms.
+            Default 10: of so many, the last may be lacking when a training is killed. 1 hands over each, for more time
+            at each step.
 
     Raises:
         InvalidArgument: an argument outside its range.

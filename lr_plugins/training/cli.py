@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -44,9 +44,8 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
         sweep.interrupted = True
         sys.last_value = interruption  # as where it ends a program by itself: what ends at exit looks there
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output has left: `python train.py | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except BrokenPipeError:
+        end_unread()
     except Exception as error:
         message = explanation(error, config_dir)
         if message is None:
@@ -55,6 +54,12 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
     finally:
         sys.argv = words
         del os.environ["HYDRA_FULL_ERROR"]
+
+
+def end_unread() -> NoReturn:
+    """End where whoever read our output has left: `python train.py | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def explanation(error: BaseException, config_dir: str | Path) -> str | None:
