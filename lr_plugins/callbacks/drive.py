@@ -10,6 +10,7 @@ import numpy as np
 from torch.optim import Optimizer
 
 from lr_plugins.callbacks.hyper_parameter import HyperParameter
+from lr_plugins.callbacks.known_groups import Group, KnownGroup
 from lr_plugins.errors import TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.position import Count
@@ -33,33 +34,42 @@ class Drive:
         hyper: what it drives.
         base: the optimizer's own value, which a schedule without an initial value starts from.
         place: where a step is in the run.
+        begun: the optimizer step and the epoch from which its schedule counts. Default (0, 0): those of the run.
     """
 
     def __init__(
-        self, assignment: int, number: int, schedule: Schedule, hyper: HyperParameter, base: float, place: Place
+        self,
+        assignment: int,
+        number: int,
+        schedule: Schedule,
+        hyper: HyperParameter,
+        base: float,
+        place: Place,
+        begun: tuple[int, int] = (0, 0),
     ) -> None:
         self.assignment, self.number = assignment, number
         self.schedule, self.hyper, self.base = schedule, hyper, base
         self.state = schedule.start()
         self.value = math.nan  # of the coming step; not known before the first is written
-        self.shares: dict[int, float] = {}  # of the schedule's value, by the indices of the groups
-        self._place = place
-        self._plain: list[dict[str, Any]] = []
-        self._scaled: list[tuple[dict[str, Any], float]] = []
-        self._special: list[tuple[Callable[[float], None], dict[str, Any], float]] = []
+        self.shares: dict[KnownGroup, float] = {}  # of the schedule's value
+        self.begun = begun
+        self.place = place if begun == (0, 0) else lambda step, own: place(step, own).since(*begun)
+        self._plain: list[Group] = []
+        self._scaled: list[tuple[Group, float]] = []
+        self._special: list[tuple[Callable[[float], None], Group, float]] = []
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Take the param groups as they are now; `write` has to follow."""
+        """Take the dictionaries of the param groups as they are now; `write` has to follow."""
         self._plain, self._scaled, self._special = [], [], []
-        for at, share in self.shares.items():
-            group = optimizer.param_groups[at]
-            write = _special_writer(self.hyper, optimizer, at, share)
-            if write is not None:
-                self._special.append((write, group, share))
-            elif share == 1.0:
-                self._plain.append(group)
-            else:
-                self._scaled.append((group, share))
+        for known, share in self.shares.items():
+            for group in (known.group, *known.copies):
+                write = _special_writer(self.hyper, optimizer, group, share)
+                if write is not None:
+                    self._special.append((write, group, share))
+                elif share == 1.0:
+                    self._plain.append(group)
+                else:
+                    self._scaled.append((group, share))
 
     def write(self, step: int, last: float | None = None) -> Callable[[], object]:
         """Write the value of a step; what comes back writes, at each call, the value of the step after that.
@@ -75,11 +85,20 @@ class Drive:
         following()
         return following
 
+    def value_at(self, step: int) -> float:
+        """The schedule's value at a step; NaN where it has none."""
+        try:
+            return float(self.schedule(self.place(step, self.base), self.state))
+        except TrainingError:
+            return math.nan
+
     def depends_on(self, run: RunLength, steps: Iterable[int]) -> bool:
-        """Whether at some of the steps another length of the run would have given another value."""
-        places = [self._place(step, self.base) for step in steps]
+        """Whether at some of the steps another length of the whole run would have given another value."""
+        places = [self.place(step, self.base) for step in steps]
+        others = [place._replace(run=place.run._replace(epochs=run.epochs, steps=run.steps)) for place in places]
         return any(
-            self.schedule(place, self.state) != self.schedule(place._replace(run=run), self.state) for place in places
+            self.schedule(place, self.state) != self.schedule(other, self.state)
+            for place, other in zip(places, others, strict=True)
         )
 
     @property
@@ -93,9 +112,10 @@ class Drive:
     def moved(self) -> tuple[dict[str, Any], float, float] | None:
         """(group, what was written, what it has now) of a group that has another value by now, if there is one."""
         key, value = self.hyper.key, self.value
-        for group in self._plain:
-            if group[key] is not value and float(group[key]) != value:
-                return group, value, float(group[key])
+        if [group[key] for group in self._plain].count(value) != len(self._plain):
+            for group in self._plain:
+                if float(group[key]) != value:
+                    return group, value, float(group[key])
         for group, share in self._scaled:
             if group[key] != value * share:
                 return group, value * share, float(group[key])
@@ -134,7 +154,7 @@ class Drive:
     def _block(self, step: int, count: int) -> list[float]:
         """The values of several steps; of a single one where not all of them can be told."""
         try:
-            found = self.schedule(self._place(np.arange(step, step + count), self.base), self.state)
+            found = self.schedule(self.place(np.arange(step, step + count), self.base), self.state)
             values = np.broadcast_to(np.asarray(found, dtype=np.float64), (count,))
         except Exception:  # whatever is wrong at a step to come is told when it has come
             return [self._single(step)]
@@ -145,7 +165,7 @@ class Drive:
 
     def _single(self, step: int) -> float:
         try:
-            value = self.schedule(self._place(step, self.base), self.state)
+            value = self.schedule(self.place(step, self.base), self.state)
         except OverflowError:
             value = math.inf
         if not 0 <= value <= self.hyper.largest:
@@ -155,10 +175,9 @@ class Drive:
 
 
 def _special_writer(
-    hyper: HyperParameter, optimizer: Optimizer, at: int, share: float
+    hyper: HyperParameter, optimizer: Optimizer, group: Group, share: float
 ) -> Callable[[float], None] | None:
     """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
-    group = optimizer.param_groups[at]
     tensor = hyper.own_tensor(optimizer, group)
     if tensor is not None:
 

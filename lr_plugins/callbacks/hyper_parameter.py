@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,8 @@ class HyperParameter:
     at: int | None = None
 
     @classmethod
-    def of(cls, name: str, optimizer: Optimizer) -> HyperParameter | None:
-        """That of an optimizer, or None if it has no such number."""
-        group = optimizer.param_groups[0] if optimizer.param_groups else optimizer.defaults
+    def of(cls, name: str, group: Mapping[str, Any]) -> HyperParameter | None:
+        """That of a param group, or None if it has no such number. Groups of one optimizer may differ in it."""
         if name == "momentum" and "momentum" not in group and "betas" in group:
             return cls("momentum", "betas", 0)
         if name in _BETAS:
@@ -53,7 +53,8 @@ class HyperParameter:
 
     def default(self, optimizer: Optimizer) -> float | None:
         """The optimizer's default, if it has one."""
-        return self.read(optimizer.defaults) if self.key in optimizer.defaults else None
+        defaults = getattr(optimizer, "defaults", {})  # a wrapper may have none
+        return self.read(defaults) if self == HyperParameter.of(self.name, defaults) else None
 
     def write_within(self, group: dict[str, Any], value: float) -> None:
         """Write it into a tuple of plain numbers."""
@@ -71,7 +72,7 @@ class HyperParameter:
         if not isinstance(tensor, torch.Tensor):
             return None
         others = [self._kept(one) for one in optimizer.param_groups if one is not group]
-        if any(tensor is other for other in (*others, self._kept(optimizer.defaults))):
+        if any(tensor is other for other in (*others, self._kept(getattr(optimizer, "defaults", {})))):
             tensor = tensor.clone()
             if self.at is None:
                 group[self.key] = tensor
@@ -98,17 +99,31 @@ class HyperParameter:
 LEARNING_RATE = HyperParameter("lr", "lr")
 
 
-def hyper_parameter(name: str, optimizer: Optimizer) -> HyperParameter:
-    """That of an optimizer.
+def has_hyper_parameter(name: str, optimizer: Optimizer) -> bool:
+    """Whether any of an optimizer's param groups has such a number; of one without groups, whether its defaults do."""
+    groups = optimizer.param_groups or [getattr(optimizer, "defaults", {})]
+    return any(HyperParameter.of(name, group) is not None for group in groups)
+
+
+def check_hyper_parameter(name: str, optimizer: Optimizer, groups: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse a hyper-parameter that none of some param groups has.
 
     Raises:
-        InvalidArgument: the optimizer has no such number.
+        InvalidArgument: none has; the message says what they have, or that the optimizer chooses its own learning rate.
     """
-    found = HyperParameter.of(name, optimizer)
-    if found is None:
-        group = optimizer.param_groups[0]
-        names = [key for key in group if key != "params" and HyperParameter.of(key, optimizer)]
-        names += [beta for beta in ("momentum", *_BETAS) if HyperParameter.of(beta, optimizer)]
-        allowed = f"a number in the param groups of {type(optimizer).__name__}: {', '.join(dict.fromkeys(names))}"
-        raise InvalidArgument("Assign.to", name, allowed)
-    return found
+    groups = list(groups)
+    if any(HyperParameter.of(name, group) is not None for group in groups):
+        return
+    kind = type(optimizer).__name__
+    if any(name in group and group[name] is None for group in groups):
+        raise InvalidArgument(
+            f"{name} of {kind}",
+            None,
+            "a number, for a schedule to drive",
+            f"{kind} computes its own steps while {name} is None. Build it with a number (Adafactor of transformers: "
+            "relative_step=False, scale_parameter=False), or train without a schedule.",
+        )
+    names = [key for group in groups for key in group if key != "params" and HyperParameter.of(key, group)]
+    names += [beta for beta in ("momentum", *_BETAS) for group in groups if HyperParameter.of(beta, group)]
+    allowed = f"a number in the param groups of {kind}: {', '.join(dict.fromkeys(names))}"
+    raise InvalidArgument("Assign.to", name, allowed)

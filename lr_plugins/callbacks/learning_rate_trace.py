@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.files import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
 from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
+from lr_plugins.callbacks.stepping_optimizers import OptimizerChanges, stepping_optimizers
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out
 from lr_plugins.callbacks.writer import Recorder, series_suffixes
@@ -52,6 +55,7 @@ class LearningRateTrace(Callback):
         self.every_n_steps = every_n_steps
         self._scheduler: LearningRateScheduler | None = None
         self._recorders: list[Recorder] = []
+        self._changes: OptimizerChanges | None = None
         self._recorded = Trace()  # where there is no scheduler
         self._losses = Losses()
         self._restored: dict[str, Any] | None = None  # a checkpoint's, until training begins
@@ -84,10 +88,31 @@ class LearningRateTrace(Callback):
 
     def _record(self, trainer: Trainer) -> None:
         self._recorded = Trace()
-        for optimizer, name in zip(trainer.optimizers, series_suffixes(trainer.optimizers), strict=True):
-            recorder = Recorder(optimizer, name)
-            recorder.attach(self._recorded, trainer.global_step // len(trainer.optimizers), left_out(self, trainer))
-            self._recorders.append(recorder)
+        optimizers = stepping_optimizers(trainer)
+        begun = trainer.global_step // len(optimizers)
+        self._recorders = self._follow(trainer, optimizers, begun)
+        self._changes = OptimizerChanges(trainer, self._recorders, functools.partial(self._replace, trainer))
+
+    def _follow(self, trainer: Trainer, optimizers: Sequence[Optimizer], begun: int = 0) -> list[Recorder]:
+        """A recorder for each optimizer; for those that were followed, the one that they have."""
+        before, recorders = self._recorders, []
+        for index, (optimizer, name) in enumerate(zip(optimizers, series_suffixes(optimizers), strict=True)):
+            old = before[index] if index < len(before) else None
+            if old is not None and old.optimizer is optimizer:
+                recorders.append(old)
+                continue
+            recorder = Recorder(optimizer, name, instead_of=old)
+            recorder.attach(self._recorded, begun if old is None else old.step, left_out(self, trainer))
+            recorders.append(recorder)
+        return recorders
+
+    def _replace(self, trainer: Trainer, optimizers: list[Optimizer]) -> None:
+        """Go on with other optimizers."""
+        recorders = self._follow(trainer, optimizers)
+        for old in self._recorders:
+            if old not in recorders:
+                old.detach()
+        self._recorders[:] = recorders
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the losses of the epoch before: now they are complete."""
@@ -99,8 +124,12 @@ class LearningRateTrace(Callback):
         return max((series.next_step for series in self.trace.values()), default=0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take up the past where training resumes within an epoch."""
+        """Take up the past where training resumes within an epoch; see which optimizers are there."""
         self._restore()
+        if self._changes is not None:
+            self._changes.check()
+        for recorder in self._recorders:
+            recorder.new_batch()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -195,7 +224,9 @@ class LearningRateTrace(Callback):
     def _stop_recording(self) -> None:
         for recorder in self._recorders:
             recorder.detach()
-        self._recorders = []
+        if self._changes is not None:
+            self._changes.stop()
+        self._recorders, self._changes = [], None
 
     @rank_zero_only
     def save(self, trainer: Trainer) -> None:

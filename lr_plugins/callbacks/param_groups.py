@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import itertools
 import re
-import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from lr_plugins.callbacks.known_groups import Group, KnownGroup, match_groups, remember, remembered
+from lr_plugins.callbacks.step_hooks import optimizers_within
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.assign import Assign
 
-Group = dict[str, Any]
 Names = Mapping[int, str]
 """The names of parameters, by their identity."""
 
 OTHERS = "others"
-
-
-class Built(NamedTuple):
-    """A param group as the module built it."""
-
-    at: int
-    name: str | None
-
-
-# What the groups of an optimizer come from, in the order of its groups: splitting moves their indices.
-_BUILT: weakref.WeakKeyDictionary[Optimizer, list[Built]] = weakref.WeakKeyDictionary()
 
 
 def parameter_names(module: nn.Module) -> Names:
@@ -66,42 +55,76 @@ class Layout:
             for index, assignment in assignments.items()
             if assignment.layer_decay != 1.0
         }
-        self._built = _BUILT.setdefault(optimizer, [])
+        self._within = optimizers_within(optimizer)
         self._given: set[str] = set()  # names
+        self.groups: list[KnownGroup] = []
 
     def parameters(self) -> list[list[str]]:
         """The names of the parameters of each group."""
-        return [[self._name(one) for one in group["params"]] for group in self._optimizer.param_groups]
+        return [[self._name(one) for one in known.group["params"]] for known in self.groups]
 
-    def arrange(self) -> None:
-        """Split groups, so that each is meant as a whole or not at all."""
-        groups = self._optimizer.param_groups
-        following = max((one.at for one in self._built), default=-1) + 1
-        news = groups[len(self._built) :]
-        self._built += [Built(index, group.get("name")) for index, group in enumerate(news, following)]
-        pieces = [
-            (piece, built)
-            for group, built in zip(groups, self._built, strict=True)
-            for piece in self._pieces(group, built)
-        ]
-        groups[:], self._built[:] = [piece for piece, _ in pieces], [built for _, built in pieces]
+    def arrange(self, begun: tuple[int, int] = (0, 0)) -> None:
+        """Take the groups that there are now, and split those of which only some parameters are meant.
 
-    def _pieces(self, group: Group, built: Built) -> list[Group]:
-        where = [self._place(parameter, built) for parameter in group["params"]]
+        Args:
+            begun: the optimizer step and the epoch at which those come that have not been there before.
+        """
+        known = match_groups(self._optimizer.param_groups, self.groups or remembered(self._optimizer), begun)
+        pieces = {id(one.group): self._pieces(one) for one in known}
+        self.groups = [piece for parts in pieces.values() for piece in parts]
+        if len(self.groups) > len(pieces):
+            for optimizer in (self._optimizer, *self._within):  # each has a list of its own, or the same one
+                groups = optimizer.param_groups
+                split = (pieces.get(id(group)) for group in list(groups))
+                groups[:] = [
+                    one
+                    for group, parts in zip(list(groups), split, strict=True)
+                    for one in ([part.group for part in parts] if parts else [group])
+                ]
+        self._find_copies()
+        remember(self._optimizer, self.groups)
+
+    def _find_copies(self) -> None:
+        """Find what optimizers within keep for the same parameters in dictionaries of their own, and split it alike."""
+        owner = {id(parameter): known for known in self.groups for parameter in known.group["params"]}
+        mine = {id(known.group) for known in self.groups}
+        for known in self.groups:
+            known.copies = []
+        for optimizer in self._within:
+            found: list[Group] = []
+            for group in optimizer.param_groups:
+                places: dict[KnownGroup, list[int]] = {}
+                for index, parameter in enumerate(group["params"]):
+                    if id(group) not in mine and id(parameter) in owner:
+                        places.setdefault(owner[id(parameter)], []).append(index)
+                pieces = {known: {**group, **_chosen(group, which)} for known, which in places.items()}
+                if len(pieces) < 2:
+                    pieces = dict.fromkeys(pieces, group)
+                for known, piece in pieces.items():
+                    known.copies.append(piece)
+                found += pieces.values() if len(pieces) > 1 else [group]
+            if len(found) > len(optimizer.param_groups):
+                optimizer.param_groups[:] = found
+
+    def _pieces(self, known: KnownGroup) -> list[KnownGroup]:
+        group = known.group
+        where = [self._place(parameter, known) for parameter in group["params"]]
         places = list(dict.fromkeys(where)) or [()]
         if len(places) == 1:
             label = self._label(None, places[0])
             if label and "name" not in group:
                 group["name"] = self._unused(label, group)
-            return [group]
+            return [known]
         if isinstance(self._optimizer, torch.optim.LBFGS):
             chosen = next(iter(one.params for one in self._assignments.values() if one.params), None)
             raise InvalidArgument("Assign.params", chosen, "left out for LBFGS, whose parameters cannot be split")
         pieces = []
         for place in places:
             mine = [index for index, other in enumerate(where) if other == place]
-            name = self._unused(self._label(built.name, place) or OTHERS, group)
-            pieces.append({**group, **_chosen(group, mine), "name": name})
+            name = self._unused(self._label(known.name, place) or OTHERS, group)
+            piece = known.as_group({**group, **_chosen(group, mine), "name": name})
+            piece.series = None
+            pieces.append(piece)
         return pieces
 
     def _unused(self, name: str, group: Group) -> str:
@@ -112,7 +135,7 @@ class Layout:
         self._given.add(unused)
         return unused
 
-    def _place(self, parameter: nn.Parameter, built: Built) -> tuple[tuple[int, int | None], ...]:
+    def _place(self, parameter: nn.Parameter, built: KnownGroup) -> tuple[tuple[int, int | None], ...]:
         """Which assignments choose a parameter by its name, and in which layer each of them has it."""
         return tuple(
             (index, self._layer(index, parameter))
@@ -135,22 +158,22 @@ class Layout:
         return self._layers[index].get(self._name(parameter)) if index in self._layers else None
 
     @staticmethod
-    def _fits(assignment: Assign, name: str, built: Built) -> bool:
+    def _fits(assignment: Assign, name: str, built: KnownGroup) -> bool:
         by_group = assignment.group is None or assignment.group in (built.name, built.at)
         return by_group and _named(assignment, name)
 
-    def fits(self, assignment: Assign, at: int) -> bool:
-        """Whether an assignment is for the group at an index."""
-        parameters = self._optimizer.param_groups[at]["params"]
-        return self._fits(assignment, self._name(parameters[0]) if parameters else "", self._built[at])
+    def fits(self, assignment: Assign, known: KnownGroup) -> bool:
+        """Whether an assignment is for a group."""
+        parameters = known.group["params"]
+        return self._fits(assignment, self._name(parameters[0]) if parameters else "", known)
 
-    def share(self, index: int, at: int) -> float:
-        """The factor of the layer that assignment `index` has the group at an index in."""
+    def share(self, index: int, known: KnownGroup) -> float:
+        """The factor of the layer that assignment `index` has a group in."""
         assignment = self._assignments[index]
         layers = self._layers.get(index)
         if layers is None:
             return 1.0
-        name = self._name(self._optimizer.param_groups[at]["params"][0])
+        name = self._name(known.group["params"][0])
         if name not in layers:
             raise InvalidArgument("Assign.layer_decay", assignment.layer_decay, "for parameters of the module only")
         top: int = max(layers.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,11 +40,17 @@ class Saved:
     kind: str = ""
     state: State = None
 
+    @property
+    def length(self) -> RunLength:
+        """The length of the run."""
+        steps_per_epoch, epochs, steps, batch_size = self.run
+        return RunLength(steps_per_epoch, epochs, steps, batch_size)
+
     @classmethod
     def of(cls, drive: Drive, run: RunLength) -> Saved:
         """A drive's, in a run."""
         config = to_config(drive.schedule, functions_by_name=True)
-        return cls(config, drive.base, list(run), drive.schedule.kind, drive.state)
+        return cls(config, drive.base, list(run[:4]), drive.schedule.kind, drive.state)
 
 
 @dataclass
@@ -62,13 +68,7 @@ class _Other:
         return self.then is None or not math.isclose(self.now, self.then, rel_tol=1e-12)
 
 
-def settle(
-    policy: str,
-    drives: Mapping[str, Drive],
-    saved: Mapping[str, Saved],
-    run: RunLength,
-    place: Callable[[float], Position],
-) -> str:
+def settle(policy: str, drives: Mapping[str, Drive], saved: Mapping[str, Saved], run: RunLength, step: int) -> str:
     """Give the drives the schedules that the policy asks for; what there is to say of it, or nothing.
 
     Args:
@@ -76,45 +76,63 @@ def settle(
         drives: those of the run that goes on, by key; with the states of the saved ones.
         saved: what was saved, by key.
         run: the length of the run.
-        place: the position of the coming step, for an optimizer's own value.
+        step: the coming one.
 
     Raises:
         TrainingError: the policy is `"error"` and the learning rate would jump; or it cannot be followed.
     """
-    others = [other for key, drive in drives.items() if (other := _compare(drive, saved.get(key), run, place))]
-    if not any(other.jumps for other in others):
+    others = [other for key, drive in drives.items() if (other := _compare(drive, saved.get(key), run, step))]
+    if not others:
         return ""
-    step = place(0.0).step
-    assert isinstance(step, (int, float))
     stretched = {id(other): _stretched(other, run, step) for other in others}
-    table = "\n".join(_table(others, stretched, run, place))
-    if policy == "error":
+    table = "\n".join(_table(others, stretched, run, step))
+    jumps = any(other.jumps for other in others)
+    if policy == "error" and jumps:
         raise TrainingError(
             f"at step {step:g} this run goes on under another plan, and the learning rate would jump.\n{table}\n"
             'Choose one: LearningRateScheduler(..., on_resume="config"), or on the command line '
             "callbacks.scheduler.on_resume=config"
         )
-    if policy == "config":
-        return f"At step {step:g} the plan changes (on_resume=config).\n{table}"
+    if policy in ("error", "config"):
+        return f"At step {step:g} the plan changes{'' if jumps else ', without a jump'} (on_resume={policy}).\n{table}"
     for other in others:
         plan = other.plan if policy == "checkpoint" else stretched[id(other)]
         if plan is None:
             raise TrainingError(f"on_resume={policy} is impossible here: {_why_not(other, run, step)}.\n{table}")
-        other.drive.schedule, other.drive.base = plan, other.saved.base
+        other.drive.schedule, other.drive.base, other.drive.state = plan, other.saved.base, other.saved.state
     return f"At step {step:g} the run goes on by the plan of the checkpoint (on_resume={policy}).\n{table}"
 
 
-def _compare(drive: Drive, saved: Saved | None, run: RunLength, place: Callable[[float], Position]) -> _Other | None:
+_LOOKED_AT = 64  # steps of a run, to tell whether its length matters to a schedule
+
+
+def _compare(drive: Drive, saved: Saved | None, run: RunLength, step: int) -> _Other | None:
     new = Saved.of(drive, run)
     if saved is None or (saved.schedule, saved.base, saved.run) == (new.schedule, new.base, new.run):
         return None
     same = _nameless(saved.schedule) == _nameless(new.schedule)
-    if same and saved.base == new.base and drive.state is not None and not drive.schedule.foreseeable:
-        return None  # a function of the epoch, which does not know the length of the run: it is asked at its time only
+    if same and saved.base == new.base and not _depends_on_length(drive, saved.length, run, step):
+        return None
     plan = _plan(drive, saved, same)
-    now = _value(drive.schedule, place(drive.base), drive.state)
-    then = None if plan is None else _value(plan, place(saved.base), saved.state)
+    now = _value(drive.schedule, drive.place(step, drive.base), drive.state)
+    then = None if plan is None else _value(plan, drive.place(step, saved.base), saved.state)
     return _Other(drive, saved, plan, now, then)
+
+
+def _depends_on_length(drive: Drive, before: RunLength, run: RunLength, step: int) -> bool:
+    """Whether it makes a difference to a schedule, from a step on, that the run is of another length now."""
+    if not drive.schedule.foreseeable:
+        # A function of the epoch does not know the length of the run, and is asked at its time only.
+        return drive.state is None
+    if before.steps_per_epoch != run.steps_per_epoch or before.batch_size != run.batch_size:
+        return True
+    ends = [length for length in (before.steps, run.steps) if length is not None]
+    last = int(max([*ends, step + _LOOKED_AT]))
+    steps = sorted({round(step + (last - step) * share / _LOOKED_AT) for share in range(_LOOKED_AT + 1)})
+    try:
+        return drive.depends_on(before, steps)
+    except TrainingError:
+        return True
 
 
 def _nameless(config: Any) -> Any:
@@ -130,7 +148,7 @@ def _plan(drive: Drive, saved: Saved, same: bool) -> Schedule | None:
         schedule = drive.schedule if same else from_config(saved.schedule)
     except InvalidArgument:
         return None
-    return _in_run(schedule, RunLength(*saved.run))
+    return _in_run(schedule, saved.length)
 
 
 def _in_run(schedule: Schedule, run: RunLength, since: float = 0.0, ratio: float = 1.0) -> AsPlanned:
@@ -146,18 +164,18 @@ def _value(schedule: Schedule, position: Position, state: State) -> float:
 
 def _stretched(other: _Other, run: RunLength, step: float) -> Schedule | None:
     """The saved plan with what is left of it stretched to the new length."""
-    before, now = RunLength(*other.saved.run).steps, run.steps
+    before, now = other.saved.length.steps, run.steps
     if other.plan is None or before is None or now is None or step >= before or step >= now:
         return None
     assert isinstance(other.plan, AsPlanned)
     ratio = (now - step) / (before - step)
-    return _in_run(other.plan.schedule, RunLength(*other.saved.run), step, ratio)
+    return _in_run(other.plan.schedule, other.saved.length, step, ratio)
 
 
 def _why_not(other: _Other, run: RunLength, step: float) -> str:
     if other.plan is None:
         return "the checkpoint's schedule is a function, which a checkpoint cannot hold"
-    before = RunLength(*other.saved.run).steps
+    before = other.saved.length.steps
     if before is None or run.steps is None:
         return "the length of the run in optimizer steps is unknown"
     return f"the checkpoint's plan ends at step {before:g}, and nothing of it is left to be stretched"
@@ -170,13 +188,13 @@ def _table(
     others: Sequence[_Other],
     stretched: Mapping[int, Schedule | None],
     run: RunLength,
-    place: Callable[[float], Position],
+    step: int,
 ) -> Iterator[str]:
     for other in others:
         rows = [("", "checkpoint", "now"), *_differences(other, run)]
         yield from _aligned(rows)
         new = stretched[id(other)]
-        rescaled = None if new is None else _value(new, place(other.saved.base), other.saved.state)
+        rescaled = None if new is None else _value(new, other.drive.place(step, other.saved.base), other.saved.state)
         values = {"config": other.now, "checkpoint": other.then, "rescale": rescaled}
         rows = [("on_resume", f"{other.drive.hyper.words} at this step", "")]
         rows += [(name, "-" if value is None else f"{value:.6g}", POLICIES[name]) for name, value in values.items()]
@@ -190,7 +208,7 @@ def _aligned(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
 
 
 def _differences(other: _Other, run: RunLength) -> Iterator[tuple[str, str, str]]:
-    old = {**_flat(other.saved.schedule), **_length(RunLength(*other.saved.run)), _own(other): other.saved.base}
+    old = {**_flat(other.saved.schedule), **_length(other.saved.length), _own(other): other.saved.base}
     new_schedule = to_config(other.drive.schedule, functions_by_name=True)
     new = {**_flat(new_schedule), **_length(run), _own(other): other.drive.base}
     for name in dict.fromkeys([*old, *new]):

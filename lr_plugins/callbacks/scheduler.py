@@ -15,7 +15,9 @@ from torch.optim import Optimizer
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.audit import CHOICES, Audit, unknown
+from lr_plugins.callbacks.checkpoint_optimizers import SavedOptimizer, saved_optimizers
 from lr_plugins.callbacks.drive import Drive
+from lr_plugins.callbacks.epoch_begins import EpochBegins
 from lr_plugins.callbacks.epoch_sums import (
     epoch_means,
     epoch_sums,
@@ -31,6 +33,13 @@ from lr_plugins.callbacks.param_groups import Names, parameter_names
 from lr_plugins.callbacks.processes import of_all_processes
 from lr_plugins.callbacks.progress_bars import ShownInBar
 from lr_plugins.callbacks.resume import POLICIES, Saved, settle
+from lr_plugins.callbacks.resume_position import Counts, check_counts, check_rates, steps_of_each
+from lr_plugins.callbacks.stepping_optimizers import (
+    CountedSteps,
+    OptimizerChanges,
+    UnseenSteps,
+    stepping_optimizers,
+)
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out, run_length
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
@@ -74,6 +83,10 @@ class Progress:
         sums: of each process, what an epoch under way has summed up of what it logs, if a schedule observes that.
         unended: None, except where an epoch's last batch was done and its end was to follow: whether a validation
             was, too.
+        counts: what Lightning has counted: epochs, and optimizer steps.
+        begins: the steps at which the epochs began, where they are not of one size.
+        series: how the series of each optimizer's param groups are called after the hyper-parameter.
+        begun: the step and epoch at which each of them came.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -82,6 +95,10 @@ class Progress:
     waiting: list[dict[str, Any]] = field(default_factory=list)
     sums: list[list[dict[str, Any]]] = field(default_factory=list)
     unended: bool | None = None
+    counts: Counts | None = None
+    begins: list[int] = field(default_factory=list)
+    series: list[list[str]] = field(default_factory=list)
+    begun: list[list[list[int]]] = field(default_factory=list)
 
 
 class LearningRateScheduler(Callback):
@@ -147,10 +164,16 @@ class LearningRateScheduler(Callback):
         self.run_length = RunLength()
         self._progress = Progress()
         self._restored: Progress | None = None  # a checkpoint's, until training begins
+        self._loaded: list[SavedOptimizer] | None = None  # the same of its optimizers
         self._writers: list[Writer] = []  # while training
         self._trainer: Trainer | None = None  # while training
         self._observers: list[Observer] = []  # of each writer, while training
         self._bar: ShownInBar | None = None  # while training
+        self._names: Names = {}  # while training
+        self._changes: OptimizerChanges | None = None  # while training
+        self._unseen: list[UnseenSteps] = []  # of each writer, while training
+        self._counted: CountedSteps | None = None  # while training
+        self._epochs = EpochBegins()
         self._agreement = Agreement()
         self._as_long = True  # as far as is known, the run is as long as it was to be
         self._observed_until = -1  # epochs whose metrics have been observed
@@ -169,7 +192,7 @@ class LearningRateScheduler(Callback):
         """Refuse a second writer, and take a place among the callbacks."""
         if stage != "fit":
             return
-        self._restored = None  # that of a checkpoint which was only tested; the fit's own comes after this
+        self._restored, self._loaded = None, None  # that of a checkpoint only tested; the fit's own comes after this
         schedulers = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]  # type: ignore[attr-defined]
         if len(schedulers) > 1:
             raise InvalidArgument("Trainer.callbacks", schedulers, "a list with only one LearningRateScheduler")
@@ -180,7 +203,8 @@ class LearningRateScheduler(Callback):
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):  # Lightning's stand-in has none
             raise InvalidArgument("configure_optimizers()", None, "a method that returns an optimizer to drive")
         self.audit = Audit(self.on_conflict, functools.partial(_source, trainer))
-        self._writers = self._make_writers(trainer.optimizers, parameter_names(pl_module))
+        self._names = parameter_names(pl_module)
+        self._writers = self._make_writers(stepping_optimizers(trainer))
         self._check_groups()
         if trainer.lr_scheduler_configs:
             self._meet(trainer, f"{type(pl_module).__name__}.configure_optimizers() returns {_theirs(trainer)} as well")
@@ -189,6 +213,10 @@ class LearningRateScheduler(Callback):
         """Refuse a checkpoint whose groups are others: torch would give parameters the state of each other."""
         saved = self._restored.groups if self._restored is not None else []
         now = self._groups()
+        if not saved and any(one.splits for one in self.assignments):
+            # A checkpoint of a run without these assignments; of its groups the sizes are known.
+            saved = [[[""] * size for size in one.sizes] for one in self._loaded or ()]
+            now = [[[""] * len(known.group["params"]) for known in writer.groups] for writer in self._writers]
         for index, (before, after) in enumerate(zip(saved, now, strict=False)):
             if before != after:
                 told = [f"{len(groups)} ({', '.join(str(len(one)) for one in groups)})" for groups in (before, after)]
@@ -220,15 +248,48 @@ class LearningRateScheduler(Callback):
         if self.on_conflict == "theirs" and trainer.lr_scheduler_configs and self._writers[0].active:
             self._meet(trainer, f"{_theirs(trainer)} has come in epoch {trainer.current_epoch}")
 
-    def _make_writers(self, optimizers: Sequence[Optimizer], names: Names) -> list[Writer]:
+    def _make_writers(self, optimizers: Sequence[Optimizer]) -> list[Writer]:
         mine = optimizers_of(list(self.assignments), optimizers)
         suffixes = series_suffixes(optimizers)
         writers = [
-            Writer(optimizer, assignments, self._position, names, suffix, self.audit)
+            Writer(optimizer, assignments, self._position, self._names, suffix, self.audit)
             for optimizer, assignments, suffix in zip(optimizers, mine, suffixes, strict=True)
         ]
-        check_chosen(list(self.assignments), writers, names)
+        check_chosen(list(self.assignments), writers, self._names)
         return writers
+
+    # --- optimizers that are replaced -------------------------------------------------------------------------
+
+    def _replace_writers(self, trainer: Trainer, optimizers: list[Optimizer]) -> None:
+        """Let others be driven from here on: each goes on where the one in whose place it comes has been."""
+        before, states = list(self._writers), dict(self._drives())
+        mine, suffixes = optimizers_of(list(self.assignments), optimizers), series_suffixes(optimizers)
+        writers = []
+        for index, (optimizer, assignments, suffix) in enumerate(zip(optimizers, mine, suffixes, strict=True)):
+            old = before[index] if index < len(before) else None
+            if old is not None and old.optimizer is optimizer:
+                writers.append(old)
+                continue
+            if old is not None:
+                old.detach()
+            new = Writer(optimizer, assignments, self._position, self._names, suffix, self.audit, instead_of=old)
+            new.total_steps = self.run_length.steps
+            new.attach(self.trace, new.step, left_out(self, trainer))
+            writers.append(new)
+        for old in before[len(optimizers) :]:
+            old.detach()
+        self._writers[:] = writers
+        for key, drive in self._drives():
+            known = states.get(key)
+            if known is not None and known.schedule.kind == drive.schedule.kind:
+                drive.schedule, drive.state = known.schedule, known.state
+        for index, writer in enumerate(writers):
+            if index >= len(self._observers):
+                self._observers.append(Observer(trainer, _watched(writer), self.measure, writer.step))
+            if not writer.is_written:
+                writer.refresh()
+        del self._observers[len(writers) :]
+        self._unseen = [UnseenSteps(trainer, writer) for writer in writers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the position in the run."""
@@ -238,6 +299,9 @@ class LearningRateScheduler(Callback):
         for writer, step in zip(self._writers, self._progress.steps, strict=True):
             writer.total_steps = self.run_length.steps
             writer.attach(self.trace, step, left_out(self, trainer))
+        self._changes = OptimizerChanges(trainer, self._writers, functools.partial(self._replace_writers, trainer))
+        self._unseen = [UnseenSteps(trainer, writer) for writer in self._writers]
+        self._counted = CountedSteps(trainer, sum(self._progress.steps))
         self._bar = ShownInBar(trainer, self._writers)
         self._agreement, self._observed_until, self._as_long = Agreement(), -1, True
         for monitor in self._monitors():
@@ -250,7 +314,8 @@ class LearningRateScheduler(Callback):
             self._finish_epoch(trainer, pl_module)
 
     def _monitors(self) -> list[Monitor]:
-        return [monitor for assignment in self.assignments for monitor in assignment.schedule.monitors]
+        schedules = [drive.schedule for _, drive in self._drives()] or [one.schedule for one in self.assignments]
+        return [monitor for schedule in schedules for monitor in schedule.monitors]
 
     def _logged_monitors(self) -> list[str]:
         """What is observed of whole epochs or validations, and is not measured here."""
@@ -260,26 +325,81 @@ class LearningRateScheduler(Callback):
     def _take_position(self, trainer: Trainer) -> None:
         """Go on where a checkpoint or the last fit of this Trainer stands; begin anew otherwise."""
         restored, self._restored = self._restored, None
-        count = len(self._writers)
-        if restored is None and self._goes_on(trainer) and len(self._progress.steps) == count:
+        loaded, self._loaded = self._loaded, None
+        count, policy = len(self._writers), self.on_resume
+        goes_on = restored is None and self._goes_on(trainer) and len(self._progress.steps) == count
+        if goes_on:
             restored = self._progress
-        else:
-            self.trace = Trace()
         # A new Trainer, or one whose checkpoint was written without this callback, tells the position by itself.
-        self._progress = Progress([trainer.global_step // count] * count)
-        if restored is not None and len(restored.steps) == count:
-            self._progress = restored
+        known = restored is not None and len(restored.steps) == count
+        restored = self._plausible(trainer, restored) if restored is not None and known else None
+        self._progress = restored or Progress(self._steps_without_state(trainer, loaded))
+        if not goes_on or restored is None:
+            self.trace = Trace()
+        self._epochs = EpochBegins(self._progress.begins)
+        self._take_length(trainer)
+        for writer, series, begun in zip(self._writers, self._progress.series, self._progress.begun, strict=False):
+            writer.restore_groups(series, begun)
         for key, drive in self._drives():
             saved = self._progress.schedules.get(key)
             if saved is not None and saved.kind == drive.schedule.kind:
                 drive.state = saved.state
         self._settle()
+        if loaded is not None:
+            check_rates(policy, self._unknown_drives(), self._progress.steps, loaded)
         self._observers = [
             Observer(trainer, _watched(writer), self.measure, step)
             for writer, step in zip(self._writers, self._progress.steps, strict=True)
         ]
         for observer, waiting in zip(self._observers, self._progress.waiting, strict=False):
             observer.load(waiting)
+
+    def _unknown_drives(self) -> list[tuple[int, Writer, Drive]]:
+        """Those of which a checkpoint holds no plan."""
+        known = {id(drive) for key, drive in self._drives() if key in self._progress.schedules}
+        return [
+            (index, writer, drive)
+            for index, writer in enumerate(self._writers)
+            for drive in writer.drives
+            if id(drive) not in known
+        ]
+
+    def _plausible(self, trainer: Trainer, progress: Progress) -> Progress | None:
+        """A progress, if it fits what Lightning has counted; None where the schedules are to begin anew.
+
+        Raises:
+            TrainingError: it does not, and the policy is `"error"`.
+        """
+        kept = check_counts(self.on_resume, trainer, progress.counts, progress.steps)
+        if kept is None:
+            return None
+        return dataclasses.replace(progress, steps=kept)
+
+    def _steps_without_state(self, trainer: Trainer, loaded: list[SavedOptimizer] | None) -> list[int]:
+        """How many steps each optimizer has taken, where nothing of ours tells."""
+        return steps_of_each(self.on_resume, trainer, self._writers, loaded)
+
+    def _take_length(self, trainer: Trainer) -> None:
+        """Take up how long the run is, and when its epochs began."""
+        saved = next(iter(self._progress.schedules.values()), None)
+        if self._epochs.begins and saved is not None:
+            # Epochs of different sizes: that of the one under way tells nothing of the plan.
+            run = saved.length
+            if (run.epochs, run.batch_size) == (self.run_length.epochs, self.run_length.batch_size):
+                self.run_length = run
+        size = run_length(trainer).steps_per_epoch
+        if len(self._writers) == 1 and size is not None:
+            within = is_within_epoch(trainer) or is_at_last_batch(trainer)
+            step = None if within else self._progress.steps[0]
+            self._begin_epoch(trainer.current_epoch, step, size)
+
+    def _begin_epoch(self, epoch: int, step: int | None, size: float | None) -> None:
+        """Note that an epoch begins, at a step if that is known, and how long it will be."""
+        planned = self.run_length.steps_per_epoch
+        if planned is None or size is None:
+            return
+        self._epochs.begin(epoch, step, planned)
+        self.run_length = self.run_length._replace(clock=self._epochs.clock(size, planned))
 
     def _finish_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the sums of an epoch; of one whose last batch was done, see to what was to follow.
@@ -305,8 +425,7 @@ class LearningRateScheduler(Callback):
         drives = dict(self._drives())
         for index, step in enumerate(self._progress.steps):
             mine = {key: drive for key, drive in drives.items() if key.startswith(f"{index}/")}
-            place = functools.partial(self._position, step)
-            said = settle(self.on_resume, mine, self._progress.schedules, self.run_length, place)
+            said = settle(self.on_resume, mine, self._progress.schedules, self.run_length, step)
             if said:
                 rank_zero_info(said)
 
@@ -316,29 +435,52 @@ class LearningRateScheduler(Callback):
             for drive in writer.drives:
                 yield f"{index}/{self.assignments.assignments[drive.assignment].scope}/{drive.number}", drive
 
+    @property
+    def _steps(self) -> int:
+        """Steps that all optimizers have taken."""
+        return sum(writer.step for writer in self._writers)
+
     def _goes_on(self, trainer: Trainer) -> bool:
         return self._left is not None and self._left[0]() is trainer and self._left[1] == trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Write the first value where training resumes within an epoch, whose begin is then not announced."""
+        """Write the first value where training resumes within an epoch, whose begin is then not announced.
+
+        And look who else drives, and which optimizers and param groups are there: they may have been replaced.
+        """
         self._look_for_theirs(trainer)
-        for writer in self._writers:
+        if self._changes is not None:
+            self._changes.check()
+        for writer, unseen in zip(self._writers, self._unseen, strict=True):
+            writer.new_batch()
             if not writer.is_written:
                 writer.refresh()
+            unseen.new_batch()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the epoch before has shown, set the learning rate, and say so."""
         self._look_for_theirs(trainer)
+        if self._changes is not None:
+            self._changes.check()
         now = run_length(trainer)
-        self._compare_length(
-            now, f"epoch {trainer.current_epoch} has {now.steps_per_epoch} steps, unlike the first one"
-        )
+        self._compare_length(now, self._what_differs(trainer, now))
+        if len(self._writers) == 1:
+            self._begin_epoch(trainer.current_epoch, self._writers[0].step, now.steps_per_epoch)
         self.observe_epoch(trainer, pl_module)
         self._occur(BEGIN, {})
         for writer in self._writers:
             writer.refresh()
         of_time = [drive for _, drive in self._drives() if not isinstance(drive.schedule, MetricDriven)]
         self._say(trainer.current_epoch + 1, [(drive, _SET) for drive in of_time])
+
+    def _what_differs(self, trainer: Trainer, now: RunLength) -> str:
+        """In which way the run is of another length than when it began."""
+        planned = self.run_length
+        if now.steps_per_epoch != planned.steps_per_epoch:
+            return f"epoch {trainer.current_epoch} has {now.steps_per_epoch} steps, unlike the first one"
+        if now.epochs != planned.epochs:
+            return f"max_epochs is {now.epochs} now; it was {planned.epochs} when the run began"
+        return f"the run is to have {now.steps} steps now (max_steps={trainer.max_steps})"
 
     def _compare_length(self, now: RunLength, what: str, tell: Callable[[str], None] = rank_zero_warn) -> None:
         """Tell, once, if the run turns out to be of another length than the schedules have reckoned with."""
@@ -357,6 +499,8 @@ class LearningRateScheduler(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Observe where so many optimizer steps have been taken."""
+        for unseen in self._unseen:
+            unseen.count()
         for writer, observer in zip(self._writers, self._observers, strict=True):
             observer.add_loss(outputs)
             for when in observer.due(writer.step):
@@ -379,6 +523,8 @@ class LearningRateScheduler(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the last epoch has shown: the message is due, and another fit would go on from there."""
         self._agreement.check(trainer, self.trace)
+        if self._counted is not None:
+            self._counted.compare(self._steps, at_the_end=True)
         ended = self.run_length._replace(steps=trainer.global_step)  # with those that a gradient scaler has skipped
         # Whoever stops a run knows that it is not over.
         tell = rank_zero_info if trainer.should_stop else rank_zero_warn
@@ -421,7 +567,7 @@ class LearningRateScheduler(Callback):
         before = [drive.state for drive in writer.drives]
         for drive in writer.drives:
             if drive.state is not None:
-                place = self._position(writer.step, drive.base)
+                place = drive.place(writer.step, drive.base)
                 drive.state = drive.schedule.observe(drive.state, place, observation)
         after = [drive.state for drive in writer.drives]
         if before != after:
@@ -438,7 +584,7 @@ class LearningRateScheduler(Callback):
         if stage == "fit" and self._restored is not None:  # the checkpoint was that of a finished run
             self._progress, self.trace = self._restored, Trace()
             self._left = weakref.ref(trainer), trainer.global_step
-        self._restored = None
+        self._restored, self._loaded = None, None
         self._release()
 
     def _release(self) -> None:
@@ -447,9 +593,12 @@ class LearningRateScheduler(Callback):
             self._left = weakref.ref(self._trainer), self._trainer.global_step
         for writer in self._writers:
             writer.detach()
+        if self._changes is not None:
+            self._changes.stop()
         if self._bar is not None:
             self._bar.end()
         self._writers, self._observers, self._trainer, self._bar = [], [], None, None
+        self._changes, self._unseen, self._counted, self._names = None, [], None, {}
 
     # --- the value --------------------------------------------------------------------------------------
 
@@ -492,11 +641,17 @@ class LearningRateScheduler(Callback):
             "schedules": {key: dataclasses.asdict(saved) for key, saved in current.schedules.items()},
             "groups": current.groups,
             "waiting": current.waiting,
+            "counts": None if current.counts is None else list(current.counts),
+            "begins": current.begins,
+            "series": current.series,
+            "begun": current.begun,
         }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what an epoch under way has summed up: Lightning's checkpoints do not keep it."""
         mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+        if self._counted is not None and not left_out(self, trainer)():
+            self._counted.compare(self._steps)
         if self._trainer is not None and self._logged_monitors():
             last = is_at_last_batch(trainer)
             kept = last or is_within_epoch(trainer)
@@ -519,7 +674,16 @@ class LearningRateScheduler(Callback):
             list(state_dict["waiting"]),
             list(state_dict.get("sums", ())),
             state_dict.get("unended"),
+            None if state_dict.get("counts") is None else Counts(*state_dict["counts"]),
+            list(state_dict.get("begins", ())),
+            list(state_dict.get("series", ())),
+            list(state_dict.get("begun", ())),
         )
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what a checkpoint tells of its optimizers: it may have been written without this callback."""
+        if self._trainer is None:
+            self._loaded = saved_optimizers(checkpoint)
 
     def _current(self) -> Progress:
         """Where the schedules stand now."""
@@ -527,13 +691,23 @@ class LearningRateScheduler(Callback):
             return self._progress
         schedules = {key: Saved.of(drive, self.run_length) for key, drive in self._drives()}
         waiting = [observer.state() for observer in self._observers]
-        return Progress([writer.step for writer in self._writers], schedules, self._groups(), waiting)
+        return Progress(
+            [writer.step for writer in self._writers],
+            schedules,
+            self._groups(),
+            waiting,
+            counts=Counts(self._trainer.current_epoch, self._trainer.global_step),
+            begins=self._epochs.begins if self.run_length.clock is not None else [],
+            series=[[known.series or "" for known in writer.groups] for writer in self._writers],
+            begun=[[list(known.begun) for known in writer.groups] for writer in self._writers],
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to a fit: the Trainer, and the module behind Lightning's `log` and `log_dict`."""
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
         kept["audit"] = dataclasses.replace(self.audit, source=unknown)
-        return {**kept, "_writers": [], "_trainer": None, "_observers": [], "_bar": None, "_left": None}
+        fit: dict[str, Any] = {"_writers": [], "_observers": [], "_unseen": [], "_names": {}}
+        return {**kept, **fit, **dict.fromkeys(("_trainer", "_bar", "_left", "_changes", "_counted"))}
 
 
 def _theirs(trainer: Trainer) -> str:

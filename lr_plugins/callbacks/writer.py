@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import re
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,20 +14,18 @@ from torch.optim import Optimizer
 
 from lr_plugins.callbacks.audit import Audit
 from lr_plugins.callbacks.drive import Drive, Place
-from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE, HyperParameter, hyper_parameter
+from lr_plugins.callbacks.hyper_parameter import (
+    LEARNING_RATE,
+    HyperParameter,
+    check_hyper_parameter,
+    has_hyper_parameter,
+)
+from lr_plugins.callbacks.known_groups import KnownGroup, match_groups, name_series, remember, remembered
 from lr_plugins.callbacks.param_groups import Layout, Names
+from lr_plugins.callbacks.step_hooks import Arguments, Following, calls_its_parents, optimizers_within
 from lr_plugins.callbacks.trace import Series, Trace
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.assign import Assign
-
-
-class _Driven(NamedTuple):
-    base: float
-    owns: list[float]
-    written: list[float]
-
-
-_DRIVEN: weakref.WeakKeyDictionary[Optimizer, dict[HyperParameter, _Driven]] = weakref.WeakKeyDictionary()
 
 
 class _Column(NamedTuple):
@@ -36,61 +34,144 @@ class _Column(NamedTuple):
 
 
 class Recorder:
-    """Hooks on one optimizer that count its real steps and record the learning rate each of them uses.
+    """Follows one optimizer: counts its real steps, and records the learning rate that each of them uses.
 
-    An optimizer's step hooks run when a step really happens, whoever asks for it: under gradient accumulation,
-    manual optimization and with a scaler that skips steps, the count stays that of steps taken.
+    The steps are counted where they happen, whoever asks for them: under gradient accumulation, manual optimization and
+    with a scaler that skips steps, the count stays that of steps taken. What is recorded is read where it is used, from
+    the groups that the optimizer has at its step.
 
     Args:
         optimizer: the optimizer to follow.
         suffix: what the names of its series have after the hyper-parameter's: `""`, or `"/SGD-0"`.
+        instead_of: the recorder of another optimizer, in whose place this one comes during the run. Default None.
     """
 
-    def __init__(self, optimizer: Optimizer, suffix: str = "") -> None:
+    def __init__(self, optimizer: Optimizer, suffix: str = "", instead_of: Recorder | None = None) -> None:
         self.optimizer = optimizer
-        self.step = 0  # steps taken
-        self._trace, self.suffix = Trace(), suffix
-        self._recorded = [LEARNING_RATE]
-        self._columns: list[_Column] = []
-        self._columns_of = -1  # so many groups
-        self._handles: list[Any] = []
-        self._used: list[float] | None = None  # by the step under way
+        self.step: int = 0 if instead_of is None else instead_of.step  # steps taken
+        self.seen_steps = 0  # of them, those that were announced while it followed
+        self.suffix = suffix
+        self.groups: list[KnownGroup] = []
+        self._trace = Trace()
+        self._bound: list[tuple[Any, list[Any]]] = []  # optimizers, with the groups that they had
+        self._recorded = [LEARNING_RATE.name]
+        self._columns: list[_Column] | None = None
+        self._following: Following | None = None
+        self._under_way: list[Any] = []  # the optimizers whose steps have begun: one, and those within it
+        self._counts = True  # the step under way
+        self._used: list[float] = []  # by the step under way
         self._away: Callable[[], bool] | None = None
+        if instead_of is not None:
+            remember(optimizer, instead_of.known_groups())
+        else:
+            for known in remembered(optimizer):
+                known.series, known.begun = None, (0, 0)
+
+    def known_groups(self) -> list[KnownGroup]:
+        """What is known of the groups, for another optimizer that comes in the place of this one."""
+        return [known.as_group(known.group) for known in self.groups]
 
     def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
         """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`.
 
         Steps that are taken while `away` says yes are not those of the run.
         """
-        self._trace, self.step, self._columns_of, self._away = trace, step, -1, away
-        # A compiled `step` would be compiled together with its hooks, and anew for what they count.
-        uncompiled: Callable[[Any], Any] = torch.compiler.disable
-        self._handles = [
-            self.optimizer.register_step_pre_hook(uncompiled(self._before_step)),
-            self.optimizer.register_step_post_hook(uncompiled(self._after_step)),
-        ]
+        self._trace, self.step, self._columns, self._away = trace, step, None, away
+        self._following = Following(self.optimizer, self)
 
     def detach(self) -> None:
         """Stop following it."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        if self._following is not None:
+            self._following.stop()
+        self._following = None
+
+    def follows(self, optimizer: Any) -> bool:
+        """Whether it follows an optimizer: its own, or one within."""
+        return self._following is not None and self._following.has(optimizer)
+
+    def follow_within(self) -> None:
+        """Follow what the optimizer holds by now, too."""
+        if self._following is not None:
+            self._following.stop()
+            self._following = Following(self.optimizer, self)
 
     def learning_rates(self) -> Iterator[tuple[str, Series]]:
         """What has been recorded of the learning rates of the groups that there are now, by name."""
-        for name in series_names(LEARNING_RATE.name + self.suffix, self.optimizer.param_groups):
+        for known in self.groups:
+            name = f"{LEARNING_RATE.name}{self.suffix}{known.series}"
             if name in self._trace:
                 yield name, self._trace[name]
 
-    def _before_step(self, _: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any] | None:
-        self._used = None
-        # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
-        if _captures() or (self._away is not None and self._away()):
+    # --- param groups -----------------------------------------------------------------------------------------
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the optimizer's groups are those that were taken."""
+        return bool(self._bound) and all(
+            len(one.param_groups) == len(groups) and all(map(operator.is_, one.param_groups, groups))
+            for one, groups in self._bound
+        )
+
+    def _has_equal_groups(self) -> bool:
+        """The same, in less time: for a step, which uses their values, equal groups in their place will do."""
+        try:
+            for optimizer, groups in self._bound:
+                if optimizer.param_groups != groups:
+                    return False
+        except (RuntimeError, ValueError):  # of tensors that cannot be compared
+            return False
+        return bool(self._bound)
+
+    def _take_groups(self) -> None:
+        """Take the groups as they are: more may have come, others may be in their places."""
+        self.groups = match_groups(self.optimizer.param_groups, self.groups or remembered(self.optimizer))
+        remember(self.optimizer, self.groups)
+        self._bind()
+
+    def _bind(self) -> None:
+        everyone = [self.optimizer, *optimizers_within(self.optimizer)]
+        self._bound = [(one, list(one.param_groups)) for one in everyone]
+        self._columns = None
+
+    # --- a step -----------------------------------------------------------------------------------------------
+
+    def new_batch(self) -> None:
+        """Forget steps that an error has ended."""
+        self._under_way.clear()
+
+    def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
+        """A step begins, or one within it."""
+        if self._under_way and self._under_way[0] is optimizer and not calls_its_parents(optimizer):
+            self._under_way.clear()  # the step before has ended by an error
+        if not self._under_way:
+            # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
+            self._counts = not (_captures() or (self._away is not None and self._away()))
+        self._under_way.append(optimizer)
+        if not self._counts:
             return None
         self._begin_step()
         return self._after_closure(args, given)
 
-    def _after_closure(self, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, Any] | None:
+    def look_again(self) -> None:
+        """See to the values once more, behind the hooks of others."""
+        if self._under_way and self._counts:
+            self._begin_step()
+
+    def after_step(self, optimizer: Any) -> None:
+        """A step is over; it has been taken when those around it are over, too."""
+        if not self._under_way:
+            return
+        self._under_way.pop()
+        if not self._under_way and self._counts and not _skipped(optimizer):
+            self.seen_steps += 1
+            self._end_step()
+
+    def count_unseen_step(self) -> None:
+        """Count a step that nothing has announced."""
+        self._begin_step()
+        self._end_step()
+
+    def _after_closure(self, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
         """A step's arguments with a closure after which the step begins: a module may write in it, unseen before."""
         closure = given.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
@@ -98,8 +179,12 @@ class Recorder:
 
         @functools.wraps(closure)
         def then_begin() -> Any:
-            loss = closure()
-            if self._used is not None:
+            try:
+                loss = closure()
+            except BaseException:
+                self._under_way.clear()  # nobody says that the step has ended
+                raise
+            if self._under_way and self._counts:
                 self._begin_step()
             return loss
 
@@ -108,32 +193,37 @@ class Recorder:
         return (args[0], then_begin, *args[2:]), given
 
     def _begin_step(self) -> None:
-        if len(self.optimizer.param_groups) != self._columns_of:
-            self._columns, self._columns_of = list(self._open()), len(self.optimizer.param_groups)
+        if not self._has_equal_groups():
+            self._take_groups()
+        self._read()
+
+    def _read(self) -> None:
+        if self._columns is None:
+            self._columns = list(self._open())
         self._used = [read() for read, _ in self._columns]
 
     def _open(self) -> Iterator[_Column]:
         """What is to be read before each step, and where it is recorded."""
-        for hyper in self._recorded:
-            for at, name in enumerate(series_names(hyper.name + self.suffix, self.optimizer.param_groups)):
-                yield self._column_of(hyper, at, name)
+        name_series(self.groups)
+        for what in self._recorded:
+            for known in self.groups:
+                hyper = HyperParameter.of(what, known.group)
+                if hyper is not None:
+                    yield self._column_of(hyper, known)
 
-    def _column_of(self, hyper: HyperParameter, at: int, name: str) -> _Column:
-        optimizer, series = self.optimizer, self._trace.series(name, self.step)
+    def _column_of(self, hyper: HyperParameter, known: KnownGroup) -> _Column:
+        series = self._trace.series(self._name(hyper, known), self.step)
         series.part()  # from whatever a schedule has driven before
-        return _Column(lambda: hyper.read(optimizer.param_groups[at]), series.append)
+        return _Column(lambda: hyper.read(known.group), series.append)
 
-    def _after_step(self, *_: Any) -> None:
-        # Recorded now that the step has happened. A step that calls its parent class's runs the hooks twice, and
-        # is over at the first time.
-        if self._used is None:
-            return
-        if _skipped(self.optimizer):
-            self._used = None
-            return
-        for column, value in zip(self._columns, self._used, strict=True):
+    def _name(self, hyper: HyperParameter, known: KnownGroup) -> str:
+        return f"{hyper.name}{self.suffix}{known.series}"
+
+    def _end_step(self) -> None:
+        # Recorded now that the step has happened.
+        for column, value in zip(self._columns or (), self._used, strict=True):
             column.note(value)
-        self.step, self._used = self.step + 1, None
+        self.step += 1
         self._stepped()
 
     def _stepped(self) -> None:
@@ -155,6 +245,7 @@ class Writer(Recorder):
         names: the names of the module's parameters.
         suffix: what the names of this optimizer's series have after the hyper-parameter's.
         audit: where it is noted who else writes. Default None: nowhere.
+        instead_of: the writer of another optimizer, in whose place this one comes during the run. Default None.
     """
 
     def __init__(
@@ -165,22 +256,22 @@ class Writer(Recorder):
         names: Names | None = None,
         suffix: str = "",
         audit: Audit | None = None,
+        instead_of: Writer | None = None,
     ) -> None:
-        super().__init__(optimizer, suffix)
+        super().__init__(optimizer, suffix, instead_of)
         self.active = True  # false: it only records
         self._audit = Audit() if audit is None else audit
         self.drives: list[Drive] = []
         self.total_steps: float | None = None  # of the run, where they are known
         self._assignments, self._place = assignments, place
-        self._hypers = {index: hyper_parameter(one.to, optimizer) for index, one in assignments.items()}
-        self._recorded = list(dict.fromkeys([LEARNING_RATE, *self._hypers.values()]))
-        self.layout = Layout(optimizer, assignments, names or {})
-        self._owns: dict[HyperParameter, list[float]] = {}
+        self._recorded = list(dict.fromkeys([LEARNING_RATE.name, *(one.to for one in assignments.values())]))
         self._bases: dict[HyperParameter, float] = {}
-        self._groups: list[dict[str, Any]] = []  # as they were when they were bound
-        self._count = 0  # groups that are looked after
         self._written = False  # the values of the coming step
+        self._begun = instead_of is not None  # groups that come now have not been there before
         self.advance: Callable[[], object] = self.refresh  # writes the values of the step after the last one written
+        if instead_of is not None:
+            self.active, self.total_steps = instead_of.active, instead_of.total_steps
+        self.layout = Layout(optimizer, assignments, names or {})
         self._take_groups()
 
     @property
@@ -191,83 +282,100 @@ class Writer(Recorder):
     @property
     def is_written(self) -> bool:
         """Whether the values of the coming step have been written, if they are to be."""
-        return self._written or not self.active
+        return not self.active or (self._written and self.has_groups)
 
     def give_way(self) -> None:
         """Write nothing from now on, and record what others write."""
-        self.active, self._columns_of = False, -1
+        self.active, self._columns = False, None
 
     # --- param groups and their own values --------------------------------------------------------------------
 
     def _take_groups(self) -> None:
-        """Take the groups as they are: more may have come, and loading a state replaces them all."""
-        if len(self.optimizer.param_groups) != self._count:
-            self._look_after_new_groups()
+        """Take the groups as they are, and look after those that are new."""
+        self.layout.arrange(self._here())
+        self.groups = self.layout.groups
+        there = set(self.groups)
+        for drive in self.drives:
+            drive.shares = {known: share for known, share in drive.shares.items() if known in there}
+        self._bind()
+        if self._written:
+            self._look()  # what was put in the place of a group may have another value
+        driven = {known for drive in self.drives for known in drive.shares}
+        new = [known for known in self.groups if known not in driven]
+        if new:
+            for what in dict.fromkeys(one.to for one in self._assignments.values()):
+                self._look_after(what, new)
+            self._bind()
+
+    def _here(self) -> tuple[int, int]:
+        """The optimizer step and the epoch that come now."""
+        if not self._begun:
+            return 0, 0
+        epoch = self._place(self.step, 0.0).epoch
+        return self.step, 0 if epoch is None else int(epoch)
+
+    def _bind(self) -> None:
+        super()._bind()
         for drive in self.drives:
             drive.bind(self.optimizer)
-        self._groups = self.optimizer.param_groups
 
-    @property
-    def has_groups(self) -> bool:
-        """Whether the optimizer's groups are still those that are written to."""
-        return self.optimizer.param_groups is self._groups and len(self._groups) == self._count
-
-    def _look_after_new_groups(self) -> None:
-        self.layout.arrange()
-        total = len(self.optimizer.param_groups)
-        for hyper in dict.fromkeys(self._hypers.values()):
+    def _look_after(self, what: str, groups: Sequence[KnownGroup]) -> None:
+        """Let one of the hyper-parameters of new groups be driven."""
+        meant = {}
+        for known in groups:
+            fitting = [
+                index for index, one in self._assignments.items() if one.to == what and self.layout.fits(one, known)
+            ]
+            if fitting and what in known.group and known.group[what] is None:
+                check_hyper_parameter(what, self.optimizer, [known.group])
+            hyper = HyperParameter.of(what, known.group)
+            if fitting and hyper is not None:
+                meant[known] = hyper, fitting[-1]
+        for hyper in dict.fromkeys(hyper for hyper, _ in meant.values()):
             self._read_own_values(hyper)
-            for at in range(self._count, total):
-                fitting = [index for index, one in self._assignments_of(hyper) if self.layout.fits(one, at)]
-                if fitting:
-                    self._drive(fitting[-1], hyper, at)
-        self._count = total
+        for known, (hyper, index) in meant.items():
+            self._drive(index, hyper, known)
 
-    def _assignments_of(self, hyper: HyperParameter) -> list[tuple[int, Assign]]:
-        return [(index, one) for index, one in self._assignments.items() if self._hypers[index] == hyper]
-
-    def _drive(self, index: int, hyper: HyperParameter, at: int) -> None:
-        base, share = self._bases[hyper], self.layout.share(index, at)
+    def _drive(self, index: int, hyper: HyperParameter, known: KnownGroup) -> None:
+        base, share = self._bases[hyper], self.layout.share(index, known)
         if self._assignments[index].chooses:
-            base = self._owns[hyper][at]
+            base = known.owns[hyper]
         else:
-            share *= self._ratio(hyper, at)
-        self._drive_of(index, hyper, base).shares[at] = share
+            share *= self._ratio(hyper, known)
+        self._drive_of(index, hyper, base, known.begun).shares[known] = share
 
-    def _drive_of(self, index: int, hyper: HyperParameter, base: float) -> Drive:
+    def _drive_of(self, index: int, hyper: HyperParameter, base: float, begun: tuple[int, int]) -> Drive:
+        assignment = self._assignments[index]
+        begun = begun if assignment.since == "group" else (0, 0)
         mine = [drive for drive in self.drives if drive.assignment == index]
         for drive in mine:
-            if drive.base == base:
+            if (drive.hyper, drive.base, drive.begun) == (hyper, base, begun):
                 return drive
-        drive = Drive(index, len(mine), self._assignments[index].schedule, hyper, base, self._place)
+        drive = Drive(index, len(mine), assignment.schedule, hyper, base, self._place, begun)
         self.drives.append(drive)
         return drive
 
     def _read_own_values(self, hyper: HyperParameter) -> None:
         """What the groups were built with, and the optimizer's own value that a schedule starts from."""
-        groups = self.optimizer.param_groups
-        if hyper in self._owns:
-            self._owns[hyper] += [hyper.read(group) for group in groups[len(self._owns[hyper]) :]]
+        able = [known for known in self.groups if HyperParameter.of(hyper.name, known.group) == hyper]
+        for known in able:
+            if hyper in known.owns and (hyper in self._bases or _holds(hyper, known)):
+                continue  # what the group holds is ours, not its own
+            known.owns[hyper] = _own_value(hyper, known, self.optimizer)
+            known.bases.pop(hyper, None)
+        if hyper in self._bases:
             return
-        if not all(hyper.key in group for group in groups):
-            raise InvalidArgument(
-                "Assign.to", hyper.name, f"a number that all param groups of {type(self.optimizer).__name__} have"
-            )
-        now = [hyper.read(group) for group in groups]
-        known = _DRIVEN.get(self.optimizer, {}).get(hyper)
-        if known is not None and known.written == now:
-            # Driven before, and untouched since: what the groups hold is ours, not theirs.
-            self._bases[hyper], self._owns[hyper] = known.base, list(known.owns)
-            return
-        # A torch scheduler has moved the groups already where there is an initial_lr.
-        moved = hyper == LEARNING_RATE and "initial_lr" in groups[0]
-        owns = [float(group.get("initial_lr", group["lr"])) for group in groups] if moved else now
-        default, alike = hyper.default(self.optimizer), len(set(owns)) == 1
-        self._bases[hyper] = owns[0] if default is None or (alike and not moved) else default
-        self._owns[hyper] = [self._bases[hyper]] * len(owns) if alike else owns
+        owns, bases = {known.owns[hyper] for known in able}, {known.bases.get(hyper) for known in able}
+        default = hyper.default(self.optimizer)
+        if len(bases) == 1 and None not in bases:
+            self._bases[hyper] = bases.pop()  # type: ignore[assignment]
+        else:
+            self._bases[hyper] = able[0].owns[hyper] if default is None or len(owns) == 1 else default
+        for known in able:
+            known.bases[hyper] = self._bases[hyper]
 
-    def _ratio(self, hyper: HyperParameter, at: int) -> float:
-        own, base = self._owns[hyper][at], self._bases[hyper]
+    def _ratio(self, hyper: HyperParameter, known: KnownGroup) -> float:
+        own, base = known.owns[hyper], self._bases[hyper]
         if own == base:
             return 1.0
         if base > 0:
@@ -276,23 +384,38 @@ class Writer(Recorder):
             f"the default {hyper.name} of {type(self.optimizer).__name__}",
             base,
             "greater than 0 where param groups have values of their own",
-            f"Group {at} has {hyper.name} {own:g}, and groups keep their ratio to the default.",
+            f"Group {self.groups.index(known)} has {hyper.name} {own:g}, and groups keep their ratio to the default.",
         )
 
     def detach(self) -> None:
-        """Stop following, and remember what was read for another fit with the same optimizer."""
+        """Stop following, and remember what was written for another fit with the same optimizer."""
         super().detach()
-        groups = self.optimizer.param_groups
-        if len(groups) == self._count:
-            _DRIVEN[self.optimizer] = {
-                hyper: _Driven(self._bases[hyper], list(owns), [hyper.read(group) for group in groups])
-                for hyper, owns in self._owns.items()
-            }
+        self._note_written()
 
-    def chosen_by(self, index: int) -> bool:
-        """Whether an assignment chooses any of the groups."""
+    def known_groups(self) -> list[KnownGroup]:
+        """What is known of the groups, for another optimizer that comes in the place of this one."""
+        self._note_written()
+        return super().known_groups()
+
+    def _note_written(self) -> None:
+        for drive in self.drives:
+            for known, share in drive.shares.items() if not math.isnan(drive.value) else ():
+                known.written[drive.hyper] = drive.value * share
+
+    def chosen_by(self, index: int) -> list[KnownGroup]:
+        """The groups that an assignment chooses."""
         one = self._assignments.get(index)
-        return one is not None and any(self.layout.fits(one, at) for at in range(self._count))
+        return [known for known in self.groups if one is not None and self.layout.fits(one, known)]
+
+    def restore_groups(self, series: Sequence[str], begun: Sequence[Sequence[int]]) -> None:
+        """Take up what a checkpoint knows of the groups: the names of their series, and when they came."""
+        if not len(series) == len(begun) == len(self.groups):
+            return
+        for known, name, when in zip(self.groups, series, begun, strict=True):
+            known.series, known.begun = name, (when[0], when[1])
+        if any(one.since == "group" for one in self._assignments.values()):
+            self.drives = []
+            self._take_groups()
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -308,48 +431,58 @@ class Writer(Recorder):
             self._take_groups()
         elif self._written:
             self._look()
+        if self.active:  # it has not given way to what was found
+            self._write()
+
+    def _write(self) -> None:
         updates = [drive.write(self.step, self.total_steps) for drive in self.drives]
         # A call in between would cost half as much as the writing itself.
         self.advance = updates[0] if len(updates) == 1 else lambda: [update() for update in updates]
-        self._written = True
+        self._written = self._begun = True
 
     def _open(self) -> Iterator[_Column]:
         """What a schedule drives is what it has written, and recorded once for all its groups."""
-        for hyper in self._recorded:
-            names, driven = series_names(hyper.name + self.suffix, self.optimizer.param_groups), set()
+        name_series(self.groups)
+        for what in self._recorded:
+            driven: set[KnownGroup] = set()
             for drive in self.drives if self.active else ():
-                mine = {names[at]: share for at, share in drive.shares.items()} if drive.hyper == hyper else {}
+                if drive.hyper.name != what:
+                    continue
+                mine = {self._name(drive.hyper, known): share for known, share in drive.shares.items()}
                 column = self._trace.column(mine, self.step) if mine else None
                 if column is not None:
-                    driven |= set(mine)
+                    driven |= set(drive.shares)
                     yield _Column(functools.partial(getattr, drive, "value"), column.append)
-            for at, name in enumerate(names):
-                if name not in driven:
-                    yield self._column_of(hyper, at, name)
+            for known in self.groups:
+                hyper = HyperParameter.of(what, known.group)
+                if known not in driven and hyper is not None:
+                    yield self._column_of(hyper, known)
 
     def _look(self, during: bool = False) -> bool:
         """Note who has written since; whether somebody has."""
         found = [(drive, moved) for drive in self.drives if (moved := drive.moved())]
         for drive, (group, expected, value) in found:
-            groups = self.optimizer.param_groups
-            at = next(index for index, one in enumerate(groups) if one is group)
-            name = series_names(drive.hyper.name + self.suffix, groups)[at]
-            self._audit.note(self.step, name, expected, value, during)
+            name_series(self.groups)
+            known = next(one for one in self.groups if any(group is each for each in (one.group, *one.copies)))
+            self._audit.note(self.step, self._name(drive.hyper, known), expected, value, during)
+        if found and self._audit.choice == "theirs":
+            self.give_way()
         return bool(found)
 
     def _begin_step(self) -> None:
-        if self.active and self._written and self.has_groups:
-            if self._look():
-                self._groups = []  # whatever has been put in the place of ours is to be taken
+        if self.active:
+            if not self._written or not self._has_equal_groups():
                 self.refresh()
+            elif self._look() and self.active:
+                self._bind()  # whatever has been put in the place of a number is to be taken
+                self._write()
+            self._read()
         else:
-            self.refresh()
-        super()._begin_step()
+            super()._begin_step()
 
-    def _after_step(self, *_: Any) -> None:
-        if self._used is not None and not _skipped(self.optimizer):
-            self._audit.count(self.active and not (self.has_groups and self._look(during=True)))
-        super()._after_step()
+    def _end_step(self) -> None:
+        self._audit.count(self.active and not self._look(during=True))
+        super()._end_step()
 
     def _stepped(self) -> None:
         # Past the end nobody needs a value, and a schedule may have none.
@@ -358,12 +491,28 @@ class Writer(Recorder):
             self.advance()
 
 
+def _own_value(hyper: HyperParameter, known: KnownGroup, optimizer: Optimizer) -> float:
+    """What a group was built with: a scheduler of torch has kept it, where there has been one."""
+    group = known.group
+    if hyper != LEARNING_RATE or "initial_lr" not in group:
+        return hyper.read(group)
+    default = hyper.default(optimizer)
+    # OneCycleLR begins with a share of its own peak, and what the group was built with is nowhere.
+    return default if "max_lr" in group and default is not None else float(group["initial_lr"])
+
+
+def _holds(hyper: HyperParameter, known: KnownGroup) -> bool:
+    """Whether a group holds what was written to it last."""
+    written, found = known.written.get(hyper), hyper.read(known.group)
+    return written is not None and (found == written or math.isclose(found, written, rel_tol=1e-6))
+
+
 def _captures() -> bool:
     """Whether a CUDA graph is being captured."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
-def _skipped(optimizer: Optimizer) -> bool:
+def _skipped(optimizer: Any) -> bool:
     """Whether a fused optimizer has skipped the step under way, in its kernel, because a gradient was not finite.
 
     A gradient scaler leaves it the flag; only then is it looked at, for that waits for the device.
@@ -384,9 +533,10 @@ def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]
         if not chosen:
             names = ", ".join(f"{at}: {type(one).__name__}" for at, one in enumerate(optimizers))
             raise InvalidArgument("Assign.optimizer", assignment.optimizer, f"one of the optimizers ({names})")
-        able = [at for at in chosen if HyperParameter.of(assignment.to, optimizers[at])]
+        able = [at for at in chosen if has_hyper_parameter(assignment.to, optimizers[at])]
         if not able:
-            hyper_parameter(assignment.to, optimizers[chosen[0]])  # says what there is
+            first = optimizers[chosen[0]]
+            check_hyper_parameter(assignment.to, first, first.param_groups)  # says what there is
         for at in able:
             found[at][index] = assignment
     return found
@@ -406,11 +556,15 @@ def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names
     """
     for index, one in enumerate(assignments):
         pattern = one.params
-        if not one.chooses or any(writer.chosen_by(index) for writer in writers):
+        chosen = [(writer, writer.chosen_by(index)) for writer in writers if one.chooses]
+        for writer, groups in chosen:
+            if groups:
+                check_hyper_parameter(one.to, writer.optimizer, [known.group for known in groups])
+        if not one.chooses or any(groups for _, groups in chosen):
             continue
         if pattern is None:
-            groups = [group for writer in writers for group in writer.optimizer.param_groups]
-            there = ", ".join(repr(group.get("name", at)) for at, group in enumerate(groups))
+            everyone = [group for writer in writers for group in writer.optimizer.param_groups]
+            there = ", ".join(repr(group.get("name", at)) for at, group in enumerate(everyone))
             raise InvalidArgument("Assign.group", one.group, f"the name or index of a param group ({there})")
         if not any(re.search(pattern, name) for name in _still_to_come(writers, names)):
             some = ", ".join(list(names.values())[:8]) + (" ..." if len(names) > 8 else "")
@@ -421,17 +575,23 @@ def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names
 def words(writers: Sequence[Writer]) -> dict[Drive, str]:
     """What each drive sets, in words: with optimizer and param groups where those of a hyper-parameter differ."""
     said = {}
+    for writer in writers:
+        name_series(writer.groups)
     drives = [(writer, drive) for writer in writers for drive in writer.drives]
     names = [drive.hyper.name for _, drive in drives]
     for writer, drive in sorted(drives, key=lambda one: names.index(one[1].hyper.name)):
         mine = [(of, other) for of, other in drives if other.hyper.name == drive.hyper.name]
         agree = len({other.value for _, other in mine}) == 1
         alone = [of for of, _ in mine].count(writer) == 1
-        of_groups = series_names("", writer.optimizer.param_groups)
-        groups = "" if agree or alone else ", ".join(of_groups[at].lstrip("/") for at in drive.shares)
+        groups = "" if agree or alone else ", ".join(_title(known) for known in drive.shares)
         parts = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
         said[drive] = " ".join(part for part in parts if part)
     return said
+
+
+def _title(known: KnownGroup) -> str:
+    """What a group is called in a sentence."""
+    return (known.series or "").lstrip("/") or str(known.group.get("name", known.at))
 
 
 def _still_to_come(writers: Sequence[Writer], names: Names) -> list[str]:
@@ -446,13 +606,3 @@ def series_suffixes(optimizers: Sequence[Optimizer]) -> list[str]:
     if len(optimizers) == 1:
         return [""]
     return [f"/{type(optimizer).__name__}-{index}" for index, optimizer in enumerate(optimizers)]
-
-
-def series_names(prefix: str, groups: list[dict[str, Any]]) -> list[str]:
-    """`lr` for one param group; `lr/<name>` for several, by their `name` or else their index."""
-    if len(groups) == 1:
-        return [prefix]
-    names = [str(group.get("name", index)) for index, group in enumerate(groups)]
-    return [
-        f"{prefix}/{name}" if names.count(name) == 1 else f"{prefix}/{name}-{index}" for index, name in enumerate(names)
-    ]

@@ -69,21 +69,24 @@ class AsPlanned(Wrapper):
 
     def seen(self, index: int, position: Position) -> Position:
         """As the run it was planned for has it."""
-        step = position.step
+        step, run = position.step, self._run
+        if self.steps_per_epoch == position.run.steps_per_epoch:
+            run = run._replace(clock=position.run.clock)
         if step is None:
-            return position._replace(run=self._run)
+            return position._replace(run=run)
         if self.ratio != 1.0:
             step = minimum(step, self.since) + maximum(step - self.since, 0.0) / self.ratio
         if self.steps_per_epoch is None or self._counts_as(position):
-            return position._replace(step=step, run=self._run)
+            return position._replace(step=step, run=run)
         # Its own epochs: those of the run at hand may be of another length.
-        epoch = step / self.steps_per_epoch
-        return position._replace(step=step, epoch=epoch if position.smooth else floor(epoch), run=self._run)
+        epoch = run.epochs_at(step)
+        return position._replace(step=step, epoch=epoch if position.smooth else floor(epoch), run=run)
 
     def _counts_as(self, position: Position) -> bool:
         """Whether the epochs of the run at hand are its own: a gradient scaler may have skipped steps of them."""
         same = self.ratio == 1.0 and self.steps_per_epoch == position.run.steps_per_epoch
-        return same and position.epoch is not None and not position.smooth
+        smooth = position.smooth and position.run.clock is None
+        return same and position.epoch is not None and not smooth
 
     # --- what it remembers is the schedule's -------------------------------------------------------------------
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.function import as_schedule
-from lr_plugins.schedules.schedule import Schedule, number
+from lr_plugins.schedules.schedule import Schedule, choice, number
 
 Parameters = Mapping[str, Any]
+_USUAL = "since", "run"
 
 
 class Assign:
@@ -37,6 +38,9 @@ class Assign:
             numbered modules (`blocks.3`) and those that stand beside their list are the layers, in the order in which
             they were defined; where none is numbered, each module that has parameters.
         name: what the groups are called in the trace. Default None: the group's `name`, or what `params` says.
+        since: from when the schedule counts: `"run"` (the default), the begin of the run; `"group"`, the step at which
+            a param group came to the optimizer, with the rest of the run as its run: a warm-up for what has just been
+            unfrozen.
 
     Raises:
         InvalidArgument: an argument of the wrong kind, or that is no regular expression.
@@ -61,6 +65,7 @@ class Assign:
         layer_decay: float = 1.0,
         layers: Sequence[str] | None = None,
         name: str | None = None,
+        since: str = "run",
     ) -> None:
         self.schedule = as_schedule(schedule, "Assign.schedule")
         self.to = _text("Assign.to", to, "the name of a hyper-parameter, e.g. lr, momentum, weight_decay")
@@ -74,12 +79,14 @@ class Assign:
         if self.layers is not None and self.layer_decay == 1.0:
             raise InvalidArgument("Assign.layers", layers, "given together with layer_decay")
         self.name = None if name is None else _text("Assign.name", name, "a name for the groups, or null")
+        self.since = choice("Assign.since", since, ("run", "group"))
 
     @property
     def scope(self) -> str:
         """What it is for, as a text."""
         parts = {"params": self.params, "group": self.group, "optimizer": self.optimizer}
-        return " ".join([self.to, *(f"{name}={value}" for name, value in parts.items() if value is not None)])
+        told = [f"{name}={value}" for name, value in parts.items() if value is not None]
+        return " ".join([self.to, *told, *(["since=group"] if self.since == "group" else [])])
 
     @property
     def splits(self) -> bool:
@@ -96,7 +103,7 @@ class Assign:
         return dict(vars(self))
 
     def __repr__(self) -> str:
-        told = {name: value for name, value in vars(self).items() if value is not None}
+        told = {name: value for name, value in vars(self).items() if value is not None and (name, value) != _USUAL}
         return f"Assign({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     def __eq__(self, other: object) -> bool:

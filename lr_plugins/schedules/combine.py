@@ -185,12 +185,12 @@ class InTurn(Combination):
     def _parts_of(self, run: RunLength) -> Iterator[tuple[Span, RunLength]]:
         start = Span()
         for index in range(len(self.parts) - 1):
-            length = self.part_length(index, run)
-            yield start, run.part(length)
+            length = self.part_length(index, run.since(start))
+            yield start, run.part(length, start)
             start = _plus(start, length)
         rest = Span(run.steps, run.epochs) - start
         # Nothing is left where the parts before fill the run: beyond its end, the last counts one step or epoch.
-        yield start, run.part(Span(_positive(rest.steps), _positive(rest.epochs)))
+        yield start, run.part(Span(_positive(rest.steps), _positive(rest.epochs)), start)
 
 
 class Chain(InTurn):
@@ -357,15 +357,23 @@ class Repeated(Wrapper):
 
     def seen(self, index: int, position: Position) -> Position:
         """Counted from the begin of the current repetition."""
-        once = self.every.known(position.run)
-        done = position.elapsed(once.counted_in) // (once.exact or math.inf)
+        once, done = self._repetitions(position)
         start = Span(_times(once.steps, done), _times(once.epochs, done), once.counted_in)
-        return position.part(start, position.run.part(once))
+        if position.run.clock is not None and self.every.unit == "ep":  # its steps are not the same each time
+            start = start._replace(steps=position.run.steps_at(start.epochs))
+        return position.part(start, position.run.part(once, start))
+
+    def _repetitions(self, position: Position) -> tuple[Span, Value]:
+        """One repetition, and how many are over."""
+        once = self.every.known(position.run)
+        passed = position.elapsed(once.counted_in)
+        if position.run.clock is not None and self.every.unit == "ep" and once.counted_in == "st":
+            return once, position.run.epochs_at(passed) // self.every.value
+        return once, passed // (once.exact or math.inf)
 
     def moments(self, position: Position) -> Iterator[Moment]:
         """Each repetition; what happens within them does not stay."""
-        once = self.every.known(position.run)
-        done = position.elapsed(once.counted_in) // (once.exact or math.inf)
+        _, done = self._repetitions(position)
         yield again("begins anew", "Repeated.every", self.every, done, position)
         for moment in super().moments(position):
             yield moment._replace(stays=False)

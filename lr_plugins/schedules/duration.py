@@ -101,7 +101,7 @@ class Duration:
             if per_epoch is None:
                 return Span(None, self.value, "ep")
             # What ends within an epoch ends at a step.
-            return Span(self.value * per_epoch, self.value, "ep" if self.value % 1 == 0 else "st")
+            return Span(run.steps_at(self.value), self.value, "ep" if self.value % 1 == 0 else "st")
         if self.unit == "%":
             # 32.7 % of 1000 steps is 327 and not 327.00000000000006: a boundary would come a step late.
             steps = None if run.steps is None else round(self.value * run.steps / 100, 9)
@@ -110,7 +110,7 @@ class Duration:
         steps = self.value if self.unit == "st" else None
         if self.unit == "sp" and run.batch_size is not None:
             steps = self.value / run.batch_size
-        return Span(steps, None if steps is None or per_epoch is None else steps / per_epoch, "st")
+        return Span(steps, run.epochs_at(steps), "st")
 
     def known(self, run: RunLength) -> Span:
         """As `span`, for those who cannot do without it.

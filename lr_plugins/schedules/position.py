@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import math
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +20,58 @@ Count = int | npt.NDArray[Any]
 """A whole count of optimizer steps, or an array of them."""
 
 
+class EpochClock(NamedTuple):
+    """When the epochs of a run began, where they are not all of one size.
+
+    Attributes:
+        begins: the optimizer steps at which the epochs began, from epoch 0 on; the last is when the epoch under way is
+            going to end. The epochs after that are taken to be as long as that one.
+        step: the optimizer step that is counted as 0: that at which a part of the run begins.
+        epoch: the epoch that is counted as 0.
+        ratio: how many of the run's steps and epochs are counted as one.
+
+    Example:
+        >>> clock = EpochClock((0, 4, 12))
+        >>> clock.epoch_at(8), clock.epoch_at(12), clock.step_at(0.5), clock.step_at(3)
+        (1.5, 2.0, 2.0, 20.0)
+    """
+
+    begins: tuple[float, ...]
+    step: float = 0
+    epoch: float = 0
+    ratio: float = 1
+
+    def epoch_at(self, step: float) -> float:
+        """How many epochs have passed at an optimizer step, with a fraction."""
+        return (self._epoch_at(self.step + step * self.ratio) - self.epoch) / self.ratio
+
+    def _epoch_at(self, step: float) -> float:
+        last = len(self.begins) - 1
+        if step >= self.begins[last]:
+            return last + (step - self.begins[last]) / self._size(last - 1)
+        index = max(bisect.bisect_right(self.begins, step) - 1, 0)
+        return index + (step - self.begins[index]) / self._size(index)
+
+    def step_at(self, epoch: float) -> float:
+        """The optimizer step, with a fraction, at which so many epochs have passed."""
+        epoch, last = self.epoch + epoch * self.ratio, len(self.begins) - 1
+        index = min(max(int(epoch), 0), last)
+        step = self.begins[index] + (epoch - index) * self._size(min(index, last - 1))
+        return (step - self.step) / self.ratio
+
+    def since(self, step: float) -> EpochClock:
+        """As a part of the run has it that begins at an optimizer step."""
+        start = self.step + step * self.ratio
+        return self._replace(step=start, epoch=self._epoch_at(start))
+
+    def shrunk(self, ratio: float) -> EpochClock:
+        """As the run that this one is `ratio` times as long as has it."""
+        return self._replace(ratio=self.ratio * ratio)
+
+    def _size(self, index: int) -> float:
+        return max(self.begins[index + 1] - self.begins[index], 1)
+
+
 class RunLength(NamedTuple):
     """How long the run will be, as far as it is known; what is unknown is None.
 
@@ -24,6 +80,7 @@ class RunLength(NamedTuple):
         epochs: epochs of the run.
         steps: optimizer steps of the whole run. `RunLength.of` derives it from the other two.
         batch_size: samples of one optimizer step.
+        clock: when its epochs really began, where they are not all of `steps_per_epoch`. Default None: they are.
 
     Example:
         >>> RunLength.of(steps_per_epoch=45, epochs=10).steps
@@ -34,6 +91,7 @@ class RunLength(NamedTuple):
     epochs: float | None = None
     steps: float | None = None
     batch_size: float | None = None
+    clock: EpochClock | None = None
 
     @classmethod
     def of(
@@ -49,14 +107,41 @@ class RunLength(NamedTuple):
             steps = whole if steps is None else min(steps, whole)
         return cls(steps_per_epoch, epochs, steps, batch_size)
 
-    def part(self, length: Span) -> RunLength:
-        """A part of this run as a run of its own."""
-        return RunLength(self.steps_per_epoch, length.epochs, length.steps, self.batch_size)
+    def part(self, length: Span, start: Span | None = None) -> RunLength:
+        """A part of this run as a run of its own; `start` says when it begins."""
+        return RunLength(self.steps_per_epoch, length.epochs, length.steps, self.batch_size, self.since(start).clock)
+
+    def since(self, start: Span | None) -> RunLength:
+        """This run with its epochs counted from `start` on."""
+        if self.clock is None or start is None:
+            return self
+        step = start.steps if start.steps is not None else self.clock.step_at(start.epochs or 0)
+        return self._replace(clock=self.clock.since(step))
+
+    def epochs_at(self, step: Any) -> Any:
+        """How many epochs have passed at an optimizer step, with a fraction; None if that is unknown."""
+        if step is None or self.steps_per_epoch is None:
+            return None
+        return step / self.steps_per_epoch if self.clock is None else self.clock.epoch_at(step)
+
+    def steps_at(self, epoch: Any) -> Any:
+        """The optimizer step at which so many epochs have passed; None if that is unknown."""
+        if epoch is None or self.steps_per_epoch is None:
+            return None
+        return epoch * self.steps_per_epoch if self.clock is None else self.clock.step_at(epoch)
 
     def position(self, step: Count, base_learning_rate: float | None = None) -> Position:
         """The position at one optimizer step of this run (or at each of an array of steps)."""
-        epoch = None if self.steps_per_epoch is None else step // self.steps_per_epoch
+        epoch = None if self.steps_per_epoch is None else self._whole_epochs_at(step)
         return Position(step, epoch, self, base_learning_rate)
+
+    def _whole_epochs_at(self, step: Any) -> Any:
+        assert self.steps_per_epoch is not None
+        if self.clock is None:
+            return step // self.steps_per_epoch
+        if isinstance(step, np.ndarray):
+            return np.array([math.floor(self.clock.epoch_at(one)) for one in step.tolist()])
+        return math.floor(self.clock.epoch_at(step))
 
 
 class Position(NamedTuple):
@@ -115,25 +200,35 @@ class Position(NamedTuple):
         step, epoch = (one[which] if isinstance(one, np.ndarray) else one for one in (self.step, self.epoch))
         return self._replace(step=step, epoch=epoch)
 
+    def each(self) -> Iterator[Position]:
+        """The single positions of an array of them."""
+        counts = np.broadcast_arrays(*(one for one in (self.step, self.epoch) if isinstance(one, np.ndarray)))
+        columns = iter([one.ravel().tolist() for one in counts])
+        step, epoch = (next(columns) if isinstance(one, np.ndarray) else repeat(one) for one in (self.step, self.epoch))
+        for one, other in zip(step, epoch, strict=False):
+            yield self._replace(step=one, epoch=other)
+
     # --- the same position as a part of the run sees it -----------------------------------------------------
 
     def smoothly(self) -> Position:
         """With the epoch as a fraction that moves at every step."""
         if self.step is None or self.run.steps_per_epoch is None:
             raise TrainingError("to move smoothly within an epoch, a schedule has to know the steps per epoch")
-        return self._replace(epoch=self.step / self.run.steps_per_epoch, smooth=True)
+        return self._replace(epoch=self.run.epochs_at(self.step), smooth=True)
 
     def at_epoch_begin(self) -> Position:
         """With the step held at the epoch's first."""
         epoch = self.elapsed("ep") // 1
         if self.run.steps_per_epoch is None:
             raise TrainingError("to hold a value within an epoch, a schedule has to know the steps per epoch")
-        return self._replace(epoch=epoch, step=epoch * self.run.steps_per_epoch)
+        return self._replace(epoch=epoch, step=self.run.steps_at(epoch))
 
     def shrunk(self, ratio: float) -> Position:
         """As the run that this one is `ratio` times as long as has it at this point."""
         # Divided, and not multiplied by 1 / ratio: 49 * (1 / 49) is less than 1.
         run = self.run._replace(epochs=_shrunk(self.run.epochs, ratio), steps=_shrunk(self.run.steps, ratio))
+        if self.run.clock is not None:
+            run = run._replace(clock=self.run.clock.shrunk(ratio))
         return self._replace(step=_shrunk(self.step, ratio), epoch=_shrunk(self.epoch, ratio), run=run)
 
     def part(self, start: Span, run: RunLength) -> Position:
@@ -143,8 +238,14 @@ class Position(NamedTuple):
             epoch = None if self.epoch is None or start.epochs is None else self.epoch - start.epochs
         else:
             # A part may begin within an epoch; its own epochs are counted from there.
-            epoch = step / run.steps_per_epoch if self.smooth else step // run.steps_per_epoch
+            epoch = run.epochs_at(step) if self.smooth else run._whole_epochs_at(step)
         return Position(step, epoch, run, self.base_learning_rate, self.smooth)
+
+    def since(self, step: int, epoch: int) -> Position:
+        """As the rest of the run that begins at an optimizer step, the first of an epoch or within it, has it."""
+        start = Span(step, epoch, "ep" if self.run.steps_at(epoch) == step else "st")
+        rest = Span(self.run.steps, self.run.epochs) - start
+        return self.part(start, self.run.part(rest, start))
 
     def at_begin(self) -> Position:
         """The very first of this run."""

@@ -60,8 +60,10 @@ class Schedule(ABC):
             for bit the value of a call of its own.
         """
         where = as_position(position)
-        value = self.value(where, state)
         arrays = isinstance(where.step, np.ndarray) or isinstance(where.epoch, np.ndarray)
+        if arrays and where.run.clock is not None:  # epochs of different sizes: each step has a time of its own
+            return np.array([self.value(one, state) for one in where.each()], dtype=np.float64).reshape(where.shape)
+        value = self.value(where, state)
         return where.like(value) if arrays and not isinstance(value, np.ndarray) else value
 
     @abstractmethod

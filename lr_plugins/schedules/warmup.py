@@ -298,7 +298,7 @@ class Annealed(InTurn):
     def _parts_of(self, run: RunLength) -> Iterator[tuple[Span, RunLength]]:
         before, (start, rest) = super()._parts_of(run)
         yield before
-        yield start, rest if self.length is None else run.part(self.length.known(run))
+        yield start, rest if self.length is None else run.part(self.length.known(run.since(start)), start)
 
 
 class WarmupStableDecay(InTurn):

@@ -1,0 +1,58 @@
+"""When the epochs of a run really began."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lr_plugins.schedules.position import EpochClock
+
+
+class EpochBegins:
+    """The optimizer steps at which epochs began, as they come.
+
+    Args:
+        begins: those of the epochs so far, from epoch 0 on. Default: none.
+
+    Example:
+        >>> epochs = EpochBegins()
+        >>> for epoch, step in enumerate([0, 4, 12]): epochs.begin(epoch, step, planned=4)
+        >>> epochs.clock(size=8, planned=4)
+        EpochClock(begins=(0, 4, 12, 20), step=0, epoch=0, ratio=1)
+    """
+
+    def __init__(self, begins: Sequence[int] = ()) -> None:
+        self.begins = list(begins)
+
+    def begin(self, epoch: int, step: int | None, planned: float) -> None:
+        """An epoch begins at a step; or, where that is None, has begun when it was planned to.
+
+        Of epochs before it of which nothing is known, as many steps are taken to have been planned, or else to have
+        been taken by each alike.
+        """
+        known = len(self.begins)
+        if step is None:
+            self.begins += [round(each * planned) for each in range(known, epoch + 1)]
+            return
+        del self.begins[epoch:]
+        before = self.begins[-1] if self.begins else 0
+        missing = epoch - len(self.begins)
+        if missing and step == round(epoch * planned):
+            self.begins += [round(each * planned) for each in range(len(self.begins), epoch)]
+        else:
+            first = len(self.begins) or 1
+            steps = (step - before) / max(epoch - first + 1, 1)
+            self.begins += [0] * (not self.begins and bool(epoch))
+            self.begins += [round(before + steps * (each - first + 1)) for each in range(first, epoch)]
+        self.begins.append(step)
+
+    def clock(self, size: float, planned: float) -> EpochClock | None:
+        """What tells the epoch of a step; None if all epochs are as long as planned, and nothing is to be told.
+
+        Args:
+            size: how many steps the epoch under way will have.
+            planned: how many each was to have.
+        """
+        regular = all(step == index * planned for index, step in enumerate(self.begins))
+        if regular and size == planned:
+            return None
+        return EpochClock((*self.begins, self.begins[-1] + size))

@@ -1,0 +1,156 @@
+"""Which optimizers of a Trainer step, and whether all of their steps are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lr_plugins._lightning import Trainer, rank_zero_warn
+from lr_plugins.callbacks.step_hooks import parameters_of, watch
+from lr_plugins.callbacks.writer import Recorder
+
+
+def stepping_optimizers(trainer: Trainer) -> list[Optimizer]:
+    """The optimizers that Lightning steps, in their order; others may stand in the list of the Trainer."""
+    wrapped = getattr(trainer.strategy, "_lightning_optimizers", None) or []
+    return [one.optimizer for one in wrapped] or list(trainer.optimizers)
+
+
+class OptimizerChanges:
+    """Notices that other optimizers step than those that are followed.
+
+    Args:
+        trainer: the Trainer of the run.
+        recorders: follow its optimizers; a list that `changed` changes.
+        changed: is given the optimizers that are to be followed from now on.
+    """
+
+    def __init__(
+        self, trainer: Trainer, recorders: Sequence[Recorder], changed: Callable[[list[Optimizer]], None]
+    ) -> None:
+        self._trainer, self._recorders, self._changed = trainer, recorders, changed
+        self._told = False
+        self.stop = watch(self.check)
+
+    def check(self, stepping: Any = None) -> None:
+        """Follow the optimizers that step now, where others have come in the place of those that are followed.
+
+        Args:
+            stepping: an optimizer that is about to step and is not followed. Default None: none is.
+        """
+        followed, now = [one.optimizer for one in self._recorders], stepping_optimizers(self._trainer)
+        if stepping is not None and not any(one is stepping for one in now):
+            for recorder in self._recorders:
+                recorder.follow_within()
+            if any(recorder.follows(stepping) for recorder in self._recorders):
+                return
+            now = self._with(stepping, now)
+            if not any(one is stepping for one in now):
+                self._tell(stepping)
+                return
+        if len(now) != len(followed) or any(one is not other for one, other in zip(now, followed, strict=True)):
+            self._changed(now)
+
+    def _with(self, stepping: Any, now: list[Optimizer]) -> list[Optimizer]:
+        """Those that are followed, with one that only the Trainer's list has and that steps all the same."""
+        listed = list(self._trainer.optimizers)
+        if len(now) != len(listed):
+            return now
+        return [one if one is stepping else other for one, other in zip(listed, now, strict=True)]
+
+    def _tell(self, stepping: Any) -> None:
+        """Tell once of an optimizer that steps driven parameters and is not the Trainer's."""
+        if self._told or type(stepping).__name__.startswith("Lightning"):  # what wraps one of them
+            return
+        mine = parameters_of(stepping)
+        shared = [one.optimizer for one in self._recorders if mine & parameters_of(one.optimizer)]
+        if shared:
+            self._told = True
+            kind, other = type(stepping).__name__, type(shared[0]).__name__
+            rank_zero_warn(
+                f"LearningRateScheduler: {kind}, which is not one of the Trainer's optimizers, steps parameters of "
+                f"{other}. Its learning rate is neither driven nor recorded: return it from configure_optimizers()."
+            )
+
+
+class UnseenSteps:
+    """Notices that weights have changed in a batch, and that no step of their optimizer was announced.
+
+    An optimizer may step by a method of its own, as some implementations of SAM do. As long as no step of it has been
+    seen, each batch that changes its weights is counted as one.
+
+    Args:
+        trainer: the Trainer of the run.
+        recorder: follows the optimizer.
+    """
+
+    def __init__(self, trainer: Trainer, recorder: Recorder) -> None:
+        self._trainer, self._recorder = trainer, recorder
+        self._versions, self._global_step, self._told = 0, 0, False
+
+    def new_batch(self) -> None:
+        """A batch begins."""
+        if not self._recorder.seen_steps:
+            self._versions, self._global_step = self._sum_of_versions(), self._trainer.global_step
+
+    def count(self) -> None:
+        """A batch is over: count the step that it has taken unseen."""
+        recorder, trainer = self._recorder, self._trainer
+        if recorder.seen_steps or self._sum_of_versions() == self._versions:
+            return
+        if trainer.lightning_module.automatic_optimization and trainer.global_step == self._global_step:
+            return  # Lightning has not stepped: something else has changed the weights
+        recorder.count_unseen_step()
+        if not self._told:
+            self._told = True
+            kind = type(recorder.optimizer).__name__
+            rank_zero_warn(
+                f"LearningRateScheduler: the weights of {kind} have changed, but no call of step() was seen. Each "
+                f"batch that changes them is counted as one step. Call {kind}.step(), so that every step is followed."
+            )
+
+    def _sum_of_versions(self) -> int:
+        groups = self._recorder.optimizer.param_groups
+        return sum(parameter._version for group in groups for parameter in group["params"])
+
+
+class CountedSteps:
+    """Holds the steps that were counted against those that Lightning has counted since.
+
+    Args:
+        trainer: the Trainer of the run.
+        steps: how many were counted when it began.
+    """
+
+    def __init__(self, trainer: Trainer, steps: int) -> None:
+        self._trainer, self._steps, self._global_step, self._told = trainer, steps, trainer.global_step, False
+
+    def compare(self, steps: int, at_the_end: bool = False) -> None:
+        """Tell where the counts differ: once, and at the end.
+
+        Args:
+            steps: how many are counted now.
+            at_the_end: whether this is the end of the fit.
+        """
+        ours, lightnings = steps - self._steps, self._trainer.global_step - self._global_step
+        if ours == lightnings:
+            return
+        said = f"LearningRateScheduler: {ours} optimizer steps changed the weights in this fit, Lightning counts"
+        if getattr(self._trainer.precision_plugin, "scaler", None) is not None and ours < lightnings:
+            if at_the_end:  # an ordinary thing, which every start in half precision shows
+                rank_zero_warn(f"{said} {lightnings}: a gradient scaler has skipped {lightnings - ours}. {_COUNTED}")
+        elif at_the_end or not self._told:
+            self._told = True
+            rank_zero_warn(f"{said} {lightnings}{self._why(ours, lightnings)}. {_COUNTED}")
+
+    def _why(self, ours: int, lightnings: int) -> str:
+        if self._trainer.lightning_module.automatic_optimization:
+            return ""
+        if ours > lightnings:
+            return ", which does not see steps of an optimizer that self.optimizers() has not wrapped"
+        return ", and some of those did not happen or could not be seen"
+
+
+_COUNTED = "The schedules go by the first."

@@ -1,0 +1,167 @@
+"""Param groups that are replaced in mid-run: those that are there are driven, and recorded."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.optim import SGD
+
+from lr_plugins import Assign, Constant, LearningRateScheduler, StepDecay
+from lr_plugins.errors import TrainingError
+from tests.toys import Toy, fit, loader
+
+from .test_replaced_optimizers import noting
+
+FOUR = loader(16, 4)  # batches an epoch
+HALVED = [0.1] * 4 + [0.05] * 4 + [0.025] * 4
+
+
+def by_a_copy(optimizer):
+    optimizer.param_groups[0] = {**optimizer.param_groups[0], "lr": 0.7}
+
+
+def by_pop_and_add(optimizer):
+    group = optimizer.param_groups.pop()
+    optimizer.add_param_group({"params": group["params"], "lr": 0.7})
+
+
+def by_clear_and_add(optimizer):
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    optimizer.param_groups.clear()
+    optimizer.add_param_group({"params": parameters, "lr": 0.7})
+
+
+def by_a_new_list(optimizer):
+    optimizer.param_groups = [{**group, "lr": 0.7} for group in optimizer.param_groups]
+
+
+def by_its_own_state(optimizer):
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = 0.7
+    optimizer.load_state_dict(state)
+
+
+def by_an_equal_copy(optimizer):
+    optimizer.param_groups[0] = dict(optimizer.param_groups[0])
+
+
+WAYS = [by_a_copy, by_pop_and_add, by_clear_and_add, by_a_new_list, by_its_own_state, by_an_equal_copy]
+
+
+class Replaces(pl.Callback):
+    def __init__(self, way, hook, epochs=(1,)):
+        self.way, self.epochs, self.done = way, epochs, set()
+        setattr(self, hook, self._do)
+
+    def _do(self, trainer, *_):
+        if trainer.current_epoch in self.epochs and trainer.current_epoch not in self.done:
+            self.done.add(trainer.current_epoch)
+            self.way(trainer.optimizers[0])
+
+
+HOOKS = [
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+    "on_validation_end",
+]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("way", WAYS)
+def test_the_group_that_is_there_is_driven(way, hook):
+    used = []
+    scheduler, replacing = LearningRateScheduler(StepDecay(0.1, every="1ep")), Replaces(way, hook)
+    fit(Toy(noting(used)), scheduler, replacing, train=FOUR, val=FOUR)
+    assert replacing.done
+    # on_before_optimizer_step comes within the step's closure, after this optimizer's closure has begun.
+    assert used == scheduler.trace["lr"].values.tolist() == HALVED
+    assert scheduler.audit.followed == 12
+
+
+@pytest.mark.parametrize("way", WAYS[:-1])
+def test_it_is_told_and_can_stop_the_run(way, recwarn):
+    fit(None, LearningRateScheduler(StepDecay(0.1, every="1ep")), Replaces(way, "on_train_batch_start"), train=FOUR)
+    told = [str(one.message) for one in recwarn if "other code has set lr to 0.7" in str(one.message)]
+    assert len(told) == 1
+    with pytest.raises(TrainingError, match=r"lr to 0\.7"):
+        fit(
+            None,
+            LearningRateScheduler(StepDecay(0.1, every="1ep"), on_conflict="error"),
+            Replaces(way, "on_train_batch_start"),
+            train=FOUR,
+        )
+
+
+def test_of_two_groups_each_keeps_its_ratio():
+    def make(parameters):
+        weight, bias = parameters
+        return SGD([{"params": [weight], "name": "w"}, {"params": [bias], "lr": 0.02, "name": "b"}], lr=0.1)
+
+    def swap(optimizer):
+        first, second = optimizer.param_groups
+        optimizer.param_groups[:] = [{**second, "lr": 0.3}, {**first, "lr": 0.4}]
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(Toy(make), scheduler, Replaces(swap, "on_train_batch_start"), train=FOUR)
+    assert scheduler.trace["lr/w"].values.tolist() == HALVED
+    assert scheduler.trace["lr/b"].values == pytest.approx([0.2 * value for value in HALVED], rel=1e-15)
+
+
+def test_a_group_of_other_parameters_is_a_new_one():
+    class Two(Toy):
+        def __init__(self):
+            super().__init__()
+            self.other = torch.nn.Linear(3, 1)
+
+        def configure_optimizers(self):
+            return SGD(self.layer.parameters(), lr=0.1)
+
+        def compute_loss(self, batch):
+            return super().compute_loss(batch) + self.other(batch[0]).square().mean()
+
+    module = Two()
+
+    def replace(optimizer):
+        optimizer.param_groups.pop()
+        optimizer.add_param_group({"params": list(module.other.parameters()), "lr": 0.01})
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    trainer = fit(module, scheduler, Replaces(replace, "on_train_epoch_start"), train=FOUR)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0025)
+    assert scheduler.trace["lr"].values == pytest.approx([0.1] * 4 + [0.005] * 4 + [0.0025] * 4)
+
+
+def test_chosen_groups_stay_chosen():
+    used = []
+    schedules = [StepDecay(0.1, every="1ep"), Assign(Constant(0.003), params="weight")]
+    scheduler = LearningRateScheduler(schedules)
+    replacing = Replaces(by_a_new_list, "on_train_batch_start", epochs=(0, 1, 2))
+    fit(Toy(noting(used)), scheduler, replacing, train=FOUR)
+    assert scheduler.trace["lr/weight"].values.tolist() == used == [0.003] * 12
+    assert [values.values.tolist() for name, values in scheduler.trace.items() if name != "lr/weight"] == [HALVED]
+
+
+def test_a_tensor_in_the_place_of_a_number():
+    def put(optimizer):
+        optimizer.param_groups[0]["lr"] = torch.tensor(0.7)
+
+    used = []
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(Toy(noting(used)), scheduler, Replaces(put, "on_train_batch_start"), train=FOUR)
+    assert used == pytest.approx(HALVED, rel=1e-7)
+
+
+def test_what_is_written_within_the_step_itself_is_not_called_followed():
+    class Decays(SGD):
+        def step(self, closure=None):
+            loss = super().step(closure)
+            self.param_groups[0]["lr"] *= 0.5
+            return loss
+
+    scheduler = LearningRateScheduler(Constant(0.1))
+    with pytest.warns(UserWarning, match="The step may have used it"):
+        fit(Toy(lambda parameters: Decays(parameters, lr=0.1)), scheduler, train=FOUR, epochs=1)
+    assert (scheduler.audit.steps, scheduler.audit.followed) == (4, 0)
