@@ -138,7 +138,7 @@ def parameters_of(optimizer: Any) -> set[int]:
 
 
 def calls_its_parents(optimizer: Any) -> bool:
-    """Whether a step of an optimizer may announce itself several times: a `step` that calls that of its parent class."""
+    """Whether a step may announce itself several times: as a `step` that calls that of its parent class does."""
     steps = [vars(kind).get("step") for kind in type(optimizer).__mro__]
     return sum(bool(getattr(step, "hooked", False)) for step in steps) > 1
 
