@@ -5,6 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+SET_LENGTH = (
+    "set max_steps on the Trainer (without a Trainer: pass RunLength.of(steps=...), or "
+    "RunLength.of(steps_per_epoch=..., epochs=...))"
+)
+"""What to do where the length of the run is needed and unknown, as a part of a sentence."""
+
 
 class LearningRateError(Exception):
     """Base of every error raised on purpose here, so that an application can show it without a traceback."""

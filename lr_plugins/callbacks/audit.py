@@ -46,6 +46,7 @@ class Audit:
     Args:
         choice: what happens then: `"ours"`, `"theirs"` or `"error"`.
         source: found value -> the name of who has written it.
+        who: whose plan it is, as messages name it.
     """
 
     choice: str = "ours"
@@ -53,6 +54,7 @@ class Audit:
     steps: int = 0
     followed: int = 0
     foreign: dict[str, Foreign] = field(default_factory=dict)
+    who: str = "LearningRateScheduler"
 
     def count(self, followed: bool) -> None:
         """One more step."""
@@ -76,7 +78,7 @@ class Audit:
         if self.choice == "error":
             raise TrainingError(f"{told} (on_conflict=error). on_conflict can also be ours or theirs.")
         used = "the step may have used it" if during else "the plan's value is used"
-        rank_zero_warn(f"LearningRateScheduler: {told}. {used[0].upper()}{used[1:]}; of {source} this is told once.")
+        rank_zero_warn(f"{self.who}: {told}. {used[0].upper()}{used[1:]}; of {source} this is told once.")
 
     def __str__(self) -> str:
         """One line.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import SET_LENGTH, InvalidArgument, TrainingError
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
 
 _TEXT = re.compile(r"\s*(?P<value>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(?P<unit>st|ep|sp|%)?\s*")
@@ -20,7 +20,7 @@ _ALLOWED = (
 
 _UNKNOWN = {
     "%": "the duration {} is a share of the run, and the length of the run is unknown; "
-    "set max_steps on the Trainer, or give the duration in steps or epochs",
+    f"{SET_LENGTH}, or give the duration in steps or epochs",
     "sp": "the duration {} is in samples, and the samples per optimizer step are unknown; give it in steps or epochs",
 }
 

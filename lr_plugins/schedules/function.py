@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,21 @@ from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate
 
 _RUN = Duration(100, "%")
 
+# How Python and C libraries say that a function cannot be called with so many arguments.
+_WRONG_COUNT = re.compile(
+    r"\btakes (?:from |exactly |at most |at least |no |\d)|\bmissing \d+ required "
+    r"|\bexpected (?:at most |at least )?\d+ arg|\barguments: expected \d|\bgot multiple values for argument "
+)
+
 
 class FunctionSchedule(Schedule):
     """A function of `epoch`, or of `(epoch, lr)`, called once at the begin of each epoch; or of step or fraction.
 
     `lr = function(epoch)`, or `lr = function(epoch, lr of the epoch before)`; for epoch 0 the latter is
-    `initial_learning_rate`. As in Keras, a function that can take two arguments gets two.
+    `initial_learning_rate`. As in Keras, a function that can take two arguments gets two. Where the signature does not
+    tell, as behind a decorator that passes `*args` on or `np.vectorize`, the first call does, by Keras' rule: it is
+    made with two arguments, and with one if the function does not take two. Unlike in Keras, a TypeError from within
+    the function is raised.
 
     With `of="step"`, `lr = function(step)`, and with `of="fraction"`, `lr = function(t / length of the run)`, called
     at every optimizer step, and once for each element of an array. The fraction is from 0 at the begin to 1 at the
@@ -62,7 +72,7 @@ class FunctionSchedule(Schedule):
         self.of = choice("FunctionSchedule.of", of, ("epoch", "step", "fraction"))
         if isinstance(function, type) or not callable(function):
             raise InvalidArgument("FunctionSchedule.function", function, f"a function of {self.of}")
-        self._takes_learning_rate = of == "epoch" and _takes_learning_rate(function)
+        self._takes_learning_rate = _takes_learning_rate(function) if of == "epoch" else False  # None: not known yet
         if of != "epoch":
             if _takes(function, 0) is False:
                 raise InvalidArgument("schedule", function, f"callable as schedule({of})")
@@ -84,7 +94,10 @@ class FunctionSchedule(Schedule):
     @property
     def starts_from_own(self) -> bool:
         """Whether it takes the learning rate so far, and that of epoch 0 is left out."""
-        return self._takes_learning_rate and self.initial_learning_rate is None
+        takes = self._takes_learning_rate
+        if takes is None:
+            takes = _takes(self.function, 0, 0.0, follow_wrapped=True) is not False
+        return takes and self.initial_learning_rate is None
 
     def value(self, position: Position, state: State) -> Value:
         """What the function says; of an epoch, what is remembered."""
@@ -121,19 +134,60 @@ class FunctionSchedule(Schedule):
     def _at(self, epoch: int, position: Position, state: State) -> float:
         if state and state["epoch"] == epoch:
             return float(state["learning_rate"])
-        if not self._takes_learning_rate:
+        if self._takes_learning_rate is False:
             return self._ask(epoch)
         first, current = 0, None
         if state and state["epoch"] < epoch:
             first, current = state["epoch"] + 1, float(state["learning_rate"])
         if current is None:
+            unknown = self.initial_learning_rate is None and position.base_learning_rate is None
+            if self._takes_learning_rate is None and unknown:
+                return self._without_learning_rate(epoch, position)
             current = self.initial(position)
         for past in range(first, epoch + 1):
-            current = self._ask(past, current)
+            if self._takes_learning_rate:
+                current = self._ask(past, current)
+            else:
+                current = self._find_out(past, current, epoch)
+                if not self._takes_learning_rate:
+                    break
         return current
+
+    def _find_out(self, first: int, current: float, epoch: int) -> float:
+        """Its answer for the epoch `first`, by two arguments; or, if it takes one, for `epoch`."""
+        try:
+            answer = self._ask(first, current)
+        except TypeError as error:
+            if not _is_wrong_count(error):
+                raise
+            refused = error
+        else:
+            self._takes_learning_rate = True
+            return answer
+        try:
+            answer = self._ask(epoch)
+        except TypeError as error:
+            if not _is_wrong_count(error) or _depth(error) > _depth(refused):
+                raise  # from within the function, which takes one argument
+            if _depth(error) < _depth(refused):
+                raise refused from None  # from within the function, which takes two
+            raise InvalidArgument("schedule", self.function, _CALLABLE, f"{refused}; {error}.") from None
+        self._takes_learning_rate = False
+        return answer
+
+    def _without_learning_rate(self, epoch: int, position: Position) -> float:
+        """Its answer where there is no learning rate to pass, and it is not known whether it takes one."""
+        try:
+            return self._ask(epoch)
+        except TypeError as error:
+            if not _is_wrong_count(error):
+                raise
+        return self.initial(position)  # raises: it has to be given
 
     def _ask(self, time: float, *learning_rate_so_far: float) -> float:
         answer: Any = self.function(time, *learning_rate_so_far)
+        if isinstance(self.function, np.vectorize) and np.ndim(answer) == 0:
+            answer = answer.item()  # it makes an array even of a single number
         try:
             return learning_rate("the learning rate", answer)
         except InvalidArgument:
@@ -168,25 +222,52 @@ def as_schedule(schedule: Schedule | Callable[..., float], field: str = "schedul
     return FunctionSchedule(schedule)
 
 
-def _takes_learning_rate(function: Callable[..., float]) -> bool:
-    """Whether Keras would call it with two arguments: it looks at what can be called, not at the names."""
+_CALLABLE = "callable as schedule(epoch) or schedule(epoch, lr)"
+
+
+def _takes_learning_rate(function: Callable[..., float]) -> bool | None:
+    """Whether Keras would call it with two arguments: it looks at what can be called, not at the names.
+
+    None where only a call can tell.
+    """
     both = _takes(function, 0, 0.0)
     if both is False and _takes(function, 0) is False:
-        raise InvalidArgument("schedule", function, "callable as schedule(epoch) or schedule(epoch, lr)")
-    return bool(both)
+        raise InvalidArgument("schedule", function, _CALLABLE)
+    return both
 
 
-def _takes(function: Callable[..., float], *arguments: float) -> bool | None:
-    """Whether a function can be called with these arguments; None if it cannot be known."""
+def _takes(function: Callable[..., float], *arguments: float, follow_wrapped: bool = False) -> bool | None:
+    """Whether a function can be called with these arguments; None if only a call can tell.
+
+    What a decorator passes on as `*args`, the decorated function takes or not. `functools.wraps` gives the decorator
+    the signature of that function, which need not be its own.
+    """
+    if isinstance(function, np.ufunc):  # the second positional argument of one of a single number is an array for `out`
+        return function.nin == len(arguments)
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=follow_wrapped)
     except (TypeError, ValueError):  # some functions written in C tell nothing
         return None
     try:
         signature.bind(*arguments)
     except TypeError:
         return False
-    return True
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    named = sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    return True if named >= len(arguments) else None
+
+
+def _is_wrong_count(error: TypeError) -> bool:
+    """Whether a call was refused for the number of its arguments."""
+    return _depth(error) == 1 or _WRONG_COUNT.search(str(error)) is not None
+
+
+def _depth(error: TypeError) -> int:
+    """How many calls below that of `_ask` an error was raised; functions written in C do not count."""
+    depth, trace = -1, error.__traceback__
+    while trace is not None:
+        depth, trace = depth + 1, trace.tb_next
+    return depth
 
 
 def _name(function: Callable[..., float]) -> str:

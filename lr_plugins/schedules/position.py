@@ -175,7 +175,7 @@ class Position(NamedTuple):
         if passed is None:
             raise TrainingError(
                 "this schedule counts epochs, and the position does not know its epoch; "
-                "give Position(step, epoch), or RunLength.of(steps_per_epoch=...).position(step)"
+                "give RunLength.of(steps_per_epoch=...) (or its .position(step)), or Position(step, epoch)"
                 if unit == "ep"
                 else "this schedule counts optimizer steps from an epoch on, and the steps per epoch are unknown; "
                 "count both in the same unit"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import SET_LENGTH, InvalidArgument, TrainingError
 from lr_plugins.schedules.combine import InTurn, Product
 from lr_plugins.schedules.constant import Constant
 from lr_plugins.schedules.duration import Duration, DurationLike
@@ -261,8 +261,7 @@ class Annealed(InTurn):
         start, run = self._plan(position.run)[1]
         if self.length is None and run.steps is None and run.epochs is None:
             raise TrainingError(
-                "Annealed takes the rest of the run, whose length is unknown; give its length, or set max_epochs or "
-                "max_steps on the Trainer"
+                f"Annealed takes the rest of the run, whose length is unknown; give its length, or {SET_LENGTH}"
             )
         return position.part(start, run)._replace(base_learning_rate=1.0)
 
@@ -370,7 +369,7 @@ class WarmupStableDecay(InTurn):
         if rest.exact is None:
             raise TrainingError(
                 f"WarmupStableDecay falls over the last {self.decay} of the run, whose length is unknown in that unit; "
-                "set max_epochs or max_steps on the Trainer"
+                f"set max_epochs, or {SET_LENGTH}"
             )
         steps, epochs = (None if one is None else max(one, 0.0) for one in (rest.steps, rest.epochs))
         return Span(steps, epochs, clock)
