@@ -21,10 +21,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lr_plugins._lightning import rank_zero_warn
 from lr_plugins.callbacks.audit import Audit
-from lr_plugins.callbacks.hyper_parameter import HyperParameter
-from lr_plugins.callbacks.param_groups import _BUILT, Built, names_in_groups, parameter_names
+from lr_plugins.callbacks.known_groups import KnownGroup, remember
+from lr_plugins.callbacks.param_groups import names_in_groups, parameter_names
 from lr_plugins.callbacks.scheduler import Schedules
-from lr_plugins.callbacks.writer import _DRIVEN, Writer, _Driven, check_chosen, optimizers_of
+from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import RunLength, Schedule
 from lr_plugins.schedules.assign import Assign, Assignments
@@ -187,13 +187,11 @@ class ScheduleLR(LRScheduler):
 
     def _targets(self) -> set[tuple[str, int]]:
         """The hyper-parameters that it drives, each with the identity of a parameter."""
-        groups = self.optimizer.param_groups
         return {
-            (f"{drive.hyper.key} {drive.hyper.at}", id(parameter))
+            (f"{drive.hyper.key} {drive.hyper.at}", parameter)
             for drive in self._current_writer().drives
-            for at in drive.shares
-            if at < len(groups)
-            for parameter in groups[at]["params"]
+            for known in drive.shares
+            for parameter in known.parameters
         }
 
     def _report_shared(self, shared: set[tuple[str, int]], other: ScheduleLR) -> None:
@@ -254,27 +252,23 @@ class ScheduleLR(LRScheduler):
 class _Memory(NamedTuple):
     """What a writer knows of an optimizer that the optimizer does not tell, once it has been written to."""
 
-    owns: dict[HyperParameter, tuple[float, list[float]]]  # the base, and each group's own value
-    built: list[Built]
+    groups: list[KnownGroup]  # without their dictionaries
     states: dict[tuple[int, int], State]  # of the schedules
 
     def prepare(self, optimizer: Optimizer) -> None:
         """Let a writer of this optimizer find it."""
-        groups = optimizer.param_groups
-        _BUILT.setdefault(optimizer, list(self.built))
-        for hyper, (base, owns) in self.owns.items():
-            now = [hyper.read(group) for group in groups]
-            known = [*owns, *now[len(owns) :]]
-            _DRIVEN.setdefault(optimizer, {})[hyper] = _Driven(base, known, now)
+        groups = [known.as_group(group) for known, group in zip(self.groups, optimizer.param_groups, strict=False)]
+        for known in groups:
+            known.written = {hyper: hyper.read(known.group) for hyper in known.owns}
+        remember(optimizer, groups)
 
 
 class _LoopWriter(Writer):
     """A writer of a plain loop, which can be built anew on a copy of its optimizer."""
 
     def memory(self) -> _Memory:
-        owns = {hyper: (self._bases[hyper], list(values)) for hyper, values in self._owns.items()}
         states = {(drive.assignment, drive.number): drive.state for drive in self.drives}
-        return _Memory(owns, list(_BUILT[self.optimizer]), states)
+        return _Memory([known.as_group({}) for known in self.groups], states)
 
     def take_states(self, memory: _Memory) -> None:
         for drive in self.drives:
