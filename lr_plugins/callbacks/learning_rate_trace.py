@@ -18,6 +18,7 @@ from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out
+from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.callbacks.writer import Recorder, series_suffixes
 from lr_plugins.errors import InvalidArgument
 
@@ -67,9 +68,11 @@ class LearningRateTrace(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make sure that the files can be written, before anything is trained."""
-        self._scheduler = None
         self._restored = None  # that of a checkpoint which was only tested; the fit's own comes after this
-        if stage != "fit" or self.dirpath is None:
+        if stage != "fit":  # the trace stays that of the last fit
+            return
+        self._scheduler = None
+        if self.dirpath is None:
             return
         make_folder("LearningRateTrace.dirpath", self.dirpath)
         warn_of_no_picture("LearningRateTrace")
@@ -149,6 +152,10 @@ class LearningRateTrace(Callback):
             self._losses.take(trainer, self._steps)
             self.publish(trainer)
             self.save(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the process that called `fit` have the trace, too."""
+        bring_back(trainer, self, {"_scheduler": None, "_recorded": self.trace})
 
     @rank_zero_only
     def publish(self, trainer: Trainer) -> None:

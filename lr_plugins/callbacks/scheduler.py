@@ -33,6 +33,7 @@ from lr_plugins.callbacks.progress_bars import ShownInBar
 from lr_plugins.callbacks.resume import POLICIES, Saved, settle
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out, run_length
+from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
@@ -440,6 +441,8 @@ class LearningRateScheduler(Callback):
             self._left = weakref.ref(trainer), trainer.global_step
         self._restored = None
         self._release()
+        audit = dataclasses.replace(self.audit, source=unknown)
+        bring_back(trainer, self, {"trace": self.trace, "audit": audit, "run_length": self.run_length})
 
     def _release(self) -> None:
         if self._trainer is not None:
