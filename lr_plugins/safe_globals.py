@@ -1,8 +1,8 @@
 """Schedules in checkpoints, where torch loads only what is known to be safe (`weights_only=True`, its default).
 
 `save_hyperparameters()` puts a module's arguments into each checkpoint, and a schedule may be one of them. Ours are
-safe: they keep what their constructor was given, and building one runs nothing but the checks of its arguments. A user's
-own functions and classes are not ours to call safe.
+safe: they keep what their constructor was given, and building one runs nothing but the checks of its arguments. The
+functions and classes of a user are not ours to call safe.
 """
 
 from __future__ import annotations

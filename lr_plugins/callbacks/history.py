@@ -10,6 +10,7 @@ from torch import Tensor
 from lr_plugins._lightning import Callback, LightningModule, Trainer
 from lr_plugins.callbacks.epoch_sums import are_batches_done, is_at_last_batch, means_of_all_processes
 from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.used_rate import UsedRate
 from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.errors import InvalidArgument
@@ -149,6 +150,10 @@ class History(Callback):
     def _news(self, trainer: Trainer) -> dict[str, float]:
         logged = logged_since(trainer.callback_metrics, self._taken)
         return {**self._waiting, **{name: float(value) for name, value in logged.items()}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the Trainer of a fit."""
+        return state_without_fit(self, _trainer=None)
 
     # --- the checkpoint ---------------------------------------------------------------------------------------
 

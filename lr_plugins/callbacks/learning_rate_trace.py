@@ -15,6 +15,7 @@ from torch import Tensor
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.files import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
 from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out
@@ -198,6 +199,10 @@ class LearningRateTrace(Callback):
                     series.append(value)
         self._published_of, self._published = self.trace, dict(state["published"])
         self._losses.load(state["losses"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the Trainer and the optimizers of a fit."""
+        return state_without_fit(self, _trainer=None, _recorders=[])
 
     def _stop_recording(self) -> None:
         for recorder in self._recorders:

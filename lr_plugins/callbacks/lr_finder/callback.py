@@ -16,6 +16,7 @@ from lr_plugins.callbacks.lr_finder.own_rate import OwnRate
 from lr_plugins.callbacks.lr_finder.search import search
 from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
 from lr_plugins.callbacks.order import put_before
+from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.errors import InvalidArgument, TrainingError
@@ -236,6 +237,10 @@ class LearningRateRangeTest(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the process that called `fit` have what was found, too."""
         bring_back(trainer, self, {"found": self.found, "curve": self.curve, "outcome": self.outcome})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the module of a fit."""
+        return state_without_fit(self)
 
     # --- the checkpoint ---------------------------------------------------------------------------------------
 
