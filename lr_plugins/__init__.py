@@ -6,6 +6,7 @@ What needs torch is imported when it is first used, so that looking at a schedul
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from lr_plugins import schedules as _schedules
@@ -47,3 +48,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
+
+
+if "torch" in sys.modules:
+    from lr_plugins.safe_globals import register_schedules
+
+    register_schedules()

@@ -8,6 +8,7 @@ from lr_plugins.callbacks.learning_rate_trace import LearningRateTrace
 from lr_plugins.callbacks.lr_finder import LearningRateRangeTest
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.trace import Trace
+from lr_plugins.safe_globals import register_schedules
 
 __all__ = [
     "FullPass",
@@ -19,3 +20,5 @@ __all__ = [
     "LearningRateTrace",
     "Trace",
 ]
+
+register_schedules()

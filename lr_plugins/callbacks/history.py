@@ -10,7 +10,9 @@ from torch import Tensor
 from lr_plugins._lightning import Callback, LightningModule, Trainer
 from lr_plugins.callbacks.epoch_sums import are_batches_done, is_at_last_batch, means_of_all_processes
 from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.used_rate import UsedRate
+from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.errors import InvalidArgument
 
 NAMES = {"keras2": "lr", "keras3": "learning_rate"}
@@ -132,6 +134,8 @@ class History(Callback):
         if self._ended is not None:
             self._take(trainer)
         self._trainer = None
+        results = {"epoch": self.epoch, "values": self.values, "learning_rates": self.learning_rates}
+        bring_back(trainer, self, results)
 
     def _take(self, trainer: Trainer) -> None:
         if self._ended is not None:
@@ -146,6 +150,10 @@ class History(Callback):
     def _news(self, trainer: Trainer) -> dict[str, float]:
         logged = logged_since(trainer.callback_metrics, self._taken)
         return {**self._waiting, **{name: float(value) for name, value in logged.items()}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the Trainer of a fit."""
+        return state_without_fit(self, _trainer=None)
 
     # --- the checkpoint ---------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from lr_plugins.callbacks.epoch_size import Units, samples_of_run
 from lr_plugins.callbacks.epoch_sums import metrics_so_far
 from lr_plugins.callbacks.keras_text import Moment, draw, format_header, keras2_line, keras3_line
 from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.used_rate import UsedRate, in_float32
 from lr_plugins.errors import InvalidArgument
 
@@ -227,6 +228,10 @@ class KerasProgress(Callback):
             self._print_line(trainer, last=True)
         elif self._epoch is not None:
             self._epoch.line.end()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the module of a fit."""
+        return state_without_fit(self)
 
     def _open(self, trainer: Trainer) -> _Epoch:
         """The epoch under way. A run resumed within an epoch enters it by a batch or a validation."""

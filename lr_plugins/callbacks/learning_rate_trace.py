@@ -17,10 +17,12 @@ from torch.optim import Optimizer
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.files import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
 from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.stepping_optimizers import OptimizerChanges, stepping_optimizers
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out
+from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.callbacks.writer import Recorder, series_suffixes
 from lr_plugins.errors import InvalidArgument
 
@@ -71,9 +73,11 @@ class LearningRateTrace(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make sure that the files can be written, before anything is trained."""
-        self._scheduler = None
         self._restored = None  # that of a checkpoint which was only tested; the fit's own comes after this
-        if stage != "fit" or self.dirpath is None:
+        if stage != "fit":  # the trace stays that of the last fit
+            return
+        self._scheduler = None
+        if self.dirpath is None:
             return
         make_folder("LearningRateTrace.dirpath", self.dirpath)
         warn_of_no_picture("LearningRateTrace")
@@ -179,6 +183,10 @@ class LearningRateTrace(Callback):
             self.publish(trainer)
             self.save(trainer)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the process that called `fit` have the trace, too."""
+        bring_back(trainer, self, {"_scheduler": None, "_recorded": self.trace})
+
     @rank_zero_only
     def publish(self, trainer: Trainer) -> None:
         """Hand the points that the loggers have not seen to each of them."""
@@ -220,6 +228,10 @@ class LearningRateTrace(Callback):
                     series.append(value)
         self._published_of, self._published = self.trace, dict(state["published"])
         self._losses.load(state["losses"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the Trainer and the optimizers of a fit."""
+        return state_without_fit(self, _trainer=None, _recorders=[])
 
     def _stop_recording(self) -> None:
         for recorder in self._recorders:

@@ -42,6 +42,7 @@ from lr_plugins.callbacks.stepping_optimizers import (
 )
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out, run_length
+from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
@@ -586,6 +587,8 @@ class LearningRateScheduler(Callback):
             self._left = weakref.ref(trainer), trainer.global_step
         self._restored, self._loaded = None, None
         self._release()
+        audit = dataclasses.replace(self.audit, source=unknown)
+        bring_back(trainer, self, {"trace": self.trace, "audit": audit, "run_length": self.run_length})
 
     def _release(self) -> None:
         if self._trainer is not None:

@@ -146,6 +146,10 @@ class Duration:
     def __hash__(self) -> int:
         return hash((self.value, self.unit))
 
+    def __reduce__(self) -> tuple[type[Duration], tuple[float, str]]:
+        """As a call of the class: torch's unpickler for weights, of 2.4 at least, sets no slots."""
+        return type(self), (_tidy(float(self.value)), self.unit)
+
 
 DurationLike = Duration | str | int | float
 

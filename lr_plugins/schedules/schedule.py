@@ -286,7 +286,7 @@ def choice(field: str, value: object, choices: Iterable[str]) -> str:
     words = tuple(choices)
     if not isinstance(value, str) or value not in words:
         raise InvalidArgument(field, value, f"one of {', '.join(words)}")
-    return value
+    return words[words.index(value)]  # a text of Python's own, whatever the kind of the one that was given
 
 
 def flag(field: str, value: object) -> bool:

@@ -16,7 +16,9 @@ from lr_plugins.callbacks.lr_finder.own_rate import OwnRate
 from lr_plugins.callbacks.lr_finder.search import search
 from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
 from lr_plugins.callbacks.order import put_before
+from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
+from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.schedule import choice, flag, number
 
@@ -231,6 +233,14 @@ class LearningRateRangeTest(Callback):
             print(f"Learning-rate range test: {line}", flush=True)
         elif failure:
             rank_zero_warn(f"Learning-rate range test: {line}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the process that called `fit` have what was found, too."""
+        bring_back(trainer, self, {"found": self.found, "curve": self.curve, "outcome": self.outcome})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the module of a fit."""
+        return state_without_fit(self)
 
     # --- the checkpoint ---------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def undone(trainer: Trainer, pl_module: LightningModule, callback: Callback, epo
 
 
 def _of_trainer(trainer: Trainer) -> Restore:
-    kept = {name: getattr(trainer, name) for name in _TRAINERS}
+    kept = {name: getattr(trainer, name) for name in _TRAINERS if hasattr(trainer, name)}
     connector, schedulers = trainer._logger_connector, trainer.strategy.lr_scheduler_configs
 
     def restore() -> None:
