@@ -231,7 +231,7 @@ class LearningRateTrace(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the Trainer and the optimizers of a fit."""
-        return state_without_fit(self, _trainer=None, _recorders=[])
+        return state_without_fit(self, _trainer=None, _recorders=[], _changes=None)
 
     def _stop_recording(self) -> None:
         for recorder in self._recorders:

@@ -385,9 +385,9 @@ class LearningRateScheduler(Callback):
         saved = next(iter(self._progress.schedules.values()), None)
         if self._epochs.begins and saved is not None:
             # Epochs of different sizes: that of the one under way tells nothing of the plan.
-            run = saved.length
-            if (run.epochs, run.batch_size) == (self.run_length.epochs, self.run_length.batch_size):
-                self.run_length = run
+            steps = trainer.max_steps if trainer.max_steps >= 0 else None
+            planned, _, _, batch_size, _ = saved.length
+            self.run_length = RunLength.of(planned, self.run_length.epochs, steps, batch_size)
         size = run_length(trainer).steps_per_epoch
         if len(self._writers) == 1 and size is not None:
             within = is_within_epoch(trainer) or is_at_last_batch(trainer)

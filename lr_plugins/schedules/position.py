@@ -96,10 +96,10 @@ class RunLength(NamedTuple):
     @classmethod
     def of(
         cls,
-        steps_per_epoch: int | None = None,
-        epochs: int | None = None,
-        steps: int | None = None,
-        batch_size: int | None = None,
+        steps_per_epoch: float | None = None,
+        epochs: float | None = None,
+        steps: float | None = None,
+        batch_size: float | None = None,
     ) -> RunLength:
         """The run length with `steps` filled in where epochs and steps per epoch give it, or cap it."""
         if steps_per_epoch is not None and epochs is not None:

@@ -87,7 +87,7 @@ def outcome(*callbacks):
     found = {}
     for callback in callbacks:
         if isinstance(callback, LearningRateScheduler):
-            own = {"lr": values(callback), "audit": str(callback.audit), "run": list(callback.run_length)}
+            own = {"lr": values(callback), "audit": str(callback.audit), "run": list(callback.run_length)[:3]}
         elif isinstance(callback, LearningRateTrace):
             own = values(callback)
         elif isinstance(callback, LearningRateRangeTest):

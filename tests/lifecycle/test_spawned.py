@@ -41,7 +41,7 @@ def test_the_trace_the_audit_and_the_history_are_those_of_the_fit(strategy, batc
     )
     assert scheduler["lr"] == trace == cosine(batches)
     assert scheduler["audit"] == f"lr followed the plan at {2 * batches} of {2 * batches} steps"
-    assert scheduler["run"] == [batches, 2, 2 * batches, None]
+    assert scheduler["run"] == [batches, 2, 2 * batches]
     assert history["epoch"] == [0, 1]
     assert history["history"]["lr"] == [trace[batches - 1], trace[-1]]
     assert [len(values) for values in history["history"].values()] == [2, 2, 2]
