@@ -333,9 +333,15 @@ class LearningRateScheduler(Callback):
             restored = self._progress
         # A new Trainer, or one whose checkpoint was written without this callback, tells the position by itself.
         known = restored is not None and len(restored.steps) == count
-        restored = self._plausible(trainer, restored) if restored is not None and known else None
-        self._progress = restored or Progress(self._steps_without_state(trainer, loaded))
-        if not goes_on or restored is None:
+        steps = None
+        if restored is not None and known:
+            steps = check_counts(self.on_resume, trainer, restored.counts, restored.steps)
+            restored = dataclasses.replace(restored, steps=steps) if steps is not None else Progress([0] * count)
+            loaded = loaded if steps is not None else None
+        else:
+            restored = None
+        self._progress = restored or Progress(steps_of_each(policy, trainer, self._writers, loaded))
+        if not goes_on or steps is None:
             self.trace = Trace()
         self._epochs = EpochBegins(self._progress.begins)
         self._take_length(trainer)
@@ -365,20 +371,22 @@ class LearningRateScheduler(Callback):
             if id(drive) not in known
         ]
 
-    def _plausible(self, trainer: Trainer, progress: Progress) -> Progress | None:
-        """A progress, if it fits what Lightning has counted; None where the schedules are to begin anew.
-
-        Raises:
-            TrainingError: it does not, and the policy is `"error"`.
-        """
-        kept = check_counts(self.on_resume, trainer, progress.counts, progress.steps)
-        if kept is None:
-            return None
-        return dataclasses.replace(progress, steps=kept)
-
-    def _steps_without_state(self, trainer: Trainer, loaded: list[SavedOptimizer] | None) -> list[int]:
-        """How many steps each optimizer has taken, where nothing of ours tells."""
-        return steps_of_each(self.on_resume, trainer, self._writers, loaded)
+    def _begin_anew_if_set_back(self, trainer: Trainer) -> None:
+        """Begin the plan anew where a callback has set Lightning's epochs back since training began."""
+        counted = self._counted
+        if counted is None or trainer.current_epoch >= counted.epoch or self._steps > counted.steps:
+            return
+        count = len(self._writers)
+        then = Counts(counted.epoch, counted.global_step)
+        if check_counts(self.on_resume, trainer, then, self._progress.steps) is not None:
+            return
+        self._progress, self._epochs = Progress([0] * count), EpochBegins()
+        self._counted = CountedSteps(trainer, 0)
+        for writer in self._writers:
+            writer.step = 0
+            for drive in writer.drives:
+                drive.state = drive.schedule.start()
+        self._observers = [Observer(trainer, _watched(writer), self.measure) for writer in self._writers]
 
     def _take_length(self, trainer: Trainer) -> None:
         """Take up how long the run is, and when its epochs began."""
@@ -463,6 +471,7 @@ class LearningRateScheduler(Callback):
         self._look_for_theirs(trainer)
         if self._changes is not None:
             self._changes.check()
+        self._begin_anew_if_set_back(trainer)
         now = run_length(trainer)
         self._compare_length(now, self._what_differs(trainer, now))
         if len(self._writers) == 1:

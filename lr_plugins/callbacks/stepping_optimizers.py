@@ -125,7 +125,8 @@ class CountedSteps:
     """
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
-        self._trainer, self._steps, self._global_step, self._told = trainer, steps, trainer.global_step, False
+        self._trainer, self._told = trainer, False
+        self.steps, self.epoch, self.global_step = steps, trainer.current_epoch, trainer.global_step
 
     def compare(self, steps: int, at_the_end: bool = False) -> None:
         """Tell where the counts differ: once, and at the end.
@@ -134,7 +135,7 @@ class CountedSteps:
             steps: how many are counted now.
             at_the_end: whether this is the end of the fit.
         """
-        ours, lightnings = steps - self._steps, self._trainer.global_step - self._global_step
+        ours, lightnings = steps - self.steps, self._trainer.global_step - self.global_step
         if ours == lightnings:
             return
         said = f"LearningRateScheduler: {ours} optimizer steps changed the weights in this fit, Lightning counts"
