@@ -6,31 +6,24 @@ from typing import Any
 
 from lr_plugins._lightning import Callback, Trainer
 from lr_plugins.callbacks.trainer_facts import is_a
-from lr_plugins.errors import InvalidArgument
 
 
 def put_in_order(trainer: Trainer, scheduler: Callback) -> None:
-    """Refuse callbacks that cannot work beside a scheduler as they stand; let those that read follow it.
+    """Let a scheduler follow those callbacks that build param groups, and those that read follow it.
 
     At the begin of an epoch, LearningRateMonitor reads the learning rate that the scheduler writes at the begin of an
-    epoch, too. A scheduler that the module brings along is always behind the Trainer's own callbacks, so that the
-    user could not change the order.
-
-    Raises:
-        InvalidArgument: a finetuning callback stands after it.
+    epoch, too. A finetuning callback adds the groups of what it unfreezes there, and in a resumed run rebuilds them
+    when the fit begins: they have to be there before the scheduler looks. A scheduler that the module brings along is
+    always behind the Trainer's own callbacks, so that the user could not change the order.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     at = callbacks.index(scheduler)
-    late = [one for one in callbacks[at:] if hasattr(one, "finetune_function")]
-    if late:  # in a resumed run they rebuild the param groups, which have to be ours by then
-        names = [type(one).__name__ for one in callbacks]
-        raise InvalidArgument(
-            "Trainer.callbacks", names, f"a list with {type(late[0]).__name__} before LearningRateScheduler"
-        )
+    builders = [one for one in callbacks[at + 1 :] if hasattr(one, "finetune_function")]
     readers = [one for one in callbacks[:at] if is_a("LearningRateMonitor", one)]
-    others = [one for one in callbacks[:at] if one not in readers]
+    before = [one for one in callbacks[:at] if one not in readers]
+    behind = [one for one in callbacks[at + 1 :] if one not in builders]
     # A new list: Lightning is going through the old one.
-    trainer.callbacks = [*others, scheduler, *readers, *callbacks[at + 1 :]]  # type: ignore[attr-defined]
+    trainer.callbacks = [*before, *builders, scheduler, *readers, *behind]  # type: ignore[attr-defined]
 
 
 def put_before(trainer: Trainer, callback: Callback, kind: type[Callback]) -> None:

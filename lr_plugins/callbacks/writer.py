@@ -387,6 +387,11 @@ class Writer(Recorder):
             f"Group {self.groups.index(known)} has {hyper.name} {own:g}, and groups keep their ratio to the default.",
         )
 
+    def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
+        """As a recorder; groups that come from now on come in the run."""
+        super().attach(trace, step, away)
+        self._begun = True
+
     def detach(self) -> None:
         """Stop following, and remember what was written for another fit with the same optimizer."""
         super().detach()
@@ -438,7 +443,7 @@ class Writer(Recorder):
         updates = [drive.write(self.step, self.total_steps) for drive in self.drives]
         # A call in between would cost half as much as the writing itself.
         self.advance = updates[0] if len(updates) == 1 else lambda: [update() for update in updates]
-        self._written = self._begun = True
+        self._written = True
 
     def _open(self) -> Iterator[_Column]:
         """What a schedule drives is what it has written, and recorded once for all its groups."""

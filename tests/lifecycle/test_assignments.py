@@ -417,11 +417,6 @@ class Freezing(BackboneFinetuning):
     pass
 
 
-def test_finetuning_callbacks_have_to_stand_before():
-    with pytest.raises(InvalidArgument, match="a list with Freezing before LearningRateScheduler"):
-        fit(Deep(), LearningRateScheduler(Constant(0.1)), Freezing())
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("pattern", [None, "^backbone", "bias$"])
 def test_a_resumed_run_of_finetuning_gives_what_an_uninterrupted_one_does(pattern, tmp_path):
