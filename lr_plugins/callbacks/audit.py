@@ -10,7 +10,7 @@ from lr_plugins.errors import TrainingError
 
 CHOICES = {
     "ours": "the schedule's value is used",
-    "theirs": "the schedule gives way",
+    "theirs": "the schedule gives way, and only records from then on",
     "error": "training stops",
 }
 
@@ -77,8 +77,11 @@ class Audit:
         told = f"{when} step {step}, {source} has set {name} to {found:.6g}; the plan has {expected:.6g}"
         if self.choice == "error":
             raise TrainingError(f"{told} (on_conflict=error). on_conflict can also be ours or theirs.")
-        used = "the step may have used it" if during else "the plan's value is used"
-        rank_zero_warn(f"{self.who}: {told}. {used[0].upper()}{used[1:]}; of {source} this is told once.")
+        if self.choice == "theirs":
+            rank_zero_warn(f"{self.who}: {told}. From here on it gives way, and only records (on_conflict=theirs).")
+            return
+        used = "The step may have used it" if during else "The plan's value is used"
+        rank_zero_warn(f"{self.who}: {told}. {used}; of {source} this is told once.")
 
     def __str__(self) -> str:
         """One line.
@@ -94,7 +97,10 @@ class Audit:
     @property
     def summary(self) -> str:
         """At how many steps the plan was followed, and who else has written."""
-        told = [f"{source} wrote something else {one.count:,} times" for source, one in self.foreign.items()]
+        told = [
+            f"{source} wrote something else {one.count:,} time{'s' * (one.count != 1)}"
+            for source, one in self.foreign.items()
+        ]
         return "; ".join([f"at {self.followed:,} of {self.steps:,} steps", *told])
 
 

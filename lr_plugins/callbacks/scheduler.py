@@ -126,7 +126,7 @@ class LearningRateScheduler(Callback):
             length.
         on_conflict: what to do where something else writes what the schedule drives (a scheduler that the module
             returns as well, StochasticWeightAveraging, code of yours): `"ours"` (the default) uses the schedule's
-            value and tells of each source once; `"theirs"` gives way to schedulers that Lightning runs, and only
+            value and tells of each source once; `"theirs"` gives way to them, from the first such value on, and only
             records; `"error"` stops. `audit` keeps count.
 
     Raises:

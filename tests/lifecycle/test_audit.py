@@ -15,7 +15,7 @@ from lr_plugins import (
     RunLength,
 )
 from lr_plugins.errors import InvalidArgument, TrainingError
-from tests.toys import Toy, fit
+from tests.toys import Toy, Used, fit
 
 PLAN = [LinearDecay(0.1)(RunLength.of(steps=18).position(step)) for step in range(18)]
 
@@ -218,3 +218,27 @@ def test_a_fused_optimizer_that_skips_within_its_kernel_has_taken_no_step():
 def test_a_choice_is_one_of_three():
     with pytest.raises(InvalidArgument, match="on_conflict must be one of ours, theirs, error; got 'mine'"):
         LearningRateScheduler(Constant(0.1), on_conflict="mine")
+
+
+def test_theirs_gives_way_to_code_of_the_users(capsys, recwarn):
+    scheduler, seen = LearningRateScheduler(LinearDecay(0.1), on_conflict="theirs"), Used()
+    fit(None, Meddles(), scheduler, seen, LearningRateAudit())
+    # From the step on before which it was written; until it is written again.
+    assert seen.values == used(scheduler) == [*PLAN[:3], *[0.7] * 15]
+    assert capsys.readouterr().out == "lr followed the plan at 3 of 18 steps; other code wrote something else 1 time\n"
+    assert len([one for one in told(recwarn) if "From here on it gives way" in one]) == 1
+
+
+def test_theirs_gives_way_within_the_steps_closure_and_to_momentum():
+    class Writes(Toy):
+        def on_before_optimizer_step(self, optimizer):
+            if self.trainer.global_step == 5:
+                optimizer.param_groups[0]["momentum"] = 0.3
+
+    module = Writes(lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9))
+    schedules = [LinearDecay(0.1), Assign(Constant(0.8), to="momentum")]
+    scheduler = LearningRateScheduler(schedules, on_conflict="theirs")
+    fit(module, scheduler)
+    assert used(scheduler, "momentum") == [0.8] * 5 + [0.3] * 13
+    assert used(scheduler)[:6] == PLAN[:6]
+    assert set(used(scheduler)[5:]) == {PLAN[5]}
