@@ -175,6 +175,7 @@ class LearningRateScheduler(Callback):
         self._unseen: list[UnseenSteps] = []  # of each writer, while training
         self._counted: CountedSteps | None = None  # while training
         self._epochs = EpochBegins()
+        self._batches: float = -1  # of the epoch under way
         self._agreement = Agreement()
         self._as_long = True  # as far as is known, the run is as long as it was to be
         self._observed_until = -1  # epochs whose metrics have been observed
@@ -396,18 +397,16 @@ class LearningRateScheduler(Callback):
             steps = trainer.max_steps if trainer.max_steps >= 0 else None
             planned, _, _, batch_size, _ = saved.length
             self.run_length = RunLength.of(planned, self.run_length.epochs, steps, batch_size)
-        size = run_length(trainer).steps_per_epoch
-        if len(self._writers) == 1 and size is not None:
-            within = is_within_epoch(trainer) or is_at_last_batch(trainer)
-            step = None if within else self._progress.steps[0]
-            self._begin_epoch(trainer.current_epoch, step, size)
+        within = is_within_epoch(trainer) or is_at_last_batch(trainer)
+        self._take_size(trainer, None if within else self._progress.steps[0])
 
-    def _begin_epoch(self, epoch: int, step: int | None, size: float | None) -> None:
-        """Note that an epoch begins, at a step if that is known, and how long it will be."""
-        planned = self.run_length.steps_per_epoch
-        if planned is None or size is None:
+    def _take_size(self, trainer: Trainer, step: int | None) -> None:
+        """Take up how long the epoch under way is, and that it begins at a step, if it does."""
+        self._batches = trainer.num_training_batches
+        planned, size = self.run_length.steps_per_epoch, run_length(trainer).steps_per_epoch
+        if planned is None or size is None or len(self._writers) > 1:
             return
-        self._epochs.begin(epoch, step, planned)
+        self._epochs.begin(trainer.current_epoch, step, planned)
         self.run_length = self.run_length._replace(clock=self._epochs.clock(size, planned))
 
     def _finish_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -460,6 +459,8 @@ class LearningRateScheduler(Callback):
         self._look_for_theirs(trainer)
         if self._changes is not None:
             self._changes.check()
+        if trainer.num_training_batches != self._batches:  # the loader of an epoch whose begin was not announced
+            self._take_size(trainer, None)
         for writer, unseen in zip(self._writers, self._unseen, strict=True):
             writer.new_batch()
             if not writer.is_written:
@@ -474,8 +475,7 @@ class LearningRateScheduler(Callback):
         self._begin_anew_if_set_back(trainer)
         now = run_length(trainer)
         self._compare_length(now, self._what_differs(trainer, now))
-        if len(self._writers) == 1:
-            self._begin_epoch(trainer.current_epoch, self._writers[0].step, now.steps_per_epoch)
+        self._take_size(trainer, self._writers[0].step)
         self.observe_epoch(trainer, pl_module)
         self._occur(BEGIN, {})
         for writer in self._writers:

@@ -28,12 +28,14 @@ import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from timm.optim import Lookahead
 from torch.optim import LBFGS, SGD, Adam, Optimizer, lr_scheduler
 
 from lr_plugins import (
     Assign,
     CosineDecay,
     CycleThrough,
+    ExponentialDecay,
     InverseTimeDecay,
     LearningRateScheduler,
     LossDriven,
@@ -50,6 +52,7 @@ from lr_plugins.training.last_checkpoint import LastCheckpoint
 from tests.toys import QUIET
 
 EPOCHS, BATCHES, SAMPLES = 4, 7, 4  # of a run; of an epoch; of a batch
+UNEQUAL = (5, 8, 6, 7)  # batches of the epochs, where they differ
 Place = tuple[int, int]  # epoch and batch, from 0
 Used = tuple[float, ...]  # what one step used: learning rate and momentum of each param group
 
@@ -137,6 +140,7 @@ def _one_cycle(optimizer: Optimizer) -> Any:
 HELD, WARM_UP, EVERY_5 = "held within an epoch", "warm-up, then cosine", "every 5 steps"
 PLATEAU, SEVERAL = "plateau of val_loss", "one cycle, momentum, a group of its own"
 LOSS, LOSS_OF_STEPS = "loss of the epoch before", "loss of the 3 steps before"
+SMOOTH = "epochs that move within"
 KINDS = [
     Kind(
         HELD,
@@ -172,6 +176,7 @@ KINDS = [
         "epoch",
         monitor="val_loss",
     ),
+    Kind(SMOOTH, lambda: [Part(ExponentialDecay(decay_steps="1ep", decay_rate=0.5).smooth())], "-"),
     Kind(LOSS, lambda: [Part(LossDriven(k=0.5))], "-"),
     Kind(LOSS_OF_STEPS, lambda: [Part(LossDriven(when="3st", k=0.5))], "-"),
     Kind(
@@ -197,7 +202,13 @@ class Setup:
     manual: bool = False
     scaled: bool = False
     kinds: tuple[str, ...] = ()  # those that it is for; none named: all
-    without: tuple[str, ...] = ()  # those that it is not for
+    without: tuple[str, ...] = (SMOOTH,)  # those that it is not for
+    sizes: tuple[int, ...] = (BATCHES,) * EPOCHS  # batches of each epoch
+    replaced: str = ""  # what is replaced in the midst of an epoch: "groups", "optimizer"
+
+    def is_last(self, place: Place) -> bool:
+        """Whether a batch is the last of its epoch."""
+        return place[1] + 1 == self.sizes[place[0]]
 
     def factor(self, epoch: int) -> int:
         """How many batches make a step."""
@@ -221,6 +232,16 @@ def _sgd(net: Net) -> list[Optimizer]:
     return [SGD(groups(net), lr=0.1, momentum=0.5)]
 
 
+def _lookahead(net: Net) -> list[Optimizer]:
+    return [Lookahead(optimizer, k=3) for optimizer in _sgd(net)]
+
+
+def within(optimizer: Optimizer) -> Optimizer:
+    """What changes the weights, where one optimizer wraps another."""
+    inner = getattr(optimizer, "_base_optimizer", None)
+    return optimizer if inner is None else inner
+
+
 def _two(net: Net) -> list[Optimizer]:
     return [SGD(groups(net.first), lr=0.1, momentum=0.5), Adam(groups(net.second), lr=0.05)]
 
@@ -231,10 +252,21 @@ SETUPS = [
     Setup("SGD, {0: 1, 2: 3}", _sgd, {0: 1, 2: 3}),
     Setup("Adam", lambda net: [Adam(groups(net), lr=0.05)], kinds=(HELD, PLATEAU, SEVERAL)),
     # How often "every 5 steps" is to come is the module's own business under manual optimization.
-    Setup("two optimizers", _two, manual=True, without=(EVERY_5,)),
+    Setup("two optimizers", _two, manual=True, without=(EVERY_5, SMOOTH)),
     Setup("skipping scaler", _sgd, scaled=True),
     Setup("LBFGS", lambda net: [LBFGS(net.parameters(), lr=0.1, max_iter=2)], kinds=(HELD, WARM_UP, PLATEAU)),
+    Setup("groups replaced", _sgd, replaced="groups", kinds=(HELD, WARM_UP, PLATEAU, SEVERAL)),
+    Setup("optimizer replaced", _sgd, replaced="optimizer", kinds=(HELD, WARM_UP, PLATEAU, SEVERAL)),
+    Setup("wrapping optimizer", _lookahead, kinds=(HELD, WARM_UP, PLATEAU, SEVERAL)),
+    Setup(
+        "epochs of unequal size",
+        _sgd,
+        sizes=UNEQUAL,
+        kinds=(HELD, WARM_UP, SMOOTH, PLATEAU, LOSS, LOSS_OF_STEPS, SEVERAL),
+        without=(),
+    ),
 ]
+REPLACED = [(1, 2), (2, 0)]  # where something is replaced
 
 
 @dataclass(frozen=True)
@@ -243,11 +275,12 @@ class Watch:
 
     options: tuple[tuple[str, int], ...] = ()
     epochs: int = 1  # from one validated epoch to the next
-    every: int = BATCHES  # batches
+    every: int | None = None  # batches; None: at the end of the epoch
 
-    def at(self, place: Place) -> bool:
+    def at(self, place: Place, is_last: bool) -> bool:
         """Whether one follows the batch."""
-        return (place[1] + 1) % self.every == 0 and (place[0] + 1) % self.epochs == 0
+        due = is_last if self.every is None else (place[1] + 1) % self.every == 0
+        return due and (place[0] + 1) % self.epochs == 0
 
 
 AT_THE_END = Watch()
@@ -267,8 +300,15 @@ class Steps:
         for optimizer, used in zip(optimizers, self.used, strict=True):
             self._follow(optimizer, used)
 
+    def replace(self, optimizer: Optimizer) -> None:
+        """Follow another one in the place of the first."""
+        self.detach()
+        self._handles = []
+        self._follow(optimizer, self.used[0])
+
     def _follow(self, optimizer: Optimizer, used: list[Used]) -> None:
         coming: list[Used] = []
+        optimizer = within(optimizer)
         self._handles += [
             optimizer.register_step_pre_hook(lambda *_: coming.append(_hypers(optimizer))),
             optimizer.register_step_post_hook(lambda *_: used.append(coming.pop())),
@@ -330,6 +370,25 @@ class Recorder(pl.Callback):
         self.begun = state_dict["steps"]
 
 
+class Replaces(pl.Callback):
+    """Puts other param groups, or another optimizer, in the place of those that there are."""
+
+    def __init__(self, what: str, recorder: Recorder) -> None:
+        self._what, self._recorder = what, recorder
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) not in REPLACED:
+            return
+        (old,) = trainer.optimizers
+        if self._what == "groups":
+            old.param_groups[:] = [{**group, "lr": 0.7} for group in old.param_groups]
+        else:
+            groups = [{name: value for name, value in group.items() if name != "lr"} for group in old.param_groups]
+            new = type(old)(groups, **{name: old.defaults[name] for name in ("lr", "momentum")})
+            trainer.strategy.optimizers = [new]
+            self._recorder.steps.replace(new)
+
+
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
@@ -345,9 +404,11 @@ class _Ours:
         self._whens = [monitor.when for part in self._parts for monitor in part.schedule.monitors]
         self._every = next((steps_between(when) for when in self._whens), None)
         self._losses: list[torch.Tensor] = []
-        per_epoch = math.ceil(BATCHES / case.setup.accumulate[0]) if len(case.setup.accumulate) == 1 else None
+        sizes, accumulate = case.setup.sizes, case.setup.accumulate
+        per_epoch = math.ceil(sizes[0] / accumulate[0]) if len(accumulate) == 1 else None
         known = per_epoch is not None and not case.setup.manual
         self._run = RunLength.of(per_epoch if known else None, EPOCHS)
+        self._smooth, self._sizes = case.kind.name == SMOOTH, sizes
 
     def _place(self, step: int, epoch: int, at: int = 0) -> Position:
         return Position(step, epoch, self._run, self._bases[at])
@@ -356,13 +417,21 @@ class _Ours:
         for part, state in zip(self._parts, self._states, strict=True):
             for at, group in enumerate(self._optimizer.param_groups):
                 if part.group in (None, group.get("name")):
-                    value = part.schedule(self._place(step, epoch, at), state)
+                    value = self._value(part, state, step, epoch, at)
                     if part.to == "lr":
                         group["lr"] = value
                     elif "betas" in group:
                         group["betas"] = (value, group["betas"][1])
                     else:
                         group["momentum"] = value
+
+    def _value(self, part: Part, state: Any, step: int, epoch: int, at: int) -> Any:
+        place = self._place(step, epoch, at)
+        if not self._smooth:
+            return part.schedule(place, state)
+        # The schedule that is smoothed, at the share of this epoch that is over.
+        share = (step - sum(self._sizes[:epoch])) / self._sizes[epoch]
+        return part.schedule.schedule(place._replace(epoch=epoch + share), state)  # type: ignore[attr-defined]
 
     def _observe(self, step: int, epoch: int, when: str, metrics: dict[str, float]) -> None:
         seen = Observation(when, metrics, known=frozenset(["loss", "val_loss"]))  # not every epoch is validated
@@ -415,7 +484,7 @@ class _Loop:
 
     def __init__(self, case: Case, factors: dict[Place, int], lost: frozenset[Place]) -> None:
         self.setup, self.watch, self.factors, self.lost = case.setup, case.watch, factors, lost
-        self.net, self.data, self.validation = Net(), list(batches()), next(iter(validation()))
+        self.net, self.validation = Net(), next(iter(validation()))
         self.optimizers = self.setup.optimizers(self.net)
         self.steps = Steps(self.optimizers)
         self.drivers = [(_Ours if case.ours else _Torchs)(case, optimizer) for optimizer in self.optimizers]
@@ -428,11 +497,14 @@ class _Loop:
 
     def _epoch(self, epoch: int) -> None:
         metrics: dict[str, float] = {}
-        total = torch.zeros(())
-        for index, batch in enumerate(self.data):
-            if (epoch, index) in self.lost:
-                for optimizer in self.optimizers:
+        total, data = torch.zeros(()), list(batches(self.setup.sizes[epoch]))
+        for index, batch in enumerate(data):
+            renewed = self.setup.replaced == "optimizer" and (epoch, index) in REPLACED
+            if (epoch, index) in self.lost or renewed:
+                for optimizer in map(within, self.optimizers):
                     optimizer.state.clear()
+                    for group in optimizer.param_groups:
+                        group.update({"lookahead_step": 0} if "lookahead_step" in group else {})
             before = self.steps.counts
             for driver, step in zip(self.drivers, before, strict=True):
                 driver.write(step, epoch)
@@ -440,10 +512,10 @@ class _Loop:
             total += loss * SAMPLES
             for driver, old, step in zip(self.drivers, before, self.steps.counts, strict=True):
                 driver.after_batch(step, epoch, step > old, loss)
-            if self.watch.at((epoch, index)):
+            if self.watch.at((epoch, index), self.setup.is_last((epoch, index))):
                 with torch.no_grad(), self._precision():
                     metrics["val_loss"] = float(self.net.loss(self.validation))
-        metrics["loss"] = float(total / (SAMPLES * len(self.data)))
+        metrics["loss"] = float(total / (SAMPLES * len(data)))
         for driver, step in zip(self.drivers, self.steps.counts, strict=True):
             driver.after_epoch(step, epoch, metrics)
 
@@ -455,7 +527,7 @@ class _Loop:
         if self.setup.manual:
             return take_turns(self.net, self.optimizers, batch, place[1], torch.Tensor.backward)
         factor = self.factors.get(place, self.setup.factor(place[0]))
-        begin, end = place[1] % factor == 0, (place[1] + 1) % factor == 0 or place[1] + 1 == BATCHES
+        begin, end = place[1] % factor == 0, (place[1] + 1) % factor == 0 or self.setup.is_last(place)
         losses: list[torch.Tensor] = []
 
         def closure() -> torch.Tensor:
@@ -510,6 +582,21 @@ def weights(net: Net) -> list[list[float]]:
 
 
 # --- the training with Lightning ------------------------------------------------------------------------------------
+
+
+class Data(pl.LightningDataModule):
+    """The batches of each epoch, in loaders that are made anew where the epochs differ."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup_of = setup
+
+    def train_dataloader(self) -> Batches:
+        assert self.trainer is not None
+        return batches(self.setup_of.sizes[min(self.trainer.current_epoch, EPOCHS - 1)])
+
+    def val_dataloader(self) -> Batches:
+        return validation()
 
 
 class Module(pl.LightningModule):
@@ -603,9 +690,12 @@ class Case:
             options["accumulate_grad_batches"] = self.setup.factor(0)
         if self.setup.scaled:
             options["plugins"] = [self.setup.precision()]
+        if len(set(self.setup.sizes)) > 1:
+            options["reload_dataloaders_every_n_epochs"] = 1
+        mine += [Replaces(self.setup.replaced, recorder)] if self.setup.replaced else []
         trainer = pl.Trainer(max_epochs=epochs, callbacks=[*accumulation, *mine, recorder, *callbacks], **options)
         with contextlib.suppress(Breakdown, SIGTERMException):
-            trainer.fit(module, batches(), validation(), ckpt_path=ckpt_path)
+            trainer.fit(module, datamodule=Data(self.setup), ckpt_path=ckpt_path)
         recorder.steps.detach()
         if self.ours:
             self._check_trace(scheduler, recorder)
@@ -671,10 +761,10 @@ def _sigterm() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def within_epochs(folder: Path) -> list[Path]:
+def within_epochs(case: Case, folder: Path) -> list[Path]:
     """The checkpoints that were not taken at the end of an epoch: the first, one amid them, the last."""
     places = {path: torch.load(path)["callbacks"]["Recorder"]["place"] for path in sorted(folder.glob("*.ckpt"))}
-    inside = [path for path, place in places.items() if place[1] < BATCHES - 1]
+    inside = [path for path, place in places.items() if not case.setup.is_last(tuple(place))]
     return sorted({inside[0], inside[len(inside) // 2], inside[-1]})
 
 
@@ -694,7 +784,7 @@ def _uninterrupted(case: Case, folder: Path) -> Result:
     """One run for all that only look at its checkpoints."""
     after_validation = every_epochs(folder / "after", 2, at_the_end=False)
     savers = [every_steps(folder / "steps"), every_epochs(folder / "ends", 1, at_the_end=True), after_validation]
-    return case.train(AfterBatch((1, BATCHES - 1), folder / "batch.ckpt"), *savers)
+    return case.train(AfterBatch((1, case.setup.sizes[1] - 1), folder / "batch.ckpt"), *savers)
 
 
 def _no_interruption(case: Case, folder: Path) -> Iterator[Result]:
@@ -703,7 +793,7 @@ def _no_interruption(case: Case, folder: Path) -> Iterator[Result]:
 
 def _within_an_epoch(case: Case, folder: Path) -> Iterator[Result]:
     first = _uninterrupted(case, folder)
-    for path in within_epochs(folder / "steps"):
+    for path in within_epochs(case, folder / "steps"):
         yield first.then(case.train(ckpt_path=path))
 
 
