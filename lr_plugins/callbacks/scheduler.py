@@ -25,6 +25,7 @@ from lr_plugins.callbacks.epoch_sums import (
     validate,
     validation_follows,
 )
+from lr_plugins.callbacks.length_check import check_lengths
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.order import put_in_order
 from lr_plugins.callbacks.param_groups import Names, parameter_names
@@ -235,6 +236,7 @@ class LearningRateScheduler(Callback):
         self._trainer = trainer
         self.run_length = run_length(trainer)
         self._take_position(trainer)
+        check_lengths(trainer, self.run_length, [drive.schedule for _, drive in self._drives()])
         for writer, step in zip(self._writers, self._progress.steps, strict=True):
             writer.total_steps = self.run_length.steps
             writer.attach(self.trace, step, left_out(self, trainer))

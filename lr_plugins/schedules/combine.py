@@ -19,7 +19,7 @@ from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.function import as_schedule
 from lr_plugins.schedules.moments import Moment, again, begins
 from lr_plugins.schedules.observation import Change, Monitor, Observation
-from lr_plugins.schedules.ops import clip
+from lr_plugins.schedules.ops import clip, nearly_whole
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
 from lr_plugins.schedules.schedule import Schedule, State, learning_rate, number
 
@@ -357,18 +357,20 @@ class Repeated(Wrapper):
 
     def seen(self, index: int, position: Position) -> Position:
         """Counted from the begin of the current repetition."""
-        once = self.every.known(position.run)
-        done = position.elapsed(once.counted_in) // (once.exact or math.inf)
+        once, done = self.every.known(position.run), self._done(position)
         start = Span(_times(once.steps, done), _times(once.epochs, done), once.counted_in)
         return position.part(start, position.run.part(once))
 
     def moments(self, position: Position) -> Iterator[Moment]:
         """Each repetition; what happens within them does not stay."""
-        once = self.every.known(position.run)
-        done = position.elapsed(once.counted_in) // (once.exact or math.inf)
-        yield again("begins anew", "Repeated.every", self.every, done, position)
+        yield again("begins anew", "Repeated.every", self.every, self._done(position), position)
         for moment in super().moments(position):
             yield moment._replace(stays=False)
+
+    def _done(self, position: Position) -> Value:
+        """How many repetitions are over."""
+        passed, length = self.every.measure(position)
+        return passed // (length or math.inf)
 
 
 class Stretched(Wrapper):
@@ -474,7 +476,10 @@ def _plus(one: Span, two: Span) -> Span:
         return None if first is None or second is None else first + second
 
     exact = "ep" if one.counted_in == two.counted_in == "ep" else "st"
-    return Span(plus(one.steps, two.steps), plus(one.epochs, two.epochs), exact)
+    steps = plus(one.steps, two.steps)
+    # Six times 100 samples of 24 a step end at step 25, and not at 25.000000000000004, which would be a step later.
+    whole: Any = nearly_whole(steps) if isinstance(steps, float) else steps
+    return Span(whole, plus(one.epochs, two.epochs), exact)
 
 
 def _positive(length: float | None) -> float | None:

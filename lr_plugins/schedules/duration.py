@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.ops import nearly_whole
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
 
 _TEXT = re.compile(r"\s*(?P<value>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*(?P<unit>st|ep|sp|%)?\s*", re.IGNORECASE)
@@ -111,7 +112,7 @@ class Duration:
             return position.elapsed("ep"), self.value
         if self.unit == "sp" and position.run.batch_size is not None:
             # Counted in samples: 600 of 24 a step are six times 100, and 25 steps are less than six times 100 / 24.
-            return position.elapsed("st") * position.run.batch_size, self.value
+            return nearly_whole(position.elapsed("st") * position.run.batch_size), self.value
         span = self.span(position.run)
         if span.steps is not None:
             return position.elapsed("st"), span.steps

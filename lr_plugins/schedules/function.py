@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,11 @@ class FunctionSchedule(Schedule):
     def starts_from_own(self) -> bool:
         """Whether it takes the learning rate so far, and that of epoch 0 is left out."""
         return self._takes_learning_rate and self.initial_learning_rate is None
+
+    def own_lengths(self) -> Iterator[Duration]:
+        """The run, for a function of the fraction of it."""
+        if self.of == "fraction":
+            yield _RUN
 
     def value(self, position: Position, state: State) -> Value:
         """What the function says; of an epoch, what is remembered."""

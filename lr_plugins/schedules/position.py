@@ -23,7 +23,7 @@ class RunLength(NamedTuple):
         steps_per_epoch: optimizer steps in one epoch (batches divided by gradient accumulation, rounded up).
         epochs: epochs of the run.
         steps: optimizer steps of the whole run. `RunLength.of` derives it from the other two.
-        batch_size: samples of one optimizer step.
+        batch_size: samples of one optimizer step: those of a batch, times batches and processes of a step.
 
     Example:
         >>> RunLength.of(steps_per_epoch=45, epochs=10).steps
