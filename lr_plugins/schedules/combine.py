@@ -384,8 +384,11 @@ class Repeated(Wrapper):
 
     def _done(self, position: Position) -> Value:
         """How many repetitions are over."""
-        passed, length = self.every.measure(position)
-        return passed // (length or math.inf)
+        if self.every.unit == "sp":  # counted exactly, where steps would be fractions
+            passed, length = self.every.measure(position)
+            return passed // length
+        once = self.every.known(position.run)
+        return position.elapsed(once.counted_in) // (once.exact or math.inf)
 
 
 class Stretched(Wrapper):
