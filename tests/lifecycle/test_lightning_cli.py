@@ -272,7 +272,8 @@ ON_THE_TRAINER = [
         ("drop=-1", r"StepDecay\.drop must be a finite number > 0 \(0\.5 halves\); got -1\.0\."),
         (
             "every=3eps",
-            r"StepDecay\.every must be greater than 0: a number, or a text like .*; got '3eps'\. Did you mean \"3ep\"\?",
+            r"StepDecay\.every must be greater than 0: a number, or a text like .*; got '3eps'\."
+            r" Did you mean \"3ep\"\?",
         ),
     ],
 )
