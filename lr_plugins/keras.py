@@ -191,6 +191,8 @@ class PiecewiseConstantDecay(LearningRateSchedule):
             )
         if any(after <= before for before, after in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise InvalidArgument("PiecewiseConstantDecay.boundaries", boundaries, "increasing")
+        for index, boundary in enumerate(self.boundaries):
+            _whole_step(self, f"boundaries[{index}]", boundary)
 
     def formula(self, step: Any, exact: Any, position: Position) -> Any:
         """`values[number of boundaries below step]`."""
@@ -302,6 +304,7 @@ class CosineDecay(LearningRateSchedule):
                 "CosineDecay.warmup_target", warmup_target, "a finite number >= 0, or None", at_least=0.0
             )
         self.warmup_steps = number("CosineDecay.warmup_steps", warmup_steps, "a finite number >= 0", at_least=0.0)
+        _whole_step(self, "warmup_steps", self.warmup_steps)
 
     def formula(self, step: Any, exact: Any, position: Position) -> Any:
         """Half a cosine, behind a straight line if there is a warm-up."""
@@ -417,8 +420,17 @@ def deserialize(config: Mapping[str, Any]) -> LearningRateSchedule:
     return _SCHEDULES[name].from_config(config["config"])
 
 
-def _steps(owner: Schedule, field: str, value: object) -> float:
-    return number(f"{type(owner).__name__}.{field}", value, "a finite number > 0 (optimizer steps)", above=0.0)
+def _steps(owner: Schedule, name: str, value: object) -> float:
+    allowed = "a finite number > 0 (optimizer steps)"
+    return _whole_step(owner, name, number(f"{type(owner).__name__}.{name}", value, allowed, above=0.0))
+
+
+def _whole_step(owner: Schedule, name: str, steps: float) -> float:
+    """A number of steps; a fraction of one is meant as something else."""
+    if 0 < steps < 1:
+        hint = 'For a share of the run, take the schedule of that kind in lr_plugins, which reads "5%".'
+        raise InvalidArgument(f"{type(owner).__name__}.{name}", steps, "at least one optimizer step", hint)
+    return steps
 
 
 def _share(owner: Schedule, value: object) -> float:

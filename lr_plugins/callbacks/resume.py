@@ -12,6 +12,7 @@ from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.as_planned import AsPlanned
 from lr_plugins.schedules.config import from_config, to_config
+from lr_plugins.schedules.lengths import relevant_run
 from lr_plugins.schedules.schedule import State
 
 POLICIES = {
@@ -29,7 +30,7 @@ class Saved:
     Args:
         schedule: its configuration; functions in it by their names.
         base: the optimizer's own value.
-        run: the length of the run, as in `RunLength`.
+        run: the length of the run, as in `RunLength`; its batch size only where the schedule counts samples.
         kind: what sort of schedule it is: the state of one kind does not fit another.
         state: what it remembers.
     """
@@ -50,7 +51,8 @@ class Saved:
     def of(cls, drive: Drive, run: RunLength) -> Saved:
         """A drive's, in a run."""
         config = to_config(drive.schedule, functions_by_name=True)
-        return cls(config, drive.base, list(run[:4]), drive.schedule.kind, drive.state)
+        kept = list(relevant_run(drive.schedule, run)[:4])
+        return cls(config, drive.base, kept, drive.schedule.kind, drive.state)
 
 
 @dataclass
@@ -124,7 +126,8 @@ def _depends_on_length(drive: Drive, before: RunLength, run: RunLength, step: in
     if not drive.schedule.foreseeable:
         # A function of the epoch does not know the length of the run, and is asked at its time only.
         return drive.state is None
-    if before.steps_per_epoch != run.steps_per_epoch or before.batch_size != run.batch_size:
+    now = relevant_run(drive.schedule, run)
+    if (before.steps_per_epoch, before.batch_size) != (now.steps_per_epoch, now.batch_size):
         return True
     ends = [length for length in (before.steps, run.steps) if length is not None]
     last = int(max([*ends, step + _LOOKED_AT]))
@@ -210,7 +213,7 @@ def _aligned(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
 def _differences(other: _Other, run: RunLength) -> Iterator[tuple[str, str, str]]:
     old = {**_flat(other.saved.schedule), **_length(other.saved.length), _own(other): other.saved.base}
     new_schedule = to_config(other.drive.schedule, functions_by_name=True)
-    new = {**_flat(new_schedule), **_length(run), _own(other): other.drive.base}
+    new = {**_flat(new_schedule), **_length(relevant_run(other.drive.schedule, run)), _own(other): other.drive.base}
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):
             yield name, _told(old, name), _told(new, name)
@@ -226,7 +229,8 @@ def _told(values: Mapping[str, Any], name: str) -> str:
 
 
 def _length(run: RunLength) -> dict[str, Any]:
-    return {"epochs": run.epochs, "optimizer steps": run.steps, "steps per epoch": run.steps_per_epoch}
+    told = {"epochs": run.epochs, "optimizer steps": run.steps, "steps per epoch": run.steps_per_epoch}
+    return told if run.batch_size is None else {**told, "samples per step": run.batch_size}
 
 
 def _flat(config: Any, name: str = "schedule") -> dict[str, Any]:

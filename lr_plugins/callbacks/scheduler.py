@@ -27,6 +27,7 @@ from lr_plugins.callbacks.epoch_sums import (
     validate,
     validation_follows,
 )
+from lr_plugins.callbacks.length_check import check_lengths
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.order import put_in_order
 from lr_plugins.callbacks.param_groups import Names, parameter_names
@@ -298,6 +299,7 @@ class LearningRateScheduler(Callback):
         self._trainer = trainer
         self.run_length = run_length(trainer)
         self._take_position(trainer)
+        check_lengths(trainer, self.run_length, [drive.schedule for _, drive in self._drives()])
         for writer, step in zip(self._writers, self._progress.steps, strict=True):
             writer.total_steps = self.run_length.steps
             writer.attach(self.trace, step, left_out(self, trainer))
@@ -395,8 +397,8 @@ class LearningRateScheduler(Callback):
         if self._epochs.begins and saved is not None:
             # Epochs of different sizes: that of the one under way tells nothing of the plan.
             steps = trainer.max_steps if trainer.max_steps >= 0 else None
-            planned, _, _, batch_size, _ = saved.length
-            self.run_length = RunLength.of(planned, self.run_length.epochs, steps, batch_size)
+            planned, now = saved.length.steps_per_epoch, self.run_length
+            self.run_length = RunLength.of(planned, now.epochs, steps, now.batch_size)
         within = is_within_epoch(trainer) or is_at_last_batch(trainer)
         self._take_size(trainer, None if within else self._progress.steps[0])
 

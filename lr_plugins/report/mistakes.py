@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lr_plugins.report.plan import Plan
-from lr_plugins.schedules.moments import END, MILESTONE, PERIOD, POINT, WARMUP, Moment
+from lr_plugins.schedules.moments import END, FLOOR, MILESTONE, PERIOD, POINT, WARMUP, Moment
 from lr_plugins.schedules.position import RunLength
 
 LEAST_FALL = 100.0
@@ -81,6 +81,15 @@ def _period(moment: Moment, share: float, run: RunLength) -> str | None:
     )
 
 
+def _floor(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share < 1:
+        return None
+    return (
+        f"{moment.argument} is above all that the schedule gives in {_whose(moment, run)} ({length(moment.run)}): lr "
+        "never moves; give a lower floor, or a schedule that begins above it"
+    )
+
+
 def _instead(moment: Moment) -> str:
     return "keep it below 100%" if moment.argument.endswith("%") else "give it in percent"
 
@@ -91,6 +100,7 @@ _CHECKS: dict[str, Callable[[Moment, float, RunLength], str | None]] = {
     END: _end,
     WARMUP: _warmup,
     PERIOD: _period,
+    FLOOR: _floor,
 }
 
 

@@ -167,6 +167,7 @@ def preview(
     base_learning_rate: float | None = None,
     metrics: Mapping[str, Course] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
 ) -> Preview:
     """What a schedule, or several assigned ones, will do in a run: without data, model or torch.
 
@@ -181,6 +182,8 @@ def preview(
             from the begin of the run to its end, with lines between; or a function of the share of the run. Those
             whose name begins with `val` are logged by a validation after each epoch.
         defaults: the optimizer's other hyper-parameters, e.g. `optimizer.defaults`, for those that are assigned.
+        batch_size: samples of one optimizer step, >= 1, for lengths in samples: those of a batch, times the batches of
+            a step and the processes.
 
     Raises:
         InvalidArgument: the length of the run is not told, or a metric has no course.
@@ -194,7 +197,7 @@ def preview(
         >>> print(seen.lines[0].peak, seen.warnings)
         0.1 ()
     """
-    run = _run(steps_per_epoch, epochs, steps)
+    run = _run(steps_per_epoch, epochs, steps, batch_size)
     validations = None if steps_per_epoch is None else Validations((steps_per_epoch,))
     planned = Planned(run, metrics or {}, validations)
     given = {**(defaults or {}), **({} if base_learning_rate is None else {"lr": base_learning_rate})}
@@ -252,11 +255,12 @@ def own_value(defaults: Mapping[str, Any], to: str) -> float | None:
     return None if value is None else number(f"the optimizer's {to}", value, "a finite number >= 0", at_least=0.0)
 
 
-def _run(steps_per_epoch: int | None, epochs: int | None, steps: int | None) -> RunLength:
-    for name, value in (("steps_per_epoch", steps_per_epoch), ("epochs", epochs), ("steps", steps)):
+def _run(steps_per_epoch: int | None, epochs: int | None, steps: int | None, batch_size: int | None) -> RunLength:
+    given = {"steps_per_epoch": steps_per_epoch, "epochs": epochs, "steps": steps, "batch_size": batch_size}
+    for name, value in given.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
             raise InvalidArgument(name, value, "an integer >= 1")
-    run = RunLength.of(steps_per_epoch, epochs, steps)
+    run = RunLength.of(steps_per_epoch, epochs, steps, batch_size)
     if run.steps is None:
         allowed = "told, as steps, or as epochs together with steps_per_epoch"
         raise InvalidArgument("the length of the run", None, allowed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lr_plugins.schedules.bound import Bound, bound, ceiling, in_order, level, within
-from lr_plugins.schedules.metric_driven import Adjusting, Memory, direction
+from lr_plugins.schedules.metric_driven import Adjusting, Memory, check_start, direction
 from lr_plugins.schedules.plateau import factor_below_1
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import number, start_of
@@ -27,8 +27,8 @@ class BoldDriver(Adjusting):
         raise_factor: the factor of an improvement, >= 1. Default 1.05.
         cut_factor: the factor where it worsens, > 0 and < 1. Default 0.5.
         max_learning_rate: the ceiling, a learning rate > 0, or a multiple of the initial one such as `"10x"` (the
-            default); None: none.
-        min_learning_rate: the floor, in the same form. Default 0.
+            default; as a factor: only that); not below the initial one; None: none.
+        min_learning_rate: the floor, in the same form, not above the initial one. Default 0.
         mode: `"min"` or `"max"`, the direction that is better; `"auto"` goes by the name of the metric. Default
             `"auto"`.
         when: how often to observe: `"epoch"`, `"validation"`, `"step"`, or every so many optimizer steps, `"50st"`.
@@ -57,6 +57,8 @@ class BoldDriver(Adjusting):
         [0.1, 0.15, 0.075, 0.1125]
     """
 
+    bounds = ("min_learning_rate", "max_learning_rate")
+
     def __init__(
         self,
         initial_learning_rate: float | None = None,
@@ -81,6 +83,7 @@ class BoldDriver(Adjusting):
             "BoldDriver", ("min_learning_rate", self.min_learning_rate), ("max_learning_rate", self.max_learning_rate)
         )
         self._sign, self.mode = direction(self, mode, monitor), mode
+        check_start(self, self.initial_learning_rate)
 
     def floor(self, position: Position) -> float:
         """`min_learning_rate`."""

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.function import as_schedule
-from lr_plugins.schedules.moments import Moment, again, begins
+from lr_plugins.schedules.moments import FLOOR, Moment, again, begins
 from lr_plugins.schedules.observation import Change, Monitor, Observation
-from lr_plugins.schedules.ops import clip
+from lr_plugins.schedules.ops import clip, nearly_whole
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
 from lr_plugins.schedules.schedule import Schedule, State, learning_rate, number
 
@@ -250,13 +250,17 @@ class Product(Combination):
     """A learning rate times factors.
 
     `lr = schedules[0] * schedules[1] * ...`. The first gives a learning rate; the others are factors, so that
-    where they name no initial learning rate of their own they begin at 1.
+    where they name no initial learning rate of their own they begin at 1. One that names another, and does not rise to
+    1, is warned of: the product would begin elsewhere than the first schedule.
+
+    A floor or a ceiling of a factor is a multiple of where it begins (`min_lr="0.01x"`). One for the learning rate
+    itself is that of the whole product: `(a * b).at_least(1e-5)`.
 
     Args:
         schedules: the parts, at least one. A number is a constant factor.
 
     Raises:
-        InvalidArgument: a part is neither a schedule nor a number.
+        InvalidArgument: a part is neither a schedule nor a number, or a factor has a learning rate as a bound.
 
     Source: Composer multiplies all schedules it is given.
 
@@ -268,8 +272,13 @@ class Product(Combination):
     """
 
     def __init__(self, schedules: Sequence[Schedule | float]) -> None:
+        from lr_plugins.schedules.factors import check_factor, warn_of_factors
+
         self.schedules = _schedules("Product.schedules", schedules)
         self.parts = tuple(self.schedules)
+        for part in self.parts[1:]:
+            check_factor(part, self.parts[0])
+        warn_of_factors(self)
 
     def gives_factor(self, index: int) -> bool:
         """All but the first."""
@@ -291,6 +300,9 @@ class Bounded(Wrapper):
     """A schedule kept between a floor and a ceiling.
 
     `lr = min(max(schedule, min_learning_rate), max_learning_rate)`
+
+    The bounds are those of a param group at the optimizer's default; other groups keep their ratio to it (torch's
+    `eta_min` and `min_lr` are the same for all).
 
     Args:
         schedule: the schedule.
@@ -328,7 +340,10 @@ class Bounded(Wrapper):
         yield from super().moments(position)
         if self.start() is None:
             value = self.of(0, position, None)
-            yield Moment("held at min_learning_rate", begins(value < self.min_learning_rate, position))
+            held = value < self.min_learning_rate
+            always = f"Bounded.min_learning_rate={self.min_learning_rate:g}" if np.all(held) else ""
+            at = begins(held, position)
+            yield Moment("held at min_learning_rate", at, always, FLOOR, 1.0 if always else None, position.run)
             if self.max_learning_rate is not None:
                 yield Moment("held at max_learning_rate", begins(value > self.max_learning_rate, position))
 
@@ -357,26 +372,29 @@ class Repeated(Wrapper):
 
     def seen(self, index: int, position: Position) -> Position:
         """Counted from the begin of the current repetition."""
-        once, done = self._repetitions(position)
+        once, done = self.every.known(position.run), self._done(position)
         start = Span(_times(once.steps, done), _times(once.epochs, done), once.counted_in)
         if position.run.clock is not None and self.every.unit == "ep":  # its steps are not the same each time
             start = start._replace(steps=position.run.steps_at(start.epochs))
         return position.part(start, position.run.part(once, start))
 
-    def _repetitions(self, position: Position) -> tuple[Span, Value]:
-        """One repetition, and how many are over."""
-        once = self.every.known(position.run)
-        passed = position.elapsed(once.counted_in)
-        if position.run.clock is not None and self.every.unit == "ep" and once.counted_in == "st":
-            return once, position.run.epochs_at(passed) // self.every.value
-        return once, passed // (once.exact or math.inf)
-
     def moments(self, position: Position) -> Iterator[Moment]:
         """Each repetition; what happens within them does not stay."""
-        _, done = self._repetitions(position)
-        yield again("begins anew", "Repeated.every", self.every, done, position)
+        yield again("begins anew", "Repeated.every", self.every, self._done(position), position)
         for moment in super().moments(position):
             yield moment._replace(stays=False)
+
+    def _done(self, position: Position) -> Value:
+        """How many repetitions are over."""
+        if self.every.unit == "sp":  # counted exactly, where steps would be fractions
+            passed, length = self.every.measure(position)
+            return passed // length
+        once, clock = self.every.known(position.run), position.run.clock
+        passed = position.elapsed(once.counted_in)
+        if clock is not None and self.every.unit == "ep" and once.counted_in == "st":
+            epochs: Value = position.run.epochs_at(passed)
+            return epochs // self.every.value
+        return passed // (once.exact or math.inf)
 
 
 class Stretched(Wrapper):
@@ -482,7 +500,10 @@ def _plus(one: Span, two: Span) -> Span:
         return None if first is None or second is None else first + second
 
     exact = "ep" if one.counted_in == two.counted_in == "ep" else "st"
-    return Span(plus(one.steps, two.steps), plus(one.epochs, two.epochs), exact)
+    steps = plus(one.steps, two.steps)
+    # Six times 100 samples of 24 a step end at step 25, and not at 25.000000000000004, which would be a step later.
+    whole: Any = nearly_whole(steps) if isinstance(steps, float) else steps
+    return Span(whole, plus(one.epochs, two.epochs), exact)
 
 
 def _positive(length: float | None) -> float | None:

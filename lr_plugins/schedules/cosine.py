@@ -32,7 +32,8 @@ class CosineDecay(Schedule):
         decay_steps: the length of time it takes, > 0; a plain number counts optimizer steps, `"10ep"` makes it a
             schedule of epochs. Default `"100%"`: the whole run.
         end_learning_rate: where it ends, >= 0; may be above the begin. Default 0. (Keras' `alpha` is the share of
-            the initial learning rate: `end_learning_rate = alpha * initial_learning_rate`.)
+            the initial learning rate: `end_learning_rate = alpha * initial_learning_rate`. torch's `eta_min` is the
+            same for all param groups; here a group with a learning rate of its own keeps its ratio to the end, too.)
         power: the exponent of the cosine factor, > 0; above 1 it falls earlier. Default 1.
         k_decay: the exponent of the time, > 0; above 1 it falls later. Default 1.
 

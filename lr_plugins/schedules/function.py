@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,11 @@ class FunctionSchedule(Schedule):
         if takes is None:
             takes = _takes(self.function, 0, 0.0, follow_wrapped=True) is not False
         return takes and self.initial_learning_rate is None
+
+    def own_lengths(self) -> Iterator[Duration]:
+        """The run, for a function of the fraction of it."""
+        if self.of == "fraction":
+            yield _RUN
 
     def value(self, position: Position, state: State) -> Value:
         """What the function says; of an epoch, what is remembered."""

@@ -6,7 +6,17 @@ import math
 from typing import Any
 
 from lr_plugins.schedules.bound import Bound, bound, ceiling, in_order, level
-from lr_plugins.schedules.metric_driven import COMPARE, Adjusting, Memory, better, counted, direction, plain, whole
+from lr_plugins.schedules.metric_driven import (
+    COMPARE,
+    Adjusting,
+    Memory,
+    better,
+    check_start,
+    counted,
+    direction,
+    plain,
+    whole,
+)
 from lr_plugins.schedules.plateau import factor_below_1
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import choice, number, start_of
@@ -36,8 +46,9 @@ class Greedy(Adjusting):
             Default `"abs"`.
         cooldown: how many observations are not looked at after a fall, a whole number >= 0. Default 0.
         warmup: how many observations are not looked at after a rise, a whole number >= 0. Default 0.
-        min_lr: the floor, a learning rate >= 0, or a multiple of the initial one. Default `"0.01x"`.
-        max_lr: the ceiling, in the same form; None: none. Default `"10x"`.
+        min_lr: the floor, a learning rate >= 0, or a multiple of the initial one (as a factor: only that); not above
+            the initial one. Default `"0.01x"`.
+        max_lr: the ceiling, in the same form, not below the initial one; None: none. Default `"10x"`.
         eps: the largest change that is not worth making, a learning rate >= 0. Default 0.
         reset_start: how many times it must have been due to fall at the floor to begin anew, a whole number >= 1;
             None: never. Default 500.
@@ -67,6 +78,7 @@ class Greedy(Adjusting):
     """
 
     non_finite = ("error", "hold", "shrink", COMPARE)
+    bounds = ("min_lr", "max_lr")
 
     def __init__(
         self,
@@ -101,6 +113,7 @@ class Greedy(Adjusting):
         in_order("Greedy", ("min_lr", self.min_lr), ("max_lr", self.max_lr))
         self.eps = number("Greedy.eps", eps, "a finite number >= 0", at_least=0.0)
         self.reset_start = None if reset_start is None else whole("Greedy.reset_start", reset_start, 1)
+        check_start(self, self.initial_learning_rate)
 
     def floor(self, position: Position) -> float:
         """`min_lr`."""

@@ -34,7 +34,7 @@ class LossDriven(MetricDriven):
         initial_learning_rate: the learning rate at `reference`, >= 0. Default None: the optimizer's own.
         monitor: the logged metric to observe. Default `"loss"`.
         max_learning_rate: the ceiling, a learning rate > 0, or a multiple of the initial one such as `"10x"` (the
-            default); None: none.
+            default; as a factor: only that); None: none.
         min_learning_rate: the floor, in the same form. Default 0.
         rule: `"exp"` or `"power"`. Default `"exp"`.
         k: how strongly it follows the loss; per unit of the loss (`"exp"`), or the exponent (`"power"`). Default 1.
@@ -68,6 +68,7 @@ class LossDriven(MetricDriven):
     """
 
     observes_always = True
+    bounds = ("min_learning_rate", "max_learning_rate", "first_learning_rate")
 
     def __init__(
         self,

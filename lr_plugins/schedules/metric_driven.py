@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, SupportsFloat
 
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.bound import Bound, level
 from lr_plugins.schedules.observation import EPOCH, VALIDATION, Change, Monitor, Observation, occasion, steps_between
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, choice, number
@@ -32,6 +33,8 @@ class MetricDriven(Schedule):
     """
 
     non_finite: ClassVar[tuple[str, ...]] = ("error", "hold", "shrink")
+    bounds: ClassVar[tuple[str, ...]] = ()
+    """The arguments that are a learning rate, or a multiple of the initial one: the floor first, then the ceiling."""
 
     monitor: str
     when: str
@@ -158,6 +161,8 @@ class Adjusting(MetricDriven):
 
     def value(self, position: Position, state: State) -> Value:
         """The learning rate that the last decision left."""
+        if self.initial_learning_rate is None:
+            check_start(self, self.initial(position))
         return position.like(self.current(state or {}, position))
 
     def current(self, memory: Memory, position: Position) -> float:
@@ -182,6 +187,25 @@ class Adjusting(MetricDriven):
     @abstractmethod
     def floor(self, position: Position) -> float:
         """The lowest learning rate."""
+
+
+def check_start(schedule: MetricDriven, initial: float | None) -> None:
+    """Refuse a floor above the learning rate that a schedule starts from, and a ceiling below it.
+
+    Raises:
+        InvalidArgument: it starts outside its bounds. An initial learning rate that is unknown may be any.
+    """
+    whose = "" if schedule.initial_learning_rate is not None else "the optimizer's own, "
+    for name, sign, words in zip(schedule.bounds, (1, -1), ("at most", "at least"), strict=False):
+        given: Bound = getattr(schedule, name)
+        if initial is None and not isinstance(given, str):
+            continue
+        start = 1.0 if initial is None else initial
+        limit = level(given, start)
+        if limit is not None and sign * limit > sign * start:
+            where = "" if initial is None else f" ({whose}{initial:g})"
+            allowed = f"{words} the learning rate that it starts from{where}"
+            raise InvalidArgument(f"{type(schedule).__name__}.{name}", given, allowed)
 
 
 # --- what is better -----------------------------------------------------------------------------------------

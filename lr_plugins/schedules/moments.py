@@ -14,6 +14,7 @@ WARMUP = "warm-up"  # a rise before the schedule itself
 END = "end"  # from there on nothing changes any more
 MILESTONE = "milestone"  # a change
 POINT = "point"  # between two stretches of a curve
+FLOOR = "floor"  # below which a schedule does not fall
 PERIOD = "period"  # after each of which something happens again
 
 
@@ -24,7 +25,7 @@ class Moment(NamedTuple):
         what: what happens, in a few words: `"warm-up ends"`.
         at: the indices of the positions at which it does; none where it happens at none of them.
         argument: the argument that says when: `"Warmup.length=5%"`; empty where none does.
-        kind: what sort of moment it is: `"warm-up"`, `"end"`, `"milestone"`, `"point"` or `"period"`.
+        kind: what sort of moment it is: `"warm-up"`, `"end"`, `"milestone"`, `"point"`, `"floor"` or `"period"`.
         share: when it comes, as a share of the run that the schedule sees; None if unknown.
         run: the run that the schedule sees.
         stays: whether what it leaves holds until the end of the whole run.

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple, SupportsFloat
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.duration import Duration, advice
 
 BEGIN = "begin"  # of each epoch: for what is asked once an epoch and observes nothing
 EPOCH, VALIDATION, STEP = "epoch", "validation", "step"
@@ -81,7 +81,8 @@ def occasion(field: str, when: object) -> str:
     try:
         every = Duration.of(when)  # type: ignore[arg-type]
     except InvalidArgument:
-        raise InvalidArgument(field, when, allowed) from None
+        meant = advice(when)
+        raise InvalidArgument(field, when, allowed, meant if 'st"' in meant else "") from None
     if every.unit != "st" or not isinstance(every.value, int):
         raise InvalidArgument(field, when, allowed)
     return STEP if every.value == 1 else str(every)

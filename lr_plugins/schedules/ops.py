@@ -24,6 +24,7 @@ _Array = npt.NDArray[np.float64]
 FEW = 4096
 """The largest number of elements that are computed bit for bit as one by one."""
 
+_ROUNDING = 1e-6  # a sample, of as many as a float can count
 
 _GRID = np.linspace(0.0, math.pi, 257)
 _COS_IS_EXACT = bool((np.cos(_GRID) == [math.cos(angle) for angle in _GRID.tolist()]).all())
@@ -33,6 +34,18 @@ _COS_IS_EXACT = bool((np.cos(_GRID) == [math.cos(angle) for angle in _GRID.tolis
 def floor(value: Value) -> Value:
     """The largest whole number not above."""
     return np.floor(value) if isinstance(value, np.ndarray) else value // 1
+
+
+def nearly_whole(value: Value) -> Value:
+    """A number as it is; the whole number instead where it is one but for rounding.
+
+    Example:
+        >>> nearly_whole(19.999999999999993), nearly_whole(19.99)
+        (20.0, 19.99)
+    """
+    whole = floor(value + 0.5)
+    off: Value = value - whole
+    return where((off < _ROUNDING) & (off > -_ROUNDING), whole, value)
 
 
 def ceil(value: Value) -> Value:

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from lr_plugins.schedules.bound import Bound, bound, level
-from lr_plugins.schedules.metric_driven import COMPARE, Adjusting, Memory, better, counted, direction, plain, whole
+from lr_plugins.schedules.metric_driven import (
+    COMPARE,
+    Adjusting,
+    Memory,
+    better,
+    check_start,
+    counted,
+    direction,
+    plain,
+    whole,
+)
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import choice, number, start_of
 
@@ -27,8 +37,8 @@ class ReduceLROnPlateau(Adjusting):
     `rule="torch"`: an observation improves if `observed < best * (1 - min_delta)`. The one after `patience` in a row
     that do not is the plateau. After it the next `cooldown` are not counted. A change of at most `eps` is not made.
 
-    As a factor of a `Product` it begins at 1, and `min_lr` and `eps` are factors. As a part of a sequence (after a
-    warm-up) it counts in its own time only.
+    As a factor of a `Product` it begins at 1: `min_lr` is a multiple there, `"0.01x"` (a learning rate is refused), and
+    `eps` is a change of the factor. As a part of a sequence (after a warm-up) it counts in its own time only.
 
     Args:
         initial_learning_rate: where it begins, >= 0. Default None: the optimizer's own.
@@ -43,7 +53,8 @@ class ReduceLROnPlateau(Adjusting):
         threshold_mode: how `min_delta` counts: `"abs"`, in units of the metric; `"rel"`, as a share of the best.
             Default None: the rule's own, `"abs"` in Keras and `"rel"` in torch.
         cooldown: how many observations are not counted after a change, a whole number >= 0. Default 0.
-        min_lr: the floor, a learning rate >= 0, or a multiple of the initial one such as `"0.01x"`. Default 0.
+        min_lr: the floor, a learning rate >= 0, or a multiple of the initial one such as `"0.01x"`; not above the
+            initial one. Default 0.
         eps: the largest change that is not worth making, a learning rate >= 0. Default None: the rule's own, 0 in
             Keras and 1e-8 in torch.
         when: how often to observe: `"epoch"`, `"validation"`, `"step"`, or every so many optimizer steps, `"50st"`.
@@ -73,6 +84,7 @@ class ReduceLROnPlateau(Adjusting):
     """
 
     non_finite = ("error", "hold", "shrink", COMPARE)
+    bounds = ("min_lr",)
 
     def __init__(
         self,
@@ -107,6 +119,7 @@ class ReduceLROnPlateau(Adjusting):
         self.min_lr = bound(f"{name}.min_lr", min_lr)
         self.eps = None if eps is None else number(f"{name}.eps", eps, "a finite number >= 0, or null", at_least=0.0)
         self._eps = own_eps if self.eps is None else self.eps
+        check_start(self, self.initial_learning_rate)
 
     def floor(self, position: Position) -> float:
         """`min_lr`."""

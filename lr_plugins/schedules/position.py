@@ -79,7 +79,7 @@ class RunLength(NamedTuple):
         steps_per_epoch: optimizer steps in one epoch (batches divided by gradient accumulation, rounded up).
         epochs: epochs of the run.
         steps: optimizer steps of the whole run. `RunLength.of` derives it from the other two.
-        batch_size: samples of one optimizer step.
+        batch_size: samples of one optimizer step: those of a batch, times batches and processes of a step.
         clock: when its epochs really began, where they are not all of `steps_per_epoch`. Default None: they are.
 
     Example:

@@ -109,6 +109,10 @@ class Schedule(ABC):
         """What happens at which of an array of positions, in the order of time, as far as the arguments say so."""
         yield from ()
 
+    def own_lengths(self) -> Iterator[Duration]:
+        """The lengths of time in its arguments, those of its parts not included."""
+        yield from _lengths_among(vars(self).values())
+
     def initial(self, position: Position) -> float:
         """The learning rate a schedule starts from: `initial_learning_rate`, or else the optimizer's own."""
         return self.own("initial_learning_rate", position)
@@ -134,6 +138,7 @@ class Schedule(ABC):
         steps: int | None = None,
         base_learning_rate: float | None = None,
         metrics: Mapping[str, Course] | None = None,
+        batch_size: int | None = None,
     ) -> Preview:
         """What this schedule will do in a run, to be printed or drawn (see `lr_plugins.preview`).
 
@@ -143,6 +148,7 @@ class Schedule(ABC):
             steps: optimizer steps of the run, >= 1; the lower one counts where epochs tell it as well.
             base_learning_rate: the optimizer's own, >= 0, for a schedule that names no initial one.
             metrics: the course to assume for each metric that it follows.
+            batch_size: samples of one optimizer step, >= 1, for lengths in samples.
 
         Raises:
             InvalidArgument: the length of the run is not told, or a metric has no course.
@@ -154,7 +160,7 @@ class Schedule(ABC):
         """
         from lr_plugins.report.preview import preview  # the reports are about schedules, not the other way round
 
-        return preview(self, steps_per_epoch, epochs, steps, base_learning_rate, metrics)
+        return preview(self, steps_per_epoch, epochs, steps, base_learning_rate, metrics, batch_size=batch_size)
 
     # --- combination --------------------------------------------------------------------------------------
 
@@ -237,6 +243,14 @@ class Schedule(ABC):
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+
+def _lengths_among(values: Iterable[object]) -> Iterator[Duration]:
+    for value in values:
+        if isinstance(value, Duration):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _lengths_among(value)
 
 
 def number(

@@ -13,6 +13,7 @@ from lr_plugins.schedules.combine import InTurn, Product
 from lr_plugins.schedules.constant import Constant
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.exponential import ExponentialDecay
+from lr_plugins.schedules.factors import check_factor
 from lr_plugins.schedules.function import as_schedule
 from lr_plugins.schedules.moments import WARMUP, Moment, ended, share_of
 from lr_plugins.schedules.ops import between, clip, cos, maximum, power, sqrt
@@ -102,6 +103,7 @@ class Warmup(InTurn):
         if isinstance(self.shape, Schedule):
             if self.start_factor:
                 raise InvalidArgument("Warmup.start_factor", start_factor, "0 where shape is a schedule of factors")
+            check_factor(self.shape)
             rise = self.shape
         else:
             if self.shape == "exponential" and not self.start_factor:
@@ -243,6 +245,8 @@ class Annealed(InTurn):
             choice("Annealed.shape", shape, FALLS) if isinstance(shape, str) else as_schedule(shape, "Annealed.shape")
         )
         self.hold = flag("Annealed.hold", hold)
+        if isinstance(self.shape, Schedule):
+            check_factor(self.shape)
         left = self.shape if isinstance(self.shape, Schedule) else Cooldown(1.0, shape=self.shape)
         self.parts = (self.schedule, left)
 

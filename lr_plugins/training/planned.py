@@ -74,8 +74,9 @@ def preview_of_config(config: DictConfig, metrics: Mapping[str, Course], steps_p
     assignments = Assignments.of(instantiate(scheduler.schedule))
     trainer = {name: config.trainer[name] for name in _LENGTH if name in config.trainer}
     accumulated = arguments.integer("trainer.accumulate_grad_batches", trainer.get("accumulate_grad_batches", 1), 1)
+    changes = any("GradientAccumulationScheduler" in str(node.get("_target_")) for node in _nodes(config.callbacks))
     if steps_per_epoch is None:
-        if any("GradientAccumulationScheduler" in str(node.get("_target_")) for node in _nodes(config.callbacks)):
+        if changes:
             raise _unknown(
                 "callbacks", "one without GradientAccumulationScheduler, which changes the steps of an epoch"
             )
@@ -85,7 +86,8 @@ def preview_of_config(config: DictConfig, metrics: Mapping[str, Course], steps_p
     else:
         epoch = _Epoch(steps_per_epoch * accumulated, True, "steps per epoch as given")
         validations = Validations((steps_per_epoch,))
-    run = _run(trainer, steps_per_epoch)
+    samples = None if changes else _samples_per_step(config.data, trainer, accumulated)
+    run = _run(trainer, steps_per_epoch, samples)
     planned = Planned(run, metrics, validations, frozenset(map(str, scheduler.get("measure") or ())))
     defaults: Any = OmegaConf.to_container(config.optimizer, resolve=True)
     notes = [epoch.note + (f", {accumulated} batches a step" if accumulated > 1 else ""), *_differs(config)]
@@ -108,7 +110,18 @@ def _differs(config: DictConfig) -> list[str]:
     return [f"{name} may end the run sooner" for name in found] + [replaced] * searches
 
 
-def _run(trainer: Mapping[str, Any], steps_per_epoch: int) -> RunLength:
+def _samples_per_step(data: DictConfig, trainer: Mapping[str, Any], accumulated: int) -> int | None:
+    """As `samples_per_step` has it in training; None where the configuration does not tell."""
+    if data.get("batch_size") is None:
+        return None
+    batch_size = arguments.integer("data.batch_size", data.batch_size, 1)
+    try:
+        return batch_size * accumulated * _processes(trainer)
+    except InvalidArgument:  # asked for where the steps of an epoch are not given, and refused there
+        return None
+
+
+def _run(trainer: Mapping[str, Any], steps_per_epoch: int, batch_size: int | None) -> RunLength:
     """As `run_length` has it in training."""
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", _UNLIMITED)
     if trainer.get("fast_dev_run"):
@@ -129,6 +142,7 @@ def _run(trainer: Mapping[str, Any], steps_per_epoch: int) -> RunLength:
         steps_per_epoch,
         epochs=None if epochs == _UNLIMITED else epochs,
         steps=None if steps == _UNLIMITED else steps,
+        batch_size=batch_size,
     )
 
 

@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins._lightning import rank_zero_only
 from lr_plugins.callbacks import History, LearningRateRangeTest, LearningRateScheduler, LearningRateTrace, Trace
+from lr_plugins.callbacks.length_check import check_end
 from lr_plugins.errors import InvalidArgument, LearningRateError
 from lr_plugins.report.runs import OVERRIDES, PARENT
 from lr_plugins.report.summary import summary
@@ -81,6 +82,7 @@ def train(config: DictConfig) -> Run:
     data.prepare_data()
     data.setup("fit")
     run = _assemble(config, data)
+    _check_end(run, config)
     ckpt_path = None if config.ckpt_path is None else _resume(run, config)
     try:
         _fit(run, data, ckpt_path)
@@ -186,6 +188,14 @@ def _check(config: DictConfig) -> None:
     for name in ("max_epochs", "max_steps"):
         if config.trainer.get(name) is not None:
             arguments.integer(f"trainer.{name}", config.trainer[name], -1)  # -1 means no limit
+
+
+def _check_end(run: Run, config: DictConfig) -> None:
+    """Refuse percent of a run without an end before anything is recorded."""
+    scheduler = next((one for one in run.trainer.callbacks if isinstance(one, LearningRateScheduler)), None)  # type: ignore[attr-defined]
+    resumes = config.ckpt_path is not None and scheduler is not None and scheduler.on_resume == "checkpoint"
+    if scheduler is not None and not resumes:  # the plan of a checkpoint knows the length of its own run
+        check_end(run.trainer, [one.schedule for one in scheduler.assignments])
 
 
 def _try_optimizer(module: Classifier) -> None:

@@ -23,6 +23,7 @@ from lr_plugins import (
     LearningRateScheduler,
     LossDriven,
     ReduceLROnPlateau,
+    StepDecay,
 )
 from lr_plugins.errors import TrainingError
 from tests.toys import QUIET, Toy, loader
@@ -40,6 +41,7 @@ SCHEDULES = {
     "plateau": ReduceLROnPlateau(0.1, monitor="mine", mode="min", factor=0.5, patience=1, when="validation"),
     "product": CosineDecay(0.1).with_warmup("1ep") * BoldDriver(monitor="mine", mode="min"),
     "accumulated": InverseTimeDecay(0.1, 1, 0.5),
+    "samples": StepDecay(0.1, drop=0.5, every="16sp"),  # batches of 4, two a step, on two ranks
     "only on one": LossDriven(0.1, monitor="on rank 0", on_missing="warn"),
     # What no reduction can mend: a function that depends on the rank.
     "disagreeing": FunctionSchedule(lambda step: 0.1 if step < 8 else 0.1 + rank(), of="step"),
@@ -63,7 +65,7 @@ class Apart(Toy):
         self.log("mine", [1.0, 1.0 + self.current_epoch][self.global_rank])
 
 
-OPTIONS = {"accumulated": {"accumulate_grad_batches": 2}}
+OPTIONS = {name: {"accumulate_grad_batches": 2} for name in ("accumulated", "samples")}
 
 
 def train(

@@ -126,7 +126,7 @@ def test_a_fast_dev_run(schedule, batches, steps):
 @IN_ANY
 def test_a_stream_of_unknown_and_changing_length_makes_percent_count_in_epochs(schedule, recwarn):
     _, scheduler, used = run(schedule, train=DataLoader(Stream([3, 5, 2])))
-    assert scheduler.run_length == RunLength.of(epochs=3)
+    assert scheduler.run_length == RunLength.of(epochs=3, batch_size=1)
     assert_used(plan(schedule, [3, 5, 2], RunLength.of(epochs=3)), scheduler, used)
     assert lengths(recwarn) == []
 

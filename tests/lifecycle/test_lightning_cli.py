@@ -270,7 +270,11 @@ ON_THE_TRAINER = [
     ("argument", "message"),
     [
         ("drop=-1", r"StepDecay\.drop must be a finite number > 0 \(0\.5 halves\); got -1\.0\."),
-        ("every=3eps", r"StepDecay\.every must be greater than 0: a number, or a text like .*; got '3eps'\."),
+        (
+            "every=3eps",
+            r"StepDecay\.every must be greater than 0: a number, or a text like .*; got '3eps'\."
+            r" Did you mean \"3ep\"\?",
+        ),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(fit, argument, message):

@@ -57,6 +57,10 @@ def test_under_accumulation_each_rank_counts_the_steps_of_all(trained):
     assert rates(trained, "accumulated") == [0.1 / (1 + 0.5 * step) for step in range(12)]
 
 
+def test_samples_are_those_of_all_ranks(trained):
+    assert rates(trained, "samples") == [0.1 * 0.5**step for step in range(12)]
+
+
 def test_what_is_done_where_a_run_goes_on_under_another_plan_is_decided_alike_on_all_ranks(trained):
     whole, rescaled = rates(trained, "product"), rates(trained, "rescale")
     assert len(rescaled) == 26

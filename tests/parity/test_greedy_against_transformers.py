@@ -52,7 +52,9 @@ def their_rates(values, learning_rate, **arguments):
 )
 @settings(max_examples=500, deadline=None)
 def test_the_rates(values, learning_rate, arguments, threshold, window):
-    smoothing = {}
+    # Bounds that do not hold the start are refused by ours.
+    low, high = min(arguments["min_lr"], learning_rate), max(arguments["max_lr"], learning_rate)
+    smoothing, arguments = {}, {**arguments, "min_lr": low, "max_lr": high}
     if window is not None:
         # GreedyLR keeps a running sum, which gathers roundings; ours is summed anew. On 64ths both are exact.
         smoothing, values = {"smooth": True, "window_size": window}, [round(64 * value) / 64 for value in values]

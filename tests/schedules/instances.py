@@ -93,7 +93,7 @@ LEAVES = {
         ends,
         shares,
     ),
-    s.LossDriven: st.builds(s.LossDriven, maybe, st.just("loss"), st.sampled_from([None, "10x", 1.0])),
+    s.LossDriven: st.builds(s.LossDriven, maybe, st.just("loss"), st.sampled_from([None, "10x", "2x"])),
     s.BoldDriver: st.builds(s.BoldDriver, maybe),
     s.Greedy: st.builds(s.Greedy, maybe, st.just("loss"), patience=st.integers(0, 2)),
     s.ReduceLROnPlateau: st.builds(

@@ -75,7 +75,7 @@ def test_every_line_of_it_says_what_it_is(name):
 
 def test_a_plateau_after_a_warm_up_has_every_option_too():
     schedule = instantiate(OmegaConf.load(CONF / "plateau_warmup.yaml"))
-    assert schedule == (CosineDecay() * ReduceLROnPlateau(factor=0.5, patience=3, min_lr=0.01)).with_warmup("5%")
+    assert schedule == (CosineDecay() * ReduceLROnPlateau(factor=0.5, patience=3, min_lr="0.01x")).with_warmup("5%")
     assert from_config(json.loads(json.dumps(to_config(schedule)))) == schedule
     config = OmegaConf.load(CONF / "plateau_warmup.yaml").schedule.schedules[1]
     assert {*config} - {"_target_"} == {*inspect.signature(ReduceLROnPlateau).parameters}

@@ -88,7 +88,8 @@ def test_the_floor():
     assert listen(plateau(min_lr=0.2), FLAT).rates[-1] == 0.2
     assert listen(plateau(min_lr="0.1x"), FLAT).rates[-1] == 0.05
     assert listen(plateau(rule="torch", min_lr=0.3), FLAT).rates[-1] == 0.3
-    assert listen(plateau(min_lr=0.7), FLAT).rates[-1] == 0.5  # one above the learning rate does not raise it
+    with pytest.raises(InvalidArgument, match=r"min_lr must be at most .* \(the optimizer's own, 0\.5\); got 0\.7"):
+        listen(plateau(min_lr=0.7), FLAT)
 
 
 def test_changes_that_are_too_small_are_not_made():
@@ -159,7 +160,7 @@ listeners = st.one_of(
         factor=st.floats(0.1, 0.9),
         patience=st.integers(0, 3),
         cooldown=st.integers(0, 3),
-        min_lr=st.sampled_from([0.0, 0.1, "0.3x"]),
+        min_lr=st.sampled_from([0.0, 0.01, "0.3x"]),
         smoothing=st.sampled_from([None, 0.5, 3]),
         on_nonfinite=st.sampled_from(["hold", "shrink", "compare"]),
     ),
@@ -196,7 +197,7 @@ def test_an_interrupted_run_decides_as_one_that_was_not(schedule, values):
 def test_only_with_what_it_is_given_does_it_decide(schedule, values, own):
     assert from_config(json.loads(json.dumps(to_config(schedule)))) == schedule
     factor, named = listen(schedule, values, own=1.0), listen(schedule, values, own=own)
-    if schedule.initial_learning_rate is None and "0.1" not in repr(schedule):  # no absolute floor
+    if schedule.initial_learning_rate is None and "min_lr=0.01" not in repr(schedule):  # no absolute floor
         assert named.rates == pytest.approx([own * rate for rate in factor.rates])
 
 

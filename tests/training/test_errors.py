@@ -77,6 +77,10 @@ BEFORE_TRAINING = [
     (["schedule.every=3parsecs"], r"StepDecay\.every must be greater than 0: .*got '3parsecs'"),
     (["schedule=piecewise", "schedule.values=[1]"], r"PiecewiseConstant\.values must be one longer.*got \[1\]"),
     (["schedule=function", "schedule.function.path=no.such.module"], r"Error loading 'no\.such\.module'"),
+    (["schedule.every=5%", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
+    (["schedule=warmup_cosine", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
+    (["schedule=warmup_cosine", "schedule.length=0.05"], r'Warmup\.length must be .* got 0\.05\. .* mean "5%"\?'),
+    (["schedule.every=3epochs"], r'StepDecay\.every must be .* got \'3epochs\'\. Did you mean "3ep"\?'),
     (["optimizer.lr=-1"], r"optimizer\.lr must be a finite number >= 0; got -1"),
     (["optimizer=keras_sgd", "optimizer.momentum=2"], r"KerasSGD\.momentum must be .*got 2"),
     (["data.batch_size=0"], r"Fake\.batch_size must be an integer >= 1; got 0"),
@@ -137,7 +141,6 @@ WHILE_TRAINING = [
     ),
     (["schedule.drop=1e200", "schedule.every=1st"], r"finite number >= 0; the schedule gives \S+ at step"),
     (["callbacks.trace.dirpath=/proc/nope"], r"LearningRateTrace\.dirpath must be a folder"),
-    (["schedule.every=5%", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
     (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val_f1"], r"val_f1.*not available"),
 ]
 
