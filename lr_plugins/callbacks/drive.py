@@ -18,6 +18,7 @@ from lr_plugins.schedules.position import Count
 Place = Callable[[Count, float], Position]
 """Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
 
+_FEW = 8  # groups, for which a loop is as quick as anything else
 _FIRST_BLOCK, _LARGEST_BLOCK = 16, 4096  # steps; a block is thrown away when the epoch or the state changes
 
 
@@ -112,9 +113,10 @@ class Drive:
     def moved(self) -> tuple[dict[str, Any], float, float] | None:
         """(group, what was written, what it has now) of a group that has another value by now, if there is one."""
         key, value = self.hyper.key, self.value
-        if [group[key] for group in self._plain].count(value) != len(self._plain):
-            for group in self._plain:
-                if float(group[key]) != value:
+        plain = self._plain
+        if len(plain) < _FEW or [group[key] for group in plain].count(value) != len(plain):
+            for group in plain:
+                if group[key] is not value and float(group[key]) != value:
                     return group, value, float(group[key])
         for group, share in self._scaled:
             if group[key] != value * share:
