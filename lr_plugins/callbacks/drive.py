@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch.optim import Optimizer
 
 from lr_plugins.callbacks.hyper_parameter import HyperParameter
@@ -180,11 +181,14 @@ def _special_writer(
     hyper: HyperParameter, optimizer: Optimizer, group: Group, share: float
 ) -> Callable[[float], None] | None:
     """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
-    tensor = hyper.own_tensor(optimizer, group)
-    if tensor is not None:
+    if hyper.own_tensor(optimizer, group) is not None:
 
         def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
-            tensor.fill_(value * share)
+            tensor = hyper.kept(group)
+            if isinstance(tensor, torch.Tensor):
+                tensor.fill_(value * share)
+            else:  # a number has been put in its place
+                group[hyper.key] = value * share
 
         return write
     return None if hyper.at is None else lambda value: hyper.write_within(group, value * share)

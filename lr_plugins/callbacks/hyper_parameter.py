@@ -68,11 +68,11 @@ class HyperParameter:
 
         torch lets groups share one with each other and with the optimizer's default.
         """
-        tensor = self._kept(group)
+        tensor = self.kept(group)
         if not isinstance(tensor, torch.Tensor):
             return None
-        others = [self._kept(one) for one in optimizer.param_groups if one is not group]
-        if any(tensor is other for other in (*others, self._kept(getattr(optimizer, "defaults", {})))):
+        others = [self.kept(one) for one in optimizer.param_groups if one is not group]
+        if any(tensor is other for other in (*others, self.kept(getattr(optimizer, "defaults", {})))):
             tensor = tensor.clone()
             if self.at is None:
                 group[self.key] = tensor
@@ -80,7 +80,8 @@ class HyperParameter:
                 group[self.key] = tuple(tensor if at == self.at else one for at, one in enumerate(group[self.key]))
         return tensor
 
-    def _kept(self, values: dict[str, Any]) -> Any:
+    def kept(self, values: dict[str, Any]) -> Any:
+        """What is kept of it: a number or a tensor; None if nothing is."""
         kept = values.get(self.key)
         return kept if self.at is None or kept is None else kept[self.at]
 
@@ -121,7 +122,7 @@ def check_hyper_parameter(name: str, optimizer: Optimizer, groups: Iterable[Mapp
             None,
             "a number, for a schedule to drive",
             f"{kind} computes its own steps while {name} is None. Build it with a number (Adafactor of transformers: "
-            "relative_step=False, scale_parameter=False), or train without a schedule.",
+            "relative_step=False, scale_parameter=False), or choose other optimizers or groups by Assign.",
         )
     names = [key for group in groups for key in group if key != "params" and HyperParameter.of(key, group)]
     names += [beta for beta in ("momentum", *_BETAS) for group in groups if HyperParameter.of(beta, group)]

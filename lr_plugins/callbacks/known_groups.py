@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,16 @@ class KnownGroup:
         """The identities of its parameters."""
         return {id(parameter) for parameter in self.group["params"]}
 
+    @property
+    def used(self) -> Group:
+        """The dictionary whose values a step uses: that of the innermost optimizer."""
+        return self.copies[-1] if self.copies else self.group
+
+    def holds(self, hyper: HyperParameter) -> bool:
+        """Whether it holds what was written to it last."""
+        written = self.written.get(hyper)
+        return written is not None and math.isclose(hyper.read(self.group), written, rel_tol=1e-6)
+
     def as_group(self, group: Group) -> KnownGroup:
         """The same for another dictionary: one that was put in its place, or a piece of it."""
         return dataclasses.replace(
@@ -56,26 +67,77 @@ class KnownGroup:
         )
 
 
-_KNOWN: weakref.WeakKeyDictionary[Any, list[KnownGroup]] = weakref.WeakKeyDictionary()
+class _ByIdentity:
+    """What is known of objects, for as long as they live. They need neither a hash nor a sense of who is equal."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], list[KnownGroup]]] = {}
+
+    def get(self, one: Any) -> list[KnownGroup]:
+        reference, known = self._known.get(id(one), (None, []))
+        return known if reference is not None and reference() is one else []
+
+    def put(self, one: Any, known: list[KnownGroup]) -> None:
+        key = id(one)
+        try:
+            reference = weakref.ref(one, lambda _: self._known.pop(key, None))
+        except TypeError:  # an object with slots may have no room for them
+            return
+        self._known[key] = reference, known
+
+
+_KNOWN = _ByIdentity()
 
 
 def remembered(optimizer: Any) -> list[KnownGroup]:
     """What is remembered of an optimizer's groups."""
-    return _KNOWN.get(optimizer, []) if _can_be_remembered(optimizer) else []
+    return _KNOWN.get(optimizer)
 
 
 def remember(optimizer: Any, groups: Iterable[KnownGroup]) -> None:
     """Keep it for as long as the optimizer lives."""
-    if _can_be_remembered(optimizer):
-        _KNOWN[optimizer] = list(groups)
+    _KNOWN.put(optimizer, list(groups))
 
 
-def _can_be_remembered(optimizer: Any) -> bool:
-    """Whether there can be weak references to an optimizer: an object with slots may have none."""
-    try:
-        return hash(weakref.ref(optimizer)) is not None
-    except TypeError:
-        return False
+def groups_of(optimizer: Any, within: Sequence[Any]) -> list[Group]:
+    """The param groups of an optimizer, and those that only the optimizers within it have."""
+    groups = list(optimizer.param_groups)
+    mine = {id(parameter) for group in groups for parameter in group["params"]}
+    for one in within:
+        groups += [
+            group
+            for group in one.param_groups
+            if not any(group is known for known in groups) and not mine & {id(each) for each in group["params"]}
+        ]
+    return groups
+
+
+def find_copies(groups: Sequence[KnownGroup], within: Sequence[Any]) -> None:
+    """Find what optimizers within keep for the same parameters in dictionaries of their own, and split it alike."""
+    owner = {id(parameter): known for known in groups for parameter in known.group["params"]}
+    mine = {id(known.group) for known in groups}
+    for known in groups:
+        known.copies = []
+    for optimizer in within:
+        found: list[Group] = []
+        for group in optimizer.param_groups:
+            places: dict[KnownGroup, list[int]] = {}
+            for index, parameter in enumerate(group["params"]):
+                if id(group) not in mine and id(parameter) in owner:
+                    places.setdefault(owner[id(parameter)], []).append(index)
+            pieces = {known: {**group, **chosen_parameters(group, which)} for known, which in places.items()}
+            if len(pieces) < 2:
+                pieces = dict.fromkeys(pieces, group)
+            for known, piece in pieces.items():
+                known.copies.append(piece)
+            found += pieces.values() if len(pieces) > 1 else [group]
+        if len(found) > len(optimizer.param_groups):
+            optimizer.param_groups[:] = found
+
+
+def chosen_parameters(group: Group, which: Sequence[int]) -> Group:
+    """A group's parameters, and what it keeps for each of them, at some places."""
+    return {key: [group[key][index] for index in which] for key in ("params", "param_names") if key in group}
 
 
 def match_groups(groups: list[Group], known: list[KnownGroup], begun: tuple[int, int] = (0, 0)) -> list[KnownGroup]:
@@ -111,6 +173,7 @@ def match_groups(groups: list[Group], known: list[KnownGroup], begun: tuple[int,
                 one, following = KnownGroup(group, following, group.get("name"), begun=begun), following + 1
             elif one in found:  # what was one group are several now
                 one = one.as_group(group)
+                one.series = None
             else:
                 one.group = group
         found.append(one)

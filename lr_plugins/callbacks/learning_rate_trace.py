@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,11 +258,24 @@ class LearningRateTrace(Callback):
 
 def _hand_over(logger: Any, name: str, first_step: int, values: array[float]) -> None:
     """Give a logger the values of consecutive steps: at once, if it takes them so."""
-    if hasattr(type(logger), "log_series"):  # a DummyLogger has whatever it is asked for
-        logger.log_series(name, first_step, values)
+    takes_series = hasattr(type(logger), "log_series")  # a DummyLogger has whatever it is asked for
+    for step, part in _without_gaps(first_step, values):
+        if takes_series:
+            logger.log_series(name, step, part)
+            continue
+        for at, value in enumerate(part, step):
+            logger.log_metrics({name: value}, step=at)
+
+
+def _without_gaps(first_step: int, values: array[float]) -> Iterator[tuple[int, array[float]]]:
+    """The parts of values between the steps at which there were none."""
+    if not any(map(math.isnan, values)):
+        yield first_step, values
         return
-    for step, value in enumerate(values, first_step):
-        logger.log_metrics({name: value}, step=step)
+    for is_gap, part in itertools.groupby(enumerate(values, first_step), lambda one: math.isnan(one[1])):
+        points = list(part)
+        if not is_gap:
+            yield points[0][0], array("d", (value for _, value in points))
 
 
 class Losses:

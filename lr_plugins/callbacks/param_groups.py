@@ -11,13 +11,25 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lr_plugins.callbacks.known_groups import Group, KnownGroup, match_groups, remember, remembered
+from lr_plugins.callbacks.known_groups import (
+    Group,
+    KnownGroup,
+    chosen_parameters,
+    find_copies,
+    groups_of,
+    match_groups,
+    remember,
+    remembered,
+)
 from lr_plugins.callbacks.step_hooks import optimizers_within
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.assign import Assign
 
 Names = Mapping[int, str]
 """The names of parameters, by their identity."""
+
+Place = tuple[tuple[int, int | None, tuple[int, int] | None], ...]
+"""The assignments that are for a parameter, with its layer, and when it came, where that matters to one."""
 
 OTHERS = "others"
 
@@ -55,8 +67,9 @@ class Layout:
             for index, assignment in assignments.items()
             if assignment.layer_decay != 1.0
         }
-        self._within = optimizers_within(optimizer)
         self._given: set[str] = set()  # names
+        self._gone: list[KnownGroup] = []  # that may come back
+        self.came: dict[int, tuple[int, int]] = {}  # the step and epoch at which each parameter came
         self.groups: list[KnownGroup] = []
 
     def parameters(self) -> list[list[str]]:
@@ -69,11 +82,16 @@ class Layout:
         Args:
             begun: the optimizer step and the epoch at which those come that have not been there before.
         """
-        known = match_groups(self._optimizer.param_groups, self.groups or remembered(self._optimizer), begun)
+        within = optimizers_within(self._optimizer)
+        candidates = [*(self.groups or remembered(self._optimizer)), *self._gone]
+        gone = {id(one): one.group for one in self._gone}
+        known = match_groups(groups_of(self._optimizer, within), candidates, begun)
+        self._gone = [one for one in candidates if one not in known]
+        self._note_coming(known, gone, begun)
         pieces = {id(one.group): self._pieces(one) for one in known}
         self.groups = [piece for parts in pieces.values() for piece in parts]
         if len(self.groups) > len(pieces):
-            for optimizer in (self._optimizer, *self._within):  # each has a list of its own, or the same one
+            for optimizer in (self._optimizer, *within):  # each has a list of its own, or the same one
                 groups = optimizer.param_groups
                 split = (pieces.get(id(group)) for group in list(groups))
                 groups[:] = [
@@ -81,30 +99,29 @@ class Layout:
                     for group, parts in zip(list(groups), split, strict=True)
                     for one in ([part.group for part in parts] if parts else [group])
                 ]
-        self._find_copies()
+        for piece in self.groups:
+            came = [self.came[id(parameter)] for parameter in piece.group["params"]]
+            piece.begun = came[0] if came else piece.begun
+        find_copies(self.groups, within)
         remember(self._optimizer, self.groups)
 
-    def _find_copies(self) -> None:
-        """Find what optimizers within keep for the same parameters in dictionaries of their own, and split it alike."""
-        owner = {id(parameter): known for known in self.groups for parameter in known.group["params"]}
-        mine = {id(known.group) for known in self.groups}
-        for known in self.groups:
-            known.copies = []
-        for optimizer in self._within:
-            found: list[Group] = []
-            for group in optimizer.param_groups:
-                places: dict[KnownGroup, list[int]] = {}
-                for index, parameter in enumerate(group["params"]):
-                    if id(group) not in mine and id(parameter) in owner:
-                        places.setdefault(owner[id(parameter)], []).append(index)
-                pieces = {known: {**group, **_chosen(group, which)} for known, which in places.items()}
-                if len(pieces) < 2:
-                    pieces = dict.fromkeys(pieces, group)
-                for known, piece in pieces.items():
-                    known.copies.append(piece)
-                found += pieces.values() if len(pieces) > 1 else [group]
-            if len(found) > len(optimizer.param_groups):
-                optimizer.param_groups[:] = found
+    def _note_coming(self, known: Sequence[KnownGroup], gone: Mapping[int, Group], begun: tuple[int, int]) -> None:
+        """Note when parameters came; of groups that have been gone, what they come back with."""
+        there = {id(parameter): one for one in known for parameter in one.group["params"]}
+        self.came = {parameter: when for parameter, when in self.came.items() if parameter in there}
+        for parameter, one in there.items():
+            is_new = id(one) in gone or bool(self.came)
+            self.came.setdefault(parameter, begun if is_new else one.begun)
+        for one in known:
+            came_back = id(one) in gone and one.group is not gone[id(one)]
+            if came_back and not all(one.holds(hyper) for hyper in one.owns):
+                one.owns, one.bases = {}, {}
+
+    def took(self, begun: Sequence[tuple[int, int]]) -> None:
+        """Take up when each of the groups came."""
+        for known, when in zip(self.groups, begun, strict=True):
+            known.begun = when
+            self.came |= {id(parameter): when for parameter in known.group["params"]}
 
     def _pieces(self, known: KnownGroup) -> list[KnownGroup]:
         group = known.group
@@ -122,9 +139,11 @@ class Layout:
         for place in places:
             mine = [index for index, other in enumerate(where) if other == place]
             name = self._unused(self._label(known.name, place) or OTHERS, group)
-            piece = known.as_group({**group, **_chosen(group, mine), "name": name})
-            piece.series = None
+            piece = known.as_group({**group, **chosen_parameters(group, mine), "name": name})
             pieces.append(piece)
+        kept = next((piece for piece, place in zip(pieces, places, strict=True) if not place), pieces[0])
+        for piece in pieces:
+            piece.series = known.series if piece is kept else None  # one goes on with the column of the whole
         return pieces
 
     def _unused(self, name: str, group: Group) -> str:
@@ -135,17 +154,18 @@ class Layout:
         self._given.add(unused)
         return unused
 
-    def _place(self, parameter: nn.Parameter, built: KnownGroup) -> tuple[tuple[int, int | None], ...]:
-        """Which assignments choose a parameter by its name, and in which layer each of them has it."""
+    def _place(self, parameter: nn.Parameter, built: KnownGroup) -> Place:
+        """Which assignments choose a parameter by its name; in which layer each has it, and from when on."""
         return tuple(
-            (index, self._layer(index, parameter))
+            (index, self._layer(index, parameter), self.came[id(parameter)] if one.since == "group" else None)
             for index, one in self._assignments.items()
-            if (one.chooses or one.layer_decay != 1.0) and self._fits(one, self._name(parameter), built)
+            if (one.chooses or one.layer_decay != 1.0 or one.since == "group")
+            and self._fits(one, self._name(parameter), built)
         )
 
-    def _label(self, name: str | None, place: tuple[tuple[int, int | None], ...]) -> str:
+    def _label(self, name: str | None, place: Place) -> str:
         parts = [name]
-        for index, layer in place:
+        for index, layer, _ in place:
             one = self._assignments[index]
             parts += [one.name or _cleaned(one.params)] if one.chooses else []
             parts += [] if layer is None else [f"layer{layer}"]
@@ -222,11 +242,6 @@ def _layer_key(layers: Sequence[str] | None, name: str, depth: int | None) -> tu
 
 def _named(assignment: Assign, name: str) -> bool:
     return assignment.params is None or re.search(assignment.params, name) is not None
-
-
-def _chosen(group: Group, which: Sequence[int]) -> Group:
-    """A group's parameters, and what it keeps for each of them, at some places."""
-    return {key: [group[key][index] for index in which] for key in ("params", "param_names") if key in group}
 
 
 def _cleaned(pattern: str | None) -> str:

@@ -89,6 +89,7 @@ class Progress:
         begins: the steps at which the epochs began, where they are not of one size.
         series: how the series of each optimizer's param groups are called after the hyper-parameter.
         begun: the step and epoch at which each of them came.
+        active: which optimizers have not given way to other code.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -101,6 +102,7 @@ class Progress:
     begins: list[int] = field(default_factory=list)
     series: list[list[str]] = field(default_factory=list)
     begun: list[list[list[int]]] = field(default_factory=list)
+    active: list[bool] = field(default_factory=list)
 
 
 class LearningRateScheduler(Callback):
@@ -174,6 +176,8 @@ class LearningRateScheduler(Callback):
         self._names: Names = {}  # while training
         self._changes: OptimizerChanges | None = None  # while training
         self._unseen: list[UnseenSteps] = []  # of each writer, while training
+        self._told_unseen: set[str] = set()  # while training
+        self._retired_steps = 0  # of optimizers that are there no more
         self._counted: CountedSteps | None = None  # while training
         self._epochs = EpochBegins()
         self._batches: float = -1  # of the epoch under way
@@ -269,10 +273,12 @@ class LearningRateScheduler(Callback):
         mine, suffixes = optimizers_of(list(self.assignments), optimizers), series_suffixes(optimizers)
         writers = []
         for index, (optimizer, assignments, suffix) in enumerate(zip(optimizers, mine, suffixes, strict=True)):
-            old = before[index] if index < len(before) else None
-            if old is not None and old.optimizer is optimizer:
-                writers.append(old)
+            same = next((writer for writer in before if writer.optimizer is optimizer), None)
+            if same is not None:
+                writers.append(same)
                 continue
+            old = before[index] if index < len(before) else None
+            old = None if old is not None and any(old.optimizer is one for one in optimizers) else old
             if old is not None:
                 old.detach()
             new = Writer(optimizer, assignments, self._position, self._names, suffix, self.audit, instead_of=old)
@@ -280,7 +286,9 @@ class LearningRateScheduler(Callback):
             new.attach(self.trace, new.step, left_out(self, trainer))
             writers.append(new)
         for old in before[len(optimizers) :]:
-            old.detach()
+            if old not in writers:
+                old.detach()
+                self._retired_steps += old.step
         self._writers[:] = writers
         for key, drive in self._drives():
             known = states.get(key)
@@ -292,7 +300,16 @@ class LearningRateScheduler(Callback):
             if not writer.is_written:
                 writer.refresh()
         del self._observers[len(writers) :]
-        self._unseen = [UnseenSteps(trainer, writer) for writer in writers]
+        for unseen in self._unseen:
+            unseen.end_epoch()
+        self._follow_unseen(trainer)
+
+    def _follow_unseen(self, trainer: Trainer) -> None:
+        before, writers, told = [unseen.counts for unseen in self._unseen], self._writers, self._told_unseen
+        self._unseen = [
+            UnseenSteps(trainer, writer, writers, told, before[index] if index < len(before) else False)
+            for index, writer in enumerate(writers)
+        ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the position in the run."""
@@ -304,7 +321,8 @@ class LearningRateScheduler(Callback):
             writer.total_steps = self.run_length.steps
             writer.attach(self.trace, step, left_out(self, trainer))
         self._changes = OptimizerChanges(trainer, self._writers, functools.partial(self._replace_writers, trainer))
-        self._unseen = [UnseenSteps(trainer, writer) for writer in self._writers]
+        self._told_unseen, self._retired_steps = set(), 0
+        self._follow_unseen(trainer)
         self._counted = CountedSteps(trainer, sum(self._progress.steps))
         self._bar = ShownInBar(trainer, self._writers)
         self._agreement, self._observed_until, self._as_long = Agreement(), -1, True
@@ -355,6 +373,7 @@ class LearningRateScheduler(Callback):
             if saved is not None and saved.kind == drive.schedule.kind:
                 drive.state = saved.state
         self._settle()
+        self._give_way_as_before()
         if loaded is not None:
             check_rates(policy, self._unknown_drives(), self._progress.steps, loaded)
         self._observers = [
@@ -367,12 +386,26 @@ class LearningRateScheduler(Callback):
     def _unknown_drives(self) -> list[tuple[int, Writer, Drive]]:
         """Those of which a checkpoint holds no plan."""
         known = {id(drive) for key, drive in self._drives() if key in self._progress.schedules}
+        gave_way = {index for index, active in enumerate(self._progress.active) if not active}
         return [
             (index, writer, drive)
             for index, writer in enumerate(self._writers)
             for drive in writer.drives
-            if id(drive) not in known
+            if writer.active and (id(drive) not in known or index in gave_way)
         ]
+
+    def _give_way_as_before(self) -> None:
+        """Go on recording only, where the run that is resumed had given way."""
+        if self.on_conflict != "theirs":
+            return
+        for writer, active in zip(self._writers, self._progress.active, strict=False):
+            if writer.active and not active:
+                kind = type(writer.optimizer).__name__
+                rank_zero_warn(
+                    f"LearningRateScheduler: the run had given way to other code that drives {kind}; it goes on "
+                    "recording only (on_conflict=theirs)."
+                )
+                writer.give_way()
 
     def _begin_anew_if_set_back(self, trainer: Trainer) -> None:
         """Begin the plan anew where a callback has set Lightning's epochs back since training began."""
@@ -448,7 +481,7 @@ class LearningRateScheduler(Callback):
     @property
     def _steps(self) -> int:
         """Steps that all optimizers have taken."""
-        return sum(writer.step for writer in self._writers)
+        return self._retired_steps + sum(writer.step for writer in self._writers)
 
     def _goes_on(self, trainer: Trainer) -> bool:
         return self._left is not None and self._left[0]() is trainer and self._left[1] == trainer.global_step
@@ -478,6 +511,8 @@ class LearningRateScheduler(Callback):
         now = run_length(trainer)
         self._compare_length(now, self._what_differs(trainer, now))
         self._take_size(trainer, self._writers[0].step)
+        for unseen in self._unseen:
+            unseen.end_epoch()
         self.observe_epoch(trainer, pl_module)
         self._occur(BEGIN, {})
         for writer in self._writers:
@@ -659,6 +694,7 @@ class LearningRateScheduler(Callback):
             "begins": current.begins,
             "series": current.series,
             "begun": current.begun,
+            "active": current.active,
         }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -692,6 +728,7 @@ class LearningRateScheduler(Callback):
             list(state_dict.get("begins", ())),
             list(state_dict.get("series", ())),
             list(state_dict.get("begun", ())),
+            list(state_dict.get("active", ())),
         )
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -714,6 +751,7 @@ class LearningRateScheduler(Callback):
             begins=self._epochs.begins if self.run_length.clock is not None else [],
             series=[[known.series or "" for known in writer.groups] for writer in self._writers],
             begun=[[list(known.begun) for known in writer.groups] for writer in self._writers],
+            active=[writer.active for writer in self._writers],
         )
 
     def __getstate__(self) -> dict[str, Any]:

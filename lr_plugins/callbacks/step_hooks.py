@@ -7,6 +7,7 @@ another (the base optimizer of SAM or Lookahead) belongs to that one: it may be 
 
 from __future__ import annotations
 
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -29,9 +30,11 @@ class Follower(Protocol):
         """A step has been taken."""
 
 
+_TORCH = Optimizer.profile_hook_step.__code__.co_filename  # the file in which steps are announced
+
 _followers: dict[int, list[Follower]] = {}  # by the identity of an optimizer, which is kept alive by its followers
 _watchers: list[Callable[[Any], None]] = []
-_strangers: weakref.WeakSet[Any] = weakref.WeakSet()  # optimizers that no watcher has wanted
+_strangers: dict[int, weakref.ref[Any]] = {}  # optimizers that no watcher has wanted, by their identity
 _handles: list[Any] = []
 _last_looks: dict[int, Any] = {}  # handles of hooks behind all others, by the identity of an optimizer
 
@@ -143,6 +146,16 @@ def calls_its_parents(optimizer: Any) -> bool:
     return sum(bool(getattr(step, "hooked", False)) for step in steps) > 1
 
 
+def is_stepping(optimizer: Any) -> bool:
+    """Whether a step of an optimizer was under way before the one that has just been announced."""
+    frame, steps = sys._getframe(), 0
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_filename == _TORCH and frame.f_locals.get("self") is optimizer:
+            steps += frame.f_code.co_name == "wrapper"
+    return steps > 1
+
+
 # --- the calls --------------------------------------------------------------------------------------------------------
 
 
@@ -176,12 +189,13 @@ def _after_step(optimizer: Any, *_: Any) -> None:
 
 def _found(optimizer: Any) -> list[Follower] | None:
     """Who follows an optimizer that has not been known, once the watchers have been told of it."""
-    if optimizer in _strangers:
+    known = _strangers.get(id(optimizer))
+    if known is not None and known() is optimizer:
         return None
     for watcher in list(_watchers):
         watcher(optimizer)
     if id(optimizer) not in _followers:
-        _strangers.add(optimizer)
+        _strangers[id(optimizer)] = weakref.ref(optimizer)
     return _followers.get(id(optimizer))
 
 

@@ -62,13 +62,15 @@ class OptimizerChanges:
 
     def _tell(self, stepping: Any) -> None:
         """Tell once of an optimizer that steps driven parameters and is not the Trainer's."""
-        if self._told or type(stepping).__name__.startswith("Lightning"):  # what wraps one of them
+        if type(stepping).__name__.startswith("Lightning"):  # what wraps one of them
             return
         mine = parameters_of(stepping)
-        shared = [one.optimizer for one in self._recorders if mine & parameters_of(one.optimizer)]
-        if shared:
+        sharing = [one for one in self._recorders if mine & parameters_of(one.optimizer)]
+        for recorder in sharing:
+            recorder.doubt()
+        if sharing and not self._told:
             self._told = True
-            kind, other = type(stepping).__name__, type(shared[0]).__name__
+            kind, other = type(stepping).__name__, type(sharing[0].optimizer).__name__
             rank_zero_warn(
                 f"LearningRateScheduler: {kind}, which is not one of the Trainer's optimizers, steps parameters of "
                 f"{other}. Its learning rate is neither driven nor recorded: return it from configure_optimizers()."
@@ -78,42 +80,79 @@ class OptimizerChanges:
 class UnseenSteps:
     """Notices that weights have changed in a batch, and that no step of their optimizer was announced.
 
-    An optimizer may step by a method of its own, as some implementations of SAM do. As long as no step of it has been
-    seen, each batch that changes its weights is counted as one.
+    An optimizer may step by a method of its own, as some implementations of SAM do: then each batch that changes its
+    weights is counted as one step. Where an optimizer announces its steps and has no such method, something else may
+    have changed them: only an epoch without any step tells.
 
     Args:
         trainer: the Trainer of the run.
         recorder: follows the optimizer.
+        others: those of the other optimizers, whose steps may change parameters of this one, too.
+        told: the kinds of optimizers that have been told of.
+        counts: whether it is known already that steps are not announced. Default False.
     """
 
-    def __init__(self, trainer: Trainer, recorder: Recorder) -> None:
-        self._trainer, self._recorder = trainer, recorder
-        self._versions, self._global_step, self._told = 0, 0, False
+    def __init__(
+        self, trainer: Trainer, recorder: Recorder, others: Sequence[Recorder], told: set[str], counts: bool = False
+    ) -> None:
+        self._trainer, self._recorder, self._told = trainer, recorder, told
+        shared = {one for other in others if other is not recorder for one in parameters_of(other.optimizer)}
+        groups = recorder.optimizer.param_groups
+        self._parameters = [one for group in groups for one in group["params"] if id(one) not in shared]
+        self.counts = counts or _has_other_steps(recorder.optimizer) or not recorder.hears_steps
+        self._at_batch: tuple[int, float] | None = None
+        self._at_epoch: tuple[int, float] | None = None
+        self._seen = self._seen_before = recorder.seen_steps
+        self._global_step = 0
+
+    def end_epoch(self) -> None:
+        """An epoch is over, or the optimizer about to be replaced: look whether none of its steps was seen."""
+        seen = self._recorder.seen_steps
+        unseen = seen == self._seen_before and self._at_epoch is not None
+        if unseen and not self.counts and self._state() != self._at_epoch:
+            self.counts = True
+            self._tell()
+        self._seen_before, self._at_epoch = seen, self._state()
 
     def new_batch(self) -> None:
         """A batch begins."""
-        if not self._recorder.seen_steps:
-            self._versions, self._global_step = self._sum_of_versions(), self._trainer.global_step
+        if self._at_epoch is None:
+            self._at_epoch = self._state()
+        if self.counts:
+            self._seen, self._at_batch = self._recorder.seen_steps, self._state()
+            self._global_step = self._trainer.global_step
 
     def count(self) -> None:
         """A batch is over: count the step that it has taken unseen."""
         recorder, trainer = self._recorder, self._trainer
-        if recorder.seen_steps or self._sum_of_versions() == self._versions:
+        if not self.counts or recorder.seen_steps != self._seen or self._state() == self._at_batch:
             return
         if trainer.lightning_module.automatic_optimization and trainer.global_step == self._global_step:
             return  # Lightning has not stepped: something else has changed the weights
         recorder.count_unseen_step()
-        if not self._told:
-            self._told = True
-            kind = type(recorder.optimizer).__name__
+        self._tell()
+
+    def _tell(self) -> None:
+        kind = type(self._recorder.optimizer).__name__
+        if kind not in self._told:
+            self._told.add(kind)
             rank_zero_warn(
                 f"LearningRateScheduler: the weights of {kind} have changed, but no call of step() was seen. Each "
                 f"batch that changes them is counted as one step. Call {kind}.step(), so that every step is followed."
             )
 
-    def _sum_of_versions(self) -> int:
-        groups = self._recorder.optimizer.param_groups
-        return sum(parameter._version for group in groups for parameter in group["params"])
+    def _state(self) -> tuple[int, float]:
+        """What changes with the weights: how often they were written; and until a step was seen, their sum."""
+        versions = sum(parameter._version for parameter in self._parameters)
+        if self._recorder.seen_steps:
+            return versions, 0.0  # nothing that would wait for a device
+        return versions, sum(float(parameter.detach().sum()) for parameter in self._parameters)
+
+
+def _has_other_steps(optimizer: Any) -> bool:
+    """Whether an optimizer has methods by whose names it may step, beside `step`."""
+    names = set(dir(type(optimizer))) - set(dir(Optimizer))
+    return any("step" in name and not name.startswith("_") and callable(getattr(optimizer, name)) for name in names)
 
 
 class CountedSteps:

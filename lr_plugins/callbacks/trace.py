@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from array import array
 from collections.abc import Iterator, Mapping
 from itertools import chain, repeat
@@ -81,6 +82,8 @@ class Series:
 class Trace(Mapping[str, Series]):
     """The learning rate used at each optimizer step, by name: `lr`, or `lr/<group>` where there are several.
 
+    A group that goes and comes back has NaN in between.
+
     Example:
         >>> trace = Trace()
         >>> trace.series("lr").append(0.1)
@@ -97,14 +100,21 @@ class Trace(Mapping[str, Series]):
         return self._series
 
     def series(self, name: str, first_step: int = 0) -> Series:
-        """The series of a name, begun at `first_step` if there is none yet."""
-        return self._series.setdefault(name, Series(first_step))
+        """The series of a name, begun at `first_step` if there is none yet; one that has ended goes on after a gap."""
+        series = self._series.setdefault(name, Series(first_step))
+        if series.next_step < first_step:
+            series.part()
+            series.column.extend(repeat(math.nan, first_step - series.next_step))
+        return series
 
     def column(self, shares: Mapping[str, float], first_step: int) -> array[float] | None:
         """Values in common for several names, each by a share, begun at `first_step` if there is none of the names yet.
 
         None if the values that they have so far are no common ones (a group has joined them): then each goes on alone.
         """
+        for name, other in self._series.items():
+            if name not in shares and any(other.column is self[each].column for each in shares if each in self):
+                other.part()  # its group has gone, and those that it had its values in common with go on
         if not any(name in self._series for name in shares):
             column = array("d")
             self._series |= {name: Series(first_step, column, share) for name, share in shares.items()}
@@ -112,7 +122,7 @@ class Trace(Mapping[str, Series]):
         series = [self._series.get(name) for name in shares]
         column = series[0].column if series[0] is not None else array("d")
         common = all(
-            one is not None and one.column is column and one.share == share
+            one is not None and one.next_step == first_step and one.column is column and one.share == share
             for one, share in zip(series, shares.values(), strict=True)
         )
         if common:
@@ -188,5 +198,5 @@ def _cells(series: Series, first: int, end: int) -> Iterator[str]:
     """The values from one step to before another, as text; empty where there are none."""
     if not len(series):
         return repeat("", end - first)
-    values = map(repr, series.values.tolist())
+    values = ("" if math.isnan(value) else repr(value) for value in series.values.tolist())
     return chain(repeat("", series.first_step - first), values, repeat("", end - series.next_step))

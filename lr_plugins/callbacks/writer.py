@@ -20,9 +20,18 @@ from lr_plugins.callbacks.hyper_parameter import (
     check_hyper_parameter,
     has_hyper_parameter,
 )
-from lr_plugins.callbacks.known_groups import KnownGroup, match_groups, name_series, remember, remembered
+from lr_plugins.callbacks.known_groups import (
+    Group,
+    KnownGroup,
+    find_copies,
+    groups_of,
+    match_groups,
+    name_series,
+    remember,
+    remembered,
+)
 from lr_plugins.callbacks.param_groups import Layout, Names
-from lr_plugins.callbacks.step_hooks import Arguments, Following, calls_its_parents, optimizers_within
+from lr_plugins.callbacks.step_hooks import Arguments, Following, calls_its_parents, is_stepping, optimizers_within
 from lr_plugins.callbacks.trace import Series, Trace
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.assign import Assign
@@ -52,8 +61,11 @@ class Recorder:
         self.seen_steps = 0  # of them, those that were announced while it followed
         self.suffix = suffix
         self.groups: list[KnownGroup] = []
+        self._gone: list[KnownGroup] = []  # that may come back
         self._trace = Trace()
         self._bound: list[tuple[Any, list[Any]]] = []  # optimizers, with the groups that they had
+        self._sizes: list[list[int]] = []  # and how many parameters those had
+        self._doubtful = False  # something steps within its steps that could not be followed
         self._recorded = [LEARNING_RATE.name]
         self._columns: list[_Column] | None = None
         self._following: Following | None = None
@@ -89,11 +101,21 @@ class Recorder:
         """Whether it follows an optimizer: its own, or one within."""
         return self._following is not None and self._following.has(optimizer)
 
+    @property
+    def hears_steps(self) -> bool:
+        """Whether there is anything that announces the optimizer's steps."""
+        return self._following is not None and self._following.reaches_steps
+
     def follow_within(self) -> None:
         """Follow what the optimizer holds by now, too."""
         if self._following is not None:
             self._following.stop()
             self._following = Following(self.optimizer, self)
+            self._bound = []  # its groups, too, are to be looked at anew
+
+    def doubt(self) -> None:
+        """Note that something that could not be followed changes the weights within its steps."""
+        self._doubtful = self._doubtful or bool(self._under_way)
 
     def learning_rates(self) -> Iterator[tuple[str, Series]]:
         """What has been recorded of the learning rates of the groups that there are now, by name."""
@@ -107,41 +129,47 @@ class Recorder:
     @property
     def has_groups(self) -> bool:
         """Whether the optimizer's groups are those that were taken."""
-        return bool(self._bound) and all(
-            len(one.param_groups) == len(groups) and all(map(operator.is_, one.param_groups, groups))
-            for one, groups in self._bound
-        )
-
-    def _has_equal_groups(self) -> bool:
-        """The same, in less time: for a step, which uses their values, equal groups in their place will do."""
-        try:
-            for optimizer, groups in self._bound:
-                if optimizer.param_groups != groups:
-                    return False
-        except (RuntimeError, ValueError):  # of tensors that cannot be compared
-            return False
+        for optimizer, groups in self._bound:
+            now = optimizer.param_groups
+            if len(now) != len(groups) or not all(map(operator.is_, now, groups)):
+                return False
         return bool(self._bound)
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether these have as many parameters as they had: more may have been put into one."""
+        return all(
+            [len(group["params"]) for group in groups] == sizes
+            for (_, groups), sizes in zip(self._bound, self._sizes, strict=True)
+        )
 
     def _take_groups(self) -> None:
         """Take the groups as they are: more may have come, others may be in their places."""
-        self.groups = match_groups(self.optimizer.param_groups, self.groups or remembered(self.optimizer))
+        within, known = optimizers_within(self.optimizer), self.groups or remembered(self.optimizer)
+        self.groups = match_groups(groups_of(self.optimizer, within), [*known, *self._gone])
+        self._gone = [one for one in [*known, *self._gone] if one not in self.groups]
+        find_copies(self.groups, within)
         remember(self.optimizer, self.groups)
         self._bind()
 
     def _bind(self) -> None:
         everyone = [self.optimizer, *optimizers_within(self.optimizer)]
         self._bound = [(one, list(one.param_groups)) for one in everyone]
+        self._sizes = [[len(group["params"]) for group in groups] for _, groups in self._bound]
         self._columns = None
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def new_batch(self) -> None:
-        """Forget steps that an error has ended."""
+        """Forget steps that an error has ended, and see whether parameters have been put into a group."""
         self._under_way.clear()
+        if self._bound and not self.has_parameters:
+            self._bound = []
 
     def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
         """A step begins, or one within it."""
-        if self._under_way and self._under_way[0] is optimizer and not calls_its_parents(optimizer):
+        again = bool(self._under_way) and self._under_way[0] is optimizer
+        if again and not (calls_its_parents(optimizer) and is_stepping(optimizer)):
             self._under_way.clear()  # the step before has ended by an error
         if not self._under_way:
             # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
@@ -193,7 +221,7 @@ class Recorder:
         return (args[0], then_begin, *args[2:]), given
 
     def _begin_step(self) -> None:
-        if not self._has_equal_groups():
+        if not self.has_groups:
             self._take_groups()
         self._read()
 
@@ -214,7 +242,7 @@ class Recorder:
     def _column_of(self, hyper: HyperParameter, known: KnownGroup) -> _Column:
         series = self._trace.series(self._name(hyper, known), self.step)
         series.part()  # from whatever a schedule has driven before
-        return _Column(lambda: hyper.read(known.group), series.append)
+        return _Column(lambda: hyper.read(known.used), series.append)
 
     def _name(self, hyper: HyperParameter, known: KnownGroup) -> str:
         return f"{hyper.name}{self.suffix}{known.series}"
@@ -267,12 +295,16 @@ class Writer(Recorder):
         self._recorded = list(dict.fromkeys([LEARNING_RATE.name, *(one.to for one in assignments.values())]))
         self._bases: dict[HyperParameter, float] = {}
         self._written = False  # the values of the coming step
+        self._found: list[tuple[HyperParameter, KnownGroup, float]] = []  # in the groups, before the first were written
         self._begun = instead_of is not None  # groups that come now have not been there before
         self.advance: Callable[[], object] = self.refresh  # writes the values of the step after the last one written
         if instead_of is not None:
             self.active, self.total_steps = instead_of.active, instead_of.total_steps
         self.layout = Layout(optimizer, assignments, names or {})
+        if instead_of is not None:
+            self.layout.came = dict(instead_of.layout.came)
         self._take_groups()
+        self._note_found()
 
     @property
     def learning_rate(self) -> float:
@@ -282,7 +314,7 @@ class Writer(Recorder):
     @property
     def is_written(self) -> bool:
         """Whether the values of the coming step have been written, if they are to be."""
-        return not self.active or (self._written and self.has_groups)
+        return (not self.active or self._written) and self.has_groups
 
     def give_way(self) -> None:
         """Write nothing from now on, and record what others write."""
@@ -292,6 +324,7 @@ class Writer(Recorder):
 
     def _take_groups(self) -> None:
         """Take the groups as they are, and look after those that are new."""
+        self._note_written()
         self.layout.arrange(self._here())
         self.groups = self.layout.groups
         there = set(self.groups)
@@ -359,7 +392,7 @@ class Writer(Recorder):
         """What the groups were built with, and the optimizer's own value that a schedule starts from."""
         able = [known for known in self.groups if HyperParameter.of(hyper.name, known.group) == hyper]
         for known in able:
-            if hyper in known.owns and (hyper in self._bases or _holds(hyper, known)):
+            if hyper in known.owns and (hyper in self._bases or known.holds(hyper)):
                 continue  # what the group holds is ours, not its own
             known.owns[hyper] = _own_value(hyper, known, self.optimizer)
             known.bases.pop(hyper, None)
@@ -391,6 +424,14 @@ class Writer(Recorder):
         """As a recorder; groups that come from now on come in the run."""
         super().attach(trace, step, away)
         self._begun = True
+        if step:  # a checkpoint may have changed what the groups hold
+            self._note_found()
+
+    def _note_found(self) -> None:
+        """Note what the groups hold before anything is written, to tell who else writes."""
+        self._found = [
+            (drive.hyper, known, drive.hyper.read(known.group)) for drive in self.drives for known in drive.shares
+        ]
 
     def detach(self) -> None:
         """Stop following, and remember what was written for another fit with the same optimizer."""
@@ -416,8 +457,9 @@ class Writer(Recorder):
         """Take up what a checkpoint knows of the groups: the names of their series, and when they came."""
         if not len(series) == len(begun) == len(self.groups):
             return
-        for known, name, when in zip(self.groups, series, begun, strict=True):
-            known.series, known.begun = name, (when[0], when[1])
+        for known, name in zip(self.groups, series, strict=True):
+            known.series = name
+        self.layout.took([(when[0], when[1]) for when in begun])
         if any(one.since == "group" for one in self._assignments.values()):
             self.drives = []
             self._take_groups()
@@ -431,11 +473,15 @@ class Writer(Recorder):
             TrainingError: a schedule's value is none that the hyper-parameter can have.
         """
         if not self.active:
+            if not self.has_groups:
+                self._take_groups()
             return
         if not self.has_groups:
             self._take_groups()
         elif self._written:
             self._look()
+        if self._found:
+            self._look_before_the_first()
         if self.active:  # it has not given way to what was found
             self._write()
 
@@ -466,17 +512,39 @@ class Writer(Recorder):
     def _look(self, during: bool = False) -> bool:
         """Note who has written since; whether somebody has."""
         found = [(drive, moved) for drive in self.drives if (moved := drive.moved())]
-        for drive, (group, expected, value) in found:
-            name_series(self.groups)
-            known = next(one for one in self.groups if any(group is each for each in (one.group, *one.copies)))
-            self._audit.note(self.step, self._name(drive.hyper, known), expected, value, during)
-        if found and self._audit.choice == "theirs":
+        if not found:
+            return False
+        foreign = [self._note(drive, *moved, during) for drive, moved in found]
+        return any(foreign)
+
+    def _look_before_the_first(self) -> None:
+        """Note who has written between the begin of the fit and the first value of ours."""
+        found, self._found = self._found, []
+        drives = {known: drive for drive in self.drives for known in drive.shares}
+        for hyper, known, value in found:
+            drive = drives.get(known)
+            if drive is None or drive.hyper != hyper or known not in self.groups:
+                continue
+            now = hyper.read(known.group)
+            if not math.isclose(now, value, rel_tol=1e-6):
+                self._note(drive, known.group, math.nan, now)
+
+    def _note(self, drive: Drive, group: Group, expected: float, value: float, during: bool = False) -> bool:
+        """Note that a group has another value than was written to it; not where that is the plan's all the same."""
+        known = next(one for one in self.groups if any(group is each for each in (one.group, *one.copies)))
+        if not during:  # another epoch may have begun since, or a metric have been observed
+            expected = drive.value_at(self.step) * drive.shares[known]
+            if math.isclose(value, expected, rel_tol=1e-6):
+                return False
+        name_series(self.groups)
+        self._audit.note(self.step, self._name(drive.hyper, known), expected, value, during)
+        if self._audit.choice == "theirs":
             self.give_way()
-        return bool(found)
+        return True
 
     def _begin_step(self) -> None:
         if self.active:
-            if not self._written or not self._has_equal_groups():
+            if not self._written or not self.has_groups:
                 self.refresh()
             elif self._look() and self.active:
                 self._bind()  # whatever has been put in the place of a number is to be taken
@@ -486,7 +554,7 @@ class Writer(Recorder):
             super()._begin_step()
 
     def _end_step(self) -> None:
-        self._audit.count(self.active and not self._look(during=True))
+        self._audit.count(self.active and not self._look(during=True) and not self._doubtful)
         super()._end_step()
 
     def _stepped(self) -> None:
@@ -504,12 +572,6 @@ def _own_value(hyper: HyperParameter, known: KnownGroup, optimizer: Optimizer) -
     default = hyper.default(optimizer)
     # OneCycleLR begins with a share of its own peak, and what the group was built with is nowhere.
     return default if "max_lr" in group and default is not None else float(group["initial_lr"])
-
-
-def _holds(hyper: HyperParameter, known: KnownGroup) -> bool:
-    """Whether a group holds what was written to it last."""
-    written, found = known.written.get(hyper), hyper.read(known.group)
-    return written is not None and (found == written or math.isclose(found, written, rel_tol=1e-6))
 
 
 def _captures() -> bool:
@@ -538,6 +600,10 @@ def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]
         if not chosen:
             names = ", ".join(f"{at}: {type(one).__name__}" for at, one in enumerate(optimizers))
             raise InvalidArgument("Assign.optimizer", assignment.optimizer, f"one of the optimizers ({names})")
+        for at in chosen:
+            groups = optimizers[at].param_groups
+            if any(assignment.to in group and group[assignment.to] is None for group in groups):
+                check_hyper_parameter(assignment.to, optimizers[at], [{assignment.to: None}])  # says what to do
         able = [at for at in chosen if has_hyper_parameter(assignment.to, optimizers[at])]
         if not able:
             first = optimizers[chosen[0]]
