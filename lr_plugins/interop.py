@@ -488,8 +488,8 @@ class TorchSchedule(Schedule):
         for key in replay.moved():
             if self.of == "lr" and key not in in_use:
                 rank_zero_warn(
-                    f"TorchSchedule: {replay.name} moves the {key.replace('_', ' ')} as well, which stays as it is: "
-                    f"only the learning rate is taken from it. Add Assign(TorchSchedule(factory, of={key!r}), "
+                    f"TorchSchedule: {replay.name} moves the {key.replace('_', ' ')} as well, and only the learning "
+                    f"rate is taken from it. Add Assign(TorchSchedule(factory, of={key!r}), "
                     f"to={key!r}), or let the scheduler leave it alone (cycle_momentum=False)."
                 )
 

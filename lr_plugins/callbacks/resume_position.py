@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lr_plugins._lightning import Trainer, rank_zero_warn
 from lr_plugins.callbacks.checkpoint_optimizers import SavedOptimizer
 from lr_plugins.callbacks.drive import Drive
-from lr_plugins.callbacks.epoch_sums import is_within_epoch
+from lr_plugins.callbacks.epoch_sums import is_at_last_batch, is_within_epoch
 from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE
 from lr_plugins.callbacks.writer import Writer
 from lr_plugins.errors import TrainingError
@@ -42,27 +42,36 @@ def check_counts(policy: str, trainer: Trainer, then: Counts | None, steps: Sequ
         TrainingError: Lightning counts otherwise now, and the policy is `"error"`.
     """
     now = Counts(trainer.current_epoch, trainer.global_step)
-    told = f"{_list(steps)} optimizer steps were taken" + (f", in epoch {then.epoch}" if then else "")
-    if sum(steps) and now.epoch == 0 and not is_within_epoch(trainer) and (then is None or then.epoch > 0):
-        rank_zero_warn(
-            f"LearningRateScheduler: {told}, and the Trainer begins with epoch 0 (its global_step is "
-            f"{now.global_step}): its counters were set back. The schedules begin anew."
-        )
+    # In a run that goes on in epoch 0, this is under way, or its last batch is done.
+    if sum(steps) and now.epoch == 0 and not is_within_epoch(trainer) and not is_at_last_batch(trainer):
+        report_set_back(trainer, then, steps)
         return None
     # At the end of an epoch, Lightning may have counted it or not.
     if then is None or (now.global_step == then.global_step and 0 <= now.epoch - then.epoch <= 1):
         return list(steps)
     what = (
-        f"{told} at global_step {then.global_step}, and the Trainer goes on in epoch {now.epoch} at global_step "
-        f"{now.global_step}: one of the counts was changed"
+        f"{_taken(then, steps)} at global_step {then.global_step}, and the Trainer goes on in epoch {now.epoch} at "
+        f"global_step {now.global_step}: one of the counts was changed"
     )
     if policy == "error":
         raise TrainingError(
-            f'{what}. on_resume decides which counts: "config", Lightning\'s; "checkpoint", the steps taken. {CHOOSE}'
+            f"{what}. on_resume decides which counts: Lightning's (config) or the steps taken (checkpoint). {CHOOSE}"
         )
     kept = [now.global_step // len(steps)] * len(steps) if policy == "config" else list(steps)
     rank_zero_warn(f"LearningRateScheduler: {what}. It goes on at step {_list(kept)} (on_resume={policy}).")
     return kept
+
+
+def report_set_back(trainer: Trainer, then: Counts | None, steps: Sequence[int]) -> None:
+    """Report that Lightning's counters were set back, and that the schedules begin anew."""
+    rank_zero_warn(
+        f"LearningRateScheduler: {_taken(then, steps)}, and the Trainer begins with epoch 0 (its global_step is "
+        f"{trainer.global_step}): its counters were set back. The schedules begin anew."
+    )
+
+
+def _taken(then: Counts | None, steps: Sequence[int]) -> str:
+    return f"{_list(steps)} optimizer steps were taken" + (f", in epoch {then.epoch}" if then else "")
 
 
 def steps_of_each(

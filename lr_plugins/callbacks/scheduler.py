@@ -34,7 +34,7 @@ from lr_plugins.callbacks.param_groups import Names, parameter_names
 from lr_plugins.callbacks.processes import of_all_processes
 from lr_plugins.callbacks.progress_bars import ShownInBar
 from lr_plugins.callbacks.resume import POLICIES, Saved, settle
-from lr_plugins.callbacks.resume_position import Counts, check_counts, check_rates, steps_of_each
+from lr_plugins.callbacks.resume_position import Counts, check_counts, check_rates, report_set_back, steps_of_each
 from lr_plugins.callbacks.stepping_optimizers import (
     CountedSteps,
     OptimizerChanges,
@@ -178,6 +178,7 @@ class LearningRateScheduler(Callback):
         self._unseen: list[UnseenSteps] = []  # of each writer, while training
         self._told_unseen: set[str] = set()  # while training
         self._retired_steps = 0  # of optimizers that are there no more
+        self._ahead = 0  # epochs by which the coming step is ahead of Lightning's count
         self._counted: CountedSteps | None = None  # while training
         self._epochs = EpochBegins()
         self._batches: float = -1  # of the epoch under way
@@ -372,10 +373,13 @@ class LearningRateScheduler(Callback):
             saved = self._progress.schedules.get(key)
             if saved is not None and saved.kind == drive.schedule.kind:
                 drive.state = saved.state
+        # Where the last batch of an epoch is done, the coming step is one of the next.
+        self._ahead = int(is_at_last_batch(trainer))
         self._settle()
         self._give_way_as_before()
         if loaded is not None:
             check_rates(policy, self._unknown_drives(), self._progress.steps, loaded)
+        self._ahead = 0
         self._observers = [
             Observer(trainer, _watched(writer), self.measure, step)
             for writer, step in zip(self._writers, self._progress.steps, strict=True)
@@ -414,8 +418,10 @@ class LearningRateScheduler(Callback):
             return
         count = len(self._writers)
         then = Counts(counted.epoch, counted.global_step)
-        if check_counts(self.on_resume, trainer, then, self._progress.steps) is not None:
+        if trainer.current_epoch:
+            check_counts(self.on_resume, trainer, then, self._progress.steps)
             return
+        report_set_back(trainer, then, self._progress.steps)
         self._progress, self._epochs = Progress([0] * count), EpochBegins()
         self._counted = CountedSteps(trainer, 0)
         for writer in self._writers:
@@ -423,6 +429,8 @@ class LearningRateScheduler(Callback):
             for drive in writer.drives:
                 drive.state = drive.schedule.start()
         self._observers = [Observer(trainer, _watched(writer), self.measure) for writer in self._writers]
+        for writer in self._writers:
+            writer.refresh()
 
     def _take_length(self, trainer: Trainer) -> None:
         """Take up how long the run is, and when its epochs began."""
@@ -461,7 +469,7 @@ class LearningRateScheduler(Callback):
         if unended and trainer.enable_validation:
             validate(trainer)
         if trainer.fit_loop.restarted_mid_epoch:  # it does not announce the next epoch either
-            self.on_train_epoch_start(trainer, pl_module)
+            self._start_epoch(trainer, pl_module)
 
     def _settle(self) -> None:
         """Go by the new plan or by the old one, where they differ."""
@@ -494,6 +502,8 @@ class LearningRateScheduler(Callback):
         self._look_for_theirs(trainer)
         if self._changes is not None:
             self._changes.check()
+        if not self._writers[0].seen_steps:
+            self._begin_anew_if_set_back(trainer)
         if trainer.num_training_batches != self._batches:  # the loader of an epoch whose begin was not announced
             self._take_size(trainer, None)
         for writer, unseen in zip(self._writers, self._unseen, strict=True):
@@ -504,10 +514,13 @@ class LearningRateScheduler(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the epoch before has shown, set the learning rate, and say so."""
+        self._begin_anew_if_set_back(trainer)
+        self._start_epoch(trainer, pl_module)
+
+    def _start_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look_for_theirs(trainer)
         if self._changes is not None:
             self._changes.check()
-        self._begin_anew_if_set_back(trainer)
         now = run_length(trainer)
         self._compare_length(now, self._what_differs(trainer, now))
         self._take_size(trainer, self._writers[0].step)
@@ -653,7 +666,7 @@ class LearningRateScheduler(Callback):
 
     def _position(self, step: Count, base: float) -> Position:
         assert self._trainer is not None
-        return Position(step, self._trainer.current_epoch, self.run_length, base)
+        return Position(step, self._trainer.current_epoch + self._ahead, self.run_length, base)
 
     @rank_zero_only
     def _say(self, epoch: int, changes: Sequence[tuple[Drive, Change]]) -> None:

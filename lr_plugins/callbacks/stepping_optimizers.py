@@ -8,6 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lr_plugins._lightning import Trainer, rank_zero_warn
+from lr_plugins.callbacks.epoch_sums import is_at_last_batch
 from lr_plugins.callbacks.step_hooks import parameters_of, watch
 from lr_plugins.callbacks.writer import Recorder
 
@@ -165,7 +166,9 @@ class CountedSteps:
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self._trainer, self._told = trainer, False
-        self.steps, self.epoch, self.global_step = steps, trainer.current_epoch, trainer.global_step
+        # Where the last batch of an epoch is done, the coming one is in the next.
+        self.epoch = trainer.current_epoch + is_at_last_batch(trainer)
+        self.steps, self.global_step = steps, trainer.global_step
 
     def compare(self, steps: int, at_the_end: bool = False) -> None:
         """Tell where the counts differ: once, and at the end.

@@ -424,7 +424,8 @@ class Writer(Recorder):
         """As a recorder; groups that come from now on come in the run."""
         super().attach(trace, step, away)
         self._begun = True
-        if step:  # a checkpoint may have changed what the groups hold
+        if step or not self.has_groups:  # a checkpoint has changed what the groups hold
+            self._take_groups()
             self._note_found()
 
     def _note_found(self) -> None:

@@ -1,11 +1,12 @@
 """Param groups that are replaced in mid-run: those that are there are driven, and recorded."""
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.optim import SGD
 
-from lr_plugins import Assign, Constant, LearningRateScheduler, StepDecay
+from lr_plugins import Assign, Constant, LearningRateScheduler, LinearDecay, RunLength, StepDecay
 from lr_plugins.errors import TrainingError
 from tests.toys import Toy, fit, loader
 
@@ -165,3 +166,109 @@ def test_what_is_written_within_the_step_itself_is_not_called_followed():
     with pytest.warns(UserWarning, match="The step may have used it"):
         fit(Toy(lambda parameters: Decays(parameters, lr=0.1)), scheduler, train=FOUR, epochs=1)
     assert (scheduler.audit.steps, scheduler.audit.followed) == (4, 0)
+
+
+class Reloads(pl.Callback):
+    """Puts equal groups in the place of the groups, at every batch."""
+
+    def __init__(self, hook):
+        setattr(
+            self, hook, lambda trainer, *_: trainer.optimizers[0].load_state_dict(trainer.optimizers[0].state_dict())
+        )
+
+
+@pytest.mark.parametrize("on_conflict", ["ours", "theirs", "error"])
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"])
+def test_equal_groups_are_nobodys_writing(hook, on_conflict):
+    scheduler = LearningRateScheduler(LinearDecay(0.1), on_conflict=on_conflict)
+    fit(None, scheduler, Reloads(hook), train=FOUR)
+    assert scheduler.trace["lr"].values.tolist() == [
+        LinearDecay(0.1)(RunLength.of(4, 3).position(one)) for one in range(12)
+    ]
+    assert str(scheduler.audit) == "lr followed the plan at 12 of 12 steps"
+
+
+def two_groups(parameters):
+    weight, bias = parameters
+    return SGD([{"params": [weight]}, {"params": [bias], "lr": 0.05}], lr=0.1)
+
+
+class Pops(pl.Callback):
+    """Takes a group away in epoch 1, and puts it back in epoch 2."""
+
+    def on_train_epoch_start(self, trainer, module):
+        groups = trainer.optimizers[0].param_groups
+        if trainer.current_epoch == 1:
+            self.group = groups.pop()
+        elif trainer.current_epoch == 2:
+            groups.append(self.group)
+
+
+def test_a_group_that_goes_and_comes_back_has_a_gap():
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(Toy(two_groups), scheduler, Pops(), train=FOUR)
+    assert scheduler.trace["lr/0"].values.tolist() == HALVED
+    returned = scheduler.trace["lr/1"].values
+    assert returned[:4].tolist() + returned[8:].tolist() == [0.05] * 4 + [0.0125] * 4
+    assert np.isnan(returned[4:8]).all()
+
+
+def test_a_group_that_is_gone_has_no_more_values():
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    popping = Replaces(lambda optimizer: optimizer.param_groups.pop(), "on_train_epoch_start")
+    fit(Toy(two_groups), scheduler, popping, train=FOUR)
+    assert len(scheduler.trace["lr/0"]) == 12
+    assert scheduler.trace["lr/1"].values.tolist() == [0.05] * 4
+
+
+def test_one_group_that_becomes_two_keeps_its_column():
+    def split(optimizer):
+        (group,) = optimizer.param_groups
+        weight, bias = group["params"]
+        optimizer.param_groups[:] = [{**group, "params": [weight]}, {**group, "params": [bias]}]
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(None, scheduler, Replaces(split, "on_train_epoch_start"), train=FOUR)
+    assert scheduler.trace["lr"].values.tolist() == HALVED
+    assert scheduler.trace["lr/1"].values.tolist() == HALVED[4:]
+
+
+def test_parameters_that_are_put_into_a_group():
+    class Grows(Toy):
+        def __init__(self):
+            super().__init__(lambda parameters: SGD([next(iter(parameters))], lr=0.1))
+
+    def put(trainer):
+        trainer.optimizers[0].param_groups[0]["params"].append(trainer.lightning_module.layer.bias)
+
+    class Puts(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 1:
+                put(trainer)
+
+    schedules = [StepDecay(0.1, every="1ep"), Assign(Constant(0.003), params="bias")]
+    scheduler = LearningRateScheduler(schedules)
+    fit(Grows(), scheduler, Puts(), train=FOUR)
+    assert scheduler.trace["lr"].values.tolist() == HALVED
+    assert scheduler.trace["lr/bias"].values.tolist() == [0.003] * 8
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_is_written_before_the_first_step_is_told(before):
+    class Writes(pl.Callback):
+        def on_train_start(self, trainer, module):
+            trainer.optimizers[0].param_groups[0]["lr"] = 0.7
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"), on_conflict="error")
+    with pytest.raises(TrainingError, match=r"before step 0, other code has set lr to 0\.7; the plan has 0\.1"):
+        fit(None, *([Writes(), scheduler] if before else [scheduler, Writes()]), train=FOUR)
+
+
+def test_the_plans_own_value_is_nobodys_writing():
+    class Agrees(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            trainer.optimizers[0].param_groups[0]["lr"] = 0.1 * 0.5**trainer.current_epoch
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"), on_conflict="error")
+    fit(None, Agrees(), scheduler, train=FOUR)
+    assert scheduler.trace["lr"].values.tolist() == HALVED

@@ -312,3 +312,63 @@ def test_assignments_on_a_checkpoint_from_before_are_refused_in_our_words(with_o
     ) as error:
         resume(tmp_path / "a.ckpt", [CosineDecay(0.1), Assign(Constant(0.1), params="bias")], "config")
     assert "The params and layers of the assignments" in str(error.value)
+
+
+# --- a checkpoint that is taken after the validation of an epoch ------------------------------------------------------
+
+
+def after_validation(schedule, path, module=None, epoch=1):
+    """The checkpoint that ModelCheckpoint writes after an epoch's validation, where the next one has not begun."""
+    saver = pl.callbacks.ModelCheckpoint(
+        path, "{epoch}", monitor="val_loss", save_top_k=-1, save_on_train_epoch_end=False, enable_version_counter=False
+    )
+    callbacks = [LearningRateScheduler(schedule)] if schedule is not None else []
+    fit(module, *callbacks, saver, epochs=EPOCHS, val=loader(8), enable_checkpointing=True)
+    return path / f"epoch={epoch}.ckpt"
+
+
+@pytest.mark.parametrize("on_conflict", ["ours", "theirs", "error"])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_it_goes_on_and_nobody_is_accused(epoch, on_conflict, tmp_path, recwarn):
+    path = after_validation(StepDecay(0.1, every="1ep"), tmp_path, epoch=epoch)
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"), on_conflict=on_conflict)
+    fit(None, scheduler, epochs=EPOCHS, val=loader(8), ckpt_path=path)
+    first = 6 * (epoch + 1)
+    assert scheduler.trace["lr"].first_step == first
+    assert scheduler.trace["lr"].values.tolist() == planned(StepDecay(0.1, every="1ep"), first)
+    assert [str(one.message) for one in recwarn if "LearningRateScheduler: " in str(one.message)] == []
+
+
+def test_plans_are_compared_at_the_coming_epoch(tmp_path):
+    path = after_validation(StepDecay(0.1, every="2ep"), tmp_path)
+    with pytest.raises(TrainingError, match=r"config +0\.1 [\s\S]*checkpoint +0\.05 "):
+        resume(path, StepDecay(0.1, every="4ep"), val=loader(8))
+
+
+def test_torchs_scheduler_by_the_epoch_under_the_same_plan_goes_on(tmp_path):
+    module = Scheduled(lambda one: lr_scheduler.StepLR(one, 1, 0.5), "epoch")
+    path = after_validation(None, tmp_path, module)
+    assert resume(path, StepDecay(every="1ep"), val=loader(8)) == planned(StepDecay(every="1ep"), 12)
+
+
+def test_a_checkpoint_without_lightnings_counts_is_taken_as_it_is(tmp_path):
+    def without_counts(checkpoint):
+        for name in ("counts", "begins", "series", "begun", "active"):
+            checkpoint["callbacks"]["LearningRateScheduler"].pop(name)
+
+    path = changed(after_validation(CosineDecay(0.1), tmp_path, epoch=0), without_counts)
+    assert resume(path, CosineDecay(0.1), val=loader(8)) == planned(CosineDecay(0.1), 6)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+def test_counters_that_are_set_back_behind_the_scheduler(epoch, tmp_path):
+    class Resets(pl.Callback):
+        def on_train_start(self, trainer, module):
+            trainer.fit_loop.epoch_progress.reset()
+            trainer.fit_loop.epoch_loop.batch_progress.reset()
+
+    path = after_validation(CosineDecay(0.1), tmp_path, epoch=epoch)
+    scheduler = LearningRateScheduler(CosineDecay(0.1))
+    with pytest.warns(UserWarning, match="set back"):
+        fit(None, scheduler, Resets(), epochs=EPOCHS, val=loader(8), ckpt_path=path)
+    assert scheduler.trace["lr"].values.tolist() == planned(CosineDecay(0.1))

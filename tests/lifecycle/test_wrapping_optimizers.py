@@ -405,3 +405,95 @@ def test_gradient_clipping_and_adam_within_lookahead():
     fit(Toy(make), scheduler, train=FOUR, gradient_clip_val=0.5)
     assert scheduler.trace["lr"].values.tolist() == [0.3] * 4 + [0.15] * 4 + [0.075] * 4
     assert isinstance(kept[0]._base_optimizer, Adam)
+
+
+class Lazy(Wrapper):
+    """Makes its base at the first step."""
+
+    def __init__(self, parameters):
+        self.inner, self.kept = None, list(parameters)
+        self.param_groups = [{"params": self.kept, "lr": 0.1}]
+        self.defaults, self.state = {"lr": 0.1}, defaultdict(dict)
+
+    def step(self, closure=None):
+        if self.inner is None:
+            self.inner = Inner(self.kept, lr=0.9)
+        return self.inner.step(closure)
+
+    def zero_grad(self, set_to_none=True):
+        for parameter in self.kept:
+            parameter.grad = None
+
+
+def test_a_base_that_comes_with_the_first_step():
+    kept = []
+
+    def make(parameters):
+        kept.append(Lazy(parameters))
+        return kept[0]
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(Dictionary(make), scheduler, train=FOUR)
+    assert [used[0] for used in kept[0].inner.used] == scheduler.trace["lr"].values.tolist() == HALVED
+
+
+def test_a_base_that_is_replaced(made):
+    class Swaps(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 1:
+                made.kept[0].base_optimizer = Inner(module.parameters(), lr=0.7)
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(Toy(made("SAM")), scheduler, Swaps(), train=FOUR)
+    assert [used[0] for used in made.kept[0].base_optimizer.used] == HALVED[4:]
+    assert scheduler.trace["lr"].values.tolist() == HALVED
+
+
+def test_weights_that_something_else_changes_are_no_steps():
+    class Clamps(Toy):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.clamp_(-1, 1)
+            self.manual_backward(self.compute_loss(batch))
+            if batch_idx == 3:
+                self.optimizers().step()
+                self.optimizers().zero_grad()
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1st"))
+    fit(Clamps(), scheduler, train=FOUR)
+    assert scheduler.trace["lr"].values.tolist() == [0.1, 0.05, 0.025]
+
+
+def test_a_step_that_fails_in_a_child_class_is_made_up_for():
+    class Child(SGD):
+        tries = 0
+
+        def step(self, closure=None):
+            self.tries += 1
+            if self.tries % 3 == 0:
+                raise MemoryError
+            return super().step(closure)
+
+    class Retries(Toy):
+        def __init__(self):
+            super().__init__(lambda parameters: Child(parameters, lr=0.1))
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            self.manual_backward(self.compute_loss(batch))
+            try:
+                optimizer.step()
+            except MemoryError:
+                optimizer.step()
+
+    SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # whose class announces its steps, too
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="5st"))
+    fit(Retries(), scheduler, train=FOUR)
+    assert scheduler.trace["lr"].values.tolist() == [0.1] * 5 + [0.05] * 5 + [0.025] * 2
