@@ -155,7 +155,7 @@ def _plan(drive: Drive, saved: Saved, same: bool) -> Schedule | None:
 
 
 def _in_run(schedule: Schedule, run: RunLength, since: float = 0.0, ratio: float = 1.0) -> AsPlanned:
-    return AsPlanned(schedule, run.steps_per_epoch, run.epochs, run.steps, run.batch_size, None, since, ratio)
+    return AsPlanned(schedule, run.steps_per_epoch, run.epochs, run.steps, run.batch_size, since, ratio)
 
 
 def _value(schedule: Schedule, position: Position, state: State) -> float:

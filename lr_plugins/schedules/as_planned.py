@@ -9,7 +9,7 @@ from lr_plugins.schedules.combine import Wrapper
 from lr_plugins.schedules.function import as_schedule
 from lr_plugins.schedules.observation import Change, Observation
 from lr_plugins.schedules.ops import floor, maximum, minimum
-from lr_plugins.schedules.position import EpochClock, Position, RunLength, Value
+from lr_plugins.schedules.position import Position, RunLength, Value
 from lr_plugins.schedules.schedule import Schedule, State, number
 
 
@@ -29,7 +29,6 @@ class AsPlanned(Wrapper):
         epochs: its epochs.
         steps: its optimizer steps.
         batch_size: its samples in an optimizer step.
-        clock: when its epochs began. Default None: as those of the run at hand, where both have as many steps.
         since: optimizer steps after which `ratio` counts, >= 0. Default 0.
         ratio: how many times as long what is left takes, > 0. Default 1.
 
@@ -53,8 +52,7 @@ class AsPlanned(Wrapper):
         epochs: float | None = None,
         steps: float | None = None,
         batch_size: float | None = None,
-        clock: EpochClock | None = None,
-        since: float = 0.0,
+        since: float | None = 0.0,
         ratio: float = 1.0,
     ) -> None:
         super().__init__(as_schedule(schedule, "AsPlanned.schedule"))
@@ -62,18 +60,18 @@ class AsPlanned(Wrapper):
         self.epochs = _length("AsPlanned.epochs", epochs)
         self.steps = _length("AsPlanned.steps", steps)
         self.batch_size = _length("AsPlanned.batch_size", batch_size)
-        self.clock = None if clock is None else EpochClock(tuple(clock[0]), *clock[1:])
-        self.since = number("AsPlanned.since", since, "a finite number >= 0", at_least=0.0)
+        # A RunLength has a fifth field, None where its epochs are of one size: AsPlanned(schedule, *run).
+        self.since = 0.0 if since is None else number("AsPlanned.since", since, "a finite number >= 0", at_least=0.0)
         self.ratio = number("AsPlanned.ratio", ratio, "a finite number > 0", above=0.0)
 
     @property
     def _run(self) -> RunLength:
-        return RunLength(self.steps_per_epoch, self.epochs, self.steps, self.batch_size, self.clock)
+        return RunLength(self.steps_per_epoch, self.epochs, self.steps, self.batch_size)
 
     def seen(self, index: int, position: Position) -> Position:
         """As the run it was planned for has it."""
         step, run = position.step, self._run
-        if self.clock is None and self.steps_per_epoch == position.run.steps_per_epoch:
+        if self.steps_per_epoch == position.run.steps_per_epoch:
             run = run._replace(clock=position.run.clock)
         if step is None:
             return position._replace(run=run)
@@ -88,8 +86,6 @@ class AsPlanned(Wrapper):
     def _counts_as(self, position: Position) -> bool:
         """Whether the epochs of the run at hand are its own: a gradient scaler may have skipped steps of them."""
         same = self.ratio == 1.0 and self.steps_per_epoch == position.run.steps_per_epoch
-        if self.clock is not None:
-            return False
         smooth = position.smooth and position.run.clock is None
         return same and position.epoch is not None and not smooth
 
