@@ -73,6 +73,11 @@ class Drive:
                 else:
                     self._scaled.append((group, share))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all its groups have the schedule's value itself, as a plain number."""
+        return not self._scaled and not self._special
+
     def write(self, step: int, last: float | None = None) -> Callable[[], object]:
         """Write the value of a step; what comes back writes, at each call, the value of the step after that.
 

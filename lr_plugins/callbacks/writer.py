@@ -111,7 +111,7 @@ class Recorder:
         if self._following is not None:
             self._following.stop()
             self._following = Following(self.optimizer, self)
-            self._bound = []  # its groups, too, are to be looked at anew
+            self._forget_groups()  # those of what has come are to be looked at, too
 
     def doubt(self) -> None:
         """Note that something that could not be followed changes the weights within its steps."""
@@ -152,6 +152,10 @@ class Recorder:
         remember(self.optimizer, self.groups)
         self._bind()
 
+    def _forget_groups(self) -> None:
+        """Have the groups looked at anew at the next occasion."""
+        self._bound = []
+
     def _bind(self) -> None:
         everyone = [self.optimizer, *optimizers_within(self.optimizer)]
         self._bound = [(one, list(one.param_groups)) for one in everyone]
@@ -164,7 +168,7 @@ class Recorder:
         """Forget steps that an error has ended, and see whether parameters have been put into a group."""
         self._under_way.clear()
         if self._bound and not self.has_parameters:
-            self._bound = []
+            self._forget_groups()
 
     def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
         """A step begins, or one within it."""
@@ -248,11 +252,14 @@ class Recorder:
         return f"{hyper.name}{self.suffix}{known.series}"
 
     def _end_step(self) -> None:
-        # Recorded now that the step has happened.
-        for column, value in zip(self._columns or (), self._used, strict=True):
-            column.note(value)
+        self._record()
         self.step += 1
         self._stepped()
+
+    def _record(self) -> None:
+        # Now that the step has happened.
+        for column, value in zip(self._columns or (), self._used, strict=True):
+            column.note(value)
 
     def _stepped(self) -> None:
         """What is to be done once a step has been taken."""
@@ -296,6 +303,7 @@ class Writer(Recorder):
         self._bases: dict[HyperParameter, float] = {}
         self._written = False  # the values of the coming step
         self._found: list[tuple[HyperParameter, KnownGroup, float]] = []  # in the groups, before the first were written
+        self._alone: Drive | None = None  # the only one, where it is for all groups alike
         self._begun = instead_of is not None  # groups that come now have not been there before
         self.advance: Callable[[], object] = self.refresh  # writes the values of the step after the last one written
         if instead_of is not None:
@@ -332,7 +340,7 @@ class Writer(Recorder):
             drive.shares = {known: share for known, share in drive.shares.items() if known in there}
         self._bind()
         if self._written:
-            self._look()  # what was put in the place of a group may have another value
+            self._look(replaced=True)  # what was put in the place of a group may have another value
         driven = {known for drive in self.drives for known in drive.shares}
         new = [known for known in self.groups if known not in driven]
         if new:
@@ -351,6 +359,23 @@ class Writer(Recorder):
         super()._bind()
         for drive in self.drives:
             drive.bind(self.optimizer)
+        # Most have one schedule for all groups, and nothing within: then a single look at the values tells everything.
+        alone = len(self.drives) == len(self._bound) == 1 and self.drives[0].is_plain
+        self._alone = self.drives[0] if alone and len(self.drives[0].shares) == len(self.groups) else None
+
+    def _forget_groups(self) -> None:
+        super()._forget_groups()
+        self._alone = None
+
+    def _is_as_written(self) -> bool:
+        """Whether all groups, those that are there now, hold what was written; False where that takes a longer look."""
+        drive = self._alone
+        if drive is None:
+            return False
+        key, value, groups = drive.hyper.key, drive.value, self.optimizer.param_groups
+        if len(groups) == 1:
+            return groups[0].get(key) is value and len(self.groups) == 1
+        return len(groups) == len(self.groups) == [group.get(key) for group in groups].count(value)
 
     def _look_after(self, what: str, groups: Sequence[KnownGroup]) -> None:
         """Let one of the hyper-parameters of new groups be driven."""
@@ -510,12 +535,12 @@ class Writer(Recorder):
                 if known not in driven and hyper is not None:
                     yield self._column_of(hyper, known)
 
-    def _look(self, during: bool = False) -> bool:
+    def _look(self, during: bool = False, replaced: bool = False) -> bool:
         """Note who has written since; whether somebody has."""
         found = [(drive, moved) for drive in self.drives if (moved := drive.moved())]
         if not found:
             return False
-        foreign = [self._note(drive, *moved, during) for drive, moved in found]
+        foreign = [self._note(drive, *moved, during, replaced) for drive, moved in found]
         return any(foreign)
 
     def _look_before_the_first(self) -> None:
@@ -530,7 +555,13 @@ class Writer(Recorder):
             if not math.isclose(now, value, rel_tol=1e-6):
                 self._note(drive, known.group, math.nan, now)
 
-    def _note(self, drive: Drive, group: Group, expected: float, value: float, during: bool = False) -> bool:
+    def _last_used(self, drive: Drive, known: KnownGroup) -> float | None:
+        name = self._name(drive.hyper, known)
+        return self._trace[name].last() if name in self._trace else None
+
+    def _note(
+        self, drive: Drive, group: Group, expected: float, value: float, during: bool = False, replaced: bool = False
+    ) -> bool:
         """Note that a group has another value than was written to it; not where that is the plan's all the same."""
         known = next(one for one in self.groups if any(group is each for each in (one.group, *one.copies)))
         if not during:  # another epoch may have begun since, or a metric have been observed
@@ -538,6 +569,8 @@ class Writer(Recorder):
             if math.isclose(value, expected, rel_tol=1e-6):
                 return False
         name_series(self.groups)
+        if replaced and value == self._last_used(drive, known):
+            return False  # a copy of what was there at the last step
         self._audit.note(self.step, self._name(drive.hyper, known), expected, value, during)
         if self._audit.choice == "theirs":
             self.give_way()
@@ -545,7 +578,9 @@ class Writer(Recorder):
 
     def _begin_step(self) -> None:
         if self.active:
-            if not self._written or not self.has_groups:
+            if self._written and self._is_as_written():
+                pass
+            elif not self._written or not self.has_groups:
                 self.refresh()
             elif self._look() and self.active:
                 self._bind()  # whatever has been put in the place of a number is to be taken
@@ -555,8 +590,11 @@ class Writer(Recorder):
             super()._begin_step()
 
     def _end_step(self) -> None:
-        self._audit.count(self.active and not self._look(during=True) and not self._doubtful)
-        super()._end_step()
+        self._record()
+        followed = self.active and (self._is_as_written() or not self._look(during=True))
+        self._audit.count(followed and not self._doubtful)
+        self.step += 1
+        self._stepped()
 
     def _stepped(self) -> None:
         # Past the end nobody needs a value, and a schedule may have none.
