@@ -373,9 +373,13 @@ class Writer(Recorder):
         if drive is None:
             return False
         key, value, groups = drive.hyper.key, drive.value, self.optimizer.param_groups
-        if len(groups) == 1:
-            return groups[0].get(key) is value and len(self.groups) == 1
-        return len(groups) == len(self.groups) == [group.get(key) for group in groups].count(value)
+        try:
+            for group in groups:
+                if group[key] is not value:
+                    return False
+        except KeyError:  # a group without such a number
+            return False
+        return len(groups) == len(self.groups)
 
     def _look_after(self, what: str, groups: Sequence[KnownGroup]) -> None:
         """Let one of the hyper-parameters of new groups be driven."""
