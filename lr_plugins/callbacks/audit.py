@@ -62,7 +62,7 @@ class Audit:
         self.followed += followed
 
     def note(self, step: int, name: str, expected: float, found: float, during: bool = False) -> None:
-        """Somebody else has written; the first time a source does, it is told.
+        """Count a foreign write; the first one of each source is reported.
 
         Raises:
             TrainingError: the choice is `"error"`.
@@ -81,7 +81,7 @@ class Audit:
             rank_zero_warn(f"{self.who}: {told}. From here on it gives way, and only records (on_conflict=theirs).")
             return
         used = "The step may have used it" if during else "The plan's value is used"
-        rank_zero_warn(f"{self.who}: {told}. {used}; of {source} this is told once.")
+        rank_zero_warn(f"{self.who}: {told}. {used}; further writes by {source} are only counted.")
 
     def __str__(self) -> str:
         """One line.

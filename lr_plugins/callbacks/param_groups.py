@@ -143,7 +143,7 @@ class Layout:
             pieces.append(piece)
         kept = next((piece for piece, place in zip(pieces, places, strict=True) if not place), pieces[0])
         for piece in pieces:
-            piece.series = known.series if piece is kept else None  # one goes on with the column of the whole
+            piece.series = known.series if piece is kept else None  # one piece keeps the column of the whole group
         return pieces
 
     def _unused(self, name: str, group: Group) -> str:

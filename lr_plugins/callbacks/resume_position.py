@@ -1,4 +1,4 @@
-"""Whether the position that a run is to go on from is plausible."""
+"""Whether the position that a run is to resume from is plausible."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Counts(NamedTuple):
 
 
 def check_counts(policy: str, trainer: Trainer, then: Counts | None, steps: Sequence[int]) -> list[int] | None:
-    """The steps of each optimizer to go on from; None to begin anew.
+    """The steps of each optimizer to resume from; None to restart.
 
     Args:
         policy: one of `POLICIES`.
-        trainer: the Trainer of the run that goes on.
+        trainer: the Trainer that resumes the run.
         then: what Lightning had counted when the steps were; None if it is unknown.
         steps: of each optimizer, as a checkpoint or the last fit has them.
 

@@ -4,6 +4,7 @@ import functools
 import pickle
 import types
 
+import keras
 import numpy as np
 import pytest
 
@@ -11,8 +12,6 @@ from lr_plugins import FunctionSchedule, LearningRateScheduler, Position
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules import Observation
 from tests.toys import fit
-
-keras = pytest.importorskip("keras")
 
 TABLE = [0.4, 0.2, 0.1, 0.05, 0.025]
 
