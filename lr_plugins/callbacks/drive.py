@@ -19,8 +19,19 @@ from lr_plugins.schedules.position import Count
 Place = Callable[[Count, float], Position]
 """Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
 
+_SAMPLES = 64
 _FEW = 8  # groups, for which a loop is as quick as anything else
 _FIRST_BLOCK, _LARGEST_BLOCK = 16, 4096  # steps; a block is thrown away when the epoch or the state changes
+
+
+def sampled_steps(first: float, last: float) -> list[int]:
+    """Some optimizer steps between two, both included, to tell whether a schedule depends on something.
+
+    Example:
+        >>> sampled_steps(0, 4)
+        [0, 1, 2, 3, 4]
+    """
+    return sorted({round(first + (last - first) * share / _SAMPLES) for share in range(_SAMPLES + 1)})
 
 
 class Drive:

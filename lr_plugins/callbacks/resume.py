@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lr_plugins.callbacks.drive import Drive
+from lr_plugins.callbacks.drive import Drive, sampled_steps
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.as_planned import AsPlanned
@@ -105,9 +105,6 @@ def settle(policy: str, drives: Mapping[str, Drive], saved: Mapping[str, Saved],
     return f"At step {step:g} the run goes on by the plan of the checkpoint (on_resume={policy}).\n{table}"
 
 
-_LOOKED_AT = 64  # steps of a run, to tell whether its length matters to a schedule
-
-
 def _compare(drive: Drive, saved: Saved | None, run: RunLength, step: int) -> _Other | None:
     new = Saved.of(drive, run)
     if saved is None or (saved.schedule, saved.base, saved.run) == (new.schedule, new.base, new.run):
@@ -130,10 +127,8 @@ def _depends_on_length(drive: Drive, before: RunLength, run: RunLength, step: in
     if (before.steps_per_epoch, before.batch_size) != (now.steps_per_epoch, now.batch_size):
         return True
     ends = [length for length in (before.steps, run.steps) if length is not None]
-    last = int(max([*ends, step + _LOOKED_AT]))
-    steps = sorted({round(step + (last - step) * share / _LOOKED_AT) for share in range(_LOOKED_AT + 1)})
     try:
-        return drive.depends_on(before, steps)
+        return drive.depends_on(before, sampled_steps(step, max([*ends, step + 1])))
     except TrainingError:
         return True
 

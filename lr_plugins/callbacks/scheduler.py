@@ -16,7 +16,7 @@ from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_
 from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.audit import CHOICES, Audit, unknown
 from lr_plugins.callbacks.checkpoint_optimizers import SavedOptimizer, saved_optimizers
-from lr_plugins.callbacks.drive import Drive
+from lr_plugins.callbacks.drive import Drive, sampled_steps
 from lr_plugins.callbacks.epoch_begins import EpochBegins
 from lr_plugins.callbacks.epoch_sums import (
     epoch_means,
@@ -68,7 +68,6 @@ MESSAGES = {
 }
 
 
-_LOOKED_AT = 64  # steps of a run, to tell whether its length matters to a schedule
 _SET = Change("LearningRateScheduler", "setting")
 
 
@@ -547,7 +546,7 @@ class LearningRateScheduler(Callback):
         total = self.run_length.steps
         if not self._as_long or total is None or now.steps in (None, total):
             return
-        steps = sorted({round(total * share / _LOOKED_AT) for share in range(_LOOKED_AT)})
+        steps = sampled_steps(0, total - 1)
         if any(drive.schedule.foreseeable and drive.depends_on(now, steps) for _, drive in self._drives()):
             self._as_long = False
             tell(

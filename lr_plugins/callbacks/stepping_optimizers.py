@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from lr_plugins._lightning import Trainer, rank_zero_warn
@@ -147,7 +148,20 @@ class UnseenSteps:
         versions = sum(parameter._version for parameter in self._parameters)
         if self._recorder.seen_steps:
             return versions, 0.0  # nothing that would wait for a device
-        return versions, sum(float(parameter.detach().sum()) for parameter in self._parameters)
+        return versions, sum(
+            float(parameter.detach().sum()) for parameter in self._parameters if _is_readable(parameter)
+        )
+
+
+def _is_readable(parameter: torch.Tensor) -> bool:
+    """Whether a parameter can be read without other processes; shards and tensors without data cannot.
+
+    Example:
+        >>> import torch
+        >>> [_is_readable(torch.nn.Parameter(torch.zeros(1, device=device))) for device in ("cpu", "meta")]
+        [True, False]
+    """
+    return type(parameter.data) is torch.Tensor and not parameter.is_meta
 
 
 def _has_other_steps(optimizer: Any) -> bool:
