@@ -110,9 +110,21 @@ class Drive:
         except TrainingError:
             return math.nan
 
+    def _places(self, run: RunLength, steps: Iterable[int]) -> Iterator[Position]:
+        """The positions of some steps, each in its own epoch; of some epochs, where their steps are unknown."""
+        for step in steps:
+            place = self.place(step, self.base)
+            if place.run.steps_per_epoch is not None and isinstance(place.step, int):
+                yield place._replace(epoch=place.run.position(place.step).epoch)
+                continue
+            lengths = [length for length in (run.epochs, place.run.epochs) if length is not None]
+            if lengths and isinstance(place.epoch, int):
+                yield from (place._replace(epoch=epoch) for epoch in sampled_steps(place.epoch, max(lengths)))
+            yield place
+
     def depends_on(self, run: RunLength, steps: Iterable[int]) -> bool:
         """Whether at some of the steps another length of the whole run would have given another value."""
-        places = [self.place(step, self.base) for step in steps]
+        places = list(self._places(run, steps))
         others = [place._replace(run=place.run._replace(epochs=run.epochs, steps=run.steps)) for place in places]
         return any(
             self.schedule(place, self.state) != self.schedule(other, self.state)

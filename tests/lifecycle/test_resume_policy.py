@@ -12,6 +12,7 @@ from lr_plugins import (
     CosineDecay,
     LearningRateScheduler,
     LinearDecay,
+    PiecewiseConstant,
     ReduceLROnPlateau,
     RunLength,
     StepDecay,
@@ -165,3 +166,24 @@ def test_the_saved_plan_is_plain(begin):
     state = checkpoint["callbacks"]["LearningRateScheduler"]
     assert json.loads(json.dumps(state, allow_nan=False)) == state
     assert state["schedules"]["0/lr/0"]["schedule"]["_target_"] == "lr_plugins.schedules.CosineDecay"
+
+
+@pytest.mark.parametrize("on_resume", ["checkpoint", "config"])
+def test_a_choice_is_kept_where_only_epochs_are_known(begin, on_resume):
+    # Under manual optimization percent are counted in epochs; the plans differ only later.
+    class Manual(Toy):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.compute_loss(batch))
+            optimizer.step()
+
+    halves = PiecewiseConstant(["75%"], [0.1, 0.01])
+    checkpoint = begin(halves, 4, Manual())  # after two epochs: the drop is to come, with the fourth
+    used = go_on(checkpoint, halves, 8, on_resume, Manual())
+    kept = 1 if on_resume == "checkpoint" else 4
+    assert used == [0.1] * 6 * kept + [0.01] * 6 * (6 - kept)
