@@ -20,12 +20,13 @@ from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_
 from lr_plugins.callbacks.files import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
 from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.pickling import state_without_fit
+from lr_plugins.callbacks.recorder import Recorder
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.stepping_optimizers import OptimizerChanges, stepping_optimizers
 from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out
 from lr_plugins.callbacks.worker_results import bring_back
-from lr_plugins.callbacks.writer import Recorder, series_suffixes
+from lr_plugins.callbacks.writer import series_suffixes
 from lr_plugins.errors import InvalidArgument
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lr_plugins._lightning import LightningModule, Trainer
-from lr_plugins.callbacks.writer import Recorder
+from lr_plugins.callbacks.recorder import Recorder
 
 MOST = 3
 """So many learning rates are shown; of more param groups, the first."""

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from lr_plugins._lightning import Trainer, rank_zero_warn
 from lr_plugins.callbacks.epoch_sums import is_at_last_batch
+from lr_plugins.callbacks.recorder import Recorder
 from lr_plugins.callbacks.step_hooks import parameters_of, watch
-from lr_plugins.callbacks.writer import Recorder
 
 
 def stepping_optimizers(trainer: Trainer) -> list[Optimizer]:

@@ -1,0 +1,268 @@
+"""What an optimizer really uses: its steps, counted where they happen, and the learning rate of each."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.optim import Optimizer
+
+from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE, HyperParameter
+from lr_plugins.callbacks.known_groups import (
+    KnownGroup,
+    find_copies,
+    groups_of,
+    match_groups,
+    name_series,
+    remember,
+    remembered,
+)
+from lr_plugins.callbacks.step_hooks import Arguments, Following, calls_its_parents, is_stepping, optimizers_within
+from lr_plugins.callbacks.trace import Series, Trace
+
+
+class Column(NamedTuple):
+    """What is read before each step, and where it is recorded."""
+
+    read: Callable[[], float]
+    note: Callable[[float], None]
+
+
+class Recorder:
+    """Follows one optimizer: counts its real steps, and records the learning rate that each of them uses.
+
+    The steps are counted where they happen, whoever asks for them: under gradient accumulation, manual optimization and
+    with a scaler that skips steps, the count stays that of steps taken. What is recorded is read where it is used, from
+    the groups that the optimizer has at its step.
+
+    Args:
+        optimizer: the optimizer to follow.
+        suffix: what the names of its series have after the hyper-parameter's: `""`, or `"/SGD-0"`.
+        instead_of: the recorder of another optimizer, in whose place this one comes during the run. Default None.
+    """
+
+    def __init__(self, optimizer: Optimizer, suffix: str = "", instead_of: Recorder | None = None) -> None:
+        self.optimizer = optimizer
+        self.step: int = 0 if instead_of is None else instead_of.step  # steps taken
+        self.seen_steps = 0  # of them, those that were announced while it followed
+        self.suffix = suffix
+        self.groups: list[KnownGroup] = []
+        self._gone: list[KnownGroup] = []  # that may come back
+        self._trace = Trace()
+        self._bound: list[tuple[Any, list[Any]]] = []  # optimizers, with the groups that they had
+        self._sizes: list[list[int]] = []  # and how many parameters those had
+        self._doubtful = False  # something steps within its steps that could not be followed
+        self._recorded = [LEARNING_RATE.name]
+        self._columns: list[Column] | None = None
+        self._following: Following | None = None
+        self._under_way: list[Any] = []  # the optimizers whose steps have begun: one, and those within it
+        self._counts = True  # the step under way
+        self._used: list[float] = []  # by the step under way
+        self._away: Callable[[], bool] | None = None
+        if instead_of is not None:
+            remember(optimizer, instead_of.known_groups())
+        else:
+            for known in remembered(optimizer):
+                known.series, known.begun = None, (0, 0)
+
+    def known_groups(self) -> list[KnownGroup]:
+        """What is known of the groups, for another optimizer that comes in the place of this one."""
+        return [known.as_group(known.group) for known in self.groups]
+
+    def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
+        """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`.
+
+        Steps that are taken while `away` says yes are not those of the run.
+        """
+        self._trace, self.step, self._columns, self._away = trace, step, None, away
+        self._following = Following(self.optimizer, self)
+
+    def detach(self) -> None:
+        """Stop following it."""
+        if self._following is not None:
+            self._following.stop()
+        self._following = None
+
+    def follows(self, optimizer: Any) -> bool:
+        """Whether it follows an optimizer: its own, or one within."""
+        return self._following is not None and self._following.has(optimizer)
+
+    @property
+    def hears_steps(self) -> bool:
+        """Whether there is anything that announces the optimizer's steps."""
+        return self._following is not None and self._following.reaches_steps
+
+    def follow_within(self) -> None:
+        """Follow what the optimizer holds by now, too."""
+        if self._following is not None:
+            self._following.stop()
+            self._following = Following(self.optimizer, self)
+            self._forget_groups()  # those of what has come are to be looked at, too
+
+    def doubt(self) -> None:
+        """Note that something that could not be followed changes the weights within its steps."""
+        self._doubtful = self._doubtful or bool(self._under_way)
+
+    def learning_rates(self) -> Iterator[tuple[str, Series]]:
+        """What has been recorded of the learning rates of the groups that there are now, by name."""
+        for known in self.groups:
+            name = f"{LEARNING_RATE.name}{self.suffix}{known.series}"
+            if name in self._trace:
+                yield name, self._trace[name]
+
+    # --- param groups -----------------------------------------------------------------------------------------
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the optimizer's groups are those that were taken."""
+        for optimizer, groups in self._bound:
+            now = optimizer.param_groups
+            if len(now) != len(groups) or not all(map(operator.is_, now, groups)):
+                return False
+        return bool(self._bound)
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether these have as many parameters as they had: more may have been put into one."""
+        return all(
+            [len(group["params"]) for group in groups] == sizes
+            for (_, groups), sizes in zip(self._bound, self._sizes, strict=True)
+        )
+
+    def _take_groups(self) -> None:
+        """Take the groups as they are: more may have come, others may be in their places."""
+        within, known = optimizers_within(self.optimizer), self.groups or remembered(self.optimizer)
+        self.groups = match_groups(groups_of(self.optimizer, within), [*known, *self._gone])
+        self._gone = [one for one in [*known, *self._gone] if one not in self.groups]
+        find_copies(self.groups, within)
+        remember(self.optimizer, self.groups)
+        self._bind()
+
+    def _forget_groups(self) -> None:
+        """Have the groups looked at anew at the next occasion."""
+        self._bound = []
+
+    def _bind(self) -> None:
+        everyone = [self.optimizer, *optimizers_within(self.optimizer)]
+        self._bound = [(one, list(one.param_groups)) for one in everyone]
+        self._sizes = [[len(group["params"]) for group in groups] for _, groups in self._bound]
+        self._columns = None
+
+    # --- a step -----------------------------------------------------------------------------------------------
+
+    def new_batch(self) -> None:
+        """Forget steps that an error has ended, and see whether parameters have been put into a group."""
+        self._under_way.clear()
+        if self._bound and not self.has_parameters:
+            self._forget_groups()
+
+    def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
+        """A step begins, or one within it."""
+        again = bool(self._under_way) and self._under_way[0] is optimizer
+        if again and not (calls_its_parents(optimizer) and is_stepping(optimizer)):
+            self._under_way.clear()  # the step before has ended by an error
+        if not self._under_way:
+            # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
+            self._counts = not (_captures() or (self._away is not None and self._away()))
+        self._under_way.append(optimizer)
+        if not self._counts:
+            return None
+        self._begin_step()
+        return self._after_closure(args, given)
+
+    def look_again(self) -> None:
+        """See to the values once more, behind the hooks of others."""
+        if self._under_way and self._counts:
+            self._begin_step()
+
+    def after_step(self, optimizer: Any) -> None:
+        """A step is over; it has been taken when those around it are over, too."""
+        if not self._under_way:
+            return
+        self._under_way.pop()
+        if not self._under_way and self._counts and not _skipped(optimizer):
+            self.seen_steps += 1
+            self._end_step()
+
+    def count_unseen_step(self) -> None:
+        """Count a step that nothing has announced."""
+        self._begin_step()
+        self._end_step()
+
+    def _after_closure(self, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
+        """A step's arguments with a closure after which the step begins: a module may write in it, unseen before."""
+        closure = given.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            return None
+
+        @functools.wraps(closure)
+        def then_begin() -> Any:
+            try:
+                loss = closure()
+            except BaseException:
+                self._under_way.clear()  # nobody says that the step has ended
+                raise
+            if self._under_way and self._counts:
+                self._begin_step()
+            return loss
+
+        if "closure" in given:
+            return args, {**given, "closure": then_begin}
+        return (args[0], then_begin, *args[2:]), given
+
+    def _begin_step(self) -> None:
+        if not self.has_groups:
+            self._take_groups()
+        self._read()
+
+    def _read(self) -> None:
+        if self._columns is None:
+            self._columns = list(self._open())
+        self._used = [read() for read, _ in self._columns]
+
+    def _open(self) -> Iterator[Column]:
+        """What is to be read before each step, and where it is recorded."""
+        name_series(self.groups)
+        for what in self._recorded:
+            for known in self.groups:
+                hyper = HyperParameter.of(what, known.group)
+                if hyper is not None:
+                    yield self._column_of(hyper, known)
+
+    def _column_of(self, hyper: HyperParameter, known: KnownGroup) -> Column:
+        series = self._trace.series(self._name(hyper, known), self.step)
+        series.part()  # from whatever a schedule has driven before
+        return Column(lambda: hyper.read(known.used), series.append)
+
+    def _name(self, hyper: HyperParameter, known: KnownGroup) -> str:
+        return f"{hyper.name}{self.suffix}{known.series}"
+
+    def _end_step(self) -> None:
+        self._record()
+        self.step += 1
+        self._stepped()
+
+    def _record(self) -> None:
+        # Now that the step has happened.
+        for column, value in zip(self._columns or (), self._used, strict=True):
+            column.note(value)
+
+    def _stepped(self) -> None:
+        """What is to be done once a step has been taken."""
+
+
+def _captures() -> bool:
+    """Whether a CUDA graph is being captured."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
+
+
+def _skipped(optimizer: Any) -> bool:
+    """Whether a fused optimizer has skipped the step under way, in its kernel, because a gradient was not finite.
+
+    A gradient scaler leaves it the flag; only then is it looked at, for that waits for the device.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
