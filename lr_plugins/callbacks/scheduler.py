@@ -268,41 +268,47 @@ class LearningRateScheduler(Callback):
     # --- optimizers that are replaced -------------------------------------------------------------------------
 
     def _replace_writers(self, trainer: Trainer, optimizers: list[Optimizer]) -> None:
-        """Let others be driven from here on: each goes on where the one in whose place it comes has been."""
-        before, states = list(self._writers), dict(self._drives())
+        """Drive these optimizers from now on; a new one continues at the position of the one it replaces."""
+        for unseen in self._unseen:
+            unseen.end_epoch()
+        before = dict(zip(self._writers, self._observers, strict=True))
         mine, suffixes = optimizers_of(list(self.assignments), optimizers), series_suffixes(optimizers)
-        writers = []
+        after: dict[Writer, Observer] = {}
+        replaced: list[Writer] = []
         for index, (optimizer, assignments, suffix) in enumerate(zip(optimizers, mine, suffixes, strict=True)):
             same = next((writer for writer in before if writer.optimizer is optimizer), None)
             if same is not None:
-                writers.append(same)
+                after[same] = before[same]
                 continue
-            old = before[index] if index < len(before) else None
-            old = None if old is not None and any(old.optimizer is one for one in optimizers) else old
-            if old is not None:
-                old.detach()
-            new = Writer(optimizer, assignments, self._position, self._names, suffix, self.audit, instead_of=old)
-            new.total_steps = self.run_length.steps
-            new.attach(self.trace, new.step, left_out(self, trainer))
-            writers.append(new)
-        for old in before[len(optimizers) :]:
-            if old not in writers:
-                old.detach()
-                self._retired_steps += old.step
-        self._writers[:] = writers
-        for key, drive in self._drives():
-            known = states.get(key)
-            if known is not None and known.schedule.kind == drive.schedule.kind:
-                drive.schedule, drive.state = known.schedule, known.state
-        for index, writer in enumerate(writers):
-            if index >= len(self._observers):
-                self._observers.append(Observer(trainer, _watched(writer), self.measure, writer.step))
+            at_index = list(before)[index : index + 1]
+            old = next((one for one in at_index if not any(one.optimizer is other for other in optimizers)), None)
+            new = self._writer_instead_of(trainer, old, optimizer, assignments, suffix)
+            after[new] = before[old] if old else Observer(trainer, _watched(new), self.measure, new.step)
+            replaced += [old] if old else []
+        for writer in before:
+            if writer not in after:
+                writer.detach()
+                self._retired_steps += 0 if writer in replaced else writer.step
+        self._writers[:], self._observers = list(after), list(after.values())
+        for writer in after:
             if not writer.is_written:
                 writer.refresh()
-        del self._observers[len(writers) :]
-        for unseen in self._unseen:
-            unseen.end_epoch()
         self._follow_unseen(trainer)
+
+    def _writer_instead_of(
+        self, trainer: Trainer, old: Writer | None, optimizer: Optimizer, assignments: dict[int, Assign], suffix: str
+    ) -> Writer:
+        if old is not None:
+            old.detach()
+        new = Writer(optimizer, assignments, self._position, self._names, suffix, self.audit, instead_of=old)
+        new.total_steps = self.run_length.steps
+        new.attach(self.trace, new.step, left_out(self, trainer))
+        states = {(drive.assignment, drive.number): drive for drive in (old.drives if old is not None else ())}
+        for drive in new.drives:
+            known = states.get((drive.assignment, drive.number))
+            if known is not None:
+                drive.schedule, drive.state = known.schedule, known.state
+        return new
 
     def _follow_unseen(self, trainer: Trainer) -> None:
         before, writers, told = [unseen.counts for unseen in self._unseen], self._writers, self._told_unseen
@@ -428,6 +434,7 @@ class LearningRateScheduler(Callback):
             for drive in writer.drives:
                 drive.state = drive.schedule.start()
         self._observers = [Observer(trainer, _watched(writer), self.measure) for writer in self._writers]
+        self._take_size(trainer, 0)
         for writer in self._writers:
             writer.refresh()
 

@@ -314,13 +314,11 @@ class Writer(Recorder):
     def _look_before_the_first(self) -> None:
         """Note who has written between the begin of the fit and the first value of ours."""
         found, self._found = self._found, []
-        drives = {known: drive for drive in self.drives for known in drive.shares}
+        drives = {(drive.hyper, known): drive for drive in self.drives for known in drive.shares}
         for hyper, known, value in found:
-            drive = drives.get(known)
-            if drive is None or drive.hyper != hyper or known not in self.groups:
-                continue
-            now = hyper.read(known.group)
-            if not math.isclose(now, value, rel_tol=1e-6):
+            drive = drives.get((hyper, known))
+            now = value if drive is None else hyper.read(known.group)
+            if drive is not None and not math.isclose(now, value, rel_tol=1e-6):
                 self._note(drive, known.group, math.nan, now)
 
     def _last_used(self, drive: Drive, known: KnownGroup) -> float | None:

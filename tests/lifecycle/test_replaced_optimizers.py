@@ -277,3 +277,67 @@ def test_after_the_fit_nothing_follows_any_more():
 
     fit(None, Does(by_strategy(SGD)), LearningRateScheduler(Constant(0.1)), train=FOUR)
     assert (step_hooks._followers, step_hooks._watchers, step_hooks._handles) == ({}, [], [])
+
+
+class Both(Toy):
+    """Two optimizers, for a layer each; the second steps at every other batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.other = torch.nn.Linear(3, 1)
+
+    def training_step(self, batch, batch_idx):
+        optimizers = self.optimizers()
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            if isinstance(optimizer, SGD) or batch_idx % 2 == 0:
+                optimizer.zero_grad()
+                self.manual_backward((self.layer(batch[0]) + self.other(batch[0])).square().mean())
+                optimizer.step()
+
+    def configure_optimizers(self):
+        return [SGD(self.layer.parameters(), lr=0.1), Adam(self.other.parameters(), lr=0.01)]
+
+
+def test_optimizers_that_change_places_keep_what_is_theirs():
+    def act(trainer, module):
+        first, second = trainer.optimizers
+        trainer.strategy.optimizers = [second, first]
+
+    scheduler = LearningRateScheduler(StepDecay(every="3st"))
+    fit(Both(), Does(act), scheduler, train=FOUR)
+    assert scheduler.trace["lr/SGD-0"].values.tolist() == [0.1 * 0.5 ** (step // 3) for step in range(12)]
+    assert scheduler.trace["lr/Adam-1"].values.tolist() == [0.01 * 0.5 ** (step // 3) for step in range(6)]
+
+
+def test_one_that_is_taken_away_is_let_go(recwarn):
+    from lr_plugins.callbacks import step_hooks
+
+    gone = []
+
+    def act(trainer, module):
+        gone.append(trainer.optimizers[0])
+        trainer.strategy.optimizers = [trainer.optimizers[1]]
+
+    class Looks(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            self.followed = id(gone[0]) in step_hooks._followers if gone else None
+
+    looks = Looks()
+    scheduler = LearningRateScheduler(StepDecay(every="3st"))
+    fit(Both(), Does(act), scheduler, looks, train=FOUR)
+    assert looks.followed is False
+    assert len(scheduler.trace["lr/SGD-0"]) == 4
+    assert scheduler.trace["lr/Adam-1"].values.tolist() == [0.01 * 0.5 ** (step // 3) for step in range(6)]
+    assert [one for one in recwarn if "Lightning counts" in str(one.message)] == []
+
+
+def test_a_learning_rate_written_before_the_first_step_is_told_beside_a_momentum():
+    class Writes(pl.Callback):
+        def on_train_start(self, trainer, module):
+            trainer.optimizers[0].param_groups[0]["lr"] = 0.7
+
+    schedules = [StepDecay(0.1, every="1ep"), Assign(Constant(0.9), to="momentum")]
+    module = Toy(lambda parameters: SGD(parameters, lr=0.1, momentum=0.5))
+    with pytest.warns(UserWarning, match=r"before step 0, other code has set lr to 0\.7"):
+        fit(module, LearningRateScheduler(schedules), Writes(), train=FOUR)
