@@ -341,3 +341,14 @@ def test_a_learning_rate_written_before_the_first_step_is_told_beside_a_momentum
     module = Toy(lambda parameters: SGD(parameters, lr=0.1, momentum=0.5))
     with pytest.warns(UserWarning, match=r"before step 0, other code has set lr to 0\.7"):
         fit(module, LearningRateScheduler(schedules), Writes(), train=FOUR)
+
+
+def test_optimizers_that_change_places_keep_what_their_schedules_remember():
+    def act(trainer, module):
+        first, second = trainer.optimizers
+        trainer.strategy.optimizers = [second, first]
+
+    scheduler = LearningRateScheduler(lambda epoch, lr: lr * 0.5)
+    fit(Both(), Does(act, "on_train_batch_start", 1, 2), scheduler, train=FOUR)
+    assert scheduler.trace["lr/SGD-0"].values.tolist() == [0.05] * 4 + [0.025] * 4 + [0.0125] * 4
+    assert scheduler.trace["lr/Adam-1"].values.tolist() == [0.005] * 2 + [0.0025] * 2 + [0.00125] * 2
