@@ -102,8 +102,8 @@ class UnseenSteps:
         groups = recorder.optimizer.param_groups
         self._parameters = [one for group in groups for one in group["params"] if id(one) not in shared]
         self.counts = counts or _has_other_steps(recorder.optimizer) or not recorder.hears_steps
-        self._at_batch: tuple[int, float] | None = None
-        self._at_epoch: tuple[int, float] | None = None
+        self._at_batch: tuple[int, list[Any]] | None = None
+        self._at_epoch: tuple[int, list[Any]] | None = None
         self._seen = self._seen_before = recorder.seen_steps
         self._global_step = 0
 
@@ -143,14 +143,26 @@ class UnseenSteps:
                 f"batch that changes them is counted as one step. Call {kind}.step(), so that every step is followed."
             )
 
-    def _state(self) -> tuple[int, float]:
-        """What changes with the weights: how often they were written; and until a step was seen, their sum."""
+    def _state(self) -> tuple[int, list[Any]]:
+        """What changes with the weights: how often they were written; and until a step was seen, their sums."""
         versions = sum(parameter._version for parameter in self._parameters)
         if self._recorder.seen_steps:
-            return versions, 0.0  # nothing that would wait for a device
-        return versions, sum(
-            float(parameter.detach().sum()) for parameter in self._parameters if _is_readable(parameter)
-        )
+            return versions, []  # nothing that would wait for a device
+        return versions, _sums([parameter.detach() for parameter in self._parameters if _is_readable(parameter)])
+
+
+def _sums(tensors: Sequence[torch.Tensor]) -> list[Any]:
+    """The sum of each tensor, with one wait for each device.
+
+    Example:
+        >>> import torch
+        >>> _sums([torch.ones(3), torch.ones(2, dtype=torch.float64), torch.ones(4)])
+        [3.0, 4.0, 2.0]
+    """
+    alike: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault((tensor.device, tensor.dtype), []).append(tensor.sum())
+    return [value for sums in alike.values() for value in torch.stack(sums).tolist()]
 
 
 def _is_readable(parameter: torch.Tensor) -> bool:
