@@ -1,0 +1,152 @@
+"""Files that only their owner reads and writes, and that are followed nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lr_plugins.errors import TrackingError
+
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class NotOurs(TrackingError):
+    """A file or folder that is not what this user has put there: a link, or somebody else's."""
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that nobody else can look into.
+
+    Raises:
+        NotOurs: there is something else in its place.
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder is one, and this user's.
+
+    Raises:
+        NotOurs: it is a link, no folder, or somebody else's.
+        OSError: it is not there.
+    """
+    status = folder.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise NotOurs(f"{folder} is a link to another place; remove it, or name the folder itself")
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotOurs(f"{folder} is not a folder")
+    _check_owner(folder, status)
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a regular file of this user; a new one can be read by nobody else.
+
+    Args:
+        path: the file.
+        flags: as for `os.open`.
+
+    Returns:
+        The file's descriptor.
+
+    Raises:
+        NotOurs: it is a link, no regular file, or somebody else's; also one that has another name elsewhere.
+        OSError: it cannot be opened.
+    """
+    check_file(path)
+    descriptor = os.open(path, flags | _NO_LINKS, 0o600)
+    try:
+        _check_status(path, os.fstat(descriptor))
+    except NotOurs:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_file(path: Path) -> None:
+    """Make sure that a file, if there is one, may be opened.
+
+    Raises:
+        NotOurs: as `open_private`.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _check_status(path, path.lstat())
+
+
+def read_private(path: Path) -> bytes:
+    """What is in a file.
+
+    Raises:
+        NotOurs: as `open_private`.
+        OSError: it cannot be read.
+    """
+    with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Put a file in the place of another one, whole or not at all; on a full disk, into the room that it has.
+
+    Raises:
+        NotOurs: as `open_private`.
+        OSError: it cannot be written.
+    """
+    try:
+        descriptor, partly = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600, a new file
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            os.replace(partly, path)
+        except BaseException:
+            os.unlink(partly)
+            raise
+    except OSError:
+        if not path.exists():
+            raise
+        _overwrite(path, content)
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Write over a file without asking the disk for more room than it has; spaces fill what is left."""
+    with os.fdopen(open_private(path, os.O_WRONLY), "wb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.write(content.ljust(size)) < len(content):
+            raise OSError(f"{path} has no room")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The regular files in a folder and below it, in order of their names.
+
+    Raises:
+        NotOurs: there is a link in it, or what is neither a file nor a folder.
+        OSError: it cannot be read.
+    """
+    check_folder(folder)
+    for path in sorted(folder.iterdir()):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            yield from files_below(path)
+        else:
+            check_file(path)
+            yield path
+
+
+def _check_status(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise NotOurs(f"{path} is a link to another file; remove it")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotOurs(f"{path} is not a regular file; remove it")
+    if status.st_nlink > 1:
+        raise NotOurs(f"{path} is also the file of another name, elsewhere; remove it")
+    _check_owner(path, status)
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise NotOurs(f"{path} belongs to another user ({status.st_uid}); only its owner can use it")

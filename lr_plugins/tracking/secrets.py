@@ -1,0 +1,102 @@
+"""Passwords in addresses: found, masked, and taken out where MLflow can be given them in another way."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+MASK = "***"
+USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
+"""The environment variables in which MLflow itself looks for credentials."""
+# Up to the last @, for passwords may hold what an address should not; digits and a slash are a port and a path.
+_USER_AND_PASSWORD = re.compile(r"""(?P<start>[A-Za-z][\w+.-]*://[^\s:@/'"<>]*:)(?!\d{1,5}[/?#])[^\s'"<>]+@""")
+_USER_ALONE = re.compile(r"""(?P<start>https?://)[^\s:@/?#'"<>]+@""")  # a token in the place of a name
+_IN_A_QUERY = re.compile(
+    r"""(?P<start>[?&;](?:\w*(?:passw(?:or)?d|pwd|passphrase|secret|token)|api_?key|access_?key)=)[^\s&;#'"<>]+""",
+    re.IGNORECASE,
+)
+
+
+def masked(text: str) -> str:
+    """A text with the passwords of the addresses in it replaced by `***`.
+
+    Example:
+        >>> masked("no answer from http://me:s3cret@host:5000/path")
+        'no answer from http://me:***@host:5000/path'
+        >>> masked("postgresql://host/mlflow?user=me&password=s3cret")
+        'postgresql://host/mlflow?user=me&password=***'
+        >>> masked("http://host:5000/#/experiments/1?workflowType=machine_learning")
+        'http://host:5000/#/experiments/1?workflowType=machine_learning'
+    """
+    text = _USER_AND_PASSWORD.sub(rf"\g<start>{MASK}@", text)
+    text = _USER_ALONE.sub(rf"\g<start>{MASK}@", text)
+    return _IN_A_QUERY.sub(rf"\g<start>{MASK}", text)
+
+
+def has_secret(address: str) -> bool:
+    """Whether an address has a password in it.
+
+    Example:
+        >>> has_secret("http://me:s3cret@host"), has_secret("sqlite:///mlflow.db")
+        (True, False)
+    """
+    return masked(address) != address
+
+
+def without_user(address: str) -> tuple[str, str | None, str | None]:
+    """An http address without the user's name and password; and these two, None where there are none.
+
+    Example:
+        >>> without_user("http://me:s3%40cret@host:5000/path")
+        ('http://host:5000/path', 'me', 's3@cret')
+        >>> without_user("postgresql://me:s3cret@host/mlflow")
+        ('postgresql://me:s3cret@host/mlflow', None, None)
+    """
+    parts = urlsplit(address)
+    user, found, host = parts.netloc.rpartition("@")
+    if parts.scheme not in ("http", "https") or not found:
+        return address, None, None
+    name, _, password = user.partition(":")
+    return urlunsplit(parts._replace(netloc=host)), unquote(name), unquote(password)
+
+
+_given: dict[str, str] = {}  # credentials that stand in the environment because an address had them
+
+
+def connectable(address: str) -> str:
+    """An address as MLflow's client is to have it: without user and password, which are in the environment then.
+
+    What the environment says of itself counts first, as with MLflow.
+    """
+    for name, value in _given.items():
+        if os.environ.get(name) == value:
+            del os.environ[name]
+    _given.clear()
+    plain, user, password = without_user(address)
+    if not user or not password:
+        return address
+    if not (os.environ.get(TOKEN) or (os.environ.get(USERNAME) and os.environ.get(PASSWORD))):
+        _given.update({USERNAME: user, PASSWORD: password})
+        os.environ.update(_given)
+    return plain
+
+
+class MaskedStream:
+    """A stream that passes on what is written to it, with passwords masked.
+
+    Args:
+        stream: where it goes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self._stream.write(masked(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
