@@ -7,46 +7,89 @@ import sys
 import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from lr_plugins.tracking.sender import ask_once, send
-from lr_plugins.tracking.spool import DEFAULT, SENDING, State, spools
+from lr_plugins.tracking.private_files import NotOurs
+from lr_plugins.tracking.secrets import MaskedStream, masked
+from lr_plugins.tracking.sender import Sender, ask_once, send
+from lr_plugins.tracking.spool import DEFAULT, REFUSED, SENDING, own_lock, remove, spools, strange_spools
+from lr_plugins.tracking.state import State
 
 
 def main() -> int:
-    """Send each spool; 1 if something still waits."""
+    """Send each spool; 1 if something is not sent, or lost."""
     parser = argparse.ArgumentParser(prog="python -m lr_plugins.tracking", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT, help=f"where they wait; default {DEFAULT}")
     parser.epilog = "Each run goes to the place it was meant for, whatever MLFLOW_TRACKING_URI says now."
     options = parser.parse_args()
+    sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     ask_once()
     if not options.folder.is_dir() and options.folder != DEFAULT:
         sys.exit(f"Error: there is no folder {options.folder}")
-    found = spools(options.folder.absolute())
-    if not found:
+    parent = options.folder.absolute()
+    found, strange = spools(parent), strange_spools(parent)
+    for _, reason in strange:
+        print(f"Error: {reason}. It is not sent.", file=sys.stderr)
+    if not found and not strange:
         print(f"Nothing waits in {options.folder}.")
-    return max([_send(folder) for folder in found], default=0)
+    return max([_send(folder) for folder in found] + [1] * bool(strange), default=0)
 
 
 def _send(folder: Path) -> int:
     try:
-        with FileLock(folder.with_suffix(SENDING), timeout=0):
+        with own_lock(folder.with_suffix(SENDING)).acquire(timeout=0):
             state = State.read(folder)
             state.error = ""  # it may have been mended
             state.write(folder)
-            state = send(folder, "", time.sleep, lambda: True)
+            sender = send(folder, "", time.sleep, lambda: True)
+            status = _report(folder, sender)
             if not folder.is_dir():
                 folder.with_suffix(SENDING).unlink(missing_ok=True)
     except Timeout:
         print(f"{folder}: its training sends it.")
         return 0
-    where = f"run {state.run_id}" if state.run_id is not None else "a new run"
-    where += f" at {state.tracking_uri}" if state.tracking_uri is not None else ""
-    if folder.is_dir():
-        print(f"{folder}: not sent to {where}: {state.error or state.trouble or state.refusal}", file=sys.stderr)
+    except (OSError, NotOurs) as error:
+        print(f"{folder}: not sent: {error}", file=sys.stderr)
         return 1
-    print(f"{folder}: sent to {where}.")
-    return 0
+    return status
+
+
+def _report(folder: Path, sender: Sender) -> int:
+    """Say what has become of a spool; 1 if MLflow does not have all of it."""
+    state, lost = sender.state, sender.lost
+    where = f"run {state.run_id}" if state.run_id is not None else "a new run"
+    where += f" at {masked(state.tracking_uri)}" if state.tracking_uri is not None else ""
+    if sender.was_shortened:
+        print(
+            f"{folder}: the log is not the one of which MLflow has got a part: something was cut off. What is there "
+            f"was sent from the beginning.",
+            file=sys.stderr,
+        )
+    why = state.error or state.trouble
+    if not folder.is_dir():
+        print(f"{folder}: sent to {where}.")
+        return 0
+    if why:
+        print(f"{folder}: not sent to {where}: {why}", file=sys.stderr)
+        return 1
+    if state.refused:
+        print(
+            f"{folder}: {where} has everything but {state.refused} entries, which MLflow does not take, the last of "
+            f"them because: {state.refusal}. They are kept in {folder / REFUSED}; delete the folder if they are not "
+            f"needed.",
+            file=sys.stderr,
+        )
+        return 1
+    if lost:
+        print(
+            f"{folder}: {where} has what had reached the disk. At least {lost} points are lost: the disk had no room "
+            f"for them, and their training was killed.",
+            file=sys.stderr,
+        )
+        remove(folder)
+        return 1
+    print(f"{folder}: not sent to {where}: somebody still writes to it.", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

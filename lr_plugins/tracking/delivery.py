@@ -1,41 +1,61 @@
-"""A run's spool and the process that sends it, as the training sees them."""
+"""A run's spools and the process that sends them, as the training sees them."""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lr_plugins._lightning import rank_zero_warn
 from lr_plugins.errors import TrackingError
-from lr_plugins.tracking.spool import BY_SPOOL, ERRORS, Spool, State, guarded, line_of, spools
+from lr_plugins.tracking.entries import BY_SPOOL, line_of, number_of_points
+from lr_plugins.tracking.private_files import NotOurs
+from lr_plugins.tracking.room import is_full, places_with_room
+from lr_plugins.tracking.sender_process import SenderProcess
+from lr_plugins.tracking.spool import Spool, guarded, remove, spools
+from lr_plugins.tracking.state import State
 
-# The package of this very program, which need not be installed; installed, it is found as it is.
-_ROOT = Path(__file__).parents[2]
-_SEND = """import sys
-root = sys.argv.pop(1)
-sys.path = [folder for folder in sys.path if folder]
-if root not in sys.path: sys.path.insert(0, root)
-from lr_plugins.tracking.sender import main
-main()"""
 _LOOK_EVERY = 2.0  # seconds between looks at how the sending goes
 _BEGIN_SECONDS = 120.0  # for MLflow to make its tables and the run, on a slow disk
-_STARTS = 5  # of a sender, that ends by itself, before we give it up
+_ANSWER_SECONDS = 30.0  # for a server to say which run it has made
+_TRY_EVERY = 0.5  # seconds between attempts to find room for what is held in memory
 
 
 class MissingRun(TrackingError):
-    """The run to go on with is not there."""
+    """The run to resume is not there."""
+
+
+class Part:
+    """A spool of a run, and what of it has been sent."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool, self.state = spool, State()
+
+    def look(self) -> bool:
+        """See what has been sent; whether that is more than before."""
+        read = State.read(self.spool.folder)
+        more = read.done > self.state.done
+        if read.done >= self.state.done:  # its file is gone once everything is sent
+            self.state = read
+        return more
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether MLflow has all of it."""
+        return self.state.done >= self.spool.size or not self.spool.is_there
 
 
 class Delivery:
     """Writes entries to a spool and sees to it that a process sends them.
+
+    Where the disk takes no more, the run goes on in another spool, on a disk that does; where there is none, entries
+    are held in memory until there is.
 
     Args:
         parent: the folder that the spools are in.
@@ -43,170 +63,295 @@ class Delivery:
 
     def __init__(self, parent: Path) -> None:
         self.parent = parent.absolute()
-        self._folder = Path.cwd()  # for what a tracking URI is relative to, whatever folder the program goes to
-        self.state = State()
-        self.is_open = False  # between the begin of a run and its end
-        self._spool: Spool | None = None
-        self._sender: subprocess.Popen[bytes] | None = None
+        self.folder = Path.cwd()  # for what a tracking URI is relative to, whatever folder the program goes to
+        self.parts: list[Part] = []
+        self.is_open = False  # between the start of a run and its end
+        self.sender = SenderProcess(self.folder)
         self.process = os.getpid()
-        self._starts = 0  # of senders, since something has been sent
+        self.lost = self.lost_entries = 0  # points, and entries in all, that have found no room
         atexit.register(_end_at_exit, weakref.ref(self))
+        self._first: dict[str, Any] = {}  # the entry that the run was begun with
+        self._held: list[bytes] = []
+        self._held_points, self._full, self._warned_of_held = 0, "", False
+        self._tried_at = self._looked_at = 0.0
+        self._state = State()
         self._announced = False
-        self._looked_at = 0.0
 
     @property
     def spool(self) -> Spool:
-        """The spool of a run that has begun."""
-        assert self._spool is not None
-        return self._spool
+        """The spool of a run that has begun: what is logged now goes there."""
+        return self.parts[-1].spool
+
+    @property
+    def state(self) -> State:
+        """What has been sent of the run, as it was seen last."""
+        return self.parts[0].state if self.parts else self._state
 
     @property
     def reference(self) -> str | None:
         """What the run is found by again, also where it has no id yet; None before it has begun."""
-        if self._spool is None:
+        if not self.parts:
             return None
         self._look()
-        return self.state.run_id or f"{BY_SPOOL}{self._spool.folder.name}"
+        return self.state.run_id or f"{BY_SPOOL}{self._first['spool']}"
+
+    @property
+    def error(self) -> str:
+        """Why nothing can be sent at all; empty if all is well."""
+        return next((part.state.error for part in self.parts if part.state.error), "")
 
     @property
     def trouble(self) -> str:
         """Why nothing can be sent at the moment; empty if all is well."""
-        return self.state.error or self.state.trouble or (self._spool.trouble if self._spool is not None else "")
+        found = (part.state.error or part.state.trouble for part in self.parts)
+        return next((one for one in found if one), "")
+
+    @property
+    def trouble_in_words(self) -> str:
+        """The same as the beginning of a sentence."""
+        if any(part.state.answered for part in self.parts if part.state.trouble):
+            return f"MLflow does not take what is sent ({self.trouble})"
+        return f"MLflow cannot be reached ({self.trouble or 'no answer'})"
+
+    @property
+    def refused(self) -> int:
+        """Entries that MLflow does not take."""
+        return sum(part.state.refused for part in self.parts)
+
+    @property
+    def differing(self) -> int:
+        """Points that had another value before the run was resumed."""
+        return sum(part.state.differing for part in self.parts)
+
+    @property
+    def waiting(self) -> list[Path]:
+        """The folders of the spools that have something which MLflow lacks."""
+        return [part.spool.folder for part in self.parts if not part.is_sent or part.state.refused]
+
+    # --- writing -----------------------------------------------------------------------------------------------
 
     def open(self, entry: dict[str, Any], known: str | None) -> None:
-        """Begin a run, or go on with it; at once, whatever MLflow does.
+        """Begin a run, or resume it; at once, whatever MLflow does.
 
         Args:
             entry: what to begin (see `Store`).
-            known: the id or the reference of a run to go on with.
+            known: the id or the reference of a run to resume.
 
         Raises:
             TrackingError: the spool cannot be written.
         """
+        before, self._first = self.state, self._first if self.parts else {}
         try:
             with guarded(self.parent):
-                if self._spool is None or not self._spool.is_there:
-                    self._let_go()
-                    self._spool = _left_by(known, self.parent) or Spool.new(self.parent)
-                spool = self._spool
-                spool.write({**entry, "writer": spool.writer, "spool": spool.folder.name, "folder": str(self._folder)})
-        except OSError as error:
+                if not self.parts or not self.spool.is_there:
+                    self._release()
+                    self.parts, self._first = [Part(_left_by(known, self.parent) or self._new_spool())], {}
+                spool = self.spool
+                first = self._first.get("spool", spool.folder.name)
+                spool.write({**entry, **self._addresses(spool, entry), "writer": spool.writer, "spool": first})
+        except (OSError, NotOurs) as error:
             raise TrackingError(f"MLflowLogger.spool_dir: {self.parent} cannot be written to ({error})") from error
-        self.is_open, self._announced, self._starts = True, False, 0
-        self.state = replace(self.state, done=0, trouble="", error="", differing=0)
+        self._first = {**entry, "spool": first}
+        self.is_open, self._announced = True, False
+        self.sender.has_sent()
+        for part in self.parts:
+            part.state = replace(before, done=0, trouble="", error="", asked_at=0.0, differing=0, refused=0)
         self._look()
+
+    def _new_spool(self) -> Spool:
+        """An empty one, elsewhere if the disk takes nothing."""
+        try:
+            return Spool.new(self.parent)
+        except OSError as error:
+            for place in places_with_room(self.parent, error, self.folder) if is_full(error) else ():
+                spool = Spool.new(place)
+                self._warn_of_full_disk(self.parent, error, spool)
+                return spool
+            raise
+
+    def _addresses(self, spool: Spool, entry: dict[str, Any]) -> dict[str, str | None]:
+        """The addresses of an entry as they may stand in a log, and the folder that they are relative to."""
+        found = {name: spool.keep_address(entry[name]) for name in ("uri", "artifact_location")}
+        return {**found, "folder": str(self.folder)}
+
+    def _warn_of_full_disk(self, full: Path, error: OSError, spool: Spool) -> None:
+        rank_zero_warn(
+            f"The disk under {full} takes no more ({error.strerror or error}). The training goes on; what it logs "
+            f"from now on waits in {spool.folder} until MLflow has it."
+        )
 
     def write(self, line: bytes) -> None:
         """Write an entry of a run that has begun."""
-        self.spool.append(line)
+        if self._held:
+            self._hold(line)
+            if time.monotonic() - self._tried_at > _TRY_EVERY:
+                self._place_held()
+        else:
+            self._append(line)
         now = time.monotonic()
         if now - self._looked_at > _LOOK_EVERY:
             self._looked_at = now
             self._look()
-            if self.state.error and self.state.run_id is None:
+            if self.error and self.state.run_id is None:
                 self._refuse()
 
-    def close(self, entry: dict[str, Any], patience: float) -> bool:
-        """End a run; whether all of it has been sent."""
-        self.write(line_of(entry))
+    def keep(self, keep: Callable[[Spool], str]) -> str | None:
+        """Copy something into the spool; the copy's name, None where no disk has room for it.
+
+        Args:
+            keep: copies it into the given spool.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        try:
+            return keep(self.spool)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            kept: list[str] = []
+            return kept[0] if self._go_on_elsewhere(error, lambda spool: kept.append(keep(spool))) else None
+
+    def _append(self, line: bytes) -> None:
+        try:
+            self.spool.append(line)
+        except OSError as error:
+            if not self._go_on_elsewhere(error, lambda spool: spool.append(line)):
+                self._hold(line)
+
+    def _go_on_elsewhere(self, error: OSError, write: Callable[[Spool], object]) -> bool:
+        """Let the run go on in a spool on another disk; whether there is one that takes what is to be written."""
+        full = self.spool.folder
+        for place in places_with_room(full.parent, error, self.folder):
+            spool = None
+            try:
+                spool = Spool.new(place)
+                again = {"run_id": self.state.run_id, "resumes": False, "checks": self._first["resumes"]}
+                here = {**self._addresses(spool, self._first), "writer": spool.writer, "system_metrics": False}
+                spool.write({**self._first, **again, **here})
+                write(spool)
+            except (OSError, NotOurs):
+                if spool is not None:
+                    remove(spool.folder)
+                continue
+            self.parts.append(Part(spool))
+            self.sender.add(spool)
+            self._warn_of_full_disk(full, error, spool)
+            return True
+        self._full = str(error.strerror or error)
+        return False
+
+    def _hold(self, line: bytes) -> None:
+        if not self._warned_of_held:
+            self._warned_of_held = True
+            rank_zero_warn(
+                f"The disk under {self.spool.folder} takes no more ({self._full}), and no other one has room. The "
+                f"training goes on; what it logs is held in memory, and is lost if it is killed."
+            )
+        self._held.append(line)
+        self._held_points += number_of_points(line)
+        if len(self._held) == 1:
+            self.spool.mark_held(max(self._held_points, 1))
+
+    def _place_held(self) -> None:
+        """Write what is held, if there is room for it now."""
+        lines, self._held, self._held_points = self._held, [], 0
+        for line in lines:
+            if self._held:
+                self._hold(line)  # in order
+            else:
+                self._append(line)
+        self._tried_at = time.monotonic()
+        self.spool.mark_held(self._held_points or len(self._held))
+
+    def end(self, entry: dict[str, Any]) -> None:
+        """Write the last entry of a run, and count what has found no room until now."""
+        if self._held:
+            self._held.append(line_of(entry))
+            self._place_held()
+        else:
+            self._append(line_of(entry))
+        self.lost, self.lost_entries, self._held = self._held_points, len(self._held), []
         self.is_open = False
-        return self.await_sent(patience)
+
+    # --- sending -----------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """See to it that somebody sends, and tell of trouble once."""
-        read = State.read(self.spool.folder)
-        if read.done > self.state.done:
-            self._starts = 0
-        if read.done >= self.state.done:  # its file is gone once everything is sent
-            self.state = read
-        ended = self._sender is not None and self._sender.poll() is not None
-        if (self._sender is None or ended) and not self.state.error:
-            if self._starts == _STARTS:
-                self.state.error = f"its process ends again and again; see {self.spool.folder / ERRORS}"
-            else:
-                self._start(self.spool)
+        """See to it that somebody sends, and warn of trouble once."""
+        looks = [part.look() for part in self.parts]
+        if any(looks):
+            self.sender.has_sent()
+        if not self.error:
+            self.state.error = self.sender.ensure([part.spool for part in self.parts])
         if self.trouble and not self._announced:
             self._announced = True
             rank_zero_warn(
-                f"MLflow cannot be reached ({self.trouble}). The training goes on; what it logs waits in "
-                f"{self.spool.folder}."
+                f"{self.trouble_in_words}. The training goes on; what it logs waits in {self.spool.folder}"
+                f"{', as far as there is room for it' if self._held else ''}."
             )
-
-    def _start(self, spool: Spool) -> None:
-        command = [sys.executable, "-c", _SEND, str(_ROOT), str(spool.folder), spool.writer]
-        self._starts += 1
-        with (spool.folder / ERRORS).open("ab") as errors:
-            # In a session of its own: Ctrl-C is for the training.
-            self._sender = subprocess.Popen(
-                command,
-                cwd=self._folder,
-                stdin=subprocess.PIPE,
-                stdout=errors,
-                stderr=errors,
-                start_new_session=True,
-            )
-        weakref.finalize(self, _close_input, self._sender)
 
     def await_run(self) -> None:
         """Wait until there is a run, or nobody to make one.
 
         Raises:
-            MissingRun: the run to go on with is not there.
+            MissingRun: the run to resume is not there.
             TrackingError: MLflow cannot be used like this at all.
         """
-        deadline = time.monotonic() + _BEGIN_SECONDS
-        while self.state.writer != self.spool.writer and time.monotonic() < deadline:
+        deadline, writer = time.monotonic() + _BEGIN_SECONDS, self.parts[0].spool.writer
+        while self.state.writer != writer and time.monotonic() < deadline:
             self._look()
             if self.state.missing:
-                raise MissingRun("the MLflow run to go on with is not there")
-            if self.state.error:
+                raise MissingRun("the MLflow run to resume is not there")
+            if self.error:
                 self._refuse()
-            if self.state.trouble:
+            if self.trouble or self._has_waited(_ANSWER_SECONDS):
                 return
-            self._poke()
+            self.sender.wake()
             time.sleep(0.02)
 
     def _refuse(self) -> None:
-        """Tell that nothing can be recorded like this."""
-        place, error = self.state.tracking_uri or "its default place", self.state.error
+        """Report that nothing can be recorded like this."""
+        place, error = self.state.tracking_uri or "its default place", self.error
         self.abandon()
         raise TrackingError(f"MLflow at {place}: {error}")
 
     def await_sent(self, patience: float) -> bool:
-        """Wait until all is sent, as long as something arrives; whether it is."""
-        size, done, since = self.spool.size, -1, time.monotonic()
+        """Wait until all is sent, as long as something arrives; whether it is.
+
+        Args:
+            patience: seconds to wait for a server that does not answer.
+        """
+        done, since = -1, time.monotonic()
         while True:
             self._look()
-            if self.state.done >= size:
+            if all(part.is_sent for part in self.parts):
                 return True
-            if self.state.done != done:
-                done, since = self.state.done, time.monotonic()
-            if self.state.error or time.monotonic() - since > (patience if self.trouble else _BEGIN_SECONDS):
+            now = sum(part.state.done for part in self.parts)
+            if now != done:
+                done, since = now, time.monotonic()
+            waited = time.monotonic() - since
+            if self.error or waited > (patience if self.trouble else _BEGIN_SECONDS) or self._has_waited(patience):
                 return False
-            self._poke()
+            self.sender.wake()
             time.sleep(0.02)
 
-    def _poke(self) -> None:
-        """Have the sender look at once."""
-        assert self._sender is not None
-        assert self._sender.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended; the next look starts another
-            self._sender.stdin.write(b"\n")
-            self._sender.stdin.flush()
+    def _has_waited(self, patience: float) -> bool:
+        """Whether a server has not answered for so many seconds."""
+        return any(0 < part.state.asked_at < time.time() - patience for part in self.parts)
 
     def abandon(self) -> None:
         """Give up a run that cannot begin."""
-        self._let_go()
-        self._spool, self.is_open, self.state = None, False, State()
+        self._release()
+        self.parts, self.is_open, self._state = [], False, State()
 
-    def _let_go(self) -> None:
-        if self._sender is not None:
-            _close_input(self._sender)
-        self._sender = None
+    def _release(self) -> None:
+        self.sender.close()
+        self.sender = SenderProcess(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to this process."""
-        return {**self.__dict__, "_spool": None, "_sender": None, "is_open": False}
+        sender = SenderProcess(self.folder)
+        return {**self.__dict__, "parts": [], "sender": sender, "_state": self.state, "is_open": False}
 
 
 def _end_at_exit(delivery: weakref.ref[Delivery]) -> None:
@@ -215,19 +360,22 @@ def _end_at_exit(delivery: weakref.ref[Delivery]) -> None:
     if one is not None and one.is_open and one.process == os.getpid():  # not that of a fork
         error = getattr(sys, "last_value", None)  # of a program that an exception ends
         status = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
-        one.spool.write({"do": "end", "time": int(time.time() * 1000), "status": status})
+        one.end({"do": "end", "time": int(time.time() * 1000), "status": status})
+        if one.lost_entries:
+            print(lost_points(one), file=sys.stderr)
+
+
+def lost_points(delivery: Delivery) -> str:
+    """What to say of what has found no room."""
+    return (
+        f"{delivery.lost} points of the run ({delivery.lost_entries} entries) are lost: no disk had room for them, "
+        f"until the end of the training. {delivery.spool.folder} has what was logged before."
+    )
 
 
 def _left_by(known: str | None, parent: Path) -> Spool | None:
-    """The spool that a run to go on with has left, if it has not been sent."""
+    """The spool that a run to resume has left, if it has not been sent."""
     for folder in spools(parent) if known is not None else ():
         if known in (State.read(folder).run_id, f"{BY_SPOOL}{folder.name}"):
             return Spool(folder)
     return None
-
-
-def _close_input(sender: subprocess.Popen[bytes]) -> None:
-    """Tell a sender that nothing more will come."""
-    if sender.stdin is not None:
-        with contextlib.suppress(OSError):
-            sender.stdin.close()

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
 from lr_plugins.errors import InvalidArgument, require
-from lr_plugins.tracking.delivery import Delivery, MissingRun
-from lr_plugins.tracking.spool import DEFAULT, line_of, line_of_points, line_of_series
+from lr_plugins.tracking.delivery import Delivery, MissingRun, lost_points
+from lr_plugins.tracking.entries import line_of, line_of_points, line_of_series
+from lr_plugins.tracking.names import LENGTH, Names, encodable, path_problem, sanitize_name
+from lr_plugins.tracking.secrets import has_secret, masked, without_user
+from lr_plugins.tracking.spool import DEFAULT, Spool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_AWAY_SECONDS = 3.0  # how long the end of a run waits for a server that is away
+_AWAY_SECONDS = 3.0  # how long the end of a run waits for a server that is away, or does not answer
+_EXPERIMENT_LENGTH = 500  # characters MLflow takes in the name of an experiment
+_STEPS = 1 << 63  # below which MLflow takes steps
 
 
 class MLflowLogger(Logger):
@@ -85,10 +92,15 @@ class MLflowLogger(Logger):
         require("mlflow", "mlflow", "MLflowLogger")
         if log_model not in (True, False, "all"):
             raise InvalidArgument("MLflowLogger.log_model", log_model, 'true, false or "all"')
+        _check_name("experiment_name", experiment_name, _EXPERIMENT_LENGTH)
+        if run_name is not None:
+            _check_name("run_name", run_name, LENGTH)
+        for name in tags or {}:
+            _check_name("tags", name, LENGTH)
         if log_system_metrics:
             require("psutil", "mlflow", "MLflowLogger.log_system_metrics")
         self.experiment_name, self._asked_name, self._asked_uri = experiment_name, run_name, tracking_uri
-        self.tags = {name: str(value) for name, value in (tags or {}).items()}
+        self.tags = {encodable(name): masked(encodable(str(value))) for name, value in (tags or {}).items()}
         self.spool_dir, self.artifact_location, self.prefix = Path(spool_dir), artifact_location, prefix
         self.log_model, self.checkpoint_path_prefix = log_model, checkpoint_path_prefix
         self.log_system_metrics = log_system_metrics
@@ -99,6 +111,9 @@ class MLflowLogger(Logger):
         self._module: Any = None  # of the fit, while it is to be logged
         self._last: dict[str, tuple[int, float]] = {}  # step and value of each metric
         self._names: dict[str, str] = {}  # of metrics, as they stand in the spool
+        self._metric_names, self._param_names = Names("metric"), Names("param")
+        self._addressed: str | None = None  # where it logs, with a password if there is one
+        self._left_out: set[str] = set()  # what has been warned of
         self._kept: list[str] = []  # checkpoints, by ModelCheckpoint
         self._checkpoints: dict[str, float] = {}  # logged, with the times at which they were written
 
@@ -134,7 +149,10 @@ class MLflowLogger(Logger):
     @property
     def tracking_uri(self) -> str | None:
         """Where it logs; None for MLflow's own default, before the fit begins."""
-        return self._delivery.state.tracking_uri or self._asked_uri
+        known = self._delivery.state.tracking_uri
+        if known is not None and not (self._addressed and has_secret(self._addressed)):
+            return known
+        return self._addressed or self._asked_uri
 
     @property
     def experiment(self) -> _Client | _Silent:
@@ -149,16 +167,18 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics at a step."""
-        values, step = {}, int(step or 0)
+        values, step = {}, self._step(step)
+        if step is None:
+            return
         for name, value in metrics.items():
             try:
                 point = step, float(value)
-            except (TypeError, ValueError):
-                rank_zero_warn(f"MLflowLogger leaves out the metric {name!r}: {value!r} is no number.")
+            except (TypeError, ValueError, OverflowError):
+                self._leave_out(f"the metric {name!r}: {_shown(value)} is no number, or too large for a double")
                 continue
             if self._last.get(name) != point:  # Lightning gives the epoch with training's metrics and validation's
                 self._last[name] = point
-                values[self._prefixed(name)] = point[1]
+                values[self._metric_names.of(self._prefixed(name))] = point[1]
         if values:
             self._begin()
             self._delivery.write(line_of_points(_now(), step, values, self._names))
@@ -176,13 +196,15 @@ class MLflowLogger(Logger):
             values = array("d", values)
             values.byteswap()
         self._begin()
-        self._delivery.write(line_of_series(_now(), first_step, self._prefixed(name), values.tobytes()))
+        name = self._metric_names.of(self._prefixed(name))
+        self._delivery.write(line_of_series(_now(), first_step, name, values.tobytes()))
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace | None, *_: Any, **__: Any) -> None:
         """Log parameters, nested ones under dotted names."""
         flat = _flat(vars(params) if isinstance(params, Namespace) else params or {})
-        self._write({"do": "params", "values": {name: str(value) for name, value in flat}})
+        values = {self._param_names.of(name): masked(encodable(str(value))) for name, value in flat}
+        self._write({"do": "params", "values": values})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -191,27 +213,44 @@ class MLflowLogger(Logger):
             return
         if status == "success":
             self._log_model()
-        entry = {"do": "end", "time": _now(), "status": _run_status(status)}
-        complete = self._delivery.close(entry, _AWAY_SECONDS)
-        state, place = self._delivery.state, self._delivery.spool.folder
-        if state.differing:
-            rank_zero_warn(
-                f"{state.differing} points of MLflow run {state.run_id} have another value now than before "
-                "the run was resumed; the first value stays. A run of its own would have both (train.py: new_run=true)."
+        delivery = self._delivery
+        delivery.end({"do": "end", "time": _now(), "status": _run_status(status)})
+        complete = delivery.await_sent(_AWAY_SECONDS)
+        for said in self._what_is_missing(complete):
+            rank_zero_warn(said)
+
+    def _what_is_missing(self, complete: bool) -> Iterator[str]:
+        """What to say of a run that has ended and is not in MLflow as it was logged."""
+        delivery, run = self._delivery, self._delivery.state.run_id
+        if delivery.differing:
+            yield (
+                f"{delivery.differing} points of MLflow run {run} have another value now than before the run was "
+                "resumed; the first value stays. A run of its own would have both (train.py: new_run=true)."
             )
-        if state.refused:
-            rank_zero_warn(
-                f"MLflow did not take {state.refused} of the entries of run {state.run_id}, the last of "
-                f"them because: {state.refusal}. They are kept in {place}."
+        if delivery.refused:
+            refusal = next(part.state.refusal for part in delivery.parts if part.state.refused)
+            yield (
+                f"MLflow did not take {delivery.refused} of the entries of run {run}, the last of them because: "
+                f"{refusal}. They are kept in {delivery.spool.folder}."
             )
         if not complete:
-            command = "python -m lr_plugins.tracking"
-            if self.spool_dir != DEFAULT:
-                command += f" {self.spool_dir}"
-            rank_zero_warn(
-                f"MLflow cannot be reached ({self._delivery.trouble or 'no answer'}). What it does "
-                f"not have yet waits in {place}; send it with: {command}"
-            )
+            reason = delivery.trouble_in_words if delivery.trouble else "MLflow has not answered yet"
+            commands = [f"python -m lr_plugins.tracking {_quoted(place)}".strip() for place in self._places()]
+            folders = " and ".join(str(folder) for folder in delivery.waiting)
+            yield (f"{reason}. What it does not have yet waits in {folders}; send it with: {' && '.join(commands)}")
+        if delivery.lost_entries:
+            yield lost_points(delivery)
+
+    def _places(self) -> list[Path]:
+        """The folders for the command that sends what waits; the default one is left out."""
+        parents = dict.fromkeys(folder.parent for folder in self._delivery.waiting)
+        default = self.spool_dir == DEFAULT
+        return [Path() if default and place == self._delivery.parent else place for place in parents]
+
+    @property
+    def lost_points(self) -> int:
+        """Points of the last run that are lost, for no disk had room for them until its end."""
+        return self._delivery.lost
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Note the checkpoints that ModelCheckpoint keeps, and store them if each is to be."""
@@ -291,7 +330,7 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def set_tag(self, name: str, value: object) -> None:
         """Tag the run."""
-        self._write({"do": "tags", "values": {name: str(value)}})
+        self._write({"do": "tags", "values": {sanitize_name(name): masked(encodable(str(value)))}})
 
     @rank_zero_only
     def log_dataset(
@@ -323,9 +362,9 @@ class MLflowLogger(Logger):
     def address(self, part: str) -> str | None:
         """The address of a part of the run's page: `"model-metrics"`, `"artifacts"`, `"overview"`."""
         state = self._delivery.state
-        server, run_id = state.tracking_uri, state.run_id
-        if server is None or run_id is None:
+        if state.tracking_uri is None or state.run_id is None:
             return None
+        (server, *_), run_id = without_user(state.tracking_uri), state.run_id
         local = not server.startswith("http")
         # Without the workflow in the address MLflow shows its pages for chatbots.
         path = f"#/experiments/{state.experiment_id}/runs/{run_id}/{part}?workflowType=machine_learning"
@@ -339,16 +378,58 @@ class MLflowLogger(Logger):
 
     @rank_zero_only
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
-        """Store a file with the run, as it is now; or a folder."""
-        self._begin()
-        self._write({"do": "file", "kept": self._delivery.spool.keep(Path(path)), "to": artifact_path})
+        """Store a file with the run, as it is now; or a folder.
+
+        What cannot be stored is left out, with a warning: a training does not end for it.
+
+        Args:
+            path: the file or folder.
+            artifact_path: folder within the run. Default None: the topmost.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+        """
+        path, to = Path(path), artifact_path or None
+        name = encodable(path.name or path.resolve().name)
+        self._keep(f"{to}/{name}" if to else name, to, lambda spool: spool.keep(path), str(path))
 
     @rank_zero_only
     def log_text(self, text: str, name: str) -> None:
-        """Store a text with the run, as a file of that name."""
+        """Store a text with the run, as a file of that name.
+
+        What cannot be stored is left out, with a warning: a training does not end for it.
+        """
+        folder, _, file_name = name.rpartition("/")
+        self._keep(name, folder or None, lambda spool: spool.keep_text(text, file_name), name)
+
+    def _keep(self, place: str, to: str | None, keep: Callable[[Spool], str], shown: str) -> None:
+        problem = path_problem(place)
+        if problem:
+            self._leave_out(f"the artifact {_shown(place)}: its place in a run must be {problem}")
+            return
         self._begin()
-        folder, _, name = name.rpartition("/")
-        self._write({"do": "file", "kept": self._delivery.spool.keep_text(text, name), "to": folder or None})
+        kept = self._delivery.keep(keep)
+        if kept is None:
+            self._leave_out(f"the artifact {_shown(shown)}: no disk has room for it")
+        else:
+            self._write({"do": "file", "kept": kept, "to": to})
+
+    def _step(self, step: Any) -> int | None:
+        """A step as MLflow takes it; None, and a warning, for what is none."""
+        try:
+            found = int(step or 0)
+        except (TypeError, ValueError, OverflowError):
+            found = _STEPS
+        if -_STEPS <= found < _STEPS:
+            return found
+        self._leave_out(f"metrics at step {_shown(step)}: a step is a whole number below 2**63")
+        return None
+
+    def _leave_out(self, what: str) -> None:
+        """Warn, once, of something that cannot be recorded."""
+        if what not in self._left_out:
+            self._left_out.add(what)
+            rank_zero_warn(f"MLflowLogger leaves out {what}.")
 
     def _prefixed(self, name: str) -> str:
         return f"{self.prefix}-{name}" if self.prefix else name
@@ -370,6 +451,7 @@ class MLflowLogger(Logger):
         uri = self._asked_uri
         if uri is None:  # noted, for it may be sent from elsewhere, later
             uri = fluent.get_tracking_uri() if fluent is not None else os.environ.get("MLFLOW_TRACKING_URI")
+        self._addressed = uri
         entry = {
             "do": "run",
             "time": _now(),
@@ -380,6 +462,7 @@ class MLflowLogger(Logger):
             "artifact_location": self.artifact_location,
             "run_id": known,
             "resumes": resumes or (self._continued is not None and self._delivery.state.run_id is None),
+            "checks": False,
             "joins": self._joined is not None,
             "system_metrics": self.log_system_metrics,
             "program": sys.argv[0],
@@ -411,7 +494,40 @@ class _Client:
         if logger._client is None:
             _ = logger.run_id  # so that the run is there, and the place is known
             logger._client = MlflowClient(logger.tracking_uri)
-        return getattr(logger._client, name)
+        found = getattr(logger._client, name)
+        return _masking(found) if callable(found) else found
+
+
+def _masking(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call whose errors do not show the password of the address that it asks."""
+
+    @functools.wraps(call)
+    def masking(*args: Any, **kwargs: Any) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return call(*args, **kwargs)
+        except MlflowException as error:
+            if masked(str(error)) == str(error):
+                raise
+            raise MlflowException(masked(str(error))) from None
+
+    return masking
+
+
+def _check_name(field: str, name: object, longest: int) -> None:
+    if not isinstance(name, str) or not 1 <= len(name.strip()) <= len(name) <= longest or encodable(name) != name:
+        field = "a name in MLflowLogger.tags" if field == "tags" else f"MLflowLogger.{field}"
+        raise InvalidArgument(field, name, f"a text of 1 to {longest} characters")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _quoted(path: Path) -> str:
+    return "" if path == Path() else shlex.quote(str(path))
 
 
 def _now() -> int:

@@ -3,33 +3,39 @@
 Sending takes MLflow some 80 us of processor time a point. In a thread of the training it would take them from the
 training, which holds the same interpreter lock.
 
-It reads the spool as it grows, and words on its standard input tell it to look at once. When that input ends, the
-training is gone: what is left is sent, and a run that has not ended is KILLED. A server that is away is asked again and
-again, until the training has ended; then what waits stays where it is.
+It reads the spool as it grows, and words on its standard input tell it to look at once, or of another spool in which
+the run goes on. When that input ends, the training is gone: what is left is sent, and a run that has not ended is
+KILLED. A server that is away, or refuses for a while, is asked again and again, until the training has ended; then what
+waits stays where it is. An entry that MLflow does not take while it takes others is set aside in `refused.jsonl`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import hashlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from lr_plugins.tracking.answers import Refused, is_answer, reason_of
+from lr_plugins.tracking.entries import Point, Unreadable, line_of, lines, parse, points_of
+from lr_plugins.tracking.private_files import open_private, read_private, replace_private
+from lr_plugins.tracking.secrets import MaskedStream
+from lr_plugins.tracking.spool import HELD, LOG, REFUSED, SENDING, guarded, own_lock, remove
+from lr_plugins.tracking.state import State
+from lr_plugins.tracking.store import BATCH, Store
 
-from lr_plugins.tracking.spool import LOG, REFUSED, SENDING, State, entries, guarded, remove
-from lr_plugins.tracking.store import BATCH, Point, Refused, Store, points_of
-
-_LONGEST_REASON = 200  # characters
 _LOOK_EVERY = 0.5  # seconds; what gathers meanwhile goes in one call, which makes it cheaper
 _LONGEST_PAUSE = 10.0  # seconds between attempts to reach a server
-_ATTEMPTS_AFTER_THE_END = 3
+_ATTEMPTS = 3  # before an entry is tried by itself; and after the end of a training, in all
 _IDLE = 10.0  # seconds after which a process that has nothing to do any more ends
+_LOOKED_AT = 256  # bytes of the log by which it is known again
 
 
 class _Impossible(Exception):
@@ -43,151 +49,315 @@ class Sender:
         folder: the spool's.
         writer: who writes to it (`Spool.writer`); empty for whoever has.
         wait: waits so many seconds, or until there may be something new.
-        is_over: whether nobody will write to the spool any more.
+        is_over: whether the training is over.
+        is_complete: whether nobody will write to this spool any more. Default None: when the training is over.
     """
 
-    def __init__(self, folder: Path, writer: str, wait: Callable[[float], object], is_over: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        writer: str,
+        wait: Callable[[float], object],
+        is_over: Callable[[], bool],
+        is_complete: Callable[[], bool] | None = None,
+    ) -> None:
         self.folder, self._writer = folder, writer
         self.state = State.read(folder)
-        self._wait, self._is_over = wait, is_over
+        self.was_shortened = False  # the log, since something of it was sent
+        self._wait, self._is_over, self._is_complete = wait, is_over, is_complete or is_over
         self._store = Store(folder, self.state)
         self._points: list[Point] = []  # to go in one call
-        self._end_of_points = self.state.done
+        self._position = self._end_of_points = self.state.done  # in the log
+        self._unkept: int | None = None  # where an entry is that is neither sent nor set aside, for want of room
+        self._done: list[dict[str, Any]] = []
+        self._one_by_one = False  # whether entries are tried by themselves, for one of them is not taken
+        self._resent: list[bytes] | None = None  # of what had been refused, while that is sent again
 
     def run(self) -> bool:
         """Send until all is sent and nobody writes any more; whether all is sent."""
         attempts, idle = 0, time.monotonic()
         while not self.state.error:
-            over = self._is_over()  # asked first: what was written before is seen then
+            over, complete = self._is_over(), self._is_complete()  # asked first: what was written before is seen then
             try:
                 if self._send():
                     attempts, idle = 0, time.monotonic()
-                elif over or (self.state.ended and time.monotonic() - idle > _IDLE):
-                    return True
-                if not over:
+                elif complete or (self.state.ended and time.monotonic() - idle > _IDLE):
+                    return self._unkept is None
+                if not complete:
                     self._wait(_LOOK_EVERY)
             except _Impossible as error:
                 self.state.error = str(error)
-                self.state.write(self.folder)
+                self._save()
             except Exception as error:
                 attempts += 1
                 self.note(error)
-                if over and attempts >= _ATTEMPTS_AFTER_THE_END:
+                if attempts >= _ATTEMPTS and not self._one_by_one and self._takes_others():
+                    self._one_by_one = True
+                    continue
+                if over and attempts >= _ATTEMPTS:
                     return False
                 self._wait(min(0.5 * 2 ** min(attempts, 10), _LONGEST_PAUSE))
         return False
 
     def note(self, error: Exception) -> None:
-        """Tell why nothing can be sent; for good, where the run cannot even begin and no server is asked."""
-        reason = (str(error).strip().splitlines() or [""])[0][:_LONGEST_REASON] or type(error).__name__
-        remote = (self._uri or "").startswith("http")
-        if self.state.run_id is None and not remote and "locked" not in reason:
+        """Keep why nothing can be sent; for good, where the run cannot even begin and no server is asked."""
+        reason = reason_of(error)
+        if self.state.run_id is None and not self._is_remote and "locked" not in reason:
             self.state.error = reason
         else:
-            self.state.trouble = reason
-        self._points, self._end_of_points = [], self.state.done
-        self.state.write(self.folder)
+            self.state.trouble, self.state.answered = reason, self._is_remote and is_answer(error)
+        self._points, self._end_of_points = [], self._position
+        self._save()
 
     @property
-    def _uri(self) -> str | None:
-        return self.state.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    def _is_remote(self) -> bool:
+        return (self.state.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "").startswith("http")
+
+    def _takes_others(self) -> bool:
+        return self.state.run_id is not None and self._store.takes_anything()
+
+    # --- the log -----------------------------------------------------------------------------------------------
 
     def _send(self) -> bool:
         """Send what is there; whether there was anything."""
+        self._check_log()
         found = False
-        for entry, end in entries(self.folder, self.state.done):
+        for line, end in lines(self.folder / LOG, self._position):
             found = True
-            self._take(entry, end)
-        if self._points:
-            self._send_points()
+            self._take(line, end)
+        self._send_points()
+        self._one_by_one = False
         return found
 
-    def _take(self, entry: dict[str, Any] | None, end: int) -> None:
-        points = list(points_of(entry)) if entry is not None else []
-        if entry is None or points or entry["do"] in ("points", "series"):
-            self._points += points
+    def _check_log(self) -> None:
+        """See that the log still is the one of which so much was sent; if not, send all that is there."""
+        done, known = self.state.done, self.state.before_done
+        before = self._before(done)
+        if before is None or (known and before != known):
+            self.was_shortened = True
+            self.state.done, self.state.before_done, self.state.ended = 0, "", False
+            self._points, self._position, self._end_of_points, self._unkept = [], 0, 0, None
+            self._save()
+
+    def _before(self, done: int) -> str | None:
+        """What tells a log of which so many bytes were sent from others; None if no entry ends there."""
+        if not done:
+            return ""
+        with os.fdopen(open_private(self.folder / LOG, os.O_RDONLY), "rb") as file:
+            file.seek(max(0, done - _LOOKED_AT))
+            found = file.read(min(done, _LOOKED_AT))
+        if len(found) < min(done, _LOOKED_AT) or not found.endswith(b"\n"):
+            return None
+        return hashlib.sha256(found).hexdigest()[:16]
+
+    def _take(self, line: bytes, end: int) -> None:
+        try:
+            entry = parse(line) if line else None
+        except Unreadable as error:
+            self._send_points()
+            self._refuse({"do": "unreadable", "line": line.decode("utf-8", "backslashreplace")}, error)
+            self._sent(end)
+            return
+        if entry is None or entry["do"] in ("points", "series"):
+            self._points += points_of(entry) if entry is not None else ()
             self._end_of_points = end
             if len(self._points) >= BATCH:
                 self._send_points()
             return
-        if self._points:
-            self._send_points()
+        self._send_points()
+        self._do(entry, line)
+        if entry["do"] == "run":
+            self.state.writer = entry["writer"]
+        self.state.ended = entry["do"] == "end"
+        self._sent(end)
+        self._discard()
+
+    def _discard(self) -> None:
+        """Throw away what the spool keeps for entries that MLflow has, and that will not be sent again."""
+        while self._done:
+            self._store.discard(self._done.pop())
+
+    def _do(self, entry: dict[str, Any], line: bytes) -> None:
         try:
             self._store.do(entry)
         except Refused as error:
             if entry["do"] == "run":
                 raise _Impossible(str(error)) from error
-            self._refuse(entry, error)
+            self._refuse(json.loads(line), error)
+        except Exception as error:
+            if entry["do"] == "run" or not (self._one_by_one and self._takes_others()):
+                raise
+            self._refuse(json.loads(line), error)
+        else:
+            self._done.append(entry)
         if self.state.missing:
             raise _Impossible(f"run {entry['run_id']} is not there")
-        if entry["do"] == "run":
-            self.state.writer = entry["writer"]
-        self.state.ended = entry["do"] == "end"
-        self._sent(end)
 
     def _send_points(self) -> None:
-        for start in range(0, len(self._points), BATCH):
-            self._send_some(self._points[start : start + BATCH])
-        self._points = []
-        self._sent(self._end_of_points)
+        if self._points:
+            if self.state.run_id is None:
+                raise _Impossible("its log does not begin with a run that can be read")
+            for start in range(0, len(self._points), BATCH):
+                self._send_some(self._points[start : start + BATCH])
+            self._points = []
+        if self._end_of_points > self._position:
+            self._sent(self._end_of_points)
 
-    def _send_some(self, points: list[Point]) -> None:
+    def _send_some(self, points: Sequence[Point]) -> None:
         try:
             self._store.add_points(points)
-        except Refused as error:
+        except Exception as error:
+            if not isinstance(error, Refused) and not (self._one_by_one and self._takes_others()):
+                raise
             if len(points) == 1:
-                self._refuse({"do": "points", "point": points[0]}, error)
+                [(name, value, at, step)] = points
+                self._refuse({"do": "points", "time": at, "step": step, "values": {name: value}}, error)
                 return
             for half in (points[: len(points) // 2], points[len(points) // 2 :]):
                 self._send_some(half)
 
-    def _refuse(self, entry: dict[str, Any], error: Exception) -> None:
-        self.state.refused, self.state.refusal = self.state.refused + 1, str(error)
-        with (self.folder / REFUSED).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**entry, "refused": str(error)}) + "\n")
-
     def _sent(self, end: int) -> None:
-        self.state.done, self.state.trouble = end, ""
-        self.state.write(self.folder)
+        self._position = end
+        self.state.done = end if self._unkept is None else self._unkept
+        self.state.before_done = self._before(self.state.done) or ""
+        if self._unkept is None:
+            self.state.trouble, self.state.answered = "", False
+        self._save()
 
-    def close(self) -> None:
-        """End a run whose process has gone, and throw away what MLflow has."""
+    def _save(self) -> None:
+        with contextlib.suppress(OSError):  # of a full disk; what is sent twice is in MLflow once
+            self.state.write(self.folder)
+
+    # --- what is refused ---------------------------------------------------------------------------------------
+
+    def _refuse(self, entry: dict[str, Any], error: Exception) -> None:
+        """Set an entry aside, with the reason; where there is no room for that, it stays to be sent in the log."""
+        reason = reason_of(error)
+        line = line_of({**entry, "refused": reason})
+        if self._resent is not None:
+            self._resent.append(line)
+        else:
+            try:
+                self._set_aside(line)
+            except OSError:
+                self._unkept = self._position if self._unkept is None else self._unkept
+                self.state.trouble = reason
+                return
+        self.state.refused, self.state.refusal = self.state.refused + 1, reason
+
+    def _set_aside(self, line: bytes) -> None:
+        with os.fdopen(open_private(self.folder / REFUSED, os.O_RDWR | os.O_CREAT | os.O_APPEND), "r+b", 0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if file.write(line) < len(line):
+                file.truncate(size)
+                raise OSError("no room")
+
+    def resend_refused(self) -> None:
+        """Send what was set aside once more: what kept MLflow from taking it may have passed."""
+        try:
+            waiting = read_private(self.folder / REFUSED).splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        self._resent, self.state.refused = [], 0
+        try:
+            while waiting:
+                self._resend(waiting[0])
+                del waiting[0]
+        finally:  # where nothing can be sent, the rest stays
+            left, self._resent = [*self._resent, *waiting], None
+            self.state.refused = len(left)
+            if left:
+                replace_private(self.folder / REFUSED, b"".join(left))
+            else:
+                (self.folder / REFUSED).unlink()
+            self._save()
+
+    def _resend(self, line: bytes) -> None:
+        try:
+            entry = parse(line)
+        except Unreadable:
+            assert self._resent is not None
+            self._resent.append(line)
+            return
+        if entry["do"] in ("points", "series"):
+            points = list(points_of(entry))
+            for start in range(0, len(points), BATCH):
+                self._send_some(points[start : start + BATCH])
+        else:
+            self._do(entry, line)
+            self._discard()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def close(self, is_last: bool = True) -> None:
+        """End a run whose process has gone, and throw away what MLflow has.
+
+        Args:
+            is_last: whether the run went on in no other spool. Default True.
+        """
         with guarded(self.folder.parent):
             others = self._writer not in ("", self.state.writer)
-            if others or any(True for _ in entries(self.folder, self.state.done)):
-                return  # somebody goes on with the run
-            if self.state.run_id is not None and not (self.state.ended or self.state.missing):
+            if others or any(True for _ in lines(self.folder / LOG, self.state.done)):
+                return  # somebody resumes the run
+            known = self.state.run_id is not None and not self.state.missing
+            if known:
+                self.resend_refused()
+                if self.lost:
+                    self._store.note_lost(self.lost)
+            if known and is_last and not self.state.ended:
                 self._store.kill(int((self.folder / LOG).stat().st_mtime * 1000))
-            if not self.state.refused:
+            if not self.state.refused and not self.lost:
                 remove(self.folder)
 
+    @property
+    def lost(self) -> int:
+        """Points that found no room on the disk, if nobody holds them any more."""
+        with contextlib.suppress(OSError):
+            return max((self.folder / HELD).lstat().st_size, 1)
+        return 0
 
-class _Writer:
-    """The process that writes to the spool, as its messages tell it."""
 
-    def __init__(self) -> None:
-        self._news, self._gone = threading.Event(), False
+class _Training:
+    """The training whose spools are sent, as its messages tell of it."""
+
+    def __init__(self, spools: Sequence[str]) -> None:
+        self.spools = [_spool(one) for one in spools]
+        self._news, self.is_gone = threading.Event(), False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        for _ in sys.stdin.buffer:
+        for line in sys.stdin.buffer:
+            if line.strip():
+                self.spools.append(_spool(line))
             self._news.set()
-        self._gone = True
+        self.is_gone = True
         self._news.set()
 
     def wait(self, seconds: float) -> None:
         self._news.wait(seconds)
-        if not self._gone:
+        if not self.is_gone:
             self._news.clear()
         else:
             time.sleep(min(seconds, 0.2))
 
-    def is_gone(self) -> bool:
-        return self._gone
+    def sender_of(self, index: int) -> Sender:
+        folder, writer = self.spools[index]
+        return Sender(
+            folder.absolute(),
+            writer,
+            self.wait,
+            lambda: self.is_gone,
+            lambda: self.is_gone or len(self.spools) > index + 1,
+        )
 
 
-def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Callable[[], bool]) -> State:
-    """Send a spool, when no other process does any more; what has been sent by the end.
+def _spool(text: str | bytes) -> tuple[Path, str]:
+    folder, writer = json.loads(text)
+    return Path(folder), writer
+
+
+def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Callable[[], bool]) -> Sender:
+    """Send a spool, when no other process does any more; whoever has done it, with the state at the end.
 
     Args:
         folder: the spool's.
@@ -197,33 +367,68 @@ def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Ca
     """
     sender = Sender(folder.absolute(), writer, wait, is_over)
     if sender.run():
-        try:
-            sender.close()
-        except Exception as error:
-            sender.note(error)
-    return sender.state
+        _close(sender)
+    return sender
+
+
+def _close(sender: Sender, is_last: bool = True) -> None:
+    try:
+        sender.close(is_last)
+    except Exception as error:
+        sender.note(error)
+
+
+def _send_all(training: _Training) -> None:
+    """Send the spools of a training, one after another; those that it goes on in, too."""
+    done: list[Sender] = []
+    with contextlib.ExitStack() as locks:
+        for index, folder in _in_turn(training):
+            locks.enter_context(own_lock(folder.with_suffix(SENDING)))
+            if not folder.is_dir():
+                continue
+            done.append(training.sender_of(index))  # reads the state only now, when nobody else sends
+            if not done[-1].run():
+                return
+        for sender in done:
+            _close(sender, is_last=sender is done[-1])
+        for folder, _ in training.spools:
+            if not folder.is_dir():
+                folder.with_suffix(SENDING).unlink(missing_ok=True)
+
+
+def _in_turn(training: _Training) -> Iterator[tuple[int, Path]]:
+    index = 0
+    while index < len(training.spools):
+        yield index, training.spools[index][0]
+        index += 1
 
 
 def main() -> None:
-    """Send the spool that is named on the command line while it grows."""
+    """Send the spools that are named on the command line while they grow."""
+    sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     ask_once()
+    _lift_limit()
     if hasattr(os, "nice"):
         os.nice(5)  # the training comes first
     # A call makes thousands of objects at once, all of which are needed: looking for garbage among them, and among
     # what MLflow's modules hold, would take a third of the time.
     gc.set_threshold(100_000, 50, 100)
-    folder, writer = Path(sys.argv[1]), _Writer()
-    with FileLock(folder.with_suffix(SENDING)):
-        if folder.is_dir():
-            send(folder, sys.argv[2], writer.wait, writer.is_gone)
-        if not folder.is_dir():
-            folder.with_suffix(SENDING).unlink(missing_ok=True)
+    _send_all(_Training(sys.argv[1:]))
 
 
 def ask_once() -> None:
     """Have a server that is away told of at once: whoever sends asks again by itself."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+def _lift_limit() -> None:
+    """Let the database grow, also where a training was to write small files only."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 if __name__ == "__main__":

@@ -1,152 +1,182 @@
 """What a run has logged and MLflow may not have yet: a file that one process appends to and another one reads.
 
-One line of JSON per entry, with what is to be done under `"do"` (see `Store`). A line is written by a single call of
-the operating system as soon as it is logged, so that a process that is killed loses none. The sender keeps beside it
-what of it MLflow has (`State`).
+One line of JSON per entry (`entries`). A line is written by a single call of the operating system as soon as it is
+logged, so that a process that is killed loses none. The sender keeps beside it what of it MLflow has (`State`). Where
+the disk takes no more, the run goes on in another spool (`Delivery`).
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
 import os
 import shutil
 import uuid
 import weakref
-from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout  # torch brings it
 
-LOG, STATE, LOCK, FILES, REFUSED = "log.jsonl", "state.json", "lock", "files", "refused.jsonl"
+from lr_plugins.tracking.entries import line_of
+from lr_plugins.tracking.names import encodable
+from lr_plugins.tracking.private_files import (
+    NotOurs,
+    check_file,
+    check_folder,
+    make_private_folder,
+    open_private,
+    read_private,
+    replace_private,
+)
+from lr_plugins.tracking.secrets import has_secret, masked
+from lr_plugins.tracking.state import STATE, State
+
+LOG, LOCK, FILES, REFUSED = "log.jsonl", "lock", "files", "refused.jsonl"
+ADDRESSES = "addresses.json"  # those that have a password in them, by what stands in the log
+HELD = "held"  # is there while entries find no room; as long, in bytes, as points are held in memory
 SENDING, ERRORS = ".sending", "sender.log"
 DEFAULT = Path(".lr_plugins") / "spool"  # in the current folder, as mlflow.db is
-BY_SPOOL = "spool:"  # before the name of the spool that a run, which may have no id yet, was begun in
-_CHUNK = 1 << 20  # bytes read at once
-
-
-@dataclass
-class State:
-    """What the sender has done so far.
-
-    Args:
-        done: bytes of the log that MLflow has.
-        run_id: the MLflow run's id; None before it is created.
-        run_name: its name.
-        experiment_id: its experiment's id.
-        tracking_uri: where it is.
-        writer: who writes to the spool (`Spool.writer`).
-        resumed: how often the run has been gone on with.
-        status_before: the status of a run that is gone on with, while nothing has been added to it.
-        attempted: whether the run may have been created, also if its id was not told.
-        checks: whether points may be those that a run which is gone on with has already.
-        missing: whether the run to go on with is not there.
-        error: why nothing can be sent at all; empty if all is well.
-        trouble: why nothing can be sent at the moment; empty if all is well.
-        joined: whether the run was begun by others, who end it.
-        ended: whether the run has ended by its own word.
-        differing: points that had another value before the run was resumed.
-        refused: entries that MLflow does not take, kept in `refused.jsonl`.
-        refusal: why it refused the last of them.
-        known_before: params that a continued run had.
-    """
-
-    done: int = 0
-    run_id: str | None = None
-    run_name: str | None = None
-    experiment_id: str | None = None
-    tracking_uri: str | None = None
-    writer: str = ""
-    resumed: int = 0
-    status_before: str = ""
-    attempted: bool = False
-    checks: bool = False
-    missing: bool = False
-    error: str = ""
-    trouble: str = ""
-    joined: bool = False
-    ended: bool = False
-    differing: int = 0
-    refused: int = 0
-    refusal: str = ""
-    known_before: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> State:
-        """That of a spool; of a new one where there is none."""
-        try:
-            return cls(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return cls()
-
-    def write(self, folder: Path) -> None:
-        """Put it in the place of the one before, whole or not at all."""
-        partly = folder / f"{STATE}.part"
-        partly.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
-        partly.replace(folder / STATE)
 
 
 class Spool:
     """The writer's side.
 
-    Where the disk takes no more, entries are held in memory, and written with the next one that it takes.
-
     Args:
         folder: the spool's own.
+
+    Raises:
+        NotOurs: something in it is a link, or somebody else's.
+        OSError: it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.writer = uuid.uuid4().hex
-        (folder / FILES).mkdir(parents=True, exist_ok=True)
-        self._file = os.open(folder / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._held = b""
-        self.trouble = ""  # why entries are held
+        make_private_folder(folder)
+        make_private_folder(folder / FILES)
+        self._file = open_private(folder / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         weakref.finalize(self, os.close, self._file)
-        self.size = os.fstat(self._file).st_size
-        if self.size and os.pread(self._file, 1, self.size - 1) != b"\n":
+        if not (folder / STATE).exists():
+            State().write(folder)  # now, while there is room for it
+        size = self.size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
             self.append(b"\n")  # after a line that was cut off
 
     @classmethod
     def new(cls, parent: Path) -> Spool:
-        """One of its own below `parent`."""
-        return cls(parent / uuid.uuid4().hex)
+        """One of its own below `parent`.
+
+        Raises:
+            OSError: it cannot be written; then nothing is left of it.
+        """
+        folder = parent / uuid.uuid4().hex
+        try:
+            return cls(folder)
+        except OSError:
+            remove(folder)
+            raise
+
+    @property
+    def size(self) -> int:
+        """Bytes in the log."""
+        return os.fstat(self._file).st_size
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Append an entry."""
+        """Append an entry.
+
+        Raises:
+            OSError: the disk takes no more.
+        """
         self.append(line_of(entry))
 
     def append(self, line: bytes) -> None:
-        self._held += line
-        self.size += len(line)
+        """Append a line.
+
+        Raises:
+            OSError: the disk takes no more; then nothing of the line is in the file.
+        """
+        written = 0
         try:
-            while self._held:
-                self._held = self._held[os.write(self._file, self._held) :]
-            self.trouble = ""
-        except OSError as error:
-            self.trouble = str(error)
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+        except OSError:
+            if written:
+                os.ftruncate(self._file, self.size - written)
+            raise
 
     def keep(self, path: Path) -> str:
-        """Copy a file or a folder into the spool, for the original may change before it is sent; the copy's name."""
-        name = uuid.uuid4().hex
-        place = self.folder / FILES / name
-        place.mkdir()
-        if path.is_dir():
-            shutil.copytree(path, place / path.name)
-        else:
-            shutil.copy2(path, place / path.name)
-        return name
+        """Copy a file or a folder into the spool, for the original may change before it is sent; the copy's name.
+
+        Raises:
+            OSError: it cannot be read, or the disk takes no more.
+        """
+
+        def copy(place: Path) -> None:
+            target = place / encodable(path.name or path.resolve().name)
+            if not path.is_dir():
+                shutil.copyfile(path, target)
+                return
+            # Not the spool itself, where it is below the folder.
+            own = {self.folder.parent.resolve()}
+            shutil.copytree(
+                path,
+                target,
+                copy_function=shutil.copyfile,
+                ignore=lambda folder, names: [name for name in names if (Path(folder) / name).resolve() in own],
+            )
+            for folder, _, _ in os.walk(target):
+                os.chmod(folder, 0o700)  # that of the original may forbid what is to be done here
+
+        return self._kept(copy)
 
     def keep_text(self, text: str, file_name: str) -> str:
-        """Keep a text as a file of that name; the copy's name."""
+        """Keep a text as a file of that name; the copy's name.
+
+        Raises:
+            OSError: the disk takes no more.
+        """
+        return self._kept(lambda place: (place / file_name).write_bytes(text.encode("utf-8", "backslashreplace")))
+
+    def _kept(self, copy: Callable[[Path], object]) -> str:
         name = uuid.uuid4().hex
         place = self.folder / FILES / name
-        place.mkdir()
-        (place / file_name).write_text(text, encoding="utf-8")
+        place.mkdir(mode=0o700)
+        try:
+            copy(place)
+        except BaseException:
+            remove(place)
+            raise
         return name
+
+    def keep_address(self, address: str | None) -> str | None:
+        """What may stand in the log for an address; where that has a password, it is kept in a file of its own.
+
+        Raises:
+            OSError: the disk takes no more.
+        """
+        if address is None or not has_secret(address):
+            return address
+        known = addresses(self.folder)
+        known[masked(address)] = address
+        replace_private(self.folder / ADDRESSES, json.dumps(known).encode())
+        return masked(address)
+
+    def mark_held(self, points: int) -> None:
+        """Note beside the log that so many points find no room; 0 where all have found it.
+
+        The note itself needs none: it is a file without content, as long as there are points.
+        """
+        with contextlib.suppress(OSError, NotOurs):
+            if points:
+                descriptor = open_private(self.folder / HELD, os.O_WRONLY | os.O_CREAT)
+                try:
+                    os.ftruncate(descriptor, points)
+                finally:
+                    os.close(descriptor)
+            else:
+                (self.folder / HELD).unlink(missing_ok=True)
 
     @property
     def is_there(self) -> bool:
@@ -157,78 +187,74 @@ class Spool:
             return False
 
 
-def entries(folder: Path, start: int) -> Iterator[tuple[dict[str, Any] | None, int]]:
-    """The entries from a byte on, each with the byte at which it ends; None for a line that was cut off."""
-    with (folder / LOG).open("rb") as file:
-        file.seek(start)
-        rest = b""
-        while chunk := file.read(_CHUNK):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                start += len(line) + 1
-                yield _parsed(line), start
-
-
-def line_of(entry: dict[str, Any]) -> bytes:
-    """An entry as it stands in the log."""
-    return json.dumps(entry).encode() + b"\n"
-
-
-def line_of_points(time: int, step: int, values: Mapping[str, float], names: dict[str, str]) -> bytes:
-    """An entry of points, in a third of the time that `line_of` takes: there is one at every step of a training.
-
-    Args:
-        time: ms since 1970.
-        step: the optimizer step.
-        values: by name.
-        names: those that have been seen, in JSON; is added to.
-    """
-    points = []
-    for name, value in values.items():
-        if name not in names:
-            names[name] = json.dumps(name)
-        # Of numbers that are none, JSON and Python have different words.
-        points.append(f"{names[name]}: {value!r}" if value - value == 0.0 else f"{names[name]}: {json.dumps(value)}")
-    text = f'{{"do": "points", "time": {time}, "step": {step}, "values": {{{", ".join(points)}}}}}\n'
-    return text.encode()
-
-
-def line_of_series(time: int, step: int, name: str, values: bytes) -> bytes:
-    """An entry of a metric's values at consecutive steps: doubles, the lowest byte first."""
-    packed = b64encode(values).decode()
-    text = f'{{"do": "series", "time": {time}, "step": {step}, "name": {json.dumps(name)}, "values": "{packed}"}}\n'
-    return text.encode()
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def addresses(folder: Path) -> dict[str, str]:
+    """The addresses with passwords that a spool has, by what stands in its log."""
     try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+        found = json.loads(read_private(folder / ADDRESSES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {shown: address for shown, address in found.items() if isinstance(address, str)}
 
 
 def guarded(parent: Path) -> FileLock:
-    """Held while a spool is taken up or thrown away."""
-    parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(parent / LOCK)
+    """Held while a spool is taken up or thrown away.
+
+    Raises:
+        NotOurs: the lock's file is a link, or somebody else's.
+        OSError: there can be no such folder.
+    """
+    if not parent.is_dir():
+        make_private_folder(parent)
+    return own_lock(parent / LOCK)
+
+
+def own_lock(path: Path) -> FileLock:
+    """A lock whose file nobody else has put there.
+
+    Raises:
+        NotOurs: it is a link, no regular file, or somebody else's.
+    """
+    check_file(path)
+    return FileLock(path, mode=0o600)
 
 
 def spools(parent: Path) -> list[Path]:
-    """The spools below a folder, the oldest first."""
-    found = [path.parent for path in parent.glob(f"*/{LOG}")]
-    return sorted(found, key=lambda folder: (folder / LOG).stat().st_mtime_ns)
+    """This user's spools below a folder, the oldest first."""
+    found = []
+    for path in parent.iterdir() if parent.is_dir() else ():
+        with contextlib.suppress(OSError, NotOurs):
+            check_folder(path)
+            found.append(((path / LOG).lstat().st_mtime_ns, path))
+    return [path for _, path in sorted(found)]
+
+
+def strange_spools(parent: Path) -> list[tuple[Path, str]]:
+    """What looks like a spool below a folder and is not this user's; each with the reason."""
+    found = []
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        try:
+            check_folder(path)
+        except NotOurs as error:
+            if path.is_dir():
+                found.append((path, str(error)))
+        except OSError:
+            continue
+    return found
 
 
 def is_left(folder: Path) -> bool:
     """Whether a spool is there that no process sends."""
     try:
-        with FileLock(folder.with_suffix(SENDING), timeout=0):
+        with own_lock(folder.with_suffix(SENDING)).acquire(timeout=0):
             return folder.is_dir()
     except Timeout:
         return False
+    except (OSError, NotOurs):
+        return folder.is_dir()
 
 
 def remove(folder: Path) -> None:
-    """Throw a spool away."""
+    """Throw a spool, or a copy in it, away; what links in it point to stays."""
     shutil.rmtree(folder, ignore_errors=True)

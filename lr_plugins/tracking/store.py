@@ -7,43 +7,32 @@ import hashlib
 import logging
 import math
 import os
-import re
 import sys
 import tempfile
-from base64 import b64decode
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from struct import iter_unpack
 from typing import Any
 
-from filelock import FileLock
-
-from lr_plugins.tracking.spool import BY_SPOOL, FILES, State, remove
+from lr_plugins.tracking.answers import Missing, NotMLflow, Refused, asked
+from lr_plugins.tracking.entries import BY_SPOOL, Point
+from lr_plugins.tracking.names import LENGTH, path_problem, sanitize_name
+from lr_plugins.tracking.private_files import NotOurs, check_folder, files_below, make_private_folder
+from lr_plugins.tracking.secrets import connectable, has_secret, masked
+from lr_plugins.tracking.spool import FILES, addresses, own_lock, remove
+from lr_plugins.tracking.state import State
 
 BATCH = 1000  # metrics MLflow takes in one call
 PARAMS_BATCH = 100  # params MLflow takes in one call
 PARAM_LENGTH = 6000  # characters MLflow takes in the value of a param
-_REFUSED_IN_NAMES = re.compile(r"[^\w\-./ :]")
 _SPOOL_TAG = "lr_plugins.spool"  # by which a run is found again whose id nobody was told
+_LOST_TAG = "lost_points"
 _VERSIONS = ("lr-plugins", "torch", "pytorch-lightning", "mlflow")  # that are noted
-# What no other attempt will mend.
-_FINAL = {
-    "INVALID_PARAMETER_VALUE",
-    "BAD_REQUEST",
-    "MALFORMED_REQUEST",
-    "RESOURCE_DOES_NOT_EXIST",
-    "RESOURCE_ALREADY_EXISTS",
-    "INVALID_STATE",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-}
-Point = tuple[str, float, int, int]
-"""Name, value, time in ms, step."""
 
 
-class Refused(Exception):
-    """MLflow does not take an entry, and never will."""
+class RunGone(Exception):
+    """The run has been deleted; somebody may restore it."""
 
 
 class Store:
@@ -57,8 +46,9 @@ class Store:
     def __init__(self, folder: Path, state: State) -> None:
         self._folder, self.state = folder, state
         self._client: Any = None
+        self._address: str | None = None  # as MLflow's client has it
         self._system: Any = None  # MLflow's monitor of the machine
-        self._known_points: dict[str, dict[int, float]] = {}  # of a run that is gone on with, by name and step
+        self._known_points: dict[str, dict[int, float]] = {}  # of a run that is resumed, by name and step
         self._does: dict[str, Callable[[dict[str, Any]], None]] = {
             "run": self._begin,
             "params": self._add_params,
@@ -74,11 +64,80 @@ class Store:
         Raises:
             Refused: MLflow does not take it.
         """
+        if entry["do"] != "run" and self.state.run_id is None:
+            raise Refused("it stands before the entry of its run")
         self._does[entry["do"]](entry)
 
     def kill(self, time: int) -> None:
-        """Note that the run's process has gone without a word."""
-        self._end({"status": "KILLED", "time": time})
+        """Note that the run's process has gone without a word; a run that has ended stays as it is."""
+        if self._ask(lambda: self._connected.get_run(self.state.run_id)).info.status == "RUNNING":
+            self._end({"status": "KILLED", "time": time})
+
+    def note_lost(self, points: int) -> None:
+        """Note with the run that so many of its points are lost."""
+        self._set_tags({"values": {_LOST_TAG: str(points)}})
+
+    def takes_anything(self) -> bool:
+        """Whether MLflow takes what changes nothing: then it is the entry that it does not take."""
+        try:
+            self._write(lambda: self._connected.set_tag(self.state.run_id, _SPOOL_TAG, self._origin()))
+        except Exception:
+            return False
+        return True
+
+    def _origin(self) -> str:
+        tags = self._connected.get_run(self.state.run_id).data.tags
+        return str(tags.get(_SPOOL_TAG, self._folder.name))
+
+    # --- asking -------------------------------------------------------------------------------------------
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """The result of a call; while it lasts, the state tells since when."""
+        if not self._is_remote:
+            return asked(call)
+        self.state.asked_at = time.time()
+        with contextlib.suppress(OSError):
+            self.state.write(self._folder)
+        try:
+            return asked(call)
+        finally:
+            self.state.asked_at = 0.0
+
+    def _write(self, call: Callable[[], Any], is_there: Callable[[Any], bool] = lambda run: True) -> None:
+        """Have something written to the run, and see that it is there: a proxy may answer in MLflow's place.
+
+        Args:
+            call: writes it.
+            is_there: whether a run has it.
+
+        Raises:
+            Refused: MLflow does not take it.
+            RunGone: there is no such run any more.
+            NotMLflow: something answers that is not MLflow.
+        """
+        try:
+            self._ask(call)
+        except Refused:
+            self._run()  # if that is gone, the entry is not to blame
+            raise
+        if self._is_remote and not is_there(self._run()):
+            raise NotMLflow(f"{self.state.tracking_uri} answers, but does not keep what it is given")
+
+    def _run(self) -> Any:
+        run_id = self.state.run_id
+        try:
+            run = self._ask(lambda: self._connected.get_run(run_id))
+        except Missing:
+            raise RunGone(f"run {run_id} is not there any more") from None
+        if run.info.run_id != run_id:
+            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
+        if run.info.lifecycle_stage != "active":
+            raise RunGone(f"run {run_id} has been deleted; mlflow runs restore --run-id {run_id} brings it back")
+        return run
+
+    @property
+    def _is_remote(self) -> bool:
+        return (self._address or self.state.tracking_uri or "").startswith("http")
 
     # --- the run ------------------------------------------------------------------------------------------
 
@@ -86,20 +145,19 @@ class Store:
         with contextlib.suppress(OSError):
             os.chdir(entry["folder"])  # MLflow's default place and relative ones are below it
         # Two runs that begin at once in a new folder would both make the tables, and one of them fail.
-        with FileLock(Path(tempfile.gettempdir()) / f"lr_plugins-{_digest(entry['uri'])}.lock"):
+        with _one_at_a_time(entry["uri"]):
             self._connect(entry["uri"])
             known = self.state.run_id or entry["run_id"]
-            if known is None and self.state.attempted:  # the run may be there, and the answer have been lost
-                known = self._begun_in(entry["spool"], entry["experiment"]) or None
-            if known is not None and known.startswith(BY_SPOOL):
-                known = self._begun_in(known.removeprefix(BY_SPOOL), entry["experiment"])
-            if known is not None:
-                self._take_up(known, resumed=entry["resumes"])
-                if entry["joins"] and not self.state.missing:
-                    self.state.joined = True
-                    self._set_tags({"values": {**dict(_versions()), **entry["tags"]}})
+            by_name = known is None or known.startswith(BY_SPOOL)
+            if by_name:  # the run may be there, and the answer have been lost
+                known = self._begun_in((known or entry["spool"]).removeprefix(BY_SPOOL), entry["experiment"])
+            if known or entry["run_id"] is not None:
+                self._take_up(known or "", entry, reopens=entry["resumes"] or entry["run_id"] is not None)
             else:
                 self._create(entry)
+            if entry["joins"] and not self.state.missing:
+                self.state.joined = True
+                self._set_tags({"values": {**dict(_versions()), **entry["tags"]}})
         if entry["system_metrics"] and not self.state.missing:
             self._watch_system()
 
@@ -108,64 +166,96 @@ class Store:
 
         if self._system is None:
             self._system = SystemMetricsMonitor(
-                self.state.run_id, resume_logging=bool(self.state.resumed), tracking_uri=self.state.tracking_uri
+                self.state.run_id, resume_logging=bool(self.state.resumed), tracking_uri=self._address
             )
             self._system.start()
 
     def _begun_in(self, spool: str, experiment_name: str) -> str:
         """The run that was begun in a spool; nothing if there is none."""
-        experiment = self._client.get_experiment_by_name(experiment_name)
+        experiment = self._experiment(experiment_name) if spool else None
         if experiment is None:
             return ""
-        found = self._client.search_runs([experiment.experiment_id], f"tags.`{_SPOOL_TAG}` = '{spool}'", max_results=1)
+        query = f"tags.`{_SPOOL_TAG}` = '{spool}'"
+        found = self._ask(lambda: self._client.search_runs([experiment.experiment_id], query, max_results=1))
         return found[0].info.run_id if found else ""
 
-    def _connect(self, uri: str | None) -> None:
+    def _experiment(self, name: str) -> Any:
+        """An experiment; None if there is none of that name."""
+        try:
+            found = self._ask(lambda: self._client.get_experiment_by_name(name))
+        except Missing:
+            return None
+        if found is not None and not found.experiment_id:
+            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
+        return found
+
+    def _connect(self, shown: str | None) -> None:
+        """Connect to an address of which the log has the part that may be shown."""
         from mlflow import MlflowClient
 
         # Announcing each table of a new database helps nobody who only wants to train.
         for talkative in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent"):
             logging.getLogger(talkative).setLevel(logging.WARNING)
-        self._client = MlflowClient(uri)
-        self.state.tracking_uri = self._client.tracking_uri
+        address = self._whole(shown or os.environ.get("MLFLOW_TRACKING_URI"))
+        self._client = MlflowClient(None if address is None else connectable(address))
+        self._address = self._client.tracking_uri
+        self.state.tracking_uri = masked(self._client.tracking_uri)
+
+    def _whole(self, shown: str | None) -> str | None:
+        """An address with its password: that of the environment, if it is the same, or that of the spool."""
+        told = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if shown is None or (has_secret(told) and masked(told) == shown):
+            return told if shown is not None else None
+        return addresses(self._folder).get(shown, shown)
 
     def _create(self, entry: dict[str, Any]) -> None:
-        self.state.attempted = True
-        self.state.write(self._folder)
-        _final(lambda: self._create_run(entry))
-
-    def _create_run(self, entry: dict[str, Any]) -> None:
         from mlflow.tracking.context.registry import resolve_tags
 
         name = entry["experiment"]
-        experiment = self._client.get_experiment_by_name(name)
+        experiment = self._experiment(name)
         if experiment is not None:
             self.state.experiment_id = experiment.experiment_id
         else:
-            self.state.experiment_id = self._client.create_experiment(name, entry["artifact_location"])
+            place = self._whole(entry["artifact_location"])
+            self.state.experiment_id = self._ask(lambda: self._client.create_experiment(name, place))
         sys.argv[0] = entry["program"]  # whose name and version MLflow notes
-        tags = resolve_tags({**dict(_versions()), **entry["tags"], _SPOOL_TAG: entry["spool"]})
-        run = self._client.create_run(self.state.experiment_id, entry["time"], tags, entry["name"])
+        tags = {name: masked(text) for name, text in resolve_tags({**dict(_versions()), **entry["tags"]}).items()}
+        tags[_SPOOL_TAG] = entry["spool"]
+        run = self._ask(
+            lambda: self._client.create_run(self.state.experiment_id, entry["time"], tags, entry["name"] or None)
+        )
+        if not run.info.run_id or not self.state.experiment_id:
+            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         self.state.run_id, self.state.run_name = run.info.run_id, run.info.run_name
 
-    def _take_up(self, run_id: str, resumed: bool) -> None:
+    def _take_up(self, run_id: str, entry: dict[str, Any], reopens: bool) -> None:
+        """Go on with a run.
+
+        Args:
+            run_id: its id.
+            entry: what it is resumed by.
+            reopens: whether it runs again from now on, also if it has ended.
+        """
         self.state.missing = False
         try:
-            run = _final(lambda: self._client.get_run(run_id))
+            run = self._ask(lambda: self._client.get_run(run_id)) if run_id else None
         except Refused:
+            run = None
+        if run is None or run.info.lifecycle_stage != "active":
             self.state.missing = True
             return
-        if run.info.lifecycle_stage != "active":
-            self.state.missing = True
-            return
+        if run.info.run_id != run_id:
+            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
+        resumed = entry["resumes"]
         self.state.run_id, self.state.run_name = run_id, run.info.run_name
         self.state.experiment_id = run.info.experiment_id
         self.state.known_before = dict(run.data.params) if resumed else {}
-        self.state.checks, self._known_points = resumed, {}
+        self.state.checks, self._known_points = resumed or entry["checks"], {}
         if resumed:
             self.state.resumed = int(run.data.tags.get("resumed", 0)) + 1
             self.state.status_before = run.info.status
-        self._client.update_run(run_id, status="RUNNING")
+        if reopens:
+            self._ask(lambda: self._client.update_run(run_id, status="RUNNING"))
 
     def _end(self, entry: dict[str, Any]) -> None:
         if self._system is not None:
@@ -173,9 +263,13 @@ class Store:
             self._system = None
         if self.state.joined and entry["status"] != "KILLED":
             return  # whoever began it ends it
-        # Of a run that something kept from going on, nothing has changed.
-        status = self.state.status_before if self.state.status_before not in ("", "RUNNING") else entry["status"]
-        self._connected.set_terminated(self.state.run_id, status, end_time=entry["time"])
+        # Of a run that something kept from resuming, nothing has changed.
+        before, client = self.state.status_before, self._connected
+        status = before if before not in ("", "RUNNING") else entry["status"]
+        self._write(
+            lambda: client.set_terminated(self.state.run_id, status, end_time=entry["time"]),
+            lambda run: run.info.status == status,
+        )
 
     @property
     def _connected(self) -> Any:
@@ -197,13 +291,16 @@ class Store:
         new = [Metric(*point) for point in points if not self._is_known(point)]
         self._count_resume()
         if new:
-            _final(lambda: client.log_batch(self.state.run_id, metrics=new))
+            self._write(
+                lambda: client.log_batch(self.state.run_id, metrics=new),
+                lambda run: all(metric.key in run.data.metrics for metric in new),
+            )
 
     def _count_resume(self) -> None:
         """Note that a run which is gone on with has really begun to."""
         if self.state.status_before:
             self.state.status_before = ""
-            self._connected.set_tag(self.state.run_id, "resumed", str(self.state.resumed))
+            self._write(lambda: self._connected.set_tag(self.state.run_id, "resumed", str(self.state.resumed)))
 
     def _is_known(self, point: Point) -> bool:
         """Whether a continued run has a point of this metric at this step."""
@@ -211,7 +308,7 @@ class Store:
         if not self.state.checks:
             return False
         if name not in self._known_points:
-            history = self._connected.get_metric_history(self.state.run_id, name)
+            history = self._ask(lambda: self._connected.get_metric_history(self.state.run_id, name))
             self._known_points[name] = {point.step: point.value for point in history}
         before = self._known_points[name].get(step)
         if before is None:
@@ -222,7 +319,7 @@ class Store:
     def _add_params(self, entry: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        values = {mended(name): text for name, text in entry["values"].items()}
+        values = {sanitize_name(name): text for name, text in entry["values"].items()}
         values = {name: text for name, text in values.items() if name not in self.state.known_before}
         params = [Param(name, self._fitting(name, text)) for name, text in values.items()]
         for start in range(0, len(params), PARAMS_BATCH):
@@ -230,7 +327,10 @@ class Store:
 
     def _log_params(self, params: list[Any]) -> None:
         try:
-            _final(lambda: self._connected.log_batch(self.state.run_id, params=params))
+            self._write(
+                lambda: self._connected.log_batch(self.state.run_id, params=params),
+                lambda run: all(param.key in run.data.params for param in params),
+            )
         except Refused:
             if len(params) == 1:
                 raise
@@ -247,61 +347,50 @@ class Store:
         if len(text) <= PARAM_LENGTH:
             return text
         place = f"params/{name.replace('/', '.')}.txt"
-        self._connected.log_text(self.state.run_id, text, place)
+        if path_problem(place):
+            place = f"params/{hashlib.sha256(name.encode()).hexdigest()[:16]}.txt"
+        self._write(lambda: self._connected.log_text(self.state.run_id, text, place))
         note = f"... ({len(text)} characters, whole in {place})"
         return text[: PARAM_LENGTH - len(note)] + note
 
     def _set_tags(self, entry: dict[str, Any]) -> None:
         self._count_resume()
+        refused = []
         for name, text in entry["values"].items():
-            _final(lambda name=name, text=text: self._connected.set_tag(self.state.run_id, name, text))  # type: ignore[misc]
+            try:
+                self._set_tag(sanitize_name(name) if len(name) <= LENGTH else name, text)
+            except Refused as error:
+                refused.append(str(error))
+        if refused:
+            raise Refused("; ".join(refused))
+
+    def _set_tag(self, name: str, text: str) -> None:
+        self._write(lambda: self._connected.set_tag(self.state.run_id, name, text), lambda run: name in run.data.tags)
 
     def _add_file(self, entry: dict[str, Any]) -> None:
         place = self._folder / FILES / entry["kept"]
-        for path in place.iterdir() if place.is_dir() else ():
+        try:
+            check_folder(place.parent)
+            if not any(files_below(place)) and not any(place.iterdir()):
+                raise Refused("its copy in the spool is empty")
+        except (NotOurs, FileNotFoundError, NotADirectoryError) as error:
+            raise Refused(str(error)) from error
+        for path in place.iterdir():
             # A folder's contents go below its name, as with a file.
             to = entry["to"] if path.is_file() else "/".join(part for part in (entry["to"], path.name) if part)
             send = self._connected.log_artifact if path.is_file() else self._connected.log_artifacts
-            _final(lambda path=path, to=to, send=send: send(self.state.run_id, str(path), to))  # type: ignore[misc]
-        remove(place)
+            self._write(lambda path=path, to=to, send=send: send(self.state.run_id, str(path), to))  # type: ignore[misc]
+
+    def discard(self, entry: dict[str, Any]) -> None:
+        """Throw away the copy of a file that MLflow has."""
+        if entry["do"] == "file":
+            remove(self._folder / FILES / entry["kept"])
 
     def _add_dataset(self, entry: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         data = DatasetInput(Dataset(**entry["dataset"]), [InputTag("mlflow.data.context", entry["context"])])
-        _final(lambda: self._connected.log_inputs(self.state.run_id, [data]))
-
-
-def points_of(entry: dict[str, Any]) -> Iterator[Point]:
-    """The points of an entry; none of one that has none."""
-    if entry["do"] == "points":
-        for name, value in entry["values"].items():
-            yield mended(name), value, entry["time"], entry["step"]
-    elif entry["do"] == "series":
-        name, time = mended(entry["name"]), entry["time"]
-        for step, (value,) in enumerate(iter_unpack("<d", b64decode(entry["values"])), entry["step"]):
-            yield name, value, time, step
-
-
-def mended(name: str) -> str:
-    """A name without what MLflow does not take in one."""
-    return _REFUSED_IN_NAMES.sub("_", name)
-
-
-def _final(call: Callable[[], Any]) -> Any:
-    """The result of a call; what no other attempt would mend as `Refused`."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return call()
-    except MlflowException as error:
-        if error.error_code in _FINAL:
-            raise Refused(_first_line(error)) from error
-        raise
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self._write(lambda: self._connected.log_inputs(self.state.run_id, [data]))
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -320,7 +409,13 @@ def _same(stored: float, value: float) -> bool:
     return stored == value or (math.isnan(stored) and math.isnan(value))
 
 
-def _digest(tracking_uri: str | None) -> str:
-    """A short name of a database, the same for every process that uses it from here."""
+def _one_at_a_time(tracking_uri: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Held by one process of those that use a database from here; by nobody, where there can be no lock."""
     place = f"{Path.cwd()} {tracking_uri or os.environ.get('MLFLOW_TRACKING_URI')}"
-    return hashlib.sha256(place.encode()).hexdigest()[:16]
+    user = os.geteuid() if hasattr(os, "geteuid") else "locks"
+    folder = Path(tempfile.gettempdir()) / f"lr_plugins-{user}"
+    try:
+        make_private_folder(folder)
+        return own_lock(folder / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.lock").acquire()
+    except (OSError, NotOurs):
+        return contextlib.nullcontext()

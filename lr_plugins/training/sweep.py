@@ -10,6 +10,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from lr_plugins.tracking.names import LENGTH
 from lr_plugins.tracking.spool import DEFAULT, is_left, spools
 
 PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, for the processes of a launcher inherit it
@@ -39,7 +40,7 @@ class Sweep(Callback):  # type: ignore[misc]
         plain = OmegaConf.to_container(node, resolve=False)
         assert isinstance(plain, dict)
         known = {name: plain[name] for name in ("experiment_name", "tracking_uri", "spool_dir") if plain.get(name)}
-        self._logger = MLflowLogger(**known, run_name="sweep " + " ".join(overrides), tags={"kind": "sweep"})
+        self._logger = MLflowLogger(**known, run_name=("sweep " + " ".join(overrides))[:LENGTH], tags={"kind": "sweep"})
         self._logger.log_hyperparams({"overrides": " ".join(overrides)})
         os.environ[PARENT_RUN] = self._logger.run_id or ""
         # Hydra does not tell of the end of a sweep that an error or Ctrl-C breaks off.

@@ -1,14 +1,10 @@
 """What MLflow gets when a server, a disk or the training itself fails: all of it, once. Real servers, real kills."""
 
-import os
 import resource
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 import warnings
 from pathlib import Path
 
@@ -18,44 +14,9 @@ import pytest
 from lr_plugins.errors import TrackingError
 from lr_plugins.tracking import MLflowLogger, mlflow_logger
 from lr_plugins.tracking.spool import spools
+from tests.tracking.servers import Server
 
 ROOT = Path(__file__).parents[2]
-
-
-class Server:
-    """`mlflow server` on a port of its own; may be killed and started again."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._process = None
-
-    def start(self):
-        arguments = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments, "--backend-store-uri", "sqlite:///server.db"],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                    return self
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError("the server does not answer")
-
-    def kill(self):
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # its workers, too
-            self._process.wait()
-            self._process = None
 
 
 @pytest.fixture
@@ -128,8 +89,8 @@ def test_a_server_that_comes_after_the_end_gets_all_by_a_command(server, tmp_pat
     with pytest.warns(UserWarning, match=r"send it with: python -m lr_plugins\.tracking .*spool"):
         logger.finalize("success")
     command = [sys.executable, "-m", "lr_plugins.tracking", str(tmp_path / "spool")]
-    logger._delivery._sender.stdin.close()
-    logger._delivery._sender.wait(60)
+    logger._delivery.sender.process.stdin.close()
+    logger._delivery.sender.process.wait(60)
     away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert away.returncode == 1
     assert "not sent" in away.stderr
@@ -223,27 +184,11 @@ def test_a_database_that_is_locked_for_a_while_gets_every_point(database, tmp_pa
     assert points(database, logger.run_id) == expected(500)
 
 
-def test_a_full_disk_under_the_spool_holds_the_points_in_memory(database, tmp_path):
-    logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
-    log(logger, 0, 10)
-    logger.flush()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (logger._delivery.spool.size + 100, hard))  # a line and a half
-    try:
-        log(logger, 10, 100)
-        assert "File too large" in logger._delivery.spool.trouble
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    log(logger, 100, 200)
-    logger.finalize("success")
-    assert points(database, logger.run_id) == expected(200)
-
-
 def test_a_full_disk_under_the_database_makes_the_points_wait(database, tmp_path):
     logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
     log(logger, 0, 10)
     logger.flush()
-    sender = logger._delivery._sender.pid
+    sender = logger._delivery.sender.pid
     resource.prlimit(sender, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     with pytest.warns(UserWarning, match="MLflow cannot be reached"):
         log_until_told(logger)
@@ -258,8 +203,8 @@ def test_a_sender_that_is_killed_again_and_again_is_replaced(database, tmp_path)
     for turn in range(7):
         log(logger, 100 * turn, 100 * (turn + 1))
         logger.flush()
-        logger._delivery._sender.kill()
-        logger._delivery._sender.wait()
+        logger._delivery.sender.process.kill()
+        logger._delivery.sender.process.wait()
     logger.finalize("success")
     assert points(database, logger.run_id) == expected(700)
 

@@ -45,7 +45,7 @@ def test_what_gathers_between_two_looks_goes_in_one_call(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", while_training_goes_on)
     ended = iter([False] * (LOOKS + 1))
-    state = send(spool.folder, spool.writer, lambda seconds: train(PER_LOOK - 1), lambda: next(ended, True))
+    state = send(spool.folder, spool.writer, lambda seconds: train(PER_LOOK - 1), lambda: next(ended, True)).state
     assert sum(sizes) == 2 * LOOKS * PER_LOOK
     assert len(sizes) <= LOOKS + 2
     found = mlflow.MlflowClient(uri).get_metric_history(state.run_id, "loss")
@@ -64,7 +64,7 @@ def test_a_server_that_is_away_for_hours_is_asked_again_and_again(tmp_path, monk
 
     monkeypatch.setattr(mlflow.MlflowClient, "get_experiment_by_name", away)
     ended = iter([False] * 2000)
-    state = send(spool.folder, spool.writer, pauses.append, lambda: next(ended, True))
+    state = send(spool.folder, spool.writer, pauses.append, lambda: next(ended, True)).state
     assert state.trouble == "nobody is there"
     assert pauses[:5] == [1.0, 2.0, 4.0, 8.0, 10.0]
     assert set(pauses[5:]) == {10.0}

@@ -6,7 +6,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr_plugins.tracking.spool import line_of, line_of_points
+from lr_plugins.tracking.entries import line_of, line_of_points
 
 
 @given(

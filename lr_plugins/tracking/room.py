@@ -1,0 +1,64 @@
+"""Where a run is recorded when the disk under its spool takes no more."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lr_plugins.tracking.spool import DEFAULT
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_LEAST = 16 << 20  # bytes that must be free, so that the run does not have to go on again soon
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk has refused what it was given, rather than anything else that can happen to a file."""
+    return _number(error) in _NO_ROOM
+
+
+def places_with_room(parent: Path, error: OSError, start: Path) -> Iterator[Path]:
+    """Folders in which a spool may find room.
+
+    Args:
+        parent: that of the spool whose disk takes no more.
+        error: what the disk has said.
+        start: the folder in which the program was started.
+    """
+    if _number(error) == errno.EFBIG:  # only the file has reached its limit
+        yield parent
+    full = {_device(parent)}
+    for place in (Path(tempfile.gettempdir()), _home(), start):
+        if place is None or _device(place) in (None, *full) or shutil.disk_usage(place).free < _LEAST:
+            continue
+        full.add(_device(place))
+        if place == Path(tempfile.gettempdir()):
+            yield Path(tempfile.mkdtemp(prefix="lr_plugins-spool-"))  # of a name that nobody can have guessed
+        else:
+            yield place / DEFAULT
+
+
+def _number(error: OSError) -> int | None:
+    """The number of an error; of those that `shutil.copytree` gathers, the first."""
+    if error.errno is not None:
+        return error.errno
+    found = re.search(r"\[Errno (\d+)\]", str(error))
+    return int(found[1]) if found else None
+
+
+def _device(place: Path) -> int | None:
+    try:
+        return os.stat(place).st_dev
+    except OSError:
+        return None
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # of a user without one
+        return None

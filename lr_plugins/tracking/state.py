@@ -1,0 +1,94 @@
+"""What of a spool has been sent: kept by the sender, read by the training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lr_plugins.tracking.private_files import NotOurs, read_private, replace_private
+
+STATE = "state.json"
+_TYPES: dict[str, tuple[type, ...]] = {"None": (str, type(None)), "float": (float, int)}
+
+
+@dataclass
+class State:
+    """What the sender has done so far.
+
+    Args:
+        done: bytes of the log that MLflow has.
+        before_done: digest of what stands before that byte in the log, by which a shortened log is noticed.
+        run_id: the MLflow run's id; None before it is created.
+        run_name: its name.
+        experiment_id: its experiment's id.
+        tracking_uri: where it is, without a password.
+        writer: who writes to the spool (`Spool.writer`).
+        resumed: how often the run has been resumed.
+        status_before: the status of a run that is resumed, while nothing has been added to it.
+        checks: whether points may be those that a resumed run has already.
+        missing: whether the run to resume is not there.
+        error: why nothing can be sent at all; empty if all is well.
+        trouble: why nothing can be sent at the moment; empty if all is well.
+        answered: whether the trouble is an answer, rather than the lack of one.
+        asked_at: when a server was asked that has not answered yet, in s since 1970; 0 if none is.
+        joined: whether the run was begun by others, who end it.
+        ended: whether the run has ended by its own word.
+        differing: points that had another value before the run was resumed.
+        refused: entries that MLflow does not take, kept in `refused.jsonl`.
+        refusal: why it refused the last of them.
+        known_before: params that a resumed run had.
+    """
+
+    done: int = 0
+    before_done: str = ""
+    run_id: str | None = None
+    run_name: str | None = None
+    experiment_id: str | None = None
+    tracking_uri: str | None = None
+    writer: str = ""
+    resumed: int = 0
+    status_before: str = ""
+    checks: bool = False
+    missing: bool = False
+    error: str = ""
+    trouble: str = ""
+    answered: bool = False
+    asked_at: float = 0.0
+    joined: bool = False
+    ended: bool = False
+    differing: int = 0
+    refused: int = 0
+    refusal: str = ""
+    known_before: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> State:
+        """That of a spool; of a new one where there is none, or none that can be read."""
+        try:
+            found = json.loads(read_private(folder / STATE))
+        except (OSError, ValueError, RecursionError, NotOurs):
+            return cls()
+        if not isinstance(found, dict):
+            return cls()
+        default = cls()
+        fits = {name: found[name] for name in vars(default) if name in found and _fits(found[name], default, name)}
+        return cls(**fits)
+
+    def write(self, folder: Path) -> None:
+        """Put it in the place of the one before, whole or not at all.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        replace_private(folder / STATE, json.dumps(dataclasses.asdict(self)).encode())
+
+
+def _fits(value: object, default: State, name: str) -> bool:
+    usual = getattr(default, name)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
+        return False
+    if isinstance(value, dict):
+        return isinstance(usual, dict) and all(isinstance(one, str) for one in value.values())
+    return type(value) in _TYPES.get("None" if usual is None else type(usual).__name__, (type(usual),))

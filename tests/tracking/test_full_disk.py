@@ -1,0 +1,210 @@
+"""A disk under the spool that takes no more: what is said is true, and every point arrives or is counted as lost."""
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from lr_plugins.errors import TrackingError
+from lr_plugins.tracking import MLflowLogger
+from lr_plugins.tracking.sender import send
+from lr_plugins.tracking.spool import spools
+from tests.tracking.servers import command, expected, point, points_in, run_of, spool_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db"
+    mlflow.MlflowClient(uri).search_experiments()  # makes the tables
+    return uri
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 512 kB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+# What a training logs around the moment at which another file fills its disk. It says how many points it has logged.
+TRAINING = """
+import os, sys, time
+from pathlib import Path
+from lr_plugins.tracking import MLflowLogger
+
+database, place, experiment, act = sys.argv[1:5]
+full = Path(place) / "filler"
+
+def fill():
+    with open(full, "wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                pass
+
+logger = MLflowLogger(experiment, tracking_uri=database, spool_dir=Path(place) / "spool")
+for step in range(3000):
+    logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    if step == 100:
+        logger.log_text("before", "before.txt")
+        assert logger.run_id
+        fill()
+    if step == 2000:
+        logger.log_text("after", "after.txt")
+        logger.log_artifact("/etc/hostname", "files")
+    if step == 2500 and act == "frees":
+        full.unlink()
+    if step == 2999 and act == "killed":
+        time.sleep(1.5)
+        logger.log_metrics({"lr": 1 / 3001}, step=3000)
+        print("ready", flush=True)
+        time.sleep(600)
+logger.finalize("success")
+print("lost", logger.lost_points)
+"""
+
+
+def train(database, place, act, only_here=False, timeout=200):
+    """Runs a training; what it says on both channels. With `only_here` it knows of no other disk."""
+    here = {"TMPDIR": str(place), "HOME": str(place)} if only_here else {}
+    words = [sys.executable, "-c", TRAINING, database, str(place), f"{act}, {only_here}", act]
+    process = subprocess.Popen(
+        words,
+        cwd=place if only_here else ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **here},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if act == "killed":
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGKILL)
+    return process.communicate(timeout=timeout)
+
+
+def await_no_sender(folder):
+    """Until the process that sends a killed training's spool has ended."""
+    from lr_plugins.tracking.spool import is_left
+
+    deadline = time.monotonic() + 100
+    while not all(map(is_left, spools(folder))):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_another_disk_takes_what_comes_and_every_point_arrives(database, small_disk):
+    out, err = train(database, small_disk, "stays")
+    [elsewhere] = re.findall(r"takes no more \(No space left on device\).* from now on waits in (\S+) until", err)
+    assert not elsewhere.startswith(str(small_disk))
+    run = run_of(database, "stays, False")
+    assert points_in(database, run.info.run_id) == expected(3000)
+    assert (run.info.status, out) == ("FINISHED", "lost 0\n")
+    names = [file.path for file in mlflow.MlflowClient(database).list_artifacts(run.info.run_id)]
+    assert names == ["after.txt", "before.txt", "files"]
+    assert "cannot be reached" not in err
+
+
+def test_without_another_disk_points_are_held_until_there_is_room(database, small_disk):
+    out, err = train(database, small_disk, "frees", only_here=True)
+    assert "no other one has room" in err
+    assert "held in memory, and is lost if it is killed" in err
+    run = run_of(database, "frees, True")
+    assert points_in(database, run.info.run_id) == expected(3000)
+    assert (run.info.status, out) == ("FINISHED", "lost 0\n")
+    assert "leaves out the artifact 'after.txt': no disk has room for it" in err
+
+
+def test_points_that_find_no_room_until_the_end_are_counted(database, small_disk):
+    out, err = train(database, small_disk, "stays", only_here=True)
+    found = len(points_in(database, run_of(database, "stays, True").info.run_id))
+    assert 101 <= found < 3000
+    assert out == f"lost {3000 - found}\n"
+    assert f"{3000 - found} points of the run" in err
+
+
+def test_the_command_does_not_say_sent_of_a_killed_training_that_held_points(database, small_disk):
+    train(database, small_disk, "killed", only_here=True)
+    await_no_sender(small_disk / "spool")
+    (small_disk / "filler").unlink()
+    said = command(small_disk / "spool", cwd=ROOT)
+    run = run_of(database, "killed, True")
+    found = len(points_in(database, run.info.run_id))
+    assert (said.returncode, said.stdout) == (1, "")
+    [lost] = re.findall(r"At least (\d+) points are lost", said.stderr)
+    assert 2000 < int(lost) <= 3001 - found
+    assert (run.info.status, run.data.tags["lost_points"]) == ("KILLED", lost)
+    assert spools(small_disk / "spool") == []
+
+
+@pytest.mark.parametrize("room", [100, 1000, 20_000])
+def test_a_limit_of_the_size_of_files_lets_the_run_go_on_in_other_files(room, database, tmp_path):
+    logger = MLflowLogger(f"limit {room}", tracking_uri=database, spool_dir=tmp_path / "spool")
+    for step in range(10):
+        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    assert logger.run_id
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(logger._delivery.spool.size + room, 2000), hard))
+    try:
+        for step in range(10, 500):
+            logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for step in range(500, 600):
+        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    parts = len(logger._delivery.parts)
+    logger.finalize("success")
+    assert parts > 1
+    assert points_in(database, logger.run_id) == expected(600)
+    assert run_of(database, f"limit {room}").info.status == "FINISHED"
+
+
+def test_the_parts_of_a_run_are_sent_by_the_command_in_any_order(database, tmp_path):
+    """As they are left by a training that ended while the server was away."""
+    first = spool_of(tmp_path / "a", database, *map(point, range(50)))
+    name = first.folder.name
+    second = spool_of(tmp_path / "b", database)
+    log = second.folder / "log.jsonl"
+    log.write_bytes(log.read_bytes().replace(second.folder.name.encode(), name.encode()))
+    for entry in (*map(point, range(50, 100)), {"do": "end", "time": 2, "status": "FINISHED"}):
+        second.write(entry)
+    for folder in (second.folder, first.folder):
+        sender = send(folder, "", lambda seconds: None, lambda: True)
+        assert not folder.exists(), sender.state
+    run = run_of(database)
+    assert points_in(database, run.info.run_id) == expected(100)
+    assert run.info.status == "FINISHED"
+
+
+def test_a_disk_that_is_full_from_the_start_lets_the_training_go_on(database, small_disk):
+    with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    logger = MLflowLogger("from the start", tracking_uri=database, spool_dir=small_disk / "spool")
+    with pytest.warns(UserWarning, match="takes no more"):
+        logger.log_metrics({"lr": 1.0}, step=0)
+    logger.finalize("success")
+    assert points_in(database, logger.run_id) == expected(1)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_once(database, tmp_path):
+    (tmp_path / "file").touch()
+    logger = MLflowLogger("no folder", tracking_uri=database, spool_dir=tmp_path / "file" / "spool")
+    with pytest.raises(TrackingError, match="cannot be written"):
+        logger.log_metrics({"lr": 1.0}, step=0)

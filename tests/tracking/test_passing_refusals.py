@@ -1,0 +1,184 @@
+"""A server that refuses for a while, answers as what it is not, or hardly answers: what may pass is waited for."""
+
+import time
+import warnings
+
+import mlflow
+import pytest
+
+from lr_plugins.tracking import MLflowLogger
+from lr_plugins.tracking.sender import send
+from lr_plugins.tracking.spool import spools
+from tests.tracking.servers import (
+    END,
+    Gate,
+    Server,
+    command,
+    expected,
+    point,
+    points_in,
+    refused_in,
+    run_of,
+    spool_of,
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    one = Server(tmp_path_factory.mktemp("server"))
+    one.start()
+    yield one
+    one.kill()
+
+
+@pytest.fixture(autouse=True)
+def _asked_once(monkeypatch):
+    """As the process that sends has it: else MLflow's client asks again for minutes by itself."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+@pytest.fixture
+def gate(server):
+    one = Gate(server.uri)
+    yield one
+    one.close()
+
+
+ANSWERS = {
+    "401": (401, b"You are not authenticated."),
+    "403, a page": (403, b"<html><body>Forbidden</body></html>"),
+    "404": (404, b"<html>not found</html>"),
+    "404, JSON of something else": (404, b'{"detail": "Not Found"}'),
+    "400, a page": (400, b"<html>Bad Request</html>"),
+    "407": (407, b"proxy"),
+    "429": (429, b"slow down"),
+    "500": (500, b"oops"),
+    "502": (502, b"<html>Bad Gateway</html>"),
+    "503": (503, b""),
+    "200, nothing": (200, b""),
+    "200, {}": (200, b"{}"),
+    "200, a login page": (200, b"<html>Log in</html>"),
+    "200, JSON of something else": (200, b'{"status": "ok"}'),
+}
+
+
+class Opening:
+    """Lets a gate answer itself from a wait on, for some waits; a clock of a sender that does not wait in truth."""
+
+    def __init__(self, gate, answer, begins, lasts):
+        self.gate, self.answer, self.begins, self.ends, self.waits = gate, answer, begins, begins + lasts, 0
+
+    def __call__(self, seconds):
+        self.waits += 1
+        self.gate.answer = self.answer if self.begins <= self.waits < self.ends else None
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("begins", [0, 2])
+def test_what_passes_is_waited_for(kind, begins, gate, tmp_path):
+    experiment = f"passing {kind} {begins}"
+    spool = spool_of(tmp_path, gate.uri, experiment=experiment)
+    clock, steps = Opening(gate, ANSWERS[kind], begins, 6), iter(range(200))
+
+    def wait(seconds):
+        clock(seconds)
+        for step in [next(steps, None) for _ in range(20)]:
+            if step is not None:
+                spool.write(point(step))
+        if clock.waits == 12:
+            spool.write({"do": "params", "values": {"a": "1"}})
+            spool.write(END)
+
+    if not begins:
+        gate.answer = ANSWERS[kind]
+    sender = send(spool.folder, spool.writer, wait, lambda: clock.waits > 12)
+    run = run_of(gate.uri, experiment)
+    assert points_in(gate.uri, run.info.run_id) == expected(200)
+    assert (run.info.status, run.data.params) == ("FINISHED", {"a": "1"})
+    assert sender.state.refused == 0
+    assert not spool.folder.exists()
+
+
+def test_three_seconds_of_refusals_in_mid_run_cost_one_warning(gate, tmp_path):
+    logger = MLflowLogger("three seconds", tracking_uri=gate.uri, spool_dir=tmp_path / "spool")
+    for step in range(250):
+        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    assert logger.run_id
+    gate.answer = ANSWERS["401"]
+    begin, step = time.monotonic(), 250
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        while time.monotonic() < begin + 3 or step < 500:
+            if step < 500:
+                logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+                step += 1
+            time.sleep(0.012)
+        gate.answer = None
+        for step in range(500, 600):
+            logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+            time.sleep(0.01)
+        while logger._delivery.trouble:
+            logger.flush()
+        logger.finalize("success")
+    told = [str(one.message) for one in caught if "MLflow" in str(one.message)]
+    assert len(told) <= 1
+    assert all("does not take what is sent" in one and "401" in one for one in told)
+    assert points_in(gate.uri, logger.run_id) == expected(600)
+    assert run_of(gate.uri, "three seconds").info.status == "FINISHED"
+
+
+def test_what_a_proxy_never_takes_is_set_aside_and_sent_by_the_command(gate, tmp_path):
+    """A file that is too large for it, say."""
+    spool = spool_of(tmp_path, gate.uri, *map(point, range(5)), experiment="too large")
+    spool.write({"do": "file", "kept": spool.keep_text("x" * 1000, "large.txt"), "to": None})
+    for entry in (*map(point, range(5, 10)), END):
+        spool.write(entry)
+    gate.only, gate.answer = "large.txt", (413, b"<html>Request Entity Too Large</html>")
+    sender = send(spool.folder, "", lambda seconds: None, lambda: True)
+    run = run_of(gate.uri, "too large")
+    assert points_in(gate.uri, run.info.run_id) == expected(10)
+    assert (run.info.status, sender.state.refused) == ("FINISHED", 1)
+    assert "413" in refused_in(spool.folder)[0]["refused"]
+    refused = command(tmp_path)
+    assert refused.returncode == 1
+    assert "has everything but 1 entries" in refused.stderr
+    gate.answer = None
+    sent = command(tmp_path)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    client = mlflow.MlflowClient(gate.uri)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["large.txt"]
+    assert spools(tmp_path) == []
+
+
+def test_a_run_that_is_deleted_meanwhile_gets_its_points_once_it_is_restored(server, tmp_path):
+    client, clock = mlflow.MlflowClient(server.uri), []
+    spool = spool_of(tmp_path, server.uri, *map(point, range(5)), experiment="deleted")
+
+    def wait(seconds):
+        clock.append(seconds)
+        if len(clock) == 1:
+            client.delete_run(run_of(server.uri, "deleted").info.run_id)
+            for entry in (*map(point, range(5, 10)), END):
+                spool.write(entry)
+
+    sender = send(spool.folder, spool.writer, wait, lambda: len(clock) > 1)
+    assert "has been deleted" in sender.state.trouble
+    assert sender.state.refused == 0
+    client.restore_run(sender.state.run_id)
+    assert command(tmp_path).returncode == 0
+    assert points_in(server.uri, sender.state.run_id) == expected(10)
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_server_that_hardly_answers(gate, tmp_path):
+    logger = MLflowLogger("slow", tracking_uri=gate.uri, spool_dir=tmp_path / "spool")
+    logger.log_metrics({"lr": 1.0}, step=0)
+    assert logger.run_id
+    gate.wait = 30.0
+    logger.log_metrics({"lr": 0.5}, step=1)
+    time.sleep(1)
+    begin = time.monotonic()
+    with pytest.warns(UserWarning, match="MLflow has not answered yet.* waits in .*send it with"):
+        logger.finalize("success")
+    assert time.monotonic() - begin < 10  # it says 3, and this machine may be busy
+    gate.wait = 0.0

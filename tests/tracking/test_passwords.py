@@ -1,0 +1,240 @@
+"""A password in an address: it stands nowhere but where it must be to send."""
+
+import base64
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import mlflow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lr_plugins.tracking import MLflowLogger, mlflow_logger
+from lr_plugins.tracking.secrets import connectable, has_secret, masked, without_user
+from lr_plugins.tracking.sender import send
+from lr_plugins.tracking.spool import spools
+from tests.tracking.servers import END, Gate, Server, command, expected, point, points_in, run_of, spool_of
+
+SECRET = "s3cret-passw0rd"
+MASKED = {
+    f"http://me:{SECRET}@host:5000": "http://me:***@host:5000",
+    f"https://me:{SECRET}%40%3a@host/path?a=b": "https://me:***@host/path?a=b",
+    f"http://me:{SECRET}@with@ats@host": "http://me:***@host",
+    f"http://me:{SECRET}:with:colons@host": "http://me:***@host",
+    f"http://:{SECRET}@host": "http://:***@host",
+    f"https://{SECRET}@host/path": "https://***@host/path",
+    f"postgresql+psycopg2://me:{SECRET}@host:5432/mlflow": "postgresql+psycopg2://me:***@host:5432/mlflow",
+    f"mysql://me:{SECRET}@host/db?ssl=1": "mysql://me:***@host/db?ssl=1",
+    f"postgresql://host/db?user=me&password={SECRET}&x=1": "postgresql://host/db?user=me&password=***&x=1",
+    f"http://host/?access_token={SECRET}": "http://host/?access_token=***",
+    f"s3://key:{SECRET}@bucket/x": "s3://key:***@bucket/x",
+    f'{{"uri": "http://me:{SECRET}@host", "b": "x@y"}}': '{"uri": "http://me:***@host", "b": "x@y"}',
+    f"first http://a:{SECRET}@h, then http://b:{SECRET}@g": "first http://a:***@h, then http://b:***@g",
+}
+PLAIN = [
+    "http://host:5000/path@v1",
+    "http://127.0.0.1:5000/#/experiments/1/runs/abc?workflowType=machine_learning",
+    "sqlite:////tmp/mlflow.db",
+    "file:///home/me/mlruns",
+    "databricks://profile",
+    "me@example.com",
+    "a: b @ c",
+]
+
+
+@pytest.mark.parametrize("text", MASKED)
+def test_passwords_are_masked(text):
+    assert masked(text) == MASKED[text]
+    assert masked(masked(text)) == masked(text)
+    assert has_secret(text)
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_has_no_password_stays(text):
+    assert masked(text) == text
+    assert not has_secret(text)
+
+
+@given(st.text("abcXYZ019%.-_~!$&*+=,;:@", min_size=1, max_size=20))
+def test_no_password_is_left_of_any_address(password):
+    found = masked(
+        f"could not reach http://somebody:<<<{password}>>>@host:5000/x, trying again".replace("<<<", "Q7").replace(
+            ">>>", "Z9"
+        )
+    )
+    assert f"Q7{password}Z9" not in found
+    assert found.startswith("could not reach http://somebody:***@host:5000/x")
+
+
+def test_an_address_is_taken_apart_as_requests_does():
+    assert without_user("http://me:p%40ss@host:1/x?y=z#f") == ("http://host:1/x?y=z#f", "me", "p@ss")
+    assert without_user("http://host") == ("http://host", None, None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "user"),
+    [
+        ({}, "me"),
+        ({"MLFLOW_TRACKING_USERNAME": "other", "MLFLOW_TRACKING_PASSWORD": "else"}, "other"),
+        ({"MLFLOW_TRACKING_USERNAME": "other"}, "me"),
+    ],
+)
+def test_what_the_environment_says_counts_first(environment, user, monkeypatch):
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert connectable(f"http://me:{SECRET}@host") == "http://host"
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == user
+    assert connectable("http://another") == "http://another"  # to which they do not belong
+    assert os.environ.get("MLFLOW_TRACKING_PASSWORD") == environment.get("MLFLOW_TRACKING_PASSWORD")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    one = Server(tmp_path_factory.mktemp("server"))
+    one.start()
+    yield one
+    one.kill()
+
+
+@pytest.fixture
+def gate(server):
+    """Before a server that wants a password."""
+    one = Gate(server.uri)
+    yield one
+    one.close()
+
+
+def everything(*folders):
+    """All that lies in folders: names and contents."""
+    for folder in folders:
+        for path in Path(folder).rglob("*"):
+            yield str(path), path.read_bytes() if path.is_file() else b""
+
+
+def assert_nowhere(*folders, but=()):
+    for name, content in everything(*folders):
+        assert SECRET not in name
+        if not any(one in name for one in but):
+            assert SECRET.encode() not in content, name
+
+
+TRAINING = """
+import sys, pathlib
+import pytorch_lightning as pl
+from lr_plugins import LearningRateScheduler, StepDecay, LearningRateTrace
+from lr_plugins.tracking import MLflowLogger
+from tests.toys import Toy, loader
+
+uri, folder = sys.argv[1:]
+logger = MLflowLogger("passwords", tracking_uri=uri if uri != "-" else None, tags={"where": uri})
+trainer = pl.Trainer(max_epochs=2, logger=logger, accelerator="cpu", devices=1, log_every_n_steps=1,
+                     callbacks=[LearningRateScheduler(StepDecay(0.1)), LearningRateTrace()])
+logger.log_hyperparams({"tracking_uri": uri})
+trainer.fit(Toy(), loader())
+print("run", logger.run_id, logger.page)
+"""
+
+
+def train(folder, uri, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", TRAINING, uri, str(folder)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_a_training_leaves_its_password_nowhere(way, gate, server, tmp_path):
+    uri = gate.uri.replace("http://", f"http://me:{SECRET}@")
+    environment = {} if way == "argument" else {"MLFLOW_TRACKING_URI": uri}
+    said = train(tmp_path, uri if way == "argument" else "-", **environment)
+    assert said.returncode == 0, said.stderr
+    assert SECRET not in said.stdout + said.stderr
+    assert said.stdout.rpartition("run ")[2].split()[1].startswith(gate.uri)
+    credentials = base64.b64encode(f"me:{SECRET}".encode()).decode()
+    assert all(headers.get("Authorization") == f"Basic {credentials}" for _, _, headers in gate.requests)
+    assert len(gate.requests) > 5
+    assert_nowhere(tmp_path, server.folder)
+
+
+def test_a_server_that_is_away_is_told_of_without_the_password(tmp_path, monkeypatch):
+    monkeypatch.setattr(mlflow_logger, "_AWAY_SECONDS", 0.5)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri, folder = f"http://me:{SECRET}@127.0.0.1:9", tmp_path / "spool"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        logger = MLflowLogger("away", tracking_uri=uri, spool_dir=folder)
+        logger.log_metrics({"lr": 1.0}, step=0)
+        assert logger.run_id is None
+        with pytest.raises(Exception, match=r"127\.0\.0\.1") as raised:
+            logger.experiment.search_experiments()
+        logger.finalize("success")
+    told = [str(one.message) for one in caught]
+    assert any("MLflow cannot be reached" in one for one in told)
+    assert SECRET not in "".join(told) + str(raised.value)
+    logger._delivery.sender.close()
+    [spool] = spools(folder)
+    assert_nowhere(tmp_path, but=["addresses.json"])
+    assert SECRET in (spool / "addresses.json").read_text()
+    assert (spool / "addresses.json").stat().st_mode & 0o777 == 0o600
+    assert spool.stat().st_mode & 0o777 == 0o700
+    said = command(folder)
+    assert said.returncode == 1
+    assert "me:***@" in said.stderr or "127.0.0.1:9" in said.stderr
+    assert SECRET not in said.stdout + said.stderr
+    assert_nowhere(tmp_path, but=["addresses.json"])
+
+
+def test_a_spool_is_sent_with_the_password_that_it_has(gate, tmp_path):
+    uri = gate.uri.replace("http://", f"http://me:{SECRET}@")
+    logger = MLflowLogger("later", tracking_uri=uri, spool_dir=tmp_path / "spool")
+    gate.answer = (503, b"")
+    logger.log_metrics({"lr": 1.0}, step=0)
+    spool = logger._delivery.spool
+    logger._delivery.sender.close()
+    gate.answer = None
+    gate.requests.clear()
+    logger._delivery.is_open = False
+    spool.write(END)
+    said = command(tmp_path / "spool")
+    if "its training sends it" not in said.stdout:
+        assert (said.returncode, said.stderr) == (0, "")
+    while spools(tmp_path / "spool"):
+        assert command(tmp_path / "spool").returncode == 0
+    assert points_in(gate.uri, run_of(gate.uri, "later").info.run_id) == expected(1)
+    assert any("Authorization" in headers for _, _, headers in gate.requests)
+
+
+def test_an_error_of_a_database_does_not_show_its_password(tmp_path):
+    uri = f"postgresql://me:{SECRET}@127.0.0.1:9/mlflow"
+    spool = spool_of(tmp_path / "spool", uri.replace(SECRET, "***"), point(0), END)
+    spool.keep_address(uri)
+    sender = send(spool.folder, "", lambda seconds: None, lambda: True)
+    assert sender.state.error or sender.state.trouble
+    assert_nowhere(tmp_path, but=["addresses.json"])
+
+
+def test_a_repository_with_a_token_in_its_address_does_not_put_it_into_tags(tmp_path, monkeypatch):
+    database = f"sqlite:///{tmp_path}/test.db"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["remote", "add", "origin", f"https://x:{SECRET}@host/x.git"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    (tmp_path / "train.py").touch()
+    subprocess.run([*git, "add", "train.py"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], cwd=tmp_path, check=True)
+    spool = spool_of(tmp_path / "spool", database, point(0), END)
+    log = spool.folder / "log.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"program": "test"', f'"program": "{tmp_path}/train.py"'.encode()))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    send(spool.folder, "", lambda seconds: None, lambda: True)
+    tags = run_of(database).data.tags
+    assert SECRET not in str(tags)
+    assert mlflow.MlflowClient(database) is not None
