@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgument, TrainingError, shown
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.observation import BEGIN, Observation
 from lr_plugins.schedules.ops import clip
@@ -198,7 +198,7 @@ class FunctionSchedule(Schedule):
         except InvalidArgument:
             called = f"{_name(self.function)}({', '.join(map(repr, (time, *learning_rate_so_far)))})"
             raise TrainingError(
-                f"the schedule function must return a finite number >= 0; {called} returned {answer!r} "
+                f"the schedule function must return a finite number >= 0; {called} returned {shown(answer)} "
                 f"of type {type(answer).__name__}"
             ) from None
 

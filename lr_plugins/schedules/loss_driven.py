@@ -151,16 +151,21 @@ class LossDriven(MetricDriven):
             reference = _REFERENCE[self.rule]
         assert not isinstance(reference, str)
         try:
-            if self.rule == "exp":
-                return math.exp(self.k * (observed - reference))
-            return self._power(observed, reference)
+            factor = self._exp(observed, reference) if self.rule == "exp" else self._power(observed, reference)
         except (OverflowError, ZeroDivisionError):
+            factor = math.inf
+        if not math.isfinite(factor):
             if self.max_learning_rate is None and self.max_change is None:
                 raise TrainingError(
                     f"LossDriven: {self._formula()} is too large for a number at {self.monitor} = {observed:g}. "
                     "Training has diverged: set max_learning_rate as a ceiling, or a lower initial_learning_rate."
-                ) from None
+                )
             return _HUGE
+        return factor
+
+    def _exp(self, observed: float, reference: float) -> float:
+        # Without the check, 0 times a difference that is too large for a number were NaN.
+        return math.exp(self.k * (observed - reference)) if self.k else 1.0
 
     def _power(self, observed: float, reference: float) -> float:
         if observed < 0 or reference <= 0:
@@ -199,7 +204,7 @@ class LossDriven(MetricDriven):
 
 
 def _reference(rule: str, value: object) -> float | str | None:
-    if value is None or value == "first":
+    if value is None or (isinstance(value, str) and value == "first"):
         return None if value is None else "first"
     field, allowed = "LossDriven.reference", "a finite number{}, first, or null"
     if rule == "power":
