@@ -201,9 +201,7 @@ class Layout:
         top: int = max(layers.values())
         factor = power(assignment.layer_decay, top - layers[name])
         if not factor < math.inf:
-            hint = (
-                f"The lowest of {top + 1} layers would have {assignment.layer_decay:g} ** {top} of the learning rate."
-            )
+            hint = f"The lowest of {top + 1} layers would have {assignment.layer_decay:g} ** {top} times the value."
             raise InvalidArgument("Assign.layer_decay", assignment.layer_decay, "smaller", hint)
         return float(factor)
 

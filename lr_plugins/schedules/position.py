@@ -115,14 +115,13 @@ class RunLength(_RunLength):
         """Check what is given. What is computed from a run length (`_make`, `_replace`) is not checked again."""
         if not (clock is None or isinstance(clock, EpochClock)):
             raise InvalidArgument("RunLength.clock", clock, "an EpochClock, or None")
-        return cls._make(
-            (
-                _known("steps_per_epoch", steps_per_epoch),
-                _known("epochs", epochs, allow_zero=True),
-                _known("steps", steps, allow_zero=True),
-                _known("batch_size", batch_size),
-                clock,
-            )
+        return super().__new__(
+            cls,
+            _known("steps_per_epoch", steps_per_epoch),
+            _known("epochs", epochs, allow_zero=True),
+            _known("steps", steps, allow_zero=True),
+            _known("batch_size", batch_size),
+            clock,
         )
 
     @classmethod
@@ -153,7 +152,7 @@ class RunLength(_RunLength):
     def part(self, length: Span, start: Span | None = None) -> RunLength:
         """A part of this run as a run of its own; `start` says when it begins."""
         clock = self.since(start).clock
-        return self._make((self.steps_per_epoch, length.epochs, length.steps, self.batch_size, clock))
+        return RunLength._make((self.steps_per_epoch, length.epochs, length.steps, self.batch_size, clock))
 
     def since(self, start: Span | None) -> RunLength:
         """This run with its epochs counted from `start` on."""

@@ -65,9 +65,9 @@ class Schedule(ABC):
             state: what the schedule remembers; without it, the answer is that of a run which observed nothing.
 
         Returns:
-            A finite number >= 0, for a position of one step. For one whose step or epoch is an array (or both), an array of its
-            shape, also where the values do not depend on what the array counts; of up to 4096 elements, each is bit
-            for bit the value of a call of its own.
+            A finite number >= 0 for a position of one step. For one whose step or epoch is an array (or both), an array
+            of its shape, also where the values do not depend on what the array counts; of up to 4096 elements, each is
+            bit for bit the value of a call of its own.
 
         Raises:
             ImpossibleValue: the formula gives something else there: its numbers have become too large, or negative.
@@ -85,7 +85,7 @@ class Schedule(ABC):
             raise explained from error
         if type(value) is float and 0.0 <= value < math.inf:
             return value
-        return self._checked(value, where)
+        return self._require_value(value, where)
 
     def _curve(self, where: Position, state: State) -> Value:
         """The values at an array of positions, or at one whose step or epoch is a number of NumPy's."""
@@ -103,7 +103,7 @@ class Schedule(ABC):
                 return self._one_by_one(where, state)  # says at which step
             raise explained from error
         if not isinstance(value, np.ndarray):
-            value = self._checked(value, where)
+            self._require_value(value, where)
             return where.like(value) if arrays else value
         if value.size and not (value.dtype.kind in "fiu" and value.min() >= 0 and value.max() < math.inf):
             return self._one_by_one(where, state)
@@ -112,10 +112,10 @@ class Schedule(ABC):
     def _one_by_one(self, where: Position, state: State) -> Value:
         """The values at an array of positions, each by a call of its own."""
         if where.shape is None:
-            return self._checked(math.nan, where)
+            return self._require_value(math.nan, where)
         return np.array([self(one, state) for one in where.each()], dtype=np.float64).reshape(where.shape)
 
-    def _checked(self, value: Any, where: Position) -> Any:
+    def _require_value(self, value: Any, where: Position) -> Value:
         """A value that is a finite number >= 0, whatever its type."""
         number = as_float(value)
         if number is None and hasattr(value, "__float__") and not isinstance(value, (bool, np.bool_)):
@@ -123,7 +123,8 @@ class Schedule(ABC):
                 number = float(value)
         if number is None or not 0.0 <= number < math.inf:
             raise self._impossible(shown(value), where)
-        return value
+        checked: Value = value
+        return checked
 
     def _explained(self, error: Exception, where: Position) -> LearningRateError | None:
         """What to raise for an error in the formula: that a number has become too large or too small; or None."""
