@@ -78,14 +78,10 @@ class Duration:
     __slots__ = ("unit", "value")
 
     def __init__(self, value: float, unit: str) -> None:
-        if not isinstance(unit, str) or unit not in _UNITS:
-            meant = _UNIT_OF.get(unit.strip().lower()) if isinstance(unit, str) else None
-            hint = f'Did you mean "{meant}"?' if meant in _UNITS else ""
-            raise InvalidArgument("Duration.unit", unit, _ALLOWED_UNITS, hint)
-        number = as_float(value)
+        self.unit, number = _unit("Duration.unit", unit), as_float(value)
         if number is None or not _is_length(number):
             raise InvalidArgument("Duration.value", value, f"0, or a number from {_LEAST:g} to {_MOST:g}")
-        self.value, self.unit = tidy(number), str(unit)
+        self.value = tidy(number)
 
     @classmethod
     def of(
@@ -100,9 +96,10 @@ class Duration:
             allow_zero: whether 0 will do.
 
         Raises:
-            InvalidArgument: it is not a length, not greater than 0, or a fraction of a step or of an unnamed unit.
+            InvalidArgument: it is not a length, not greater than 0, or a fraction of a step or of an unnamed unit; or
+                `unit` is none.
         """
-        value, counted_in = cls._read(length, unit)
+        value, counted_in = cls._read(length, _unit("unit", unit))
         least, hint = "greater than 0: a number", ""
         if value is None:
             hint = advice(length, unit)
@@ -380,6 +377,14 @@ def _fraction(value: float, unit: str, has_unit: bool) -> str:
 
 def _percent(share: float) -> str:
     return f"{tidy(float(f'{100 * share:.12g}'))}%"
+
+
+def _unit(field: str, unit: object) -> str:
+    """One of the units, as a text of Python's own."""
+    if isinstance(unit, str) and unit in _UNITS:
+        return _UNITS[_UNITS.index(unit)]
+    meant = _UNIT_OF.get(unit.strip().lower()) if isinstance(unit, str) else None
+    raise InvalidArgument(field, unit, _ALLOWED_UNITS, f'Did you mean "{meant}"?' if meant in _UNITS else "")
 
 
 def _is_length(value: float) -> bool:

@@ -102,7 +102,7 @@ class Schedule(ABC):
             if arrays and isinstance(explained, ImpossibleValue):
                 return self._one_by_one(where, state)  # says at which step
             raise explained from error
-        if not isinstance(value, np.ndarray):
+        if not arrays or not isinstance(value, np.ndarray):
             self._require_value(value, where)
             return where.like(value) if arrays else value
         if value.size and not (value.dtype.kind in "fiu" and value.min() >= 0 and value.max() < math.inf):
@@ -120,7 +120,7 @@ class Schedule(ABC):
         number = as_float(value)
         if number is None and hasattr(value, "__float__") and not isinstance(value, (bool, np.bool_)):
             with suppress(Exception):  # a tensor of one number
-                number = float(value)
+                number = float(value) if getattr(value, "ndim", 0) == 0 else None
         if number is None or not 0.0 <= number < math.inf:
             raise self._impossible(shown(value), where)
         checked: Value = value
