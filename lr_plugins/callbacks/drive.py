@@ -14,6 +14,7 @@ from lr_plugins.callbacks.hyper_parameter import HyperParameter
 from lr_plugins.callbacks.known_groups import Group, KnownGroup
 from lr_plugins.errors import ImpossibleValue, TrainingError, shown
 from lr_plugins.schedules import Position, RunLength, Schedule
+from lr_plugins.schedules.arguments import ENDS
 from lr_plugins.schedules.position import Count, Value
 
 Place = Callable[[Count, float], Position]
@@ -215,7 +216,7 @@ class Drive:
 
     def _too_large(self, value: float, step: int) -> ImpossibleValue:
         """Why a value cannot be written: for the schedule's own, or for what a param group would have of it."""
-        allowed, times = self.hyper.allowed, ""
+        allowed, times, end = self.hyper.allowed, "", ""
         if value <= self.hyper.largest:
             for known, share in self.shares.items():
                 for group in (known.group, *known.copies):
@@ -223,9 +224,9 @@ class Drive:
                     if not value * share <= most:
                         allowed = f"at most {most:.9g}, the largest that a param group can hold"
                         times = "" if share == 1.0 else f"times {share:g}, a param group's share of it, "
-        elif math.isfinite(value) and self.hyper.largest > 1:
-            allowed = f"a finite number >= 0 and at most {self.hyper.largest:.6g}"
-        when = f"{times}at step {step}"
+        elif self.hyper.largest > 1:
+            end = f", and {ENDS}"
+        when = f"{times}at step {step}{end}"
         return ImpossibleValue(self.hyper.words, allowed, repr(value), when, shown(self.schedule))
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lr_plugins.errors import ImpossibleValue, InvalidArgument, shown
 from lr_plugins.report.pretend import Course, Occasion, Pretended, Validations, occasions
-from lr_plugins.schedules.arguments import LARGEST
+from lr_plugins.schedules.arguments import ENDS, LARGEST
 from lr_plugins.schedules.ops import FEW
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule, State
@@ -143,5 +143,5 @@ def _check(steps: Steps, values: Values, schedule: Schedule) -> None:
     """Refuse what is too large for a training to use; all else the schedule itself has seen to."""
     if values.size and values.max() > LARGEST:
         at = int(np.argmax(values > LARGEST))
-        allowed, value = f"a finite number >= 0 and at most {LARGEST:.6g}", repr(float(values[at]))
-        raise ImpossibleValue("learning rate", allowed, value, f"at step {steps[at]}", shown(schedule))
+        value, when = repr(float(values[at])), f"at step {steps[at]}, and {ENDS}"
+        raise ImpossibleValue("learning rate", "a finite number >= 0", value, when, shown(schedule))

@@ -14,6 +14,9 @@ from lr_plugins.errors import InvalidArgument
 LARGEST = 3.4028235677973362e38
 """The largest value of a hyper-parameter: rounds to the largest number of single precision, which parameters have."""
 
+ENDS = f"single precision ends at {LARGEST:.6g}"
+"""Why a finite number is too large, as a part of a sentence."""
+
 _SMALLEST = sys.float_info.min
 """The smallest number with all its digits, and the smallest whose reciprocal is sure to be finite."""
 

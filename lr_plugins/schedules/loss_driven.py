@@ -186,7 +186,7 @@ class LossDriven(MetricDriven):
         if self.max_change is None:
             return factor
         before = self._current_within(memory, initial)
-        return min(max(factor, before / self.max_change), before * self.max_change)
+        return min(max(factor, before / self.max_change), before * self.max_change, _HUGE)
 
     def _current(self, memory: Mapping[str, Any], initial: float) -> float:
         if "factor" in memory:
@@ -197,7 +197,7 @@ class LossDriven(MetricDriven):
     def _current_within(self, memory: Memory, initial: float) -> float:
         """The current factor as floor and ceiling leave it."""
         factor = self._current(memory, initial)
-        return self._bounded(initial * factor, initial) / initial if initial else factor
+        return min(self._bounded(initial * factor, initial) / initial, _HUGE) if initial else factor
 
     def _bounded(self, value: float, initial: float) -> float:
         return within(value, initial, self.min_learning_rate, self.max_learning_rate)

@@ -104,7 +104,7 @@ class Schedule(ABC):
             raise explained from error
         if not arrays or not isinstance(value, np.ndarray):
             self._require_value(value, where)
-            return where.like(value) if arrays else value
+            return np.full(where.shape, value) if where.shape is not None else value
         if value.size and not (value.dtype.kind in "fiu" and value.min() >= 0 and value.max() < math.inf):
             return self._one_by_one(where, state)
         return value

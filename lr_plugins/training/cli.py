@@ -110,6 +110,8 @@ def _unreadable(error: OmegaConfBaseException) -> str:
     """A value that the configuration names and does not have: an interpolation, or `???`."""
     key = str(error.full_key or "")
     if isinstance(error, MissingMandatoryValue):
+        given = [word.partition("=")[0].lstrip("+") for word in sys.argv[1:] if word.endswith("=???")]
+        key = given[0] if len(given) == 1 else key  # as it was written, not as it is referred to from elsewhere
         return f"{key} must be set: its value is ???. Give it one, {key}=VALUE."
     what = str(error).partition("\n")[0].rstrip(".")
     written = [word for word in sys.argv[1:] if "${" in word]
@@ -197,6 +199,8 @@ def _no_option(loader: Any, words: Sequence[str]) -> str | None:
 
 def _no_place(config: DictConfig | None, key: str) -> str | None:
     """What there is where a field is not; None where the configuration has it."""
+    if config is None:
+        return None
     node: Any = config
     place, names = "", key.split(".")
     for at, name in enumerate(names):
