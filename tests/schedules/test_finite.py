@@ -266,3 +266,14 @@ def test_a_long_metric_name_makes_no_long_message():
     with pytest.raises(InvalidArgument) as caught:
         s.ReduceLROnPlateau(0.1, monitor="x" * 10**6)
     assert len(str(caught.value)) <= 2000
+
+
+@pytest.mark.parametrize("lengths", [["7st"] * 40, ["1ep", "2ep"] * 5, ["1ep", "20st", "5%"] * 4, ["1%"] * 40], ids=str)
+def test_many_parts_take_turns_as_a_few_do(lengths):
+    parts = [s.StepDecay(1 / (index + 1), 0.5, "3st") for index in range(len(lengths) + 1)]
+    quick, slow = s.Chain(parts, lengths), s.Chain(parts, lengths)
+    slow._starts = lambda plan: None
+    each = [RUN.position(step) for step in range(-3, 450)]
+    assert [quick._turn(one) for one in each] == [slow._turn(one) for one in each]
+    block = RUN.position(np.arange(-3, 450))
+    assert quick(block).tolist() == slow(block).tolist() == [quick(one) for one in each]
