@@ -199,28 +199,28 @@ LISTS = {
 
 @pytest.mark.parametrize("name", LISTS)
 def test_very_many_elements_take_no_time(name):
-    begin = time.perf_counter()
+    begin = time.process_time()
     schedule = LISTS[name]()
     run = RunLength.of(steps_per_epoch=1000, epochs=30)
     steps = np.arange(0, MANY, 299)
     single = [schedule(run.position(step)) for step in steps.tolist()]
-    asked = time.perf_counter()
+    asked = time.process_time()
     single = [schedule(run.position(step)) for step in steps.tolist()]
-    assert time.perf_counter() - asked < 0.5
+    assert time.process_time() - asked < 0.5
     assert schedule(run.position(steps)).tolist() == single
     assert len(schedule(run.position(np.arange(4096)))) == 4096
     assert len(repr(schedule)) > MANY
     assert schedule == type(schedule)(**schedule.config())
-    assert time.perf_counter() - begin < 15
+    assert time.process_time() - begin < 15
 
 
 def test_what_happens_at_very_many_boundaries_takes_no_time():
     schedule = s.PiecewiseConstant(TIMES[:-1], [1 / time for time in range(1, MANY + 1)])
-    begin = time.perf_counter()
+    begin = time.process_time()
     moments = list(schedule.moments(RunLength.of(steps=MANY).position(np.arange(MANY))))
     assert [moment.at.tolist() for moment in moments[:3]] == [[1], [2], [3]]
     assert len(moments) == MANY - 1
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 50])
