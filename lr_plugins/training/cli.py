@@ -20,9 +20,12 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lr_plugins.errors import LearningRateError, shown
+from lr_plugins.errors import LearningRateError, shortened, shown
 from lr_plugins.training import sweep
 from lr_plugins.training.resume import continued
+
+_LONGEST = 4000
+"""Characters of a message; Hydra's own may list all options of a group, or repeat what it could not find."""
 
 
 def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
@@ -67,6 +70,11 @@ def end_unread() -> NoReturn:
 
 def explanation(error: BaseException, config_dir: str | Path) -> str | None:
     """The message for an error that the user's settings caused, or None for any other."""
+    message = _message(error, config_dir)
+    return None if message is None else shortened(message, _LONGEST)
+
+
+def _message(error: BaseException, config_dir: str | Path) -> str | None:
     refused = _refused_override(error, Path(config_dir))
     if refused is not None:
         return refused
