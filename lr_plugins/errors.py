@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,8 +13,71 @@ SET_LENGTH = (
 """What to do where the length of the run is needed and unknown, as a part of a sentence."""
 
 
+_LONGEST_VALUE, _LONGEST_MESSAGE = 300, 2000
+"""Characters of a value within a message, and of a message."""
+
+
+class _Shortened(reprlib.Repr):
+    """The representation of a large collection: its first elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = self.maxdeque = (
+            self.maxarray
+        ) = 6
+        self.maxstring = self.maxlong = self.maxother = 60
+
+
+_SHORTENED = _Shortened()
+_COLLECTIONS = list, tuple, dict, set, frozenset
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a message: its representation, on one line and shortened where it is long.
+
+    Args:
+        value: any object; one whose own representation fails is named by its type.
+
+    Example:
+        >>> shown([1, "5%"]), len(shown("x" * 10**6))
+        ("[1, '5%']", 300)
+        >>> shown(list(range(100_000)))
+        '[0, 1, 2, 3, 4, 5, ...] (100,000 elements)'
+    """
+    try:
+        if isinstance(value, _COLLECTIONS) and len(value) > _LONGEST_VALUE // 3:
+            text = f"{_SHORTENED.repr(value)} ({len(value):,} elements)"
+        else:
+            text = repr(value)
+        return shortened(" ".join(text.split()) if "\n" in text else text, _LONGEST_VALUE)
+    except Exception:  # its own representation fails: an integer of 10,000 digits, an object that is not built yet
+        return f"an object of type {type(value).__name__}"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters: what is too long loses its middle.
+
+    Example:
+        >>> shortened("a schedule", 100), shortened("0123456789" * 9, 20)
+        ('a schedule', '012345678 ... 456789')
+    """
+    if len(text) <= most:
+        return text
+    last = most * 3 // 10
+    return f"{text[: most - last - 5]} ... {text[-last:]}"
+
+
 class LearningRateError(Exception):
-    """Base of every error raised on purpose here, so that an application can show it without a traceback."""
+    """Base of every error raised on purpose here, so that an application can show it without a traceback.
+
+    A message of more than 2,000 characters loses its middle.
+    """
+
+    def __init__(self, *args: object, **options: Any) -> None:
+        super().__init__(
+            *(shortened(one, _LONGEST_MESSAGE) if isinstance(one, str) else one for one in args), **options
+        )
 
 
 class InvalidArgument(LearningRateError, ValueError):
@@ -32,11 +96,11 @@ class InvalidArgument(LearningRateError, ValueError):
 
     def __init__(self, field: str, value: object, allowed: str, hint: str = "") -> None:
         self.field, self.value, self.allowed, self.hint = field, value, allowed, hint
-        super().__init__(f"{field} must be {allowed}; got {value!r}.{' ' if hint else ''}{hint}")
+        super().__init__(f"{field} must be {allowed}; got {shown(value)}.{' ' if hint else ''}{hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By its parts, for it may come from another process; of a value that cannot, what it looks like."""
-        value = self.value if isinstance(self.value, (str, int, float, bool, type(None))) else _Looks(repr(self.value))
+        value = self.value if isinstance(self.value, (str, int, float, bool, type(None))) else _Looks(shown(self.value))
         return type(self), (self.field, value, self.allowed, self.hint)
 
 
@@ -82,6 +146,34 @@ def install(extra: str) -> str:
 
 class TrainingError(LearningRateError, RuntimeError):
     """Something met during training that makes the next learning rate unknowable, e.g. a loss that is NaN."""
+
+
+class ImpossibleValue(TrainingError):
+    """What a schedule gives is not a finite number >= 0.
+
+    Args:
+        name: what the value is meant for: `"learning rate"`, `"momentum"`.
+        allowed: what is allowed, as the end of the sentence "the <name> must be ...".
+        value: what the schedule gives, as a text.
+        when: when it does: `"at step 400"`.
+        schedule: the schedule, as a text.
+
+    Example:
+        >>> print(ImpossibleValue("learning rate", "a finite number >= 0", "inf", "at step 9", "StepDecay(...)"))
+        the learning rate must be a finite number >= 0; the schedule gives inf at step 9: StepDecay(...)
+    """
+
+    def __init__(self, name: str, allowed: str, value: str, when: str, schedule: str) -> None:
+        self.parts = name, allowed, value, when, schedule
+        super().__init__(f"the {name} must be {allowed}; the schedule gives {value} {when}: {schedule}")
+
+    def meant_for(self, name: str, allowed: str) -> ImpossibleValue:
+        """The same, of another hyper-parameter."""
+        return ImpossibleValue(name, allowed, *self.parts[2:])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its parts, for it may come from another process."""
+        return type(self), self.parts
 
 
 class TrackingError(LearningRateError, RuntimeError):

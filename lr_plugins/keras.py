@@ -40,8 +40,9 @@ class LearningRateSchedule(Schedule):
     def value(self, position: Position, state: State) -> Value:
         """The formula in the precision of `dtype`."""
         exact = DTYPES[self.dtype]
-        step = np.asarray(position.elapsed("st"), dtype=exact)
-        result = np.asarray(self.formula(step, exact, position))
+        with np.errstate(all="ignore"):  # what overflows is no value, which whoever asks is told
+            step = np.asarray(position.elapsed("st"), dtype=exact)
+            result = np.asarray(self.formula(step, exact, position))
         return result.astype(np.float64) if isinstance(position.step, np.ndarray) else float(result)
 
     @abstractmethod

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lr_plugins import keras, schedules
+from lr_plugins.schedules.duration import Boundaries, Lengths
 from lr_plugins.schedules.position import Span
 
 _HOMES = ("lr_plugins.schedules.", "lr_plugins.keras")
@@ -39,5 +40,6 @@ def register_schedules() -> None:
 
 def safe_classes() -> list[Any]:
     """Every class that a schedule of this package consists of."""
-    shown = {one for one in (*vars(schedules).values(), *vars(keras).values(), Span) if inspect.isclass(one)}
+    parts = Span, Boundaries, Lengths
+    shown = {one for one in (*vars(schedules).values(), *vars(keras).values(), *parts) if inspect.isclass(one)}
     return [one for one in shown if one.__module__.startswith(_HOMES) and not inspect.isabstract(one)]

@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 
 from lr_plugins.callbacks.hyper_parameter import HyperParameter
 from lr_plugins.callbacks.known_groups import Group, KnownGroup
-from lr_plugins.errors import TrainingError
+from lr_plugins.errors import ImpossibleValue, TrainingError, shown
 from lr_plugins.schedules import Position, RunLength, Schedule
-from lr_plugins.schedules.position import Count
+from lr_plugins.schedules.arguments import ENDS
+from lr_plugins.schedules.position import Count, Value
 
 Place = Callable[[Count, float], Position]
 """Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
@@ -70,12 +71,15 @@ class Drive:
         self._plain: list[Group] = []
         self._scaled: list[tuple[Group, float]] = []
         self._special: list[tuple[Callable[[float], None], Group, float]] = []
+        self._largest = hyper.largest  # that the schedule's value may be, for all groups to have one that they can hold
 
     def bind(self, optimizer: Optimizer) -> None:
         """Take the dictionaries of the param groups as they are now; `write` has to follow."""
         self._plain, self._scaled, self._special = [], [], []
+        self._largest = self.hyper.largest
         for known, share in self.shares.items():
             for group in (known.group, *known.copies):
+                self._largest = min(self._largest, _largest(self.hyper.largest_in(group), share))
                 write = _special_writer(self.hyper, optimizer, group, share)
                 if write is not None:
                     self._special.append((write, group, share))
@@ -127,9 +131,16 @@ class Drive:
         places = list(self._places(run, steps))
         others = [place._replace(run=place.run._replace(epochs=run.epochs, steps=run.steps)) for place in places]
         return any(
-            self.schedule(place, self.state) != self.schedule(other, self.state)
+            self._value_or_none(place) != self._value_or_none(other)
             for place, other in zip(places, others, strict=True)
         )
+
+    def _value_or_none(self, place: Position) -> Value | None:
+        """The schedule's value; None where it is none that a hyper-parameter can have."""
+        try:
+            return self.schedule(place, self.state)
+        except ImpossibleValue:
+            return None
 
     @property
     def span(self) -> str:
@@ -189,20 +200,44 @@ class Drive:
             values = np.broadcast_to(np.asarray(found, dtype=np.float64), (count,))
         except Exception:  # whatever is wrong at a step to come is told when it has come
             return [self._single(step)]
-        if not ((values >= 0) & (values <= self.hyper.largest)).all():
+        if not values.max() <= self._largest:  # that none is negative or NaN, the schedule has seen to
             return [self._single(step)]
         block: list[float] = values.tolist()
         return block
 
     def _single(self, step: int) -> float:
         try:
-            value = self.schedule(self.place(step, self.base), self.state)
-        except OverflowError:
-            value = math.inf
-        if not 0 <= value <= self.hyper.largest:
-            least = "a finite number >= 0" if self.hyper.largest > 1 else "a number >= 0 and < 1"
-            raise TrainingError(f"the {self.hyper.words} must be {least}; the schedule gives {value!r} at step {step}")
-        return float(value)
+            value = float(self.schedule(self.place(step, self.base), self.state))
+        except ImpossibleValue as error:
+            raise error.meant_for(self.hyper.words, self.hyper.allowed) from error
+        if not value <= self._largest:
+            raise self._too_large(value, step)
+        return value
+
+    def _too_large(self, value: float, step: int) -> ImpossibleValue:
+        """Why a value cannot be written: for the schedule's own, or for what a param group would have of it."""
+        allowed, times, end = self.hyper.allowed, "", ""
+        if value <= self.hyper.largest:
+            for known, share in self.shares.items():
+                for group in (known.group, *known.copies):
+                    most = self.hyper.largest_in(group)
+                    if not value * share <= most:
+                        allowed = f"at most {most:.9g}, the largest that a param group can hold"
+                        times = "" if share == 1.0 else f"times {share:g}, a param group's share of it, "
+        elif self.hyper.largest > 1:
+            end = f", and {ENDS}"
+        when = f"{times}at step {step}{end}"
+        return ImpossibleValue(self.hyper.words, allowed, repr(value), when, shown(self.schedule))
+
+
+def _largest(held: float, share: float) -> float:
+    """The largest value whose share of `share` is not above what a group can hold."""
+    if share <= 1.0:
+        return held
+    most = held / share
+    while most * share > held:
+        most = math.nextafter(most, 0.0)
+    return most
 
 
 def _special_writer(

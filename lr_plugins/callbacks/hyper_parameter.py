@@ -11,8 +11,8 @@ import torch
 from torch.optim import Optimizer
 
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.arguments import LARGEST
 
-_LARGEST = 3.4028235677973362e38  # rounds to the largest number of the parameters' single precision
 _BETAS = {"beta1": 0, "beta2": 1}
 
 
@@ -80,7 +80,7 @@ class HyperParameter:
                 group[self.key] = tuple(tensor if at == self.at else one for at, one in enumerate(group[self.key]))
         return tensor
 
-    def kept(self, values: dict[str, Any]) -> Any:
+    def kept(self, values: Mapping[str, Any]) -> Any:
         """What is kept of it: a number or a tensor; None if nothing is."""
         kept = values.get(self.key)
         return kept if self.at is None or kept is None else kept[self.at]
@@ -89,7 +89,22 @@ class HyperParameter:
     def largest(self) -> float:
         """The largest value it may have."""
         # torch refuses a beta of 1: the mean it is the memory of would never learn anything.
-        return math.nextafter(1.0, 0.0) if self.key == "betas" else _LARGEST
+        return math.nextafter(1.0, 0.0) if self.key == "betas" else LARGEST
+
+    def largest_in(self, group: Mapping[str, Any]) -> float:
+        """The largest value that a param group can hold: less, where it is kept in a tensor of fewer bits."""
+        kept = self.kept(group)
+        if not isinstance(kept, torch.Tensor) or not kept.dtype.is_floating_point or kept.dtype == torch.float64:
+            return self.largest
+        numbers = torch.finfo(kept.dtype)
+        if self.key == "betas":
+            return float(1.0 - numbers.eps / 2.0)  # the largest below 1
+        return self.largest if kept.dtype == torch.float32 else min(self.largest, float(numbers.max))
+
+    @property
+    def allowed(self) -> str:
+        """What its values are, as the end of the sentence "the <name> must be ..."."""
+        return "a finite number >= 0" if self.largest > 1 else "a number >= 0 and < 1"
 
     @property
     def words(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from lr_plugins.callbacks.known_groups import (
 from lr_plugins.callbacks.step_hooks import optimizers_within
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.assign import Assign
+from lr_plugins.schedules.ops import power
 
 Names = Mapping[int, str]
 """The names of parameters, by their identity."""
@@ -197,7 +199,11 @@ class Layout:
         if name not in layers:
             raise InvalidArgument("Assign.layer_decay", assignment.layer_decay, "for parameters of the module only")
         top: int = max(layers.values())
-        return float(assignment.layer_decay ** (top - layers[name]))
+        factor = power(assignment.layer_decay, top - layers[name])
+        if not factor < math.inf:
+            hint = f"The lowest of {top + 1} layers would have {assignment.layer_decay:g} ** {top} times the value."
+            raise InvalidArgument("Assign.layer_decay", assignment.layer_decay, "smaller", hint)
+        return float(factor)
 
 
 def layers_of(assignment: Assign, names: Sequence[str]) -> dict[str, int]:

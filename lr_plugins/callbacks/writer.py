@@ -168,6 +168,9 @@ class Writer(Recorder):
             base = known.owns[hyper]
         else:
             share *= self._ratio(hyper, known)
+        if not math.isfinite(share):
+            allowed = "such that each param group's share of the schedule's value is a finite number"
+            raise InvalidArgument("Assign.layer_decay and the groups' own values", share, allowed)
         self._drive_of(index, hyper, base, known.begun).shares[known] = share
 
     def _drive_of(self, index: int, hyper: HyperParameter, base: float, begun: tuple[int, int]) -> Drive:

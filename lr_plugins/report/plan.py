@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lr_plugins.errors import LearningRateError
 from lr_plugins.report.stretches import Planned, Steps, Stretches, Values
 from lr_plugins.schedules.moments import END, Moment
 from lr_plugins.schedules.schedule import Schedule
@@ -63,12 +64,12 @@ def plan(schedule: Schedule, planned: Planned, base: float | None) -> Plan:
         TrainingError: a value is none that a learning rate can have, or cannot be told.
     """
     steps = _looked_at(planned.steps)
-    moments = tuple(schedule.moments(planned.run.position(steps, base)))
+    moments = _moments(schedule, planned, steps, base)
     for _ in range(_ROUNDS):
         finer = _finer(steps, moments)
         if finer.size == steps.size:
             break
-        steps, moments = finer, tuple(schedule.moments(planned.run.position(finer, base)))
+        steps, moments = finer, _moments(schedule, planned, finer, base)
     stretches = Stretches(schedule, planned, base)
     values, decisions = stretches.values(steps), stretches.decisions
     changes: tuple[int, ...] = ()
@@ -80,6 +81,17 @@ def plan(schedule: Schedule, planned: Planned, base: float | None) -> Plan:
     sampled = steps.size < planned.steps and not (schedule.foreseeable and planned.steps <= MOST_SUMMED)
     area = _sampled(stretches, steps, planned.steps) if sampled else _summed(stretches, steps, values, planned.steps)
     return Plan(steps, values, moments, decisions, changes, end, area, sampled)
+
+
+def _moments(schedule: Schedule, planned: Planned, steps: Steps, base: float | None) -> tuple[Moment, ...]:
+    """What the schedule's arguments say of some steps; nothing where its numbers are too large to say it."""
+    try:
+        with np.errstate(all="ignore"):
+            return tuple(schedule.moments(planned.run.position(steps, base)))
+    except (ArithmeticError, ValueError) as error:
+        if isinstance(error, LearningRateError):
+            raise
+        return ()  # the values say at which step
 
 
 def _looked_at(steps: int) -> Steps:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import ImpossibleValue, InvalidArgument, TrainingError
 from lr_plugins.report.mistakes import mistakes
 from lr_plugins.report.plan import Plan, plan
 from lr_plugins.report.pretend import Course, Validations, told
@@ -21,6 +21,7 @@ from lr_plugins.schedules.observation import VALIDATION
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.schedules.schedule import number
 
+_MOST_STEPS = 2**53  # that a float counts one by one
 _TITLE = "Learning rate, before training"
 
 
@@ -218,7 +219,10 @@ def preview_of(
     _check_metrics(assignments, planned)
     lines, warnings, notes = [], [], list(notes)
     for name, one in named(assignments):
-        found = plan(one.schedule, planned, own_value(defaults, one.to))
+        try:
+            found = plan(one.schedule, planned, own_value(defaults, one.to))
+        except ImpossibleValue as error:
+            raise error.meant_for(named_in_words(one.to), "a finite number >= 0") from error
         lines.append(Line(name, found, tuple(_events(found, planned.run)), planned.run))
         if one.to == "lr":
             several = f"{name}: " if len(assignments) > 1 else ""
@@ -248,6 +252,11 @@ def named(assignments: Assignments) -> Iterator[tuple[str, Assign]]:
             yield (to if len(mine[last:]) == 1 else f"{to}/{chosen if one.chooses else 'others'}"), one
 
 
+def named_in_words(to: str) -> str:
+    """What a hyper-parameter is called in a sentence."""
+    return "learning rate" if to == "lr" else to.replace("_", " ")
+
+
 def own_value(defaults: Mapping[str, Any], to: str) -> float | None:
     """The optimizer's own value of a hyper-parameter; None if unknown."""
     betas = defaults.get("betas") or (None, None)
@@ -261,6 +270,8 @@ def _run(steps_per_epoch: int | None, epochs: int | None, steps: int | None, bat
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
             raise InvalidArgument(name, value, "an integer >= 1")
     run = RunLength.of(steps_per_epoch, epochs, steps, batch_size)
+    if run.steps is not None and run.steps > _MOST_STEPS:
+        raise InvalidArgument("the length of the run", run.steps, "at most 2**53 optimizer steps")
     if run.steps is None:
         allowed = "told, as steps, or as epochs together with steps_per_epoch"
         raise InvalidArgument("the length of the run", None, allowed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import ImpossibleValue, InvalidArgument, shown
 from lr_plugins.report.pretend import Course, Occasion, Pretended, Validations, occasions
+from lr_plugins.schedules.arguments import ENDS, LARGEST
 from lr_plugins.schedules.ops import FEW
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule, State
@@ -98,7 +98,7 @@ class Stretches:
             for at in range(begin, end, block):
                 which = slice(at, min(at + block, end))
                 found[which] = self._schedule(self._planned.run.position(steps[which], self._base), one.state)
-        _check(steps, found)
+        _check(steps, found, self._schedule)
         return found
 
     def after_the_end(self) -> float:
@@ -139,9 +139,9 @@ def _occasions(schedule: Schedule, planned: Planned) -> Iterator[Occasion]:
             yield occasion
 
 
-def _check(steps: Steps, values: Values) -> None:
-    wrong = np.flatnonzero(~((values >= 0) & (values < math.inf)))
-    if wrong.size:
-        at = wrong[0]
-        given = f"the schedule gives {float(values[at])!r} at step {steps[at]}"
-        raise TrainingError(f"the learning rate must be a finite number >= 0; {given}")
+def _check(steps: Steps, values: Values, schedule: Schedule) -> None:
+    """Refuse what is too large for a training to use; all else the schedule itself has seen to."""
+    if values.size and values.max() > LARGEST:
+        at = int(np.argmax(values > LARGEST))
+        value, when = repr(float(values[at])), f"at step {steps[at]}, and {ENDS}"
+        raise ImpossibleValue("learning rate", "a finite number >= 0", value, when, shown(schedule))

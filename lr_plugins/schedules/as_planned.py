@@ -66,7 +66,7 @@ class AsPlanned(Wrapper):
 
     @property
     def _run(self) -> RunLength:
-        return RunLength(self.steps_per_epoch, self.epochs, self.steps, self.batch_size)
+        return RunLength._make((self.steps_per_epoch, self.epochs, self.steps, self.batch_size, None))
 
     def seen(self, index: int, position: Position) -> Position:
         """As the run it was planned for has it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from lr_plugins.schedules.position import Position, RunLength, Span, Value
 from lr_plugins.schedules.schedule import Schedule, State, learning_rate, number
 
 _NONE = Span()
+_FEW = 8  # parts, for which a loop is as quick as anything else
 
 
 class Combination(Schedule):
@@ -122,6 +124,7 @@ class InTurn(Combination):
     """Parts in turn, each counting from its own begin. Sub-classes say how long each part is."""
 
     _planned: tuple[RunLength, list[tuple[Span, RunLength]]] | None = None
+    _clocked: tuple[list[tuple[Span, RunLength]], tuple[str, list[float]] | None] | None = None
 
     @abstractmethod
     def part_length(self, index: int, run: RunLength) -> Span:
@@ -134,7 +137,7 @@ class InTurn(Combination):
             return self.of(self._turn(position), position, state)
         # Each part is asked for its own time only: outside of it, its formula may have no value.
         turn, values = self._turns(position, shape), np.empty(shape)
-        for index in range(len(self.parts)):
+        for index in range(len(self.parts)) if len(self.parts) <= _FEW else np.unique(turn).tolist():
             which = _which(turn, index)
             if which is not None:
                 values[which] = self.of(index, position.chosen(which), state)
@@ -166,15 +169,32 @@ class InTurn(Combination):
 
     def _turn(self, position: Position) -> int:
         plan, index = self._plan(position.run), 0
+        if len(plan) > _FEW and (starts := self._starts(plan)) is not None:
+            passed: Any = position.elapsed(starts[0])
+            return bisect_right(starts[1], passed)
         while index + 1 < len(plan) and _begun(plan[index + 1][0], position):
             index += 1
         return index
 
     def _turns(self, position: Position, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
+        plan = self._plan(position.run)
+        if len(plan) > _FEW and (starts := self._starts(plan)) is not None:
+            found = np.searchsorted(np.array(starts[1]), position.elapsed(starts[0]), side="right")
+            return np.broadcast_to(np.asarray(found, dtype=np.intp), shape)
         turn = np.zeros(shape, dtype=np.intp)
-        for index, (start, _) in enumerate(self._plan(position.run)[1:]):
+        for index, (start, _) in enumerate(plan[1:]):
             turn += (turn == index) & _begun(start, position)
         return turn
+
+    def _starts(self, plan: list[tuple[Span, RunLength]]) -> tuple[str, list[float]] | None:
+        """When the parts but the first begin, where one clock tells it of all: the clock, and the times in order."""
+        if self._clocked is None or self._clocked[0] is not plan:
+            starts = [start for start, _ in plan[1:]]
+            clocks = {start.counted_in for start in starts if start != _NONE}
+            times = [-math.inf if start == _NONE else start.exact for start in starts]
+            one = len(clocks) == 1 and None not in times
+            self._clocked = plan, (clocks.pop(), [time for time in times if time is not None]) if one else None
+        return self._clocked[1]
 
     def _plan(self, run: RunLength) -> list[tuple[Span, RunLength]]:
         """When each part begins, and the run it sees; the same for all positions of a run."""

@@ -227,7 +227,8 @@ class Cyclic(Schedule):
         """`base + (max - base) * s * scale`."""
         passed, up, down, cycle = self._cycle(position)
         within = passed - cycle * (up + down)
-        share = where(within <= up, within / up, (up + down - within) / down)
+        # Rounding may put the begin of a late cycle a little before 0.
+        share = maximum(where(within <= up, within / up, (up + down - within) / down), 0.0)
         if self.mode == "triangular2":
             share = share * power(0.5, cycle)
         elif self.mode == "exp_range":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 from collections.abc import Sequence
@@ -10,11 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import SET_LENGTH, InvalidArgument, TrainingError
-from lr_plugins.schedules.ops import nearly_whole
+from lr_plugins.schedules.arguments import as_float, tidy
+from lr_plugins.schedules.ops import maximum, nearly_whole
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
 
-_TEXT = re.compile(r"\s*(?P<value>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*(?P<unit>st|ep|sp|%)?\s*", re.IGNORECASE)
+_TEXT = re.compile(
+    r"\s*(?P<value>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*(?P<unit>st|ep|sp|%)?\s*", re.IGNORECASE | re.ASCII
+)
 _NAMES = {"st": "optimizer step", "ep": "epoch", "sp": "sample"}
+_LEAST, _MOST = 1e-12, 1e300
+"""The shortest and the longest length but 0, in whatever unit: far beyond both ends of what a run can tell apart."""
+
 _ALLOWED = '{}, or a text like "10ep" (epochs), "500st" (optimizer steps), "5%" (of the run) or "50000sp" (samples)'
 
 _UNKNOWN = {
@@ -34,17 +41,25 @@ _WORDS = {
 }
 _UNIT_OF = {word: unit for unit, words in _WORDS.items() for word in (unit, *words.split())}
 _OTHERS = re.compile(
-    r"\s*(?P<value>[1-9]\d{0,2}(?:,\d{3})+|\d[\d_]*\.?\d*|\.\d+)\s*(?P<times>[kKM])?\s*(?P<unit>[a-zA-Z]*|%)\s*"
+    r"\s*(?P<value>[1-9]\d{0,2}(?:,\d{3})+|\d[\d_]*\.?\d*|\.\d+)\s*(?P<times>[kKM])?\s*(?P<unit>[a-zA-Z]*|%)\s*",
+    re.ASCII,
 )
 _TIMES = {None: 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
+
+
+_UNITS = ("st", "ep", "%", "sp")
+_ALLOWED_UNITS = '"st" (optimizer steps), "ep" (epochs), "%" (percent of the run) or "sp" (samples)'
 
 
 class Duration:
     """A length of time: a value and the unit it is counted in.
 
     Args:
-        value: how many, >= 0.
+        value: how many, 0 or from 1e-12 to 1e300.
         unit: `"st"` optimizer steps, `"ep"` epochs, `"%"` percent of the run, `"sp"` samples.
+
+    Raises:
+        InvalidArgument: the value is not such a number, or the unit is none of these.
 
     Epochs count whole: a schedule whose length is in epochs holds its value within an epoch, as Keras' callback does
     (`Schedule.smooth` makes it move). The others move at every optimizer step. Within a part of a sequence,
@@ -63,7 +78,10 @@ class Duration:
     __slots__ = ("unit", "value")
 
     def __init__(self, value: float, unit: str) -> None:
-        self.value, self.unit = value, unit
+        self.unit, number = _unit("Duration.unit", unit), as_float(value)
+        if number is None or not _is_length(number):
+            raise InvalidArgument("Duration.value", value, f"0, or a number from {_LEAST:g} to {_MOST:g}")
+        self.value = tidy(number)
 
     @classmethod
     def of(
@@ -78,29 +96,32 @@ class Duration:
             allow_zero: whether 0 will do.
 
         Raises:
-            InvalidArgument: it is not a length, not greater than 0, or a fraction of a step or of an unnamed unit.
+            InvalidArgument: it is not a length, not greater than 0, or a fraction of a step or of an unnamed unit; or
+                `unit` is none.
         """
-        duration, least, hint = cls._read(length, unit), "greater than 0: a number", ""
-        if duration is None:
+        value, counted_in = cls._read(length, _unit("unit", unit))
+        least, hint = "greater than 0: a number", ""
+        if value is None:
             hint = advice(length, unit)
-        elif fraction := _fraction(duration, isinstance(length, Duration) or _has_unit(length)):
+        elif fraction := _fraction(value, counted_in, isinstance(length, Duration) or _has_unit(length)):
             least, hint = f"at least one {_NAMES[unit]}", fraction
-        elif 0 < duration.value < math.inf or (allow_zero and duration.value == 0):
-            return duration
+        elif not _is_length(value):
+            hint = f"A length is from {_LEAST:g} to {_MOST:g}." if 0 < value < math.inf else ""
+        elif value or allow_zero:
+            return length if isinstance(length, Duration) else cls(value, counted_in)
         raise InvalidArgument(field, length, ("0 or " if allow_zero else "") + _ALLOWED.format(least), hint)
 
-    @classmethod
-    def _read(cls, length: object, unit: str) -> Duration | None:
+    @staticmethod
+    def _read(length: object, unit: str) -> tuple[float | None, str]:
+        """(the number in a length, its unit); None where there is none."""
         if isinstance(length, Duration):
-            return length
-        if isinstance(length, str) and (match := _TEXT.fullmatch(length)):
-            return cls(_tidy(float(match["value"])), (match["unit"] or unit).lower())
-        if isinstance(length, (int, float, np.integer, np.floating)) and not isinstance(length, bool):
-            try:
-                return cls(_tidy(float(length)), unit)
-            except OverflowError:
-                return None
-        return None
+            return length.value, length.unit
+        if isinstance(length, str):
+            match = _TEXT.fullmatch(length)
+            return (None, unit) if match is None else (float(match["value"]), (match["unit"] or unit).lower())
+        if isinstance(length, (int, float, np.integer, np.floating)):
+            return as_float(length), unit
+        return None, unit
 
     def measure(self, position: Position) -> tuple[Value, float]:
         """(how much has passed, this length), both in one clock.
@@ -130,7 +151,8 @@ class Duration:
             return Span(run.steps_at(self.value), self.value, "ep" if self.value % 1 == 0 else "st")
         if self.unit == "%":
             # 32.7 % of 1000 steps is 327 and not 327.00000000000006: a boundary would come a step late.
-            steps = None if run.steps is None else round(self.value * run.steps / 100, 9)
+            exact = None if run.steps is None else self.value * run.steps / 100
+            steps = exact and (round(exact, 9) or exact)  # a length is never 0
             epochs = None if run.epochs is None else self.value * run.epochs / 100
             return Span(steps, epochs, "st" if steps is not None else "ep")
         steps = self.value if self.unit == "st" else None
@@ -174,7 +196,7 @@ class Duration:
 
     def __reduce__(self) -> tuple[type[Duration], tuple[float, str]]:
         """As a call of the class: torch's unpickler for weights, of 2.4 at least, sets no slots."""
-        return type(self), (_tidy(float(self.value)), self.unit)
+        return type(self), (self.value, self.unit)
 
 
 DurationLike = Duration | str | int | float
@@ -186,24 +208,139 @@ def measure_all(durations: Sequence[Duration], position: Position) -> tuple[Valu
     Raises:
         TrainingError: one of them cannot be told in the clock of the others.
     """
+    clock, lengths = _in_one_clock(durations, position)
+    return _passed(clock, position), lengths
+
+
+class Lengths:
+    """Lengths that are measured in one clock, as by `measure_all`, at one position of a run after another.
+
+    Args:
+        durations: the lengths; they stay the same.
+    """
+
+    def __init__(self, durations: Sequence[Duration]) -> None:
+        self._durations = durations
+        self._measured: tuple[RunLength, Duration | str, list[float]] | None = None
+
+    def measure(self, position: Position) -> tuple[Value, list[float], bool]:
+        """As `measure_all`; and whether the lengths have been told anew, for this run.
+
+        Raises:
+            TrainingError: one of them cannot be told in the clock of the others.
+        """
+        known = self._measured
+        if known is not None and known[0] == position.run:
+            return _passed(known[1], position), known[2], False
+        clock, lengths = _in_one_clock(self._durations, position)
+        self._measured = position.run, clock, lengths
+        return _passed(clock, position), lengths, True
+
+    def forget(self) -> None:
+        """Tell the lengths anew at the next position."""
+        self._measured = None
+
+    def __reduce__(self) -> tuple[type[Lengths], tuple[Sequence[Duration]]]:
+        """Without what has been measured."""
+        return type(self), (self._durations,)
+
+
+class Boundaries:
+    """Lengths of any units, and how many of each unit have passed: by bisection, however many there are.
+
+    Args:
+        durations: the lengths, in any order; they stay the same.
+
+    Example:
+        >>> boundaries = Boundaries([Duration.of("3ep"), Duration.of("20st"), Duration.of("1ep")])
+        >>> boundaries.passed(RunLength.of(steps_per_epoch=10).position(25))
+        [([2, 0], 1), ([1], 1)]
+    """
+
+    def __init__(self, durations: Sequence[Duration]) -> None:
+        self._durations = durations
+        by_unit: dict[str, list[int]] = {}
+        for index, duration in enumerate(durations):
+            by_unit.setdefault(duration.unit, []).append(index)
+        # Of one unit, the order is the same in every run.
+        self._orders = [sorted(order, key=lambda index: durations[index].value) for order in by_unit.values()]
+        self._measured: tuple[RunLength, list[tuple[list[int], Duration, list[float]]]] | None = None
+
+    def passed(self, position: Position) -> list[tuple[list[int], Value]]:
+        """Of each unit (the indices of its lengths, the shortest first; how many of them have passed).
+
+        Raises:
+            TrainingError: one of them cannot be told in this run.
+        """
+        return [(order, _count(lengths, one.measure(position)[0])) for order, one, lengths in self._in(position)]
+
+    def last(self, position: Position) -> Value:
+        """The number, from 1, of the last of all the lengths that has passed, where they increase; 0 if none has.
+
+        Raises:
+            TrainingError: one of them cannot be told in this run.
+        """
+        units = self._in(position)
+        if len(units) == 1:
+            _, one, lengths = units[0]
+            return _count(lengths, one.measure(position)[0])
+        last: Value = 0
+        for order, one, lengths in units:
+            last = maximum(last, _numbered(order, _count(lengths, one.measure(position)[0])))
+        return last
+
+    def _in(self, position: Position) -> list[tuple[list[int], Duration, list[float]]]:
+        """Of each unit the order of its lengths, the first of them, and all of them as the run has them."""
+        known = self._measured
+        if known is not None and (known[0] is position.run or known[0] == position.run):
+            return known[1]
+        found = []
+        for order in self._orders:
+            lengths = [self._durations[index].measure(position)[1] for index in order]
+            found.append((order, self._durations[order[0]], lengths))
+        self._measured = position.run, found
+        return found
+
+    def __reduce__(self) -> tuple[type[Boundaries], tuple[Sequence[Duration]]]:
+        """Without what has been measured."""
+        return type(self), (self._durations,)
+
+
+def _count(lengths: list[float], passed: Value) -> Value:
+    """How many of some lengths, the shortest first, have passed."""
+    if isinstance(passed, np.ndarray):
+        return np.searchsorted(np.asarray(lengths, dtype=np.float64), passed, side="right")
+    return bisect.bisect_right(lengths, passed)
+
+
+def _numbered(order: list[int], count: Value) -> Value:
+    """The number, from 1, of the last that has passed of the lengths of a unit; 0 where none has."""
+    if not isinstance(count, np.ndarray):
+        return order[int(count) - 1] + 1 if count else 0
+    numbers: Value = np.array([0, *(index + 1 for index in order)])[count]
+    return numbers
+
+
+def _passed(clock: Duration | str, position: Position) -> Value:
+    return position.elapsed(clock) if isinstance(clock, str) else clock.measure(position)[0]
+
+
+def _in_one_clock(durations: Sequence[Duration], position: Position) -> tuple[Duration | str, list[float]]:
+    """(the unit that is counted in, or a length that is measured in their clock; each of the lengths)."""
     units = {duration.unit for duration in durations if duration.value}
     if len(units) == 1:
         (unit,) = units
         if unit in ("st", "ep"):
-            return position.elapsed(unit), [duration.value for duration in durations]
-        passed: Value = 0.0
-        lengths = [0.0] * len(durations)
-        for index, duration in enumerate(durations):
-            if duration.value:
-                passed, lengths[index] = duration.measure(position)
-        return passed, lengths
+            return unit, [duration.value for duration in durations]
+        one = next(duration for duration in durations if duration.value)
+        return one, [duration.measure(position)[1] if duration.value else 0.0 for duration in durations]
     spans = [duration.known(position.run) for duration in durations if duration.value]
     for clock in ("st", "ep"):
         both = (span.steps if clock == "st" else span.epochs for span in spans)
         told = [length for length in both if length is not None]
         if len(told) == len(spans):
             rest = iter(told)
-            return position.elapsed(clock), [next(rest) if duration.value else 0.0 for duration in durations]
+            return clock, [next(rest) if duration.value else 0.0 for duration in durations]
     raise TrainingError(
         f"{', '.join(map(str, durations))} are to be seen in one clock, and the steps per epoch are unknown; "
         "give them all in steps, or all in epochs"
@@ -223,31 +360,38 @@ def advice(length: object, unit: str = "st") -> str:
     if match is None or meant is None:
         return ""
     value = float(re.sub("[_,]", "", match["value"])) * _TIMES[match["times"]]
-    found = _percent(value) if meant == "dur" else Duration(_tidy(value), meant)
-    if found.value == 0:
+    if not value or not _is_length(100 * value):
         return ""
+    found = _percent(value) if meant == "dur" else f"{tidy(value)}{meant}"
     steps = " (optimizer steps)" if word.startswith("ba") else ""
-    return _fraction(found, has_unit=bool(word)) or f'Did you mean "{found}"{steps}?'
+    return (_fraction(value, meant, bool(word)) if meant in _UNITS else "") or f'Did you mean "{found}"{steps}?'
 
 
-def _fraction(duration: Duration, has_unit: bool) -> str:
+def _fraction(value: float, unit: str, has_unit: bool) -> str:
     """What to say of a fraction where a length is meant; empty where it is a length."""
-    value, unit = duration.value, duration.unit
     if not 0 < value < 1 or unit == "%" or (unit == "ep" and has_unit):
         return ""
-    or_epochs = f' (of the run), or "{duration}"' if unit == "ep" else ""
+    or_epochs = f' (of the run), or "{value}{unit}"' if unit == "ep" else ""
     return f'{value} is less than one {_NAMES[unit]}; did you mean "{_percent(value)}"{or_epochs}?'
 
 
-def _percent(share: float) -> Duration:
-    return Duration(_tidy(float(f"{100 * share:.12g}")), "%")
+def _percent(share: float) -> str:
+    return f"{tidy(float(f'{100 * share:.12g}'))}%"
+
+
+def _unit(field: str, unit: object) -> str:
+    """One of the units, as a text of Python's own."""
+    if isinstance(unit, str) and unit in _UNITS:
+        return _UNITS[_UNITS.index(unit)]
+    meant = _UNIT_OF.get(unit.strip().lower()) if isinstance(unit, str) else None
+    raise InvalidArgument(field, unit, _ALLOWED_UNITS, f'Did you mean "{meant}"?' if meant in _UNITS else "")
+
+
+def _is_length(value: float) -> bool:
+    """Whether a number is a length, or 0; nothing that a formula makes of one is too large or too small."""
+    return value == 0 or _LEAST <= value <= _MOST
 
 
 def _has_unit(length: object) -> bool:
     match = _TEXT.fullmatch(length) if isinstance(length, str) else None
     return match is not None and match["unit"] is not None
-
-
-def _tidy(value: float) -> float:
-    """10 for 10.0: whole numbers print, compare and count as the user wrote them."""
-    return int(value) if value.is_integer() else value

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgument, TrainingError, shown
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.observation import BEGIN, Observation
 from lr_plugins.schedules.ops import clip
@@ -70,8 +70,9 @@ class FunctionSchedule(Schedule):
     ) -> None:
         self.function = function
         self.of = choice("FunctionSchedule.of", of, ("epoch", "step", "fraction"))
-        if isinstance(function, type) or not callable(function):
-            raise InvalidArgument("FunctionSchedule.function", function, f"a function of {self.of}")
+        if isinstance(function, (type, Schedule)) or not callable(function):
+            hint = "A schedule needs no FunctionSchedule around it." if isinstance(function, Schedule) else ""
+            raise InvalidArgument("FunctionSchedule.function", function, f"a function of {self.of}", hint)
         self._takes_learning_rate = _takes_learning_rate(function) if of == "epoch" else False  # None: not known yet
         if of != "epoch":
             if _takes(function, 0) is False:
@@ -190,17 +191,26 @@ class FunctionSchedule(Schedule):
         return self.initial(position)  # raises: it has to be given
 
     def _ask(self, time: float, *learning_rate_so_far: float) -> float:
-        answer: Any = self.function(time, *learning_rate_so_far)
+        try:
+            answer: Any = self.function(time, *learning_rate_so_far)
+        except OverflowError as error:  # its arithmetic has left the numbers, as a formula's of ours may
+            called = self._called(time, *learning_rate_so_far)
+            raise TrainingError(
+                f"the schedule function must return a finite number >= 0; {called} is too large for one ({error})"
+            ) from error
         if isinstance(self.function, np.vectorize) and np.ndim(answer) == 0:
             answer = answer.item()  # it makes an array even of a single number
         try:
             return learning_rate("the learning rate", answer)
         except InvalidArgument:
-            called = f"{_name(self.function)}({', '.join(map(repr, (time, *learning_rate_so_far)))})"
+            called = self._called(time, *learning_rate_so_far)
             raise TrainingError(
-                f"the schedule function must return a finite number >= 0; {called} returned {answer!r} "
+                f"the schedule function must return a finite number >= 0; {called} returned {shown(answer)} "
                 f"of type {type(answer).__name__}"
             ) from None
+
+    def _called(self, *arguments: float) -> str:
+        return f"{_name(self.function)}({', '.join(map(repr, arguments))})"
 
 
 def as_schedule(schedule: Schedule | Callable[..., float], field: str = "schedule") -> Schedule:

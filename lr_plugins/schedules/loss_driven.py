@@ -151,16 +151,21 @@ class LossDriven(MetricDriven):
             reference = _REFERENCE[self.rule]
         assert not isinstance(reference, str)
         try:
-            if self.rule == "exp":
-                return math.exp(self.k * (observed - reference))
-            return self._power(observed, reference)
+            factor = self._exp(observed, reference) if self.rule == "exp" else self._power(observed, reference)
         except (OverflowError, ZeroDivisionError):
+            factor = math.inf
+        if not math.isfinite(factor):
             if self.max_learning_rate is None and self.max_change is None:
                 raise TrainingError(
                     f"LossDriven: {self._formula()} is too large for a number at {self.monitor} = {observed:g}. "
                     "Training has diverged: set max_learning_rate as a ceiling, or a lower initial_learning_rate."
-                ) from None
+                )
             return _HUGE
+        return factor
+
+    def _exp(self, observed: float, reference: float) -> float:
+        # Without the check, 0 times a difference that is too large for a number were NaN.
+        return math.exp(self.k * (observed - reference)) if self.k else 1.0
 
     def _power(self, observed: float, reference: float) -> float:
         if observed < 0 or reference <= 0:
@@ -181,7 +186,7 @@ class LossDriven(MetricDriven):
         if self.max_change is None:
             return factor
         before = self._current_within(memory, initial)
-        return min(max(factor, before / self.max_change), before * self.max_change)
+        return min(max(factor, before / self.max_change), before * self.max_change, _HUGE)
 
     def _current(self, memory: Mapping[str, Any], initial: float) -> float:
         if "factor" in memory:
@@ -192,14 +197,14 @@ class LossDriven(MetricDriven):
     def _current_within(self, memory: Memory, initial: float) -> float:
         """The current factor as floor and ceiling leave it."""
         factor = self._current(memory, initial)
-        return self._bounded(initial * factor, initial) / initial if initial else factor
+        return min(self._bounded(initial * factor, initial) / initial, _HUGE) if initial else factor
 
     def _bounded(self, value: float, initial: float) -> float:
         return within(value, initial, self.min_learning_rate, self.max_learning_rate)
 
 
 def _reference(rule: str, value: object) -> float | str | None:
-    if value is None or value == "first":
+    if value is None or (isinstance(value, str) and value == "first"):
         return None if value is None else "first"
     field, allowed = "LossDriven.reference", "a finite number{}, first, or null"
     if rule == "power":

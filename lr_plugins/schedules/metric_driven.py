@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, SupportsFloat
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgument, TrainingError, shown
 from lr_plugins.schedules.bound import Bound, level
 from lr_plugins.schedules.observation import EPOCH, VALIDATION, Change, Monitor, Observation, occasion, steps_between
 from lr_plugins.schedules.position import Position, Value
@@ -127,9 +127,11 @@ class MetricDriven(Schedule):
     def _number(self, metric: SupportsFloat) -> float:
         try:
             return float(metric)
+        except OverflowError:  # an integer beyond all floats
+            return math.inf
         except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several numbers
             shape = getattr(metric, "shape", None)
-            what = repr(metric) if shape is None else f"a {type(metric).__name__} of shape {tuple(shape)}"
+            what = shown(metric) if shape is None else f"a {type(metric).__name__} of shape {tuple(shape)}"
             raise TrainingError(
                 f"{type(self).__name__}.monitor is {self.monitor!r}, which must be a single number; it is {what}"
             ) from error
@@ -147,7 +149,10 @@ class MetricDriven(Schedule):
             return observed, {}
         if isinstance(self.smoothing, int):
             window = [*(past or ()), observed][-self.smoothing :]
-            return sum(window) / len(window), {"smoothed": window}
+            mean = sum(window) / len(window)
+            if not math.isfinite(mean):  # the sum is too large for a number, which the mean is not
+                mean = sum(one / len(window) for one in window)
+            return mean, {"smoothed": window}
         mean = observed if past is None else self.smoothing * past + (1.0 - self.smoothing) * observed
         return mean, {"smoothed": mean}
 
@@ -177,6 +182,11 @@ class Adjusting(MetricDriven):
         """What to remember of a learning rate; what was done to it is found out."""
         old = self.current(memory, position)
         verb = verb or ("reducing" if rate < old else "raising" if rate > old else None)
+        if not math.isfinite(rate):
+            raise TrainingError(
+                f"{type(self).__name__} makes the learning rate {rate} {_at(self.when, position)}, up from {old:g}; "
+                "lower its factors, or set a ceiling"
+            )
         return {"learning_rate": rate, "initial": self.initial(position), "verb": verb}
 
     def shrunk(self, memory: Memory, position: Position) -> dict[str, Any]:

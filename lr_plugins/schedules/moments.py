@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.duration import Boundaries, Duration
 from lr_plugins.schedules.position import Position, RunLength, Value
 
 WARMUP = "warm-up"  # a rise before the schedule itself
@@ -52,8 +52,34 @@ def once(what: str, argument: str, length: Duration, position: Position, kind: s
         >>> once("drops", "Some.milestone", Duration.of("3ep"), run.position(np.arange(40))).at.tolist()
         [30]
     """
-    at = begins(length.passed(position), position)
-    return Moment(what, at, f"{argument}={length}", kind, share_of(length, position.run), position.run)
+    return at_passing(what, argument, length, begins(length.passed(position), position), position.run, kind)
+
+
+def passings(boundaries: Boundaries, position: Position) -> dict[int, npt.NDArray[np.intp]]:
+    """The indices at which each of some lengths has passed, as `once` has it, by the index of the length.
+
+    Example:
+        >>> boundaries = Boundaries([Duration.of("3ep"), Duration.of("5st")])
+        >>> at = passings(boundaries, RunLength.of(steps_per_epoch=10, epochs=4).position(np.arange(40)))
+        >>> {index: found.tolist() for index, found in at.items()}
+        {0: [30], 1: [5]}
+    """
+    at: dict[int, list[int]] = {}
+    for order, count in boundaries.passed(position):
+        counts = np.broadcast_to(np.asarray(count), position.shape or (1,))
+        for index in order:
+            at[index] = []
+        for step in np.flatnonzero(counts[1:] > counts[:-1]).tolist():
+            for index in order[int(counts[step]) : int(counts[step + 1])]:
+                at[index].append(step + 1)
+    return {index: np.array(found, dtype=np.intp) for index, found in at.items()}
+
+
+def at_passing(
+    what: str, argument: str, length: Duration, at: npt.NDArray[np.intp], run: RunLength, kind: str = MILESTONE
+) -> Moment:
+    """What happens where a length has passed, whose indices are known from `passings`."""
+    return Moment(what, at, f"{argument}={length}", kind, share_of(length, run), run)
 
 
 def again(what: str, argument: str, length: Duration, count: Value, position: Position) -> Moment:

@@ -14,12 +14,13 @@ from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.combine import Wrapper
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.moments import POINT, Moment, once
-from lr_plugins.schedules.ops import floor, maximum, where
+from lr_plugins.schedules.ops import clip, floor, where
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.quantile import normal_quantiles
 from lr_plugins.schedules.schedule import Schedule, State, choice, number
 
 _NORMAL = NormalDist()
+_MOST = 2.0**53  # numbers; a float counts no further one by one
 _BLOCK = 256  # draws made at once where one is asked for: the next steps will want the others
 
 
@@ -85,7 +86,7 @@ class Noise(Wrapper):
     def value(self, position: Position, state: State) -> Value:
         """`schedule * (1 + noise)` between `after` and `until`, the schedule outside."""
         value = self.of(0, position, state)
-        count = maximum(floor(self.every.ratio(position)), 0.0)
+        count = clip(floor(self.every.ratio(position)), 0.0, _MOST)
         factor = 1.0 + (self._many(count) if isinstance(count, np.ndarray) else self._one(int(count)))
         if self.after is not None:
             factor = where(self.after.passed(position), factor, 1.0)

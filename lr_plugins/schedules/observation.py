@@ -75,7 +75,7 @@ def occasion(field: str, when: object) -> str:
     Raises:
         InvalidArgument: it is none.
     """
-    if when in (EPOCH, VALIDATION, STEP):
+    if isinstance(when, str) and when in (EPOCH, VALIDATION, STEP):
         return str(when)
     allowed = '"epoch", "validation", "step", or a whole number of optimizer steps such as "50st"'
     try:

@@ -125,17 +125,17 @@ def _many_powers(base: Value, exponent: Value) -> _Array:
 
 
 def minimum(value: Value, most: Value) -> Value:
-    """The smaller of two."""
+    """The smaller of two; NaN where the value is."""
     if isinstance(value, np.ndarray) or isinstance(most, np.ndarray):
         return np.minimum(value, most)
-    return value if value < most else most
+    return value if value < most or value != value else most
 
 
 def maximum(value: Value, least: Value) -> Value:
-    """The larger of two."""
+    """The larger of two; NaN where the value is."""
     if isinstance(value, np.ndarray) or isinstance(least, np.ndarray):
         return np.maximum(value, least)
-    return value if value > least else least
+    return value if value > least or value != value else least
 
 
 def clip(value: Value, least: Value, most: Value) -> Value:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
-from lr_plugins.schedules.moments import END, POINT, Moment, once
-from lr_plugins.schedules.ops import between, clip, cos, where
+from lr_plugins.schedules.duration import Boundaries, Duration, DurationLike, Lengths
+from lr_plugins.schedules.moments import END, POINT, Moment, at_passing, passings
+from lr_plugins.schedules.ops import between, clip, cos
 from lr_plugins.schedules.position import Position, RunLength, Value
 from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate
 
@@ -57,7 +59,8 @@ class PiecewiseConstant(Schedule):
             for index, boundary in enumerate(boundaries)
         ]
         self.values = [learning_rate(f"PiecewiseConstant.values[{index}]", value) for index, value in enumerate(values)]
-        for index, before, after in out_of_order(self.boundaries):
+        if wrong := out_of_order(self.boundaries):
+            index, before, after = wrong
             raise InvalidArgument(
                 f"PiecewiseConstant.boundaries[{index}]", after, f"greater than the one before it, {before}"
             )
@@ -66,7 +69,8 @@ class PiecewiseConstant(Schedule):
 
     def _require_order_in(self, run: RunLength) -> None:
         """Boundaries in different units are ordered by the run; whatever of it is known counts."""
-        for _, before, after in out_of_order(self.boundaries, run):
+        if wrong := out_of_order(self.boundaries, run):
+            _, before, after = wrong
             raise TrainingError(
                 f"the boundaries of PiecewiseConstant must increase, and in this run {after} is not after {before}"
             )
@@ -76,15 +80,22 @@ class PiecewiseConstant(Schedule):
         """`values[number of boundaries reached]`."""
         if self._mixed and self._ordered_in != position.run:
             self._require_order_in(position.run)
-        current = position.like(self.values[0])
-        for boundary, value in zip(self.boundaries, self.values[1:], strict=True):
-            current = where(boundary.passed(position), value, current)
-        return current
+        reached = self._passings.last(position)
+        if isinstance(reached, np.ndarray):
+            each: Value = np.asarray(self.values)[reached]
+            return each
+        return position.like(self.values[int(reached)])
+
+    @cached_property
+    def _passings(self) -> Boundaries:
+        return Boundaries(self.boundaries)
 
     def moments(self, position: Position) -> Iterator[Moment]:
         """Each boundary."""
+        at = passings(self._passings, position)
         for index, (boundary, value) in enumerate(zip(self.boundaries, self.values[1:], strict=True)):
-            yield once(f"set to {value:g}", f"PiecewiseConstant.boundaries[{index}]", boundary, position)
+            field = f"PiecewiseConstant.boundaries[{index}]"
+            yield at_passing(f"set to {value:g}", field, boundary, at[index], position.run)
 
 
 class PiecewiseInterpolation(Schedule):
@@ -120,7 +131,8 @@ class PiecewiseInterpolation(Schedule):
         self.interpolation = choice("PiecewiseInterpolation.interpolation", interpolation, INTERPOLATIONS)
         self._whens = [when for when, _ in self.points]
         self._values = [value for _, value in self.points]
-        for index, before, after in out_of_order(self._whens):
+        if wrong := out_of_order(self._whens):
+            index, before, after = wrong
             raise InvalidArgument(
                 f"PiecewiseInterpolation.points[{index}]", after, f"after the one before it, {before}"
             )
@@ -136,34 +148,47 @@ class PiecewiseInterpolation(Schedule):
         """The point of the way from the last point passed to the next."""
         if len(self.points) == 1:
             return position.like(self._values[0])
-        passed, times = measure_all(self._whens, position)
-        for index in range(1, len(times)):
+        passed, times, is_new = self._lengths.measure(position)
+        for index in range(1, len(times)) if is_new else ():
             if times[index - 1] >= times[index]:
                 before, after = self._whens[index - 1 : index + 1]
+                self._lengths.forget()
                 raise TrainingError(
                     f"the points of PiecewiseInterpolation must increase, and in this run {after} is not after {before}"
                 )
         return interpolate(passed, times, self._values, self.interpolation)
 
+    @cached_property
+    def _lengths(self) -> Lengths:
+        return Lengths(self._whens)
+
     def moments(self, position: Position) -> Iterator[Moment]:
         """Each point but the first; the last is the end where the way leads down to it."""
+        at = passings(Boundaries(self._whens[1:]), position)
         for index in range(1, len(self.points)):
             when, value = self.points[index]
-            ends = index == len(self.points) - 1 and value < self._values[index - 1]
-            field = f"PiecewiseInterpolation.points[{index}]"
-            yield once(f"point {index + 1} reached", field, when, position, END if ends else POINT)
+            kind = END if index == len(self.points) - 1 and value < self._values[index - 1] else POINT
+            field, what = f"PiecewiseInterpolation.points[{index}]", f"point {index + 1} reached"
+            yield at_passing(what, field, when, at[index - 1], position.run, kind)
 
 
-def out_of_order(durations: Sequence[Duration], run: RunLength = _NO_RUN) -> Iterator[tuple[int, Duration, Duration]]:
-    """Those that do not come after one before them: (its index, the one before, itself).
+def out_of_order(durations: Sequence[Duration], run: RunLength = _NO_RUN) -> tuple[int, Duration, Duration] | None:
+    """The first that does not come after all before it: (its index, the first it does not come after, itself).
 
     In the same unit, or in different ones where the run tells; what cannot be told is left out. 0 is 0 in each unit.
     """
+    latest: dict[str, Duration] = {}  # of each unit: those before come before it in every run
     for index, after in enumerate(durations):
-        for before in durations[:index]:
-            one, two = _in_one_clock(before, after, run)
-            if one is not None and two is not None and one >= two:
-                yield index, before, after
+        if any(_comes_too_late(before, after, run) for before in latest.values()):
+            before = next(before for before in durations[:index] if _comes_too_late(before, after, run))
+            return index, before, after
+        latest[after.unit] = after
+    return None
+
+
+def _comes_too_late(before: Duration, after: Duration, run: RunLength) -> bool:
+    one, two = _in_one_clock(before, after, run)
+    return one is not None and two is not None and one >= two
 
 
 def _in_one_clock(before: Duration, after: Duration, run: RunLength) -> tuple[float | None, float | None]:
@@ -181,11 +206,11 @@ def interpolate(passed: Value, times: Sequence[float], values: Sequence[float], 
         return _interpolate_all(passed, times, values, interpolation)
     if passed <= times[0]:
         return values[0]
-    for index in range(1, len(times)):
-        if passed <= times[index]:
-            share = (passed - times[index - 1]) / (times[index] - times[index - 1])
-            return on_the_way(values[index - 1], values[index], share, interpolation)
-    return values[-1]
+    index = bisect_left(times, passed, 1)
+    if index == len(times):
+        return values[-1]
+    share = (passed - times[index - 1]) / (times[index] - times[index - 1])
+    return on_the_way(values[index - 1], values[index], share, interpolation)
 
 
 def _interpolate_all(

@@ -112,9 +112,12 @@ class ReduceLROnPlateau(Adjusting):
         self.rule = choice(f"{name}.rule", rule, _OWN)
         self._sign, self.mode = direction(self, mode, monitor), mode
         self.min_delta = number(f"{name}.min_delta", min_delta, "a finite number >= 0", at_least=0.0)
-        self.threshold_mode = threshold_mode
         own_mode, own_eps = _OWN[self.rule]
-        self._relative = choice(f"{name}.threshold_mode", threshold_mode or own_mode, ("abs", "rel")) == "rel"
+        modes = ("abs", "rel")
+        self.threshold_mode = (
+            None if threshold_mode is None else choice(f"{name}.threshold_mode", threshold_mode, modes)
+        )
+        self._relative = (self.threshold_mode or own_mode) == "rel"
         self.cooldown = whole(f"{name}.cooldown", cooldown)
         self.min_lr = bound(f"{name}.min_lr", min_lr)
         self.eps = None if eps is None else number(f"{name}.eps", eps, "a finite number >= 0, or null", at_least=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import numbers
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.arguments import as_float, tidy
 
 Value = float | npt.NDArray[Any]
 """A number, or an array of them where a whole curve is asked for at once."""
@@ -72,26 +74,55 @@ class EpochClock(NamedTuple):
         return max(self.begins[index + 1] - self.begins[index], 1)
 
 
-class RunLength(NamedTuple):
-    """How long the run will be, as far as it is known; what is unknown is None.
-
-    Attributes:
-        steps_per_epoch: optimizer steps in one epoch (batches divided by gradient accumulation, rounded up).
-        epochs: epochs of the run.
-        steps: optimizer steps of the whole run. `RunLength.of` derives it from the other two.
-        batch_size: samples of one optimizer step: those of a batch, times batches and processes of a step.
-        clock: when its epochs really began, where they are not all of `steps_per_epoch`. Default None: they are.
-
-    Example:
-        >>> RunLength.of(steps_per_epoch=45, epochs=10).steps
-        450
-    """
+class _RunLength(NamedTuple):
+    """The fields of a `RunLength`."""
 
     steps_per_epoch: float | None = None
     epochs: float | None = None
     steps: float | None = None
     batch_size: float | None = None
     clock: EpochClock | None = None
+
+
+class RunLength(_RunLength):
+    """How long the run will be, as far as it is known; what is unknown is None.
+
+    Args:
+        steps_per_epoch: optimizer steps in one epoch (batches divided by gradient accumulation, rounded up), > 0.
+        epochs: epochs of the run, >= 0.
+        steps: optimizer steps of the whole run, >= 0. `RunLength.of` derives it from the other two.
+        batch_size: samples of one optimizer step, > 0: those of a batch, times batches and processes of a step.
+        clock: when its epochs really began, where they are not all of `steps_per_epoch`. Default None: they are.
+
+    Raises:
+        InvalidArgument: one of them is not a finite number within its range.
+
+    Example:
+        >>> RunLength.of(steps_per_epoch=45, epochs=10).steps
+        450
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        steps_per_epoch: float | None = None,
+        epochs: float | None = None,
+        steps: float | None = None,
+        batch_size: float | None = None,
+        clock: EpochClock | None = None,
+    ) -> RunLength:
+        """Check what is given. What is computed from a run length (`_make`, `_replace`) is not checked again."""
+        if not (clock is None or isinstance(clock, EpochClock)):
+            raise InvalidArgument("RunLength.clock", clock, "an EpochClock, or None")
+        return super().__new__(
+            cls,
+            _known("steps_per_epoch", steps_per_epoch),
+            _known("epochs", epochs, allow_zero=True),
+            _known("steps", steps, allow_zero=True),
+            _known("batch_size", batch_size),
+            clock,
+        )
 
     @classmethod
     def of(
@@ -101,15 +132,27 @@ class RunLength(NamedTuple):
         steps: float | None = None,
         batch_size: float | None = None,
     ) -> RunLength:
-        """The run length with `steps` filled in where epochs and steps per epoch give it, or cap it."""
-        if steps_per_epoch is not None and epochs is not None:
-            whole = steps_per_epoch * epochs
-            steps = whole if steps is None else min(steps, whole)
-        return cls(steps_per_epoch, epochs, steps, batch_size)
+        """The run length with `steps` filled in where epochs and steps per epoch give it, or cap it.
+
+        Args:
+            steps_per_epoch: optimizer steps in one epoch, > 0. Default None: unknown; so are the others.
+            epochs: epochs of the run, >= 0.
+            steps: optimizer steps of the run, >= 0; the lower one counts where epochs tell it as well.
+            batch_size: samples of one optimizer step, > 0.
+
+        Raises:
+            InvalidArgument: one of them is not a finite number within its range, or the steps are too many for one.
+        """
+        given = cls(steps_per_epoch, epochs, steps, batch_size)
+        if given.steps_per_epoch is None or given.epochs is None:
+            return given
+        whole = given.steps_per_epoch * given.epochs
+        return given._replace(steps=_known("steps", whole if given.steps is None else min(given.steps, whole), True))
 
     def part(self, length: Span, start: Span | None = None) -> RunLength:
         """A part of this run as a run of its own; `start` says when it begins."""
-        return RunLength(self.steps_per_epoch, length.epochs, length.steps, self.batch_size, self.since(start).clock)
+        clock = self.since(start).clock
+        return RunLength._make((self.steps_per_epoch, length.epochs, length.steps, self.batch_size, clock))
 
     def since(self, start: Span | None) -> RunLength:
         """This run with its epochs counted from `start` on."""
@@ -142,6 +185,17 @@ class RunLength(NamedTuple):
         if isinstance(step, np.ndarray):
             return np.array([math.floor(self.clock.epoch_at(one)) for one in step.tolist()])
         return math.floor(self.clock.epoch_at(step))
+
+
+def _known(name: str, value: Any, allow_zero: bool = False) -> Any:
+    """A length of the run as a number of Python's own; None if it is unknown."""
+    if value is None:
+        return None
+    number = as_float(value)
+    if number is None or not math.isfinite(number) or number < 0 or not (number or allow_zero):
+        allowed = f"a finite number {'>= 0' if allow_zero else '> 0'}, or None where it is unknown"
+        raise InvalidArgument(f"RunLength.{name}", value, allowed)
+    return tidy(number) if isinstance(value, numbers.Integral) else number
 
 
 class Position(NamedTuple):

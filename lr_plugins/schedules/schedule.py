@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import ImpossibleValue, InvalidArgument, LearningRateError, shortened, shown
+from lr_plugins.schedules.arguments import as_float as as_float
+from lr_plugins.schedules.arguments import choice as choice
+from lr_plugins.schedules.arguments import flag as flag
+from lr_plugins.schedules.arguments import learning_rate as learning_rate
+from lr_plugins.schedules.arguments import number as number
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.moments import Moment
 from lr_plugins.schedules.observation import Change, Monitor, Observation
@@ -23,6 +29,12 @@ if TYPE_CHECKING:
 
 State = Mapping[str, Any] | None
 """What a schedule remembers: None, or plain numbers and texts under names, as JSON can hold them."""
+
+
+_NUMPY = np.ndarray, np.generic
+_INFINITY = np.float64(math.inf).view(np.uint64)
+_OUT_OF_DOMAIN = "math domain error", "cannot convert float"
+"""How Python says that a number is none that a function of its own takes."""
 
 
 class Schedule(ABC):
@@ -55,16 +67,80 @@ class Schedule(ABC):
             state: what the schedule remembers; without it, the answer is that of a run which observed nothing.
 
         Returns:
-            A number for a position of one step. For one whose step or epoch is an array (or both), an array of its
-            shape, also where the values do not depend on what the array counts; of up to 4096 elements, each is bit
-            for bit the value of a call of its own.
+            A finite number >= 0 for a position of one step. For one whose step or epoch is an array (or both), an array
+            of its shape, also where the values do not depend on what the array counts; of up to 4096 elements, each is
+            bit for bit the value of a call of its own.
+
+        Raises:
+            ImpossibleValue: the formula gives something else there: its numbers have become too large, or negative.
+            TrainingError: the value cannot be told at this position.
         """
-        where = as_position(position)
-        arrays = isinstance(where.step, np.ndarray) or isinstance(where.epoch, np.ndarray)
+        where = position if type(position) is Position else as_position(position)
+        if isinstance(where.step, _NUMPY) or isinstance(where.epoch, _NUMPY):
+            return self._curve(where, state)
+        try:
+            value = self.value(where, state)
+        except (ArithmeticError, ValueError, TypeError) as error:
+            explained = self._explained(error, where)
+            if explained is None:
+                raise
+            raise explained from error
+        if type(value) is float and 0.0 <= value < math.inf:
+            return value
+        return self._require_value(value, where)
+
+    def _curve(self, where: Position, state: State) -> Value:
+        """The values at an array of positions, or at one whose step or epoch is a number of NumPy's."""
+        arrays = where.shape is not None
         if arrays and where.run.clock is not None:  # epochs of different sizes: each step has a time of its own
-            return np.array([self.value(one, state) for one in where.each()], dtype=np.float64).reshape(where.shape)
-        value = self.value(where, state)
-        return where.like(value) if arrays and not isinstance(value, np.ndarray) else value
+            return self._one_by_one(where, state)
+        try:
+            with np.errstate(all="ignore"):
+                value = self.value(where, state)
+        except (ArithmeticError, ValueError, TypeError) as error:
+            explained = self._explained(error, where)
+            if explained is None:
+                raise
+            if arrays and isinstance(explained, ImpossibleValue):
+                return self._one_by_one(where, state)  # says at which step
+            raise explained from error
+        if not arrays or not isinstance(value, np.ndarray):
+            self._require_value(value, where)
+            return np.full(where.shape, value) if where.shape is not None else value
+        return value if _are_values(value) else self._one_by_one(where, state)
+
+    def _one_by_one(self, where: Position, state: State) -> Value:
+        """The values at an array of positions, each by a call of its own."""
+        if where.shape is None:
+            return self._require_value(math.nan, where)
+        return np.array([self(one, state) for one in where.each()], dtype=np.float64).reshape(where.shape)
+
+    def _require_value(self, value: Any, where: Position) -> Value:
+        """A value that is a finite number >= 0, whatever its type."""
+        number = as_float(value)
+        if number is None and hasattr(value, "__float__") and not isinstance(value, (bool, np.bool_)):
+            with suppress(Exception):  # a tensor of one number
+                number = float(value) if getattr(value, "ndim", 0) == 0 else None
+        if number is None or not 0.0 <= number < math.inf:
+            raise self._impossible(shown(value), where)
+        checked: Value = value
+        return checked
+
+    def _explained(self, error: Exception, where: Position) -> LearningRateError | None:
+        """What to raise for an error in the formula: that a number has become too large or too small; or None."""
+        for name in ("step", "epoch"):
+            count = getattr(where, name)
+            kind = count.dtype.kind if isinstance(count, np.ndarray) else None
+            if count is not None and kind not in ("i", "u", "f") and (kind or as_float(count) is None):
+                return InvalidArgument(f"Position.{name}", count, "a number, an array of numbers, or None")
+        numeric = isinstance(error, ArithmeticError) or str(error).startswith(_OUT_OF_DOMAIN)
+        if isinstance(error, LearningRateError) or not numeric or not self.foreseeable:
+            return None
+        return self._impossible(f"no number ({error})", where)
+
+    def _impossible(self, value: str, where: Position) -> ImpossibleValue:
+        when = f"in epoch {where.epoch}" if where.step is None else f"at step {where.step}"
+        return ImpossibleValue("learning rate", "a finite number >= 0", value, shortened(when, 40), shown(self))
 
     @abstractmethod
     def value(self, position: Position, state: State) -> Value:
@@ -245,6 +321,16 @@ class Schedule(ABC):
         return hash(repr(self))
 
 
+def _are_values(values: npt.NDArray[Any]) -> bool:
+    """Whether all of them are finite numbers >= 0."""
+    if not values.size:
+        return True
+    # As integers, such floats are below infinity, and all others at or above it: one pass instead of two.
+    if values.dtype == np.float64 and values.view(np.uint64).max() < _INFINITY:
+        return True
+    return bool(values.dtype.kind in "fiu" and values.min() >= 0 and values.max() < math.inf)
+
+
 def _lengths_among(values: Iterable[object]) -> Iterator[Duration]:
     for value in values:
         if isinstance(value, Duration):
@@ -253,58 +339,7 @@ def _lengths_among(values: Iterable[object]) -> Iterator[Duration]:
             yield from _lengths_among(value)
 
 
-def number(
-    field: str,
-    value: object,
-    allowed: str,
-    *,
-    above: float = -math.inf,
-    at_least: float = -math.inf,
-    at_most: float = math.inf,
-) -> float:
-    """A finite number within bounds, as a float.
-
-    Raises:
-        InvalidArgument: it is none; the message says what is `allowed`.
-    """
-    result = as_float(value)
-    if result is None or not math.isfinite(result) or result <= above or not at_least <= result <= at_most:
-        raise InvalidArgument(field, value, allowed)
-    return result
-
-
-def as_float(value: object) -> float | None:
-    """A number as a float, infinite if it is too large for one; None for what is no number."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def learning_rate(field: str, value: object, *, optional: bool = False) -> float:
-    """A learning rate: a finite number >= 0."""
-    allowed = "a finite number >= 0" + (", or null (None) for the optimizer's own" if optional else "")
-    return number(field, value, allowed, at_least=0.0)
-
-
 def start_of(owner: Schedule, value: object) -> float | None:
     """A schedule's `initial_learning_rate`: a finite number >= 0, or None for the optimizer's own."""
     field = f"{type(owner).__name__}.initial_learning_rate"
     return None if value is None else learning_rate(field, value, optional=True)
-
-
-def choice(field: str, value: object, choices: Iterable[str]) -> str:
-    """One of some words."""
-    words = tuple(choices)
-    if not isinstance(value, str) or value not in words:
-        raise InvalidArgument(field, value, f"one of {', '.join(words)}")
-    return words[words.index(value)]  # a text of Python's own, whatever the kind of the one that was given
-
-
-def flag(field: str, value: object) -> bool:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise InvalidArgument(field, value, "true or false")
-    return value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.moments import Moment, again, once
+from lr_plugins.schedules.duration import Boundaries, Duration, DurationLike
+from lr_plugins.schedules.moments import Moment, again, at_passing, passings
 from lr_plugins.schedules.ops import floor, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, number, start_of
@@ -99,11 +100,17 @@ class MultiStepDecay(Schedule):
     def value(self, position: Position, state: State) -> Value:
         """`initial_learning_rate * gamma ** (number of milestones reached)`."""
         reached = position.like(0)
-        for milestone in self.milestones:
-            reached = reached + milestone.passed(position)
+        for _, count in self._passings.passed(position):
+            reached = reached + count
         return self.initial(position) * power(self.gamma, reached)
 
     def moments(self, position: Position) -> Iterator[Moment]:
         """Each milestone."""
+        at = passings(self._passings, position)
         for index, milestone in enumerate(self.milestones):
-            yield once(f"times {self.gamma:g}", f"MultiStepDecay.milestones[{index}]", milestone, position)
+            field = f"MultiStepDecay.milestones[{index}]"
+            yield at_passing(f"times {self.gamma:g}", field, milestone, at[index], position.run)
+
+    @cached_property
+    def _passings(self) -> Boundaries:
+        return Boundaries(self.milestones)

@@ -6,20 +6,26 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lr_plugins.errors import LearningRateError
+from lr_plugins.errors import LearningRateError, shortened, shown
 from lr_plugins.training import sweep
 from lr_plugins.training.resume import continued
+
+_LONGEST = 4000
+"""Characters of a message; Hydra's own may list all options of a group, or repeat what it could not find."""
 
 
 def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
@@ -64,17 +70,26 @@ def end_unread() -> NoReturn:
 
 def explanation(error: BaseException, config_dir: str | Path) -> str | None:
     """The message for an error that the user's settings caused, or None for any other."""
-    unknown = _unknown_field(error, Path(config_dir))
-    if unknown is not None:
-        return unknown
+    message = _message(error, config_dir)
+    return None if message is None else shortened(message, _LONGEST)
+
+
+def _message(error: BaseException, config_dir: str | Path) -> str | None:
+    refused = _refused_override(error, Path(config_dir))
+    if refused is not None:
+        return refused
     for cause in _chain(error):
         if isinstance(cause, LearningRateError):
             return str(cause)
     if isinstance(error, InstantiationException):
         return _instantiation(error)
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
+    if isinstance(error, OmegaConfBaseException):
+        return _unreadable(error)
+    if isinstance(error, HydraException):
         lacks_launcher = "Could not find 'hydra/launcher/" in str(error)
         return str(error) + ('\nIt is part of an extra: pip install -e ".[train,slurm]"' if lacks_launcher else "")
+    if _is_theirs(error):
+        return " ".join(str(error).split())
     # Lightning's own judgement of settings; of a monitor that is not logged it tells by a plain RuntimeError.
     lightnings = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
     return str(error) if lightnings else None
@@ -95,28 +110,122 @@ def _instantiation(error: InstantiationException) -> str:
         message = f"{message}. It takes: {', '.join(_arguments(target[1]))}"
         if any(word.startswith("experiment=") for word in sys.argv):
             message += ". A recipe sets fields of its own groups: leave experiment= out to choose others"
+    message = " ".join(message.removesuffix(where[0]).split() if where else message.split())
     return f"{where[1]}: {message}" if where else message
+
+
+def _unreadable(error: OmegaConfBaseException) -> str:
+    """A value that the configuration names and does not have: an interpolation, or `???`."""
+    key = str(error.full_key or "")
+    if isinstance(error, MissingMandatoryValue):
+        given = [word.partition("=")[0].lstrip("+") for word in sys.argv[1:] if word.endswith("=???")]
+        key = given[0] if len(given) == 1 else key  # as it was written, not as it is referred to from elsewhere
+        return f"{key} must be set: its value is ???. Give it one, {key}=VALUE."
+    what = str(error).partition("\n")[0].rstrip(".")
+    written = [word for word in sys.argv[1:] if "${" in word]
+    where = f"{key}: " if key and key not in what else f"{written[0]}: " if len(written) == 1 and not key else ""
+    return f"{where}{what}."
 
 
 def _arguments(target: str) -> list[str]:
     return [name for name in inspect.signature(get_object(target)).parameters if name not in ("args", "kwargs")]
 
 
-def _unknown_field(error: BaseException, config_dir: Path) -> str | None:
-    """For a field that the configuration does not have: the fields it has in that place."""
-    found = (
-        re.match(r"Could not override '([^']+)'", str(error)) if isinstance(error, ConfigCompositionException) else None
-    )
-    if found is None:
+# --- overrides that Hydra cannot compose -----------------------------------------------------------------------
+
+_COMPOSING = ("config_loader_impl.py", "defaults_list.py", "overrides_parser.py", "overrides_visitor.py")
+"""The files of Hydra that read the command line and compose the configuration; nothing of ours runs in them."""
+
+_KNOWN = re.compile(r"Could not override '([^'@]+)'|Error merging override [+~]*([^=\s@]+)")
+
+
+def _refused_override(error: BaseException, config_dir: Path) -> str | None:
+    """For an override that the configuration has no place for: what there is in that place."""
+    frames = list(_frames(error))
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: Hydra cannot read this override. It is FIELD=VALUE; quote a value with special signs."
+        )
+    if not any(Path(frame.f_code.co_filename).name in _COMPOSING for frame in frames):
         return None
-    parent = found[1].rpartition(".")[0]
-    choices = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/]+=[\w/]+", word)]
+    known = _KNOWN.match(str(error)) if isinstance(error, ConfigCompositionException) else None
+    if known is None and isinstance(error, HydraException):
+        return None  # in words of its own
+    words = (getattr(frame.f_locals.get("override"), "input_line", None) for frame in reversed(frames))
+    word = next(filter(None, words), None)
+    with _loader(config_dir) as loader:
+        message = None if known is not None else _no_option(loader, sys.argv[1:])
+        key = next(filter(None, known.groups())) if known else (word or "").lstrip("+~").partition("=")[0]
+        if message is None and key:
+            message = _no_place(_composed(loader), key)
+    if message is None:
+        message = f"{word or ' '.join(sys.argv[1:])}: {' '.join(str(error).split())}"
+    return message
+
+
+def _is_theirs(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf has raised an error: of the configuration, which is all that they look at."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    home = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+    return home.partition(".")[0] in ("hydra", "omegaconf")
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    for cause in _chain(error):
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            yield frame
+
+
+@contextmanager
+def _loader(config_dir: Path) -> Iterator[Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-        groups = GlobalHydra.instance().config_loader().list_groups("")
-        config = compose("train", [word for word in choices if word.split("=")[0] in groups])
-    node = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(node, DictConfig):
-        return f"{found[1]}: there is no {parent}. Fields are: {', '.join(map(str, config))}."
-    names = ", ".join(str(name) for name in node if not str(name).startswith("_")) or "none"
-    return f"{found[1]}: no such field. {parent or 'The configuration'} has: {names}."
+        yield GlobalHydra.instance().config_loader()
+
+
+def _composed(loader: Any) -> DictConfig | None:
+    """The configuration with the options that are chosen; None where it cannot be composed without the rest."""
+    groups = loader.list_groups("")
+    choices = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/]+=[\w/]+", word) and word.split("=")[0] in groups]
+    try:
+        config: DictConfig = compose("train", choices)
+    except Exception:  # the choices are wrong as well
+        return None
+    return config
+
+
+def _no_option(loader: Any, words: Sequence[str]) -> str | None:
+    """For a group that something else than one of its options is chosen for: its options."""
+    groups = loader.list_groups("")
+    for word in words:
+        group, _, option = word.lstrip("+").partition("=")
+        group = group.partition("@")[0]
+        if group in groups and option not in loader.get_group_options(group):
+            return f"{word}: {group} is chosen by the name of an option: {', '.join(loader.get_group_options(group))}."
+    return None
+
+
+def _no_place(config: DictConfig | None, key: str) -> str | None:
+    """What there is where a field is not; None where the configuration has it."""
+    if config is None:
+        return None
+    node: Any = config
+    place, names = "", key.split(".")
+    for at, name in enumerate(names):
+        if isinstance(node, ListConfig):
+            if not re.fullmatch(r"-?\d+", name) or not -len(node) <= int(name) < len(node):
+                elements = f"elements 0 to {len(node) - 1}" if len(node) else "no elements"
+                return f"{key}: {place} is a list and has {elements}, no {name}. Set the whole list: {place}=[...]."
+            node = OmegaConf.select(config, f"{place}.{name}")
+        elif isinstance(node, DictConfig):
+            if name not in node:
+                has = ", ".join(str(one) for one in node if not place or not str(one).startswith("_")) or "none"
+                if at < len(names) - 1:
+                    missing = f"{place}.{name}" if place else name
+                    return f"{key}: there is no {missing}. {f'{place} has' if place else 'Fields are'}: {has}."
+                return f"{key}: no such field. {place or 'The configuration'} has: {has}."
+            node = OmegaConf.select(config, f"{place}.{name}" if place else name)
+        else:
+            return f"{key}: {place} is {shown(node)} and has no fields. Set the value itself: {place}=VALUE."
+        place = f"{place}.{name}" if place else name
+    return None

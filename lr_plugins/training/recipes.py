@@ -5,7 +5,10 @@ They are plain functions of the epoch index (from 0), ready for a callback that 
 
 from __future__ import annotations
 
-from math import floor, pow
+from math import floor
+
+from lr_plugins.schedules.arguments import number
+from lr_plugins.schedules.ops import power
 
 
 def article_exponential(epoch: int, *, init_lrate: float = 0.01, drop: float = 0.05, epochs_drop: float = 10) -> float:
@@ -22,15 +25,21 @@ def article_exponential(epoch: int, *, init_lrate: float = 0.01, drop: float = 0
 
     Args:
         epoch: epoch index, from 0.
-        init_lrate: learning rate that epoch -1 would have. Default 0.01.
-        drop: factor per `epochs_drop` epochs. Default 0.05.
-        epochs_drop: number of epochs over which the lr falls by `drop`. Default 10.
+        init_lrate: learning rate that epoch -1 would have, >= 0. Default 0.01.
+        drop: factor per `epochs_drop` epochs, > 0. Default 0.05.
+        epochs_drop: number of epochs over which the lr falls by `drop`, > 0. Default 10.
+
+    Raises:
+        InvalidArgument: an argument is not a number within its range.
 
     Example:
         >>> article_exponential(9), round(article_exponential(0), 6)
         (0.0005, 0.007411)
     """
-    return init_lrate * pow(drop, floor(1 + epoch) / epochs_drop)
+    number("article_exponential.init_lrate", init_lrate, "a finite number >= 0", at_least=0.0)
+    number("article_exponential.drop", drop, "a finite number > 0", above=0.0)
+    number("article_exponential.epochs_drop", epochs_drop, "a finite number > 0", above=0.0)
+    return float(init_lrate * power(drop, floor(1 + epoch) / epochs_drop))
 
 
 def article_mnist(epoch: int) -> float:
