@@ -424,6 +424,7 @@ class AtomicFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partly = path.with_name(f"{path.name}.part")
+        partly.unlink(missing_ok=True)  # a link would be followed
         with partly.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
