@@ -18,7 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lr_plugins.errors import LearningRateError
+from lr_plugins.tracking.secrets import masked
 from lr_plugins.training import sweep
+from lr_plugins.training.credentials import hide
 from lr_plugins.training.resume import continued
 
 
@@ -33,12 +35,12 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
     """
     words = sys.argv
     if os.environ.get("HYDRA_FULL_ERROR"):
-        sys.argv = [words[0], *continued(words[1:])]
+        sys.argv = [words[0], *continued(hide(words[1:]))]
         main()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing and exiting itself
     try:
-        sys.argv = [words[0], *continued(words[1:])]  # Hydra reads them there
+        sys.argv = [words[0], *continued(hide(words[1:]))]  # Hydra reads them there
         main()
     except KeyboardInterrupt as interruption:
         sweep.interrupted = True
@@ -50,7 +52,7 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
         message = explanation(error, config_dir)
         if message is None:
             raise
-        sys.exit(f"\nError: {message}")
+        sys.exit(f"\nError: {masked(message)}")
     finally:
         sys.argv = words
         del os.environ["HYDRA_FULL_ERROR"]
