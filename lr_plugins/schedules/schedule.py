@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +27,16 @@ State = Mapping[str, Any] | None
 """What a schedule remembers: None, or plain numbers and texts under names, as JSON can hold them."""
 
 
+_DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDictionary()
+
+
 class Schedule(ABC):
     """What the learning rate should be, as a pure function of position.
 
     A schedule owns no counter and changes nothing: ask for any position, in any order. Where it depends on
     what training observes, the little it remembers is passed in as `state`, made by `start` and advanced by
     `observe`; whoever runs the training keeps it. Sub-classes write `value`, and keep each constructor argument
-    in an attribute of the same name.
+    in an attribute of the same name. A class is known to `from_config` by its dotted name as soon as it is defined.
 
     Example:
         >>> from lr_plugins import StepDecay, RunLength
@@ -45,6 +50,11 @@ class Schedule(ABC):
     observes_always: bool = False
     """Whether a part of a sequence observes before and after its turn as well. Those that count (a plateau's patience)
     do not; one that follows a metric does, and is up to date when its turn comes."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Make the class known by its name."""
+        super().__init_subclass__(**arguments)
+        _DEFINED[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     def __call__(self, position: Position | Count, state: State = None) -> Value:
         """The learning rate at a position.
@@ -243,6 +253,29 @@ class Schedule(ABC):
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+
+def defined_schedule(name: str) -> type[Schedule] | None:
+    """The class of schedules of a dotted name; None where the program has not defined one of that name.
+
+    Nothing is imported by it but `lr_plugins.keras`.
+
+    Args:
+        name: that of its module and its own; or, of the schedules of this package, `lr_plugins.schedules.StepDecay`.
+
+    Example:
+        >>> defined_schedule("lr_plugins.schedules.StepDecay").__name__, defined_schedule("os.system")
+        ('StepDecay', None)
+    """
+    from lr_plugins import schedules
+
+    home, _, own = name.rpartition(".")
+    if home == "lr_plugins.keras":
+        import_module(home)
+    if home in ("lr_plugins", "lr_plugins.schedules") and own in schedules.__all__:
+        found = getattr(schedules, own)
+        return found if isinstance(found, type) and issubclass(found, Schedule) else None
+    return _DEFINED.get(name)
 
 
 def _lengths_among(values: Iterable[object]) -> Iterator[Duration]:
