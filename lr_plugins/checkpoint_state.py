@@ -42,7 +42,7 @@ class WrongState(InvalidArgument):
     """
 
     def __init__(self, where: str, value: object, allowed: str, hint: str = "") -> None:
-        shown = value if isinstance(value, str) and type(value) is not str else described(_SHORT.repr(value))
+        shown = value if isinstance(value, str) and type(value) is not str else described(_short(value))
         super().__init__(where, shown, allowed, hint)
 
 
@@ -53,6 +53,7 @@ class StateFormat:
         owner: the class's name.
         fields: what each field is.
         optional: the same, of fields that may be missing.
+        versioned: whether it has a version. Default True; False for what has the form of a state of torch's.
 
     Example:
         >>> steps = StateFormat("Counter", {"steps": count})
@@ -65,8 +66,14 @@ class StateFormat:
         lr_plugins.checkpoint_state.WrongState: steps in the checkpoint's state of Counter must be a whole number ...
     """
 
-    def __init__(self, owner: str, fields: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> None:
-        self.owner = owner
+    def __init__(
+        self,
+        owner: str,
+        fields: Mapping[str, Check],
+        optional: Mapping[str, Check] | None = None,
+        versioned: bool = True,
+    ) -> None:
+        self.owner, self.versioned = owner, versioned
         self._check = record(fields, {"version": anything, **(optional or {})})
 
     def stamped(self, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,20 +93,8 @@ class StateFormat:
         """
         try:
             mapping(state, "")
-            if "version" not in state:
-                raise TrainingError(
-                    f"The checkpoint's state of {self.owner} has no version: an older version of lr_plugins wrote it "
-                    f"(or other code), and this version cannot resume from it. Finish that run with the version that "
-                    f"began it, or {_ANEW}."
-                )
-            count(state["version"], "version")
-            if state["version"] > VERSION:
-                raise TrainingError(
-                    f"The checkpoint's state of {self.owner} is of version {state['version']}, and this version of "
-                    f"lr_plugins reads version {VERSION}: a newer one wrote it. Update lr_plugins, or {_ANEW}."
-                )
-            if state["version"] < VERSION:
-                raise WrongState("version", state["version"], f"{VERSION}")
+            if self.versioned:
+                self._check_version(state)
             self._check(state, "")
             found = {name: value for name, value in state.items() if name != "version"}
             if also is not None:
@@ -109,6 +104,22 @@ class StateFormat:
             where = f"{error.field} in {whole}" if error.field else whole
             raise WrongState(where, error.value, error.allowed, _DAMAGED) from None
         return found
+
+    def _check_version(self, state: Mapping[str, Any]) -> None:
+        if "version" not in state:
+            raise TrainingError(
+                f"The checkpoint's state of {self.owner} has no version: an older version of lr_plugins wrote it "
+                f"(or other code), and this version cannot resume from it. Finish that run with the version that "
+                f"began it, or {_ANEW}."
+            )
+        count(state["version"], "version")
+        if state["version"] > VERSION:
+            raise TrainingError(
+                f"The checkpoint's state of {self.owner} is of version {state['version']}, and this version of "
+                f"lr_plugins reads version {VERSION}: a newer one wrote it. Update lr_plugins, or {_ANEW}."
+            )
+        if state["version"] < VERSION:
+            raise WrongState("version", state["version"], f"{VERSION}")
 
     def as_part(self, value: Any, where: str) -> None:
         """Check a state within another one."""
@@ -168,6 +179,12 @@ def positive(value: Any, where: str) -> None:
     finite(value, where)
     if value == 0:
         raise WrongState(where, value, "a finite number > 0")
+
+
+def number_or_name(value: Any, where: str) -> None:
+    """A number, or the name of one that strict JSON does not have: nan, inf, -inf."""
+    if not (isinstance(value, str) and value in ("nan", "inf", "-inf")):
+        real(value, where)
 
 
 def text(value: Any, where: str) -> None:
@@ -248,23 +265,26 @@ def dict_of(check: Check, keys: Check = text) -> Check:
             raise WrongState(where, value, "a dictionary")
         for key, one in value.items():
             keys(key, f"a key of {where}")
-            check(one, f"{where}[{_SHORT.repr(key)}]")
+            check(one, f"{where}[{_short(key)}]")
 
     return checked
 
 
-def record(fields: Mapping[str, Check], extra: Mapping[str, Check] | None = None) -> Check:
-    """A dictionary with these fields, and maybe the extra ones."""
+def record(fields: Mapping[str, Check], extra: Mapping[str, Check] | None = None, others: bool = False) -> Check:
+    """A dictionary with these fields, maybe the extra ones, and others only where it says so."""
     known = {**fields, **(extra or {})}
 
     def checked(value: Any, where: str) -> None:
         mapping(value, where)
-        for names, what in ((set(fields) - set(value), "all of"), (set(value) - set(known), "none but")):
-            if names:
-                found = f"one {'without' if what == 'all of' else 'with'} {', '.join(map(_SHORT.repr, sorted(names)))}"
-                raise WrongState(where, described(found), f"a dictionary with {what} {', '.join(fields)}")
+        missing, unknown = sorted(set(fields) - set(value)), [] if others else sorted(set(value) - set(known))
+        if missing:
+            found = f"one without {', '.join(missing)}"
+            raise WrongState(where, described(found), f"a dictionary with all of {', '.join(fields)}")
+        if unknown:
+            names = ", ".join(map(_short, unknown[:5])) + ("" if len(unknown) <= 5 else ", ...")
+            raise WrongState(where, described(f"one with {names}"), f"a dictionary with none but {', '.join(known)}")
         for name, one in value.items():
-            known[name](one, f"{where}.{name}" if where else name)
+            known.get(name, anything)(one, f"{where}.{name}" if where else name)
 
     return checked
 
@@ -323,7 +343,7 @@ def same_lengths(fields: Mapping[str, Collection[Any]], names: Collection[str], 
     Raises:
         WrongState: one is not.
     """
-    for name in names:
+    for name in set(names) & set(fields):
         if len(fields[name]) not in (0, length):
             raise WrongState(name, described(f"one of {len(fields[name])}"), f"a list of {length}")
 
@@ -338,3 +358,10 @@ def _is_huge(value: Any) -> bool:
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlevel = _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 3
+
+
+def _short(value: object) -> str:
+    """What a value looks like, on one line and not too long."""
+    shown = " ".join(_SHORT.repr(value).split())
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."

@@ -12,6 +12,9 @@ SET_LENGTH = (
 """What to do where the length of the run is needed and unknown, as a part of a sentence."""
 
 
+_LONGEST = 1000  # characters of a value in a message
+
+
 class LearningRateError(Exception):
     """Base of every error raised on purpose here, so that an application can show it without a traceback."""
 
@@ -32,14 +35,22 @@ class InvalidArgument(LearningRateError, ValueError):
 
     def __init__(self, field: str, value: object, allowed: str, hint: str = "") -> None:
         self.field, self.value, self.allowed, self.hint = field, value, allowed, hint
-        super().__init__(f"{field} must be {allowed}; got {value!r}.{' ' if hint else ''}{hint}")
+        super().__init__(f"{field} must be {allowed}; got {_shown(value)}.{' ' if hint else ''}{hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By its parts, for it may come from another process; of a value that cannot, what it looks like."""
         value = (
-            self.value if isinstance(self.value, (str, int, float, bool, type(None))) else described(repr(self.value))
+            self.value if isinstance(self.value, (str, int, float, bool, type(None))) else described(_shown(self.value))
         )
         return type(self), (self.field, value, self.allowed, self.hint)
+
+
+def _shown(value: object) -> str:
+    try:
+        shown = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
 class _Looks(str):

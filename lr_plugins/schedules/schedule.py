@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lr_plugins.checkpoint_state import WrongState, mapping, plain
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.moments import Moment
@@ -83,6 +84,24 @@ class Schedule(ABC):
     def start(self) -> State:
         """What is remembered before the first step."""
         return None
+
+    def check_state(self, state: Any, where: str = "state") -> None:
+        """Refuse what is not a state of this schedule, e.g. of a checkpoint that is damaged.
+
+        A sub-class that remembers something extends it where plain values are not check enough.
+
+        Args:
+            state: what is to be one.
+            where: what it is called in the message.
+
+        Raises:
+            WrongState: it is not.
+        """
+        if self.start() is None and state is not None:
+            raise WrongState(where, state, f"None, since {type(self).__name__} remembers nothing")
+        if self.start() is not None:
+            mapping(state, where)
+            plain(state, where)
 
     @property
     def foreseeable(self) -> bool:
