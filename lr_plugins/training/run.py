@@ -28,7 +28,7 @@ from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training import _arguments as arguments
-from lr_plugins.training.checkpoints import check_checkpoint, epochs_done, read_checkpoint
+from lr_plugins.training.checkpoints import check_checkpoint, check_states, epochs_done, read_checkpoint
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 from lr_plugins.training.credentials import check_tracking_uri, mask_files, revealed
@@ -101,7 +101,8 @@ def _resume(run: Run, config: DictConfig) -> str:
     """Find the checkpoint, let the logger go on with its run, and say what goes on; the checkpoint's file."""
     path, checkpoint = read_checkpoint(config.ckpt_path)
     check_checkpoint(path, checkpoint, run.module, config.trainer.max_epochs, goes_on=not config.new_run)
-    recorded = checkpoint["callbacks"].get(RecordConfig.__qualname__, {})
+    check_states(path, checkpoint, run.trainer, run.module)
+    recorded = checkpoint.get("callbacks", {}).get(RecordConfig.__qualname__, {})
     where, recorder = "", run.recorder
     if isinstance(run.logger, MLflowLogger) and not config.new_run and recorded.get("run_id"):
         if run.logger.continue_run(recorded["run_id"]):
