@@ -100,7 +100,9 @@ class InvalidArgument(LearningRateError, ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By its parts, for it may come from another process; of a value that cannot, what it looks like."""
-        value = self.value if isinstance(self.value, (str, int, float, bool, type(None))) else _Looks(shown(self.value))
+        value = (
+            self.value if isinstance(self.value, (str, int, float, bool, type(None))) else described(shown(self.value))
+        )
         return type(self), (self.field, value, self.allowed, self.hint)
 
 
@@ -111,6 +113,16 @@ class _Looks(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def described(words: str) -> str:
+    """Words that stand in a message for a value that cannot be shown.
+
+    Example:
+        >>> print(InvalidArgument("settings.json", described("a folder"), "a file"))
+        settings.json must be a file; got a folder.
+    """
+    return _Looks(words)
 
 
 class MissingExtra(LearningRateError, ImportError):

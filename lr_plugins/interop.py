@@ -25,6 +25,7 @@ from lr_plugins.callbacks.known_groups import KnownGroup, remember
 from lr_plugins.callbacks.param_groups import names_in_groups, parameter_names
 from lr_plugins.callbacks.scheduler import Schedules
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of
+from lr_plugins.checkpoint_state import StateFormat, count
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import RunLength, Schedule
 from lr_plugins.schedules.assign import Assign, Assignments
@@ -75,6 +76,8 @@ class ScheduleLR(LRScheduler):
         >>> rates
         [0.1, 0.1, 0.05, 0.05]
     """
+
+    state_format = StateFormat("ScheduleLR", {"last_epoch": count}, versioned=False)
 
     def __init__(
         self,
@@ -216,7 +219,7 @@ class ScheduleLR(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to a step; this scheduler's own configuration stays."""
-        self._go_to(state_dict["last_epoch"])
+        self._go_to(self.state_format.read(state_dict)["last_epoch"])
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the writer, which is bound to this optimizer's groups: what it takes to build it anew."""

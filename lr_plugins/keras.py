@@ -59,7 +59,10 @@ class LearningRateSchedule(Schedule):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LearningRateSchedule:
         """Build one from its `get_config`, Keras' or ours."""
-        return cls(**config)
+        try:
+            return cls(**config)
+        except TypeError as error:
+            raise InvalidArgument(f"the config of {cls.__name__}", dict(config), "its arguments", str(error)) from error
 
 
 class ExponentialDecay(LearningRateSchedule):
@@ -415,7 +418,7 @@ def deserialize(config: Mapping[str, Any]) -> LearningRateSchedule:
         InvalidArgument: it names no schedule of Keras.
     """
     name = config.get("class_name") if isinstance(config, Mapping) else None
-    if name not in _SCHEDULES or not isinstance(config.get("config"), Mapping):
+    if not isinstance(name, str) or name not in _SCHEDULES or not isinstance(config.get("config"), Mapping):
         allowed = f"a dictionary with class_name, one of {', '.join(_SCHEDULES)}, and config"
         raise InvalidArgument("the serialized schedule", config, allowed)
     return _SCHEDULES[name].from_config(config["config"])

@@ -8,8 +8,24 @@ import torch
 
 from lr_plugins._lightning import Trainer
 from lr_plugins.callbacks.processes import of_all_processes
+from lr_plugins.checkpoint_state import flag, list_of, one_of, optional, record, tensor, text
 
 _KEPT = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+
+
+SUMS = list_of(
+    record(
+        {
+            **dict.fromkeys(("fx", "name"), text),
+            **dict.fromkeys(_KEPT[2:], flag),
+            **dict.fromkeys(("sync_dist", "rank_zero_only"), flag),
+            "reduce_fx": one_of("mean", "sum", "min", "max"),
+            "value": tensor(dimensions=0),
+            "count": optional(tensor(dimensions=0)),
+        }
+    )
+)
+"""What `epoch_sums` gives, to be checked in a checkpoint: what reduces is called by its name."""
 
 
 def is_within_epoch(trainer: Trainer) -> bool:

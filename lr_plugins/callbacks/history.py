@@ -13,13 +13,14 @@ from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.used_rate import UsedRate
 from lr_plugins.callbacks.worker_results import bring_back
+from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, list_of, optional, real
 from lr_plugins.errors import InvalidArgument
 
 NAMES = {"keras2": "lr", "keras3": "learning_rate"}
 """What each generation of Keras calls the learning rate."""
 
 
-class History(Callback):
+class History(ChecksState, Callback):
     """Keep what each epoch logged, and its learning rate, as Keras' `History` does.
 
     `history["val_loss"]`, or `history.history["val_loss"]` as in Keras, is a list of one number per epoch that
@@ -52,6 +53,18 @@ class History(Callback):
         >>> history.history, history.epoch
         ({}, [])
     """
+
+    state_format = StateFormat(
+        "History",
+        {
+            "epoch": list_of(count),
+            "values": dict_of(dict_of(real, keys=count)),
+            "learning_rates": dict_of(real, keys=count),
+            "waiting": dict_of(real),
+            "ended": optional(count),
+            "ended_with": optional(real),
+        },
+    )
 
     def __init__(self, style: str = "keras2") -> None:
         if style not in NAMES:
@@ -159,7 +172,7 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The values, and what is logged but not yet of an epoch that is complete; plain numbers."""
-        return {
+        state = {
             "epoch": list(self.epoch),
             "values": {name: dict(epochs) for name, epochs in self.values.items()},
             "learning_rates": dict(self.learning_rates),
@@ -167,6 +180,7 @@ class History(Callback):
             "ended": self._ended,
             "ended_with": self._ended_with,
         }
+        return self.state_format.stamped(state)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what an epoch comes to whose batches are all done: Lightning's checkpoints do not keep it."""
@@ -180,8 +194,9 @@ class History(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the values of a checkpoint."""
-        self.epoch = list(state_dict["epoch"])
-        self.values = {name: dict(epochs) for name, epochs in state_dict["values"].items()}
-        self.learning_rates = dict(state_dict["learning_rates"])
-        self._waiting, self._ended = dict(state_dict["waiting"]), state_dict["ended"]
-        self._ended_with = state_dict["ended_with"]
+        state = self.check_state_dict(state_dict)
+        self.epoch = list(state["epoch"])
+        self.values = {name: dict(epochs) for name, epochs in state["values"].items()}
+        self.learning_rates = dict(state["learning_rates"])
+        self._waiting, self._ended = dict(state["waiting"]), state["ended"]
+        self._ended_with = state["ended_with"]

@@ -27,10 +27,24 @@ from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out
 from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.callbacks.writer import series_suffixes
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.checkpoint_state import (
+    ChecksState,
+    StateFormat,
+    WrongState,
+    count,
+    dict_of,
+    list_of,
+    real,
+    record,
+    row,
+    tensor,
+)
+from lr_plugins.errors import InvalidArgument, described
+
+_WIDEST = 10**9  # steps of a run; a table has a line for each
 
 
-class LearningRateTrace(Callback):
+class LearningRateTrace(ChecksState, Callback):
     """Log the learning rate used at every optimizer step, and keep it as a table and a picture.
 
     The metric is `lr`, or `lr/<group>` with several param groups: one point per optimizer step, at x = that step,
@@ -52,6 +66,17 @@ class LearningRateTrace(Callback):
     Example:
         >>> callback = LearningRateTrace(dirpath="outputs")
     """
+
+    state_format = StateFormat(
+        "LearningRateTrace",
+        {
+            "trace": dict_of(row(count, tensor("float64", 1))),
+            "published": dict_of(count),
+            "losses": record(
+                {"curves": dict_of(list_of(row(count, real))), "epochs": list_of(count), "waiting": dict_of(real)}
+            ),
+        },
+    )
 
     def __init__(self, dirpath: str | Path | None = None, every_n_steps: int = 10) -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
@@ -125,6 +150,12 @@ class LearningRateTrace(Callback):
         """Note the losses of the epoch before: now they are complete."""
         self._restore()
         self._losses.take(trainer, self._steps)
+
+    @property
+    def _resumed_at(self) -> int | None:
+        """The steps that the optimizers have taken; None where nothing is recorded."""
+        recorders: Sequence[Recorder] = self._scheduler._writers if self._scheduler is not None else self._recorders
+        return max((recorder.step for recorder in recorders), default=None)
 
     @property
     def _steps(self) -> int:
@@ -206,23 +237,41 @@ class LearningRateTrace(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The trace so far, 8 bytes a step, what of it the loggers have, and the losses; plain values and tensors."""
         if self._restored is not None:  # training has not begun
-            return self._restored
-        return {
+            return self.state_format.stamped(self._restored)
+        state = {
             "trace": {
                 name: [series.first_step, torch.from_numpy(series.values)] for name, series in self.trace.items()
             },
             "published": dict(self._published) if self._published_of is self.trace else {},
             "losses": self._losses.state(dict(self._trainer.callback_metrics) if self._trainer is not None else {}),
         }
+        return self.state_format.stamped(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training begins."""
-        self._restored = dict(state_dict)
+        self._restored = self.check_state_dict(state_dict)
+
+    def check_state_dict(self, state_dict: Any) -> dict[str, Any]:
+        """The fields of a state; its series have to be of one run."""
+
+        def check_span(state: dict[str, Any]) -> None:
+            spans = [(first_step, first_step + len(values)) for first_step, values in state["trace"].values()]
+            if spans and max(end for _, end in spans) - min(first for first, _ in spans) > _WIDEST:
+                raise WrongState("trace", described("steps far apart"), "one of steps of a single run")
+
+        return self.state_format.read(state_dict, check_span)
 
     def _restore(self) -> None:
         """Put the steps before the checkpoint in front of those to come."""
         state, self._restored = self._restored, None
         if state is None:
+            return
+        ends = [first_step + len(values) for first_step, values in state["trace"].values()]
+        if self._resumed_at is not None and max(ends, default=0) > self._resumed_at:
+            rank_zero_warn(
+                f"LearningRateTrace: the trace in the checkpoint goes to step {max(ends)}, and the run resumes at step "
+                f"{self._resumed_at}. The steps before are left out of the trace."
+            )
             return
         for name, (first_step, values) in state["trace"].items():
             series = self.trace.series(name, first_step)

@@ -9,10 +9,21 @@ import torch
 from torch import Tensor
 
 from lr_plugins._lightning import Trainer
+from lr_plugins.checkpoint_state import count, dict_of, list_of, real, record, row, text
 from lr_plugins.schedules.observation import EPOCH, VALIDATION, Observation, steps_between
 
 LOSS = "loss"
 """The name under which the mean training loss of some steps is observed."""
+
+
+WAITING = record(
+    {
+        "waiting": dict_of(dict_of(real)),
+        "means": dict_of(row(real, count)),
+        "known": list_of(text),
+    }
+)
+"""What `Observer.state` gives, to be checked in a checkpoint."""
 
 
 def logged_since(metrics: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,11 +146,11 @@ class Observer:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self._pending = {when: dict(found) for when, found in state.get("waiting", {}).items() if when in self._watched}
-        self.known = set(state.get("known", ()))
-        for when, (total, count) in state.get("means", {}).items():
+        self._pending = {when: dict(found) for when, found in state["waiting"].items() if when in self._watched}
+        self.known = set(state["known"])
+        for when, mean in state["means"].items():
             if when in self._means:
-                self._means[when] = _Mean(total, count)
+                self._means[when] = _Mean(*mean)
 
 
 class _Mean:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lr_plugins.callbacks.drive import Drive, sampled_steps
+from lr_plugins.checkpoint_state import WrongState, finite, list_of, mapping, optional, plain, record, text
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.as_planned import AsPlanned
@@ -21,6 +23,23 @@ POLICIES = {
     "checkpoint": "the plan of the checkpoint",
     "rescale": "the plan of the checkpoint, what is left of it stretched to the new length",
 }
+
+
+def _config(value: Any, where: str) -> None:
+    mapping(value, where)
+    plain(value, where)
+
+
+def _length_of_run(value: Any, where: str) -> None:
+    finite(value, where)
+    if not 1e-9 <= value <= 2**53:
+        raise WrongState(where, value, "the length of a run")
+
+
+SAVED = record(
+    {"schedule": _config, "base": finite, "run": list_of(optional(_length_of_run), 4), "kind": text, "state": plain}
+)
+"""What a `Saved` is in a checkpoint."""
 
 
 @dataclass
@@ -46,6 +65,28 @@ class Saved:
         """The length of the run."""
         steps_per_epoch, epochs, steps, batch_size = self.run
         return RunLength(steps_per_epoch, epochs, steps, batch_size)
+
+    def check(self, schedule: Schedule | None, where: str) -> None:
+        """Check that what it remembers is a state of its schedule.
+
+        Args:
+            schedule: the one that the run has now in its place, if any.
+            where: what it is called in the message.
+
+        Raises:
+            WrongState: it is not.
+        """
+        plan = None
+        if schedule is not None and _nameless(self.schedule) == _nameless(to_config(schedule, functions_by_name=True)):
+            plan = schedule
+        else:
+            with contextlib.suppress(InvalidArgument):  # it holds functions, or is of another version
+                plan = from_config(self.schedule)
+        if plan is not None and plan.kind != self.kind:
+            raise WrongState(f"{where}.kind", self.kind, f"{plan.kind}, as its configuration says")
+        for one in (plan, schedule):
+            if one is not None and one.kind == self.kind:
+                one.check_state(self.state, f"{where}.state")
 
     @classmethod
     def of(cls, drive: Drive, run: RunLength) -> Saved:

@@ -19,6 +19,7 @@ from lr_plugins.callbacks.checkpoint_optimizers import SavedOptimizer, saved_opt
 from lr_plugins.callbacks.drive import Drive, sampled_steps
 from lr_plugins.callbacks.epoch_begins import EpochBegins
 from lr_plugins.callbacks.epoch_sums import (
+    SUMS,
     epoch_means,
     epoch_sums,
     is_at_last_batch,
@@ -28,12 +29,12 @@ from lr_plugins.callbacks.epoch_sums import (
     validation_follows,
 )
 from lr_plugins.callbacks.length_check import check_lengths
-from lr_plugins.callbacks.observer import Observer
+from lr_plugins.callbacks.observer import WAITING, Observer
 from lr_plugins.callbacks.order import put_in_order
 from lr_plugins.callbacks.param_groups import Names, parameter_names
 from lr_plugins.callbacks.processes import of_all_processes
 from lr_plugins.callbacks.progress_bars import ShownInBar
-from lr_plugins.callbacks.resume import POLICIES, Saved, settle
+from lr_plugins.callbacks.resume import POLICIES, SAVED, Saved, settle
 from lr_plugins.callbacks.resume_position import Counts, check_counts, check_rates, report_set_back, steps_of_each
 from lr_plugins.callbacks.stepping_optimizers import (
     CountedSteps,
@@ -45,6 +46,19 @@ from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out, run_length
 from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
+from lr_plugins.checkpoint_state import (
+    ChecksState,
+    StateFormat,
+    WrongState,
+    count,
+    dict_of,
+    flag,
+    list_of,
+    optional,
+    row,
+    same_lengths,
+    text,
+)
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.assign import Assign, Assignments
@@ -104,7 +118,7 @@ class Progress:
     active: list[bool] = field(default_factory=list)
 
 
-class LearningRateScheduler(Callback):
+class LearningRateScheduler(ChecksState, Callback):
     """Set the learning rate of every optimizer step to what a schedule says.
 
     Works with any LightningModule and optimizer, in Trainers of `pytorch_lightning` and `lightning.pytorch`. The
@@ -145,6 +159,25 @@ class LearningRateScheduler(Callback):
         >>> from lr_plugins import Assign, CycleThrough, OneCycle
         >>> callback = LearningRateScheduler([OneCycle(0.1), Assign(CycleThrough(0.95, 0.85, 0.95), to="momentum")])
     """
+
+    state_format = StateFormat(
+        "LearningRateScheduler",
+        {
+            "steps": list_of(count),
+            "schedules": dict_of(SAVED),
+            "groups": list_of(list_of(list_of(text))),
+            "waiting": list_of(WAITING),
+        },
+        {
+            "sums": list_of(SUMS),
+            "unended": optional(flag),
+            "counts": optional(row(count, count)),
+            "begins": list_of(count),
+            "series": list_of(list_of(text)),
+            "begun": list_of(list_of(row(count, count))),
+            "active": list_of(flag),
+        },
+    )
 
     def __init__(
         self,
@@ -704,7 +737,7 @@ class LearningRateScheduler(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers: the steps of each optimizer, what the schedules remember, what they will look at next."""
         current = self._restored or self._current()  # a checkpoint's, where training has not begun
-        return {
+        state = {
             "steps": list(current.steps),
             "schedules": {key: dataclasses.asdict(saved) for key, saved in current.schedules.items()},
             "groups": current.groups,
@@ -715,6 +748,7 @@ class LearningRateScheduler(Callback):
             "begun": current.begun,
             "active": current.active,
         }
+        return self.state_format.stamped(state)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what an epoch under way has summed up: Lightning's checkpoints do not keep it."""
@@ -735,23 +769,44 @@ class LearningRateScheduler(Callback):
         """
         if self._trainer is not None:
             return
-        schedules = {key: Saved(**saved) for key, saved in state_dict["schedules"].items()}
+        state = self.check_state_dict(state_dict)
+        counts = state.get("counts")
         self._restored = Progress(
-            list(state_dict["steps"]),
-            schedules,
-            list(state_dict["groups"]),
-            list(state_dict["waiting"]),
-            list(state_dict.get("sums", ())),
-            state_dict.get("unended"),
-            None if state_dict.get("counts") is None else Counts(*state_dict["counts"]),
-            list(state_dict.get("begins", ())),
-            list(state_dict.get("series", ())),
-            list(state_dict.get("begun", ())),
-            list(state_dict.get("active", ())),
+            list(state["steps"]),
+            {key: Saved(**saved) for key, saved in state["schedules"].items()},
+            list(state["groups"]),
+            list(state["waiting"]),
+            list(state.get("sums", ())),
+            state.get("unended"),
+            None if counts is None else Counts(*counts),
+            list(state.get("begins", ())),
+            list(state.get("series", ())),
+            list(state.get("begun", ())),
+            list(state.get("active", ())),
         )
+
+    def check_state_dict(self, state_dict: Any) -> dict[str, Any]:
+        """The fields of a state, which fit each other and the schedules."""
+        return self.state_format.read(state_dict, self._check_fields)
+
+    def _check_fields(self, state: dict[str, Any]) -> None:
+        same_lengths(state, ("groups", "waiting", "series", "begun", "active"), len(state["steps"]))
+        series, begun, begins = (state.get(name, []) for name in ("series", "begun", "begins"))
+        if [len(names) for names in series] != [len(each) for each in begun]:
+            raise WrongState("begun", begun, "lists as long as those of series")
+        if list(begins) != sorted(begins):
+            raise WrongState("begins", begins, "a list in which no number is below the one before it")
+        schedules = {one.scope: one.schedule for one in self.assignments.assignments}
+        for key, saved in state["schedules"].items():
+            index, _, rest = key.partition("/")
+            scope, slash, _ = rest.rpartition("/")
+            if not slash or index not in map(str, range(len(state["steps"]))):
+                raise WrongState("a key of schedules", key, "of the form 0/lr/0")
+            Saved(**saved).check(schedules.get(scope), f"schedules[{key!r}]")
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what a checkpoint tells of its optimizers: it may have been written without this callback."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if self._trainer is None:
             self._loaded = saved_optimizers(checkpoint)
 

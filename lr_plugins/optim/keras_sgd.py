@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lr_plugins.checkpoint_state import anything, count, dict_of, list_of, record, tensor
 from lr_plugins.errors import InvalidArgument, TrainingError
 
 if TYPE_CHECKING:
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 # Elements of one batch of tensors on the CPU. The rule passes over a batch three times; 2**16 float32 weights with
 # their gradients and velocities are 768 KiB, which an L2 cache keeps from one pass to the next.
 _CPU_BATCH_ELEMENTS = 2**16
+
+# The state of an optimizer, as torch has it.
+_FORM = record(
+    {
+        "state": dict_of(record({}, {"velocity": tensor()}, others=True), keys=anything),
+        "param_groups": list_of(
+            record({**dict.fromkeys(("lr", "momentum", "nesterov"), anything), "params": list_of(count)}, others=True)
+        ),
+    },
+    others=True,
+)
 
 # Weights, gradients and, unless there is no momentum, velocities.
 _Tensors = tuple[list[Any], list[Any], list[Any]]
@@ -80,7 +92,12 @@ class KerasSGD(Optimizer):
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state that `state_dict` gave; the velocities come back bit for bit."""
+        """Load a state that `state_dict` gave; the velocities come back bit for bit.
+
+        Raises:
+            InvalidArgument: it is not the state of such an optimizer with as many parameters; nothing is loaded then.
+        """
+        self._check_state(state_dict)
         # torch.optim.SGD's groups have all the settings needed here, so its momentum would be lost without a word.
         if any(state.get("momentum_buffer") is not None for state in state_dict["state"].values()):
             raise InvalidArgument(
@@ -90,6 +107,24 @@ class KerasSGD(Optimizer):
                 "Convert with velocity = -lr * momentum_buffer, lr being that of the last update.",
             )
         super().load_state_dict(state_dict)
+
+    def _check_state(self, state_dict: Any) -> None:
+        _FORM(state_dict, "KerasSGD.load_state_dict")
+        saved, own = state_dict["param_groups"], self.param_groups
+        sizes, own_sizes = ([len(group["params"]) for group in groups] for groups in (saved, own))
+        if sizes != own_sizes:
+            raise InvalidArgument(
+                "the param groups of the state", sizes, f"of {own_sizes} parameters, as those of this one"
+            )
+        for group in saved:
+            _check_settings(group["lr"], group["momentum"], group["nesterov"])
+        numbers = [number for group in saved for number in group["params"]]
+        weights = dict(zip(numbers, (weight for group in own for weight in group["params"]), strict=True))
+        for number, state in state_dict["state"].items():
+            velocity, weight = state.get("velocity"), weights.get(number)
+            if velocity is not None and weight is not None and velocity.shape != weight.shape:
+                shape = tuple(weight.shape)
+                raise InvalidArgument(f"the velocity of parameter {number}", tuple(velocity.shape), f"of shape {shape}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -95,6 +95,10 @@ class AsPlanned(Wrapper):
         """What the schedule remembers."""
         return self.schedule.start()
 
+    def check_state(self, state: Any, where: str = "state") -> None:
+        """The schedule's."""
+        self.schedule.check_state(state, where)
+
     @property
     def kind(self) -> str:
         """The schedule's."""

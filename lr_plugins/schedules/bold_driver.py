@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from lr_plugins.checkpoint_state import Check, real
 from lr_plugins.schedules.bound import Bound, bound, ceiling, in_order, level, within
 from lr_plugins.schedules.metric_driven import Adjusting, Memory, check_start, direction
 from lr_plugins.schedules.plateau import factor_below_1
@@ -57,6 +59,7 @@ class BoldDriver(Adjusting):
         [0.1, 0.15, 0.075, 0.1125]
     """
 
+    remembers: ClassVar[Mapping[str, Check]] = {**Adjusting.remembers, "last": real}
     bounds = ("min_learning_rate", "max_learning_rate")
 
     def __init__(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lr_plugins.checkpoint_state import record
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.function import as_schedule
@@ -55,6 +56,14 @@ class Combination(Schedule):
         states = {str(index): part.start() for index, part in enumerate(self.parts)}
         known = {index: state for index, state in states.items() if state is not None}
         return known or None
+
+    def check_state(self, state: Any, where: str = "state") -> None:
+        """Those of the parts that remember something."""
+        if self.start() is None:
+            super().check_state(state, where)
+            return
+        parts = {str(index): part for index, part in enumerate(self.parts) if part.start() is not None}
+        record({index: part.check_state for index, part in parts.items()})(state, where)
 
     @property
     def monitors(self) -> tuple[Monitor, ...]:

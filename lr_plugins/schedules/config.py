@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.checkpoint_state import DEPTH, is_plain
+from lr_plugins.errors import InvalidArgument, described
 from lr_plugins.schedules.duration import Duration
-from lr_plugins.schedules.schedule import Schedule
+from lr_plugins.schedules.schedule import Schedule, defined_schedule
 
 TARGET = "_target_"  # Hydra's name for what to build, so that Hydra can build it as well
 
@@ -41,23 +41,25 @@ def to_config(schedule: Schedule, functions_by_name: bool = False) -> dict[str, 
 def from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule of a dictionary that `to_config` made.
 
+    The dictionary may come from a file that is not to be trusted, such as a checkpoint: nothing is imported or called
+    by name but the classes of schedules of this package, and those that the program has defined or imported already.
+    A class of yours is known from its definition on: import the module that has it before.
+
     Args:
         config: the dictionary; `_target_` names a class of schedules.
 
     Raises:
-        InvalidArgument: it names none, or its arguments do not fit.
+        InvalidArgument: it names none that is known, its arguments do not fit, or it is nested too deeply.
 
     Example:
         >>> from_config({"_target_": "lr_plugins.schedules.StepDecay", "initial_learning_rate": 0.1, "every": "5ep"})
         StepDecay(initial_learning_rate=0.1, drop=0.5, every='5ep')
     """
-    target = config.get(TARGET) if isinstance(config, Mapping) else None
-    kind = _class(target)
-    try:
-        schedule: Schedule = kind(**{name: _built(value) for name, value in config.items() if name != TARGET})
-    except TypeError as error:
-        raise InvalidArgument(f"the configuration of {target}", dict(config), "its arguments", str(error)) from error
-    return schedule
+    if not is_plain(config, objects=True):
+        raise InvalidArgument(
+            "the configuration", described("a deeper or larger one"), f"one nested at most {DEPTH} deep"
+        )
+    return _from_config(config)
 
 
 def _plain(value: Any, field: str, functions_by_name: bool) -> Any:
@@ -76,18 +78,28 @@ def _plain(value: Any, field: str, functions_by_name: bool) -> Any:
     raise InvalidArgument(field, value, "a plain value to be written down", "A function has none; name its formula.")
 
 
+def _from_config(config: Any) -> Schedule:
+    target = config.get(TARGET) if isinstance(config, Mapping) else None
+    kind = _class(target)
+    try:
+        schedule: Schedule = kind(**{name: _built(value) for name, value in config.items() if name != TARGET})
+    except InvalidArgument:
+        raise
+    except Exception as error:  # of a value that no argument can be
+        raise InvalidArgument(f"the configuration of {target}", dict(config), "its arguments", str(error)) from error
+    return schedule
+
+
 def _built(value: Any) -> Any:
     if isinstance(value, Mapping) and TARGET in value:
-        return from_config(value)
+        return _from_config(value)
     return [_built(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def _class(target: object) -> Any:
-    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-    try:
-        found = getattr(importlib.import_module(module), name) if module else None
-    except (ImportError, AttributeError):
-        found = None
-    if not (isinstance(found, type) and issubclass(found, Schedule)):
-        raise InvalidArgument(TARGET, target, "the dotted name of a schedule, e.g. lr_plugins.schedules.StepDecay")
+def _class(target: object) -> type[Schedule]:
+    found = defined_schedule(target) if isinstance(target, str) else None
+    if found is None:
+        allowed = "the dotted name of a schedule, e.g. lr_plugins.schedules.StepDecay"
+        hint = "Of a class of yours, import the module that defines it first." if isinstance(target, str) else ""
+        raise InvalidArgument(TARGET, described(ascii(target)[:100]), allowed, hint)
     return found

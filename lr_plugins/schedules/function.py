@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lr_plugins.checkpoint_state import count, finite, record
 from lr_plugins.errors import InvalidArgument, TrainingError, shown
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.observation import BEGIN, Observation
@@ -123,6 +124,12 @@ class FunctionSchedule(Schedule):
     def start(self) -> State:
         """No epoch has been asked for yet."""
         return {} if self.of == "epoch" else None
+
+    def check_state(self, state: Any, where: str = "state") -> None:
+        """The epoch that was asked for last, and the answer."""
+        super().check_state(state, where)
+        if state:
+            record({"epoch": count, "learning_rate": finite})(state, where)
 
     def observe(self, state: State, position: Position, observation: Observation) -> State:
         """Ask the function for this epoch, once."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from lr_plugins.checkpoint_state import Check, count, number_or_name, optional
 from lr_plugins.schedules.bound import Bound, bound, ceiling, in_order, level
 from lr_plugins.schedules.metric_driven import (
     COMPARE,
@@ -77,6 +79,11 @@ class Greedy(Adjusting):
         [0.1, 0.2, 0.2, 0.2, 0.1]
     """
 
+    remembers: ClassVar[Mapping[str, Check]] = {
+        **Adjusting.remembers,
+        "best": optional(number_or_name),
+        **dict.fromkeys(("due", "good", "bad", "cooldown", "warmup"), count),
+    }
     non_finite = ("error", "hold", "shrink", COMPARE)
     bounds = ("min_lr", "max_lr")
 

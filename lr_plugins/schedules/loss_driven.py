@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+from lr_plugins.checkpoint_state import Check, finite, flag, real
 from lr_plugins.errors import TrainingError
 from lr_plugins.schedules.bound import Bound, bound, ceiling, in_order, level, within
 from lr_plugins.schedules.metric_driven import SHRINK, Memory, MetricDriven
@@ -67,6 +68,13 @@ class LossDriven(MetricDriven):
         0.027183
     """
 
+    remembers: ClassVar[Mapping[str, Check]] = {
+        **MetricDriven.remembers,
+        "factor": finite,
+        "capped": flag,
+        "told": flag,
+        "first": real,
+    }
     observes_always = True
     bounds = ("min_learning_rate", "max_learning_rate", "first_learning_rate")
 

@@ -10,6 +10,20 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, SupportsFloat
 
+from lr_plugins.checkpoint_state import (
+    Check,
+    WrongState,
+    anything,
+    finite,
+    flag,
+    list_of,
+    number_or_name,
+    optional,
+    real,
+    record,
+    text,
+)
+from lr_plugins.checkpoint_state import plain as plain_value
 from lr_plugins.errors import InvalidArgument, TrainingError, shown
 from lr_plugins.schedules.bound import Bound, level
 from lr_plugins.schedules.observation import EPOCH, VALIDATION, Change, Monitor, Observation, occasion, steps_between
@@ -35,6 +49,14 @@ class MetricDriven(Schedule):
     non_finite: ClassVar[tuple[str, ...]] = ("error", "hold", "shrink")
     bounds: ClassVar[tuple[str, ...]] = ()
     """The arguments that are a learning rate, or a multiple of the initial one: the floor first, then the ceiling."""
+
+    remembers: ClassVar[Mapping[str, Check]] = {
+        "observed": number_or_name,
+        "verb": optional(text),
+        "aside": flag,
+        "smoothed": anything,
+    }
+    """What is remembered, by name, with its check; a sub-class adds what it decides. Any of it may be missing."""
 
     monitor: str
     when: str
@@ -77,6 +99,15 @@ class MetricDriven(Schedule):
     def start(self) -> State:
         """Nothing has been observed yet."""
         return {}
+
+    def check_state(self, state: Any, where: str = "state") -> None:
+        """What is remembered, each of its kind."""
+        super().check_state(state, where)
+        others = dict.fromkeys(state, plain_value) if "remembers" not in vars(type(self)) else {}
+        record({}, {**others, **self.remembers})(state, where)
+        if state.get("smoothed") is not None and self.smoothing is not None:
+            check = list_of(real) if isinstance(self.smoothing, int) else real
+            check(state["smoothed"], f"{where}.smoothed")
 
     def observe(self, state: State, position: Position, observation: Observation) -> State:
         """Decide, where it is the occasion and the metric has been logged anew."""
@@ -163,6 +194,14 @@ class Adjusting(MetricDriven):
     It remembers the learning rate, and the initial one that this came from: for another optimizer (or in a resumed
     run) with another initial learning rate it is changed in the same ratio.
     """
+
+    remembers: ClassVar[Mapping[str, Check]] = {**MetricDriven.remembers, "learning_rate": finite, "initial": finite}
+
+    def check_state(self, state: Any, where: str = "state") -> None:
+        """The learning rate comes with the initial one."""
+        super().check_state(state, where)
+        if ("learning_rate" in state) != ("initial" in state):
+            raise WrongState(where, state, "a dictionary with both or neither of learning_rate, initial")
 
     def value(self, position: Position, state: State) -> Value:
         """The learning rate that the last decision left."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
+from lr_plugins.checkpoint_state import Check, count, number_or_name, optional
 from lr_plugins.schedules.bound import Bound, bound, level
 from lr_plugins.schedules.metric_driven import (
     COMPARE,
@@ -83,6 +85,12 @@ class ReduceLROnPlateau(Adjusting):
         [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
     """
 
+    remembers: ClassVar[Mapping[str, Check]] = {
+        **Adjusting.remembers,
+        "best": optional(number_or_name),
+        "bad": count,
+        "cooldown": count,
+    }
     non_finite = ("error", "hold", "shrink", COMPARE)
     bounds = ("min_lr",)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lr_plugins.checkpoint_state import WrongState, mapping, plain
 from lr_plugins.errors import ImpossibleValue, InvalidArgument, LearningRateError, shortened, shown
 from lr_plugins.schedules.arguments import as_float as as_float
 from lr_plugins.schedules.arguments import choice as choice
@@ -35,6 +38,7 @@ _NUMPY = np.ndarray, np.generic
 _INFINITY = np.float64(math.inf).view(np.uint64)
 _OUT_OF_DOMAIN = "math domain error", "cannot convert float"
 """How Python says that a number is none that a function of its own takes."""
+_DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDictionary()
 
 
 class Schedule(ABC):
@@ -43,7 +47,7 @@ class Schedule(ABC):
     A schedule owns no counter and changes nothing: ask for any position, in any order. Where it depends on
     what training observes, the little it remembers is passed in as `state`, made by `start` and advanced by
     `observe`; whoever runs the training keeps it. Sub-classes write `value`, and keep each constructor argument
-    in an attribute of the same name.
+    in an attribute of the same name. A class is known to `from_config` by its dotted name as soon as it is defined.
 
     Example:
         >>> from lr_plugins import StepDecay, RunLength
@@ -57,6 +61,11 @@ class Schedule(ABC):
     observes_always: bool = False
     """Whether a part of a sequence observes before and after its turn as well. Those that count (a plateau's patience)
     do not; one that follows a metric does, and is up to date when its turn comes."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Make the class known by its name."""
+        super().__init_subclass__(**arguments)
+        _DEFINED[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     def __call__(self, position: Position | Count, state: State = None) -> Value:
         """The learning rate at a position.
@@ -149,6 +158,24 @@ class Schedule(ABC):
     def start(self) -> State:
         """What is remembered before the first step."""
         return None
+
+    def check_state(self, state: Any, where: str = "state") -> None:
+        """Refuse what is not a state of this schedule, e.g. of a checkpoint that is damaged.
+
+        A sub-class that remembers something extends it where plain values are not check enough.
+
+        Args:
+            state: what is to be one.
+            where: what it is called in the message.
+
+        Raises:
+            WrongState: it is not.
+        """
+        if self.start() is None and state is not None:
+            raise WrongState(where, state, f"None, since {type(self).__name__} remembers nothing")
+        if self.start() is not None:
+            mapping(state, where)
+            plain(state, where)
 
     @property
     def foreseeable(self) -> bool:
@@ -329,6 +356,29 @@ def _are_values(values: npt.NDArray[Any]) -> bool:
     if values.dtype == np.float64 and values.view(np.uint64).max() < _INFINITY:
         return True
     return bool(values.dtype.kind in "fiu" and values.min() >= 0 and values.max() < math.inf)
+
+
+def defined_schedule(name: str) -> type[Schedule] | None:
+    """The class of schedules of a dotted name; None where the program has not defined one of that name.
+
+    Nothing is imported by it but `lr_plugins.keras`.
+
+    Args:
+        name: that of its module and its own; or, of the schedules of this package, `lr_plugins.schedules.StepDecay`.
+
+    Example:
+        >>> defined_schedule("lr_plugins.schedules.StepDecay").__name__, defined_schedule("os.system")
+        ('StepDecay', None)
+    """
+    from lr_plugins import schedules
+
+    home, _, own = name.rpartition(".")
+    if home == "lr_plugins.keras":
+        import_module(home)
+    if home in ("lr_plugins", "lr_plugins.schedules") and own in schedules.__all__:
+        found = getattr(schedules, own)
+        return found if isinstance(found, type) and issubclass(found, Schedule) else None
+    return _DEFINED.get(name)
 
 
 def _lengths_among(values: Iterable[object]) -> Iterator[Duration]:

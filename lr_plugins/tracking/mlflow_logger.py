@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
-from lr_plugins.errors import InvalidArgument, require
+from lr_plugins.errors import InvalidArgument, require, shown
 from lr_plugins.tracking.delivery import Delivery, MissingRun, lost_points
 from lr_plugins.tracking.entries import line_of, line_of_points, line_of_series
 from lr_plugins.tracking.names import LENGTH, Names, encodable, path_problem, sanitize_name
@@ -174,7 +174,7 @@ class MLflowLogger(Logger):
             try:
                 point = step, float(value)
             except (TypeError, ValueError, OverflowError):
-                self._leave_out(f"the metric {name!r}: {_shown(value)} is no number, or too large for a double")
+                self._leave_out(f"the metric {name!r}: {shown(value)} is no number, or too large for a double")
                 continue
             if self._last.get(name) != point:  # Lightning gives the epoch with training's metrics and validation's
                 self._last[name] = point
@@ -402,15 +402,15 @@ class MLflowLogger(Logger):
         folder, _, file_name = name.rpartition("/")
         self._keep(name, folder or None, lambda spool: spool.keep_text(text, file_name), name)
 
-    def _keep(self, place: str, to: str | None, keep: Callable[[Spool], str], shown: str) -> None:
+    def _keep(self, place: str, to: str | None, keep: Callable[[Spool], str], what: str) -> None:
         problem = path_problem(place)
         if problem:
-            self._leave_out(f"the artifact {_shown(place)}: its place in a run must be {problem}")
+            self._leave_out(f"the artifact {shown(place)}: its place in a run must be {problem}")
             return
         self._begin()
         kept = self._delivery.keep(keep)
         if kept is None:
-            self._leave_out(f"the artifact {_shown(shown)}: no disk has room for it")
+            self._leave_out(f"the artifact {shown(what)}: no disk has room for it")
         else:
             self._write({"do": "file", "kept": kept, "to": to})
 
@@ -422,7 +422,7 @@ class MLflowLogger(Logger):
             found = _STEPS
         if -_STEPS <= found < _STEPS:
             return found
-        self._leave_out(f"metrics at step {_shown(step)}: a step is a whole number below 2**63")
+        self._leave_out(f"metrics at step {shown(step)}: a step is a whole number below 2**63")
         return None
 
     def _leave_out(self, what: str) -> None:
@@ -519,11 +519,6 @@ def _check_name(field: str, name: object, longest: int) -> None:
     if not isinstance(name, str) or not 1 <= len(name.strip()) <= len(name) <= longest or encodable(name) != name:
         field = "a name in MLflowLogger.tags" if field == "tags" else f"MLflowLogger.{field}"
         raise InvalidArgument(field, name, f"a text of 1 to {longest} characters")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _quoted(path: Path) -> str:

@@ -8,6 +8,7 @@ import re
 import unicodedata
 
 from lr_plugins._lightning import rank_zero_warn
+from lr_plugins.errors import shortened
 
 LENGTH = 250
 """Characters that MLflow takes in the name of a metric, a param or a tag."""
@@ -62,15 +63,15 @@ class Names:
         if owner is not None:
             found = _marked(found, name)
             rank_zero_warn(
-                f"The {self._kind}s {owner!r} and {_shortened(name)!r} would have the same name in MLflow: the second "
-                f"is recorded as {found!r}."
+                f"The {self._kind}s {owner!r} and {shortened(name, 60)!r} would have the same name in MLflow: the "
+                f"second is recorded as {found!r}."
             )
         elif not name or len(name) > LENGTH:
             rank_zero_warn(
-                f"MLflow takes 1 to {LENGTH} characters in the name of a {self._kind}: {_shortened(name)!r} is "
+                f"MLflow takes 1 to {LENGTH} characters in the name of a {self._kind}: {shortened(name, 60)!r} is "
                 f"recorded as {found!r}."
             )
-        self._sanitized[name], self._owners[found] = found, _shortened(name)
+        self._sanitized[name], self._owners[found] = found, shortened(name, 60)
         return found
 
 
@@ -96,7 +97,3 @@ def _marked(sanitized: str, name: str) -> str:
     """A name with a mark that only the given one has."""
     digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     return f"{sanitized[: LENGTH - 9]}-{digest}"
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:57]}..."

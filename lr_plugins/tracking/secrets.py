@@ -10,8 +10,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 MASK = "***"
 USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 """The environment variables in which MLflow itself looks for credentials."""
-# Up to the last @, for passwords may hold what an address should not; digits and a slash are a port and a path.
-_USER_AND_PASSWORD = re.compile(r"""(?P<start>[A-Za-z][\w+.-]*://[^\s:@/'"<>]*:)(?!\d{1,5}[/?#])[^\s'"<>]+@""")
+# The password stands between the first colon and the last @ before the path. One that holds a / or ?, which it should
+# not, is found as well, unless it looks like a port: digits, then the path.
+_USER_AND_PASSWORD = re.compile(
+    r"""(?P<start>(?<=[A-Za-z0-9+.-])://[^\s:/?#'"<>\[\]]*:)(?!\d{1,5}[/?#])"""
+    r"""(?:(?:(?!://)[^\s'"<>/?#])+@|(?:(?!://)[^\s'"<>])+@)"""
+)
 _USER_ALONE = re.compile(r"""(?P<start>https?://)[^\s:@/?#'"<>]+@""")  # a token in the place of a name
 _IN_A_QUERY = re.compile(
     r"""(?P<start>[?&;](?:\w*(?:passw(?:or)?d|pwd|passphrase|secret|token)|api_?key|access_?key)=)[^\s&;#'"<>]+""",
@@ -54,7 +58,10 @@ def without_user(address: str) -> tuple[str, str | None, str | None]:
         >>> without_user("postgresql://me:s3cret@host/mlflow")
         ('postgresql://me:s3cret@host/mlflow', None, None)
     """
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # which MLflow will refuse
+        return address, None, None
     user, found, host = parts.netloc.rpartition("@")
     if parts.scheme not in ("http", "https") or not found:
         return address, None, None

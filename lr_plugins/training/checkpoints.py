@@ -2,17 +2,70 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from packaging.version import Version
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from lr_plugins.errors import InvalidArgument
-from lr_plugins.training.classifier import Classifier
+from lr_plugins.checkpoint_state import (
+    ChecksState,
+    WrongState,
+    anything,
+    count,
+    dict_of,
+    flag,
+    list_of,
+    mapping,
+    record,
+    tensor,
+    text,
+)
+from lr_plugins.errors import InvalidArgument, LearningRateError, described
+from lr_plugins.training.classifier import EPOCH_MEANS, Classifier
+from lr_plugins.training.data import Batches
 from lr_plugins.training.resume import LAST, PREVIOUS
 
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, KeyError, IndexError, TypeError, EOFError, OSError, ValueError)
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,  # RecursionError is one
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    OSError,
+    ValueError,
+)
+_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+
+def _version(value: Any, where: str) -> None:
+    text(value, where)
+    Version(value)
+
+
+_FORM = record(
+    {
+        "state_dict": dict_of(tensor()),
+        "optimizer_states": list_of(
+            record({"state": dict_of(anything, keys=anything), "param_groups": list_of(mapping)}, others=True)
+        ),
+        "lr_schedulers": list_of(anything),
+        "loops": record({"fit_loop": mapping}, others=True),
+        "epoch": count,
+        "global_step": count,
+        "pytorch-lightning_version": _version,
+    },
+    {"callbacks": mapping},
+    others=True,
+)
+"""What Lightning's checkpoints have."""
 
 
 def read_checkpoint(path: str) -> tuple[str, dict[str, Any]]:
@@ -34,7 +87,8 @@ def read_checkpoint(path: str) -> tuple[str, dict[str, Any]]:
     for file in candidates:
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-            checkpoint["state_dict"], checkpoint["optimizer_states"][0]["param_groups"], checkpoint["loops"]["fit_loop"]
+            _FORM(checkpoint, "the checkpoint")
+            checkpoint["optimizer_states"][0]["param_groups"][0]
         except _UNREADABLE as error:
             errors.append(error)
             continue
@@ -72,6 +126,72 @@ def check_checkpoint(
     if max_epochs is not None and 0 <= max_epochs < done + (not goes_on):
         bound = "at least" if goes_on else "above"
         raise InvalidArgument("trainer.max_epochs", max_epochs, f"{bound} {done}, the epochs that the checkpoint has")
+
+
+def check_states(path: str, checkpoint: dict[str, Any], trainer: pl.Trainer, module: Classifier) -> None:
+    """Check all that a run takes from a checkpoint when it resumes, before anything of it is used.
+
+    Args:
+        path: the checkpoint file.
+        checkpoint: what is in it.
+        trainer: the Trainer of the run, with its callbacks.
+        module: what is to be trained.
+
+    Raises:
+        LearningRateError: something of it cannot be loaded.
+    """
+    states = checkpoint.get("callbacks", {})
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = states.get(callback.state_key)
+        if state and isinstance(callback, ChecksState):
+            callback.check_state_dict(state)
+        elif state:
+            _check_state_of_lightnings(path, callback, state)
+    EPOCH_MEANS(checkpoint.get("epoch_means", []), "epoch_means in the checkpoint")
+    loops = checkpoint["loops"]["fit_loop"]
+    _check_same_form(loops, trainer.fit_loop.state_dict(), "loops.fit_loop in the checkpoint")
+    loaders = loops.get("state_dict", {}).get("combined_loader", [])
+    list_of(Batches.state_format.as_part)(loaders, "the loaders in the checkpoint")
+    try:
+        module.configure_optimizers().load_state_dict(copy.deepcopy(checkpoint["optimizer_states"][0]))
+    except LearningRateError:
+        raise
+    except Exception as error:
+        hint = f"The state of its optimizer cannot be loaded ({type(error).__name__}: {error})."
+        raise InvalidArgument("ckpt_path", path, "a checkpoint of the same optimizer", hint) from error
+
+
+def _check_state_of_lightnings(path: str, callback: Callback, state: Any) -> None:
+    """Load a state into a copy; of one that names files, which are removed when they are not kept, check the names."""
+    name = type(callback).__name__
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when it is loaded in earnest
+            copy.copy(callback).load_state_dict(copy.deepcopy(state))
+        if isinstance(callback, ModelCheckpoint):
+            named = [*state.get("best_k_models", {}), *(state.get(one, "") for one in _PATHS)]
+            if any("://" in one or ".." in Path(one).parts for one in named):
+                raise ValueError("it names files elsewhere")
+    except LearningRateError:
+        raise
+    except Exception as error:
+        hint = f"The state of {name} in it cannot be loaded ({type(error).__name__}: {error})."
+        raise InvalidArgument("ckpt_path", path, "a checkpoint that is whole", hint) from error
+
+
+def _check_same_form(found: Any, own: Any, where: str, depth: int = 0) -> None:
+    """Check that counts are where Lightning has counts; what only one of both has is left to Lightning."""
+    if isinstance(own, Mapping):
+        mapping(found, where)
+        missing = set(own) - set(found) if depth > 1 else set()
+        if missing:
+            raise WrongState(where, described(f"one without {', '.join(sorted(missing))}"), "a dictionary with them")
+        for name in set(own) & set(found):
+            _check_same_form(found[name], own[name], f"{where}.{name}", depth + 1)
+    elif isinstance(own, bool):
+        flag(found, where)
+    elif isinstance(own, int):
+        count(found, where)
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:

@@ -21,7 +21,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lr_plugins.errors import LearningRateError, shortened, shown
+from lr_plugins.tracking.secrets import masked
 from lr_plugins.training import sweep
+from lr_plugins.training.credentials import hide
 from lr_plugins.training.resume import continued
 
 _LONGEST = 4000
@@ -39,12 +41,12 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
     """
     words = sys.argv
     if os.environ.get("HYDRA_FULL_ERROR"):
-        sys.argv = [words[0], *continued(words[1:])]
+        sys.argv = [words[0], *continued(hide(words[1:]))]
         main()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing and exiting itself
     try:
-        sys.argv = [words[0], *continued(words[1:])]  # Hydra reads them there
+        sys.argv = [words[0], *continued(hide(words[1:]))]  # Hydra reads them there
         main()
     except KeyboardInterrupt as interruption:
         sweep.interrupted = True
@@ -56,7 +58,7 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
         message = explanation(error, config_dir)
         if message is None:
             raise
-        sys.exit(f"\nError: {message}")
+        sys.exit(f"\nError: {masked(message)}")
     finally:
         sys.argv = words
         del os.environ["HYDRA_FULL_ERROR"]

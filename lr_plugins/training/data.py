@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from lr_plugins.checkpoint_state import StateFormat, count
 from lr_plugins.errors import LearningRateError, require
 from lr_plugins.training import _arguments as arguments
 from lr_plugins.training import sizes
@@ -58,6 +59,7 @@ class Batches:
         [[0, 1], [2]]
     """
 
+    state_format = StateFormat("Batches", {"epoch": count, "batch": count})
     batch_sampler = None  # Lightning asks every loader that has a `sampler` for this, too
 
     def __init__(
@@ -121,13 +123,14 @@ class Batches:
     def state_dict(self) -> dict[str, int]:
         """The place reached, as plain numbers."""
         epoch, done = self._reached
-        return {"epoch": epoch, "batch": done}
+        return self.state_format.stamped({"epoch": epoch, "batch": done})
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration start at the place of `state_dict`."""
-        self._reached = (state["epoch"], state["batch"])
-        ended = state["batch"] >= len(self)
-        self._next = (state["epoch"] + 1, 0) if ended else self._reached
+        found = self.state_format.read(state)
+        self._reached = (found["epoch"], found["batch"])
+        ended = found["batch"] >= len(self)
+        self._next = (found["epoch"] + 1, 0) if ended else self._reached
 
 
 class InMemoryData(pl.LightningDataModule):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,16 +21,31 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lr_plugins.callbacks.epoch_sums import epoch_sums, restore_epoch_sums, validation_follows
+from lr_plugins.callbacks.epoch_sums import SUMS, epoch_sums, restore_epoch_sums, validation_follows
 from lr_plugins.callbacks.processes import of_all_processes
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.checkpoint_state import (
+    Check,
+    ChecksState,
+    StateFormat,
+    WrongState,
+    count,
+    dict_of,
+    flag,
+    list_of,
+    one_of,
+    optional,
+    real,
+    record,
+    tensor,
+)
+from lr_plugins.errors import InvalidArgument, described
 from lr_plugins.training import _arguments as arguments
 from lr_plugins.training.resume import LAST, PREVIOUS
 
 BETWEEN, WITHIN = "between epochs", "within an epoch"
 
 
-class LastCheckpoint(Callback):
+class LastCheckpoint(ChecksState, Callback):
     """Keep `last.ckpt`, from which a run goes on exactly: weights, learning rates, metrics as if nothing had been.
 
     It is written at the begin of each epoch, of the first one too, when the loggers have all that the epoch before has
@@ -57,6 +73,12 @@ class LastCheckpoint(Callback):
         >>> LastCheckpoint("outputs/checkpoints", every_n_steps=500).path.name
         'last.ckpt'
     """
+
+    state_format = StateFormat(
+        "LastCheckpoint",
+        {"place": one_of(BETWEEN, WITHIN, ""), "stopped_early": flag},
+        {"epoch_sums": list_of(SUMS), "gradients": dict_of(tensor())},
+    )
 
     def __init__(
         self, dirpath: str | Path, every_seconds: float | None = 60.0, every_n_steps: int | None = None
@@ -102,6 +124,11 @@ class LastCheckpoint(Callback):
                 f"{processes}, as in the run that is resumed, since its checkpoint is from within an epoch",
                 "One from between two epochs goes on with any number.",
             )
+        parameters = {name: parameter.shape for name, parameter in pl_module.named_parameters()}
+        for name, gradient in self._restored.get("gradients", {}).items():
+            if parameters.get(name) != gradient.shape:
+                allowed = "one whose gradients are of the sizes of the module's parameters"
+                raise InvalidArgument("the checkpoint", described(f"another for {name!r}"), allowed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals; begin with a whole epoch after a checkpoint from between two."""
@@ -247,11 +274,11 @@ class LastCheckpoint(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the run this checkpoint was taken."""
-        return {"place": self._place, "stopped_early": self._stopped_early}
+        return self.state_format.stamped({"place": self._place, "stopped_early": self._stopped_early})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training begins."""
-        self._restored = dict(state_dict)
+        self._restored = self.check_state_dict(state_dict)
 
 
 class _AfterOthers(Callback):
@@ -347,7 +374,43 @@ class _Signals:
             signal.signal(number, handler)
 
 
-class RandomStates(Callback):
+def _of_python(state: Sequence[Any]) -> tuple[Any, ...]:
+    version, numbers, gauss = state
+    optional(real)(gauss, "gauss")  # Python takes anything
+    return version, tuple(numbers), gauss
+
+
+def _of_numpy(state: Sequence[Any]) -> tuple[Any, ...]:
+    name, key, *rest = state
+    return (name, np.array(key, dtype=np.uint32), *rest)
+
+
+def _accepted(load: Callable[[Any], object], allowed: str) -> Check:
+    """What a generator of random numbers takes for its state."""
+
+    def checked(value: Any, where: str) -> None:
+        try:
+            load(value)
+        except Exception:  # they are of many kinds, and none says what is wrong
+            raise WrongState(where, described(f"a {type(value).__name__} that is none"), allowed) from None
+
+    return checked
+
+
+_RANDOM: dict[str, Check] = {
+    "python": _accepted(
+        lambda state: random.Random().setstate(_of_python(state)), "a state of Python's random numbers"
+    ),
+    "numpy": _accepted(
+        lambda state: np.random.RandomState().set_state(_of_numpy(state)),
+        "a state of NumPy's random numbers",
+    ),
+    "torch": _accepted(lambda state: torch.Generator().set_state(state.cpu()), "a state of torch's random numbers"),
+    "cuda": list_of(tensor("uint8", 1)),
+}
+
+
+class RandomStates(ChecksState, Callback):
     """Keep the states of the random numbers in checkpoints: dropout goes on as if nothing had been.
 
     Each of several processes goes on with its own; where there is another number of them now, all with the first's.
@@ -363,6 +426,8 @@ class RandomStates(Callback):
         True
     """
 
+    state_format = StateFormat("RandomStates", _RANDOM, {"by_rank": list_of(record(_RANDOM, {"version": count}))})
+
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
 
@@ -374,12 +439,13 @@ class RandomStates(Callback):
         """The states of Python's, NumPy's and torch's random numbers; plain values and tensors."""
         version, numbers, gauss = random.getstate()
         name, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-        return {
+        state = {
             "python": [version, list(numbers), gauss],
             "numpy": [name, np.asarray(key).tolist(), *rest],
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
+        return self.state_format.stamped(state)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -391,7 +457,7 @@ class RandomStates(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's states until training begins."""
-        self._restored = state_dict
+        self._restored = self.check_state_dict(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on with the numbers that would have come next."""
@@ -401,20 +467,27 @@ class RandomStates(Callback):
         by_rank = state.get("by_rank", ())
         if by_rank and len(by_rank) == trainer.world_size:
             state = by_rank[trainer.global_rank]
-        version, numbers, gauss = state["python"]
-        random.setstate((version, tuple(numbers), gauss))
-        name, key, *rest = state["numpy"]
-        np.random.set_state((name, np.array(key, dtype=np.uint32), *rest))  # noqa: NPY002
+        random.setstate(_of_python(state["python"]))
+        np.random.set_state(_of_numpy(state["numpy"]))  # noqa: NPY002
         torch.set_rng_state(state["torch"].cpu())
         if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
 
 
 class AtomicFiles(TorchCheckpointIO):
-    """Write each checkpoint beside its place and move it there: a process that is killed leaves no half file.
+    """Write each checkpoint beside its place and move it there, and load them without running code that is in them.
+
+    A process that is killed leaves no half file.
 
     Lightning writes to the system's temporary folder, and from another disk a file is copied, not moved.
     """
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        """Read a checkpoint file: tensors, plain values, and what is known to be safe."""
+        if "weights_only" in inspect.signature(TorchCheckpointIO.load_checkpoint).parameters:
+            return super().load_checkpoint(path, *arguments, **{**settings, "weights_only": True})
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return found
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint file."""
@@ -424,6 +497,7 @@ class AtomicFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partly = path.with_name(f"{path.name}.part")
+        partly.unlink(missing_ok=True)  # a link would be followed
         with partly.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()

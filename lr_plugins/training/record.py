@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,14 +11,24 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from lr_plugins._lightning import rank_zero_only
+from lr_plugins.checkpoint_state import ChecksState, StateFormat, WrongState, text
 from lr_plugins.tracking import MLflowLogger
+from lr_plugins.training.credentials import without_passwords
 from lr_plugins.training.data import InMemoryData
 from lr_plugins.training.last_checkpoint import LastCheckpoint
 from lr_plugins.training.resume import OF_A_START, write_settings
 
 
-class RecordConfig(Callback):
+def _reference(value: Any, where: str) -> None:
+    """What `MLflowLogger.continue_run` finds a run by; empty where there is none."""
+    if not (isinstance(value, str) and re.fullmatch(r"[\w:-][\w:.-]{0,99}|", value)):
+        raise WrongState(where, value, "the id of a run")
+
+
+class RecordConfig(ChecksState, Callback):
     """Hand the configuration to the loggers as the fit begins, and the MLflow run's id to the checkpoints.
+
+    Passwords in addresses (`scheme://user:password@host`) are written as `***`.
 
     A run that goes on keeps its params and `config.yaml`. Where the configuration is another one now, it becomes
     `config-resumed-1.yaml`; the tag `resumed_from_step` tells at which optimizer step.
@@ -26,6 +37,8 @@ class RecordConfig(Callback):
         config: the run's configuration.
         data: what it trains on.
     """
+
+    state_format = StateFormat("RecordConfig", {"run_id": _reference, "config": text})
 
     def __init__(self, config: DictConfig, data: InMemoryData) -> None:
         self.config, self.data = config, data
@@ -36,7 +49,7 @@ class RecordConfig(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Params by dotted name, and the whole as `config.yaml`."""
         for logger in trainer.loggers:
-            logger.log_hyperparams(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
+            logger.log_hyperparams(self._plain)
             if isinstance(logger, MLflowLogger):
                 self._logger = logger
                 if self.goes_on_at is None:
@@ -62,10 +75,14 @@ class RecordConfig(Callback):
             logger.log_text(self._text, f"config-resumed-{logger.times_continued}.yaml")
 
     @property
+    def _plain(self) -> dict[str, Any]:
+        whole: dict[str, Any] = without_passwords(OmegaConf.to_container(self.config, resolve=True))
+        return whole
+
+    @property
     def _text(self) -> str:
         """The configuration as yaml, without what belongs to a single start."""
-        whole = OmegaConf.to_container(self.config, resolve=True)
-        assert isinstance(whole, dict)
+        whole = self._plain
         return OmegaConf.to_yaml(OmegaConf.create({name: whole[name] for name in whole if name not in OF_A_START}))
 
     @rank_zero_only
@@ -76,4 +93,4 @@ class RecordConfig(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Where the run is recorded, and its configuration; plain strings."""
         reference = self._logger.reference if self._logger is not None else None
-        return {"run_id": reference or "", "config": self._text}
+        return self.state_format.stamped({"run_id": reference or "", "config": self._text})

@@ -28,12 +28,14 @@ from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training import _arguments as arguments
-from lr_plugins.training.checkpoints import check_checkpoint, epochs_done, read_checkpoint
+from lr_plugins.training.checkpoints import check_checkpoint, check_states, epochs_done, read_checkpoint
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
+from lr_plugins.training.credentials import check_tracking_uri, mask_files, revealed
 from lr_plugins.training.last_checkpoint import AtomicFiles, LastCheckpoint, RandomStates
 from lr_plugins.training.record import RecordConfig
 from lr_plugins.training.resume import SETTINGS, newest_checkpoint
+from lr_plugins.training.settings import masked_overrides
 from lr_plugins.training.sweep import PARENT_RUN
 
 
@@ -74,6 +76,8 @@ def train(config: DictConfig) -> Run:
         LearningRateError: a setting that cannot work, or a learning rate that became unknowable.
     """
     quiet()
+    _mask_what_hydra_wrote()
+    shown, config = config, revealed(config)
     _check(config)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -81,7 +85,7 @@ def train(config: DictConfig) -> Run:
     data = instantiate(config.data)
     data.prepare_data()
     data.setup("fit")
-    run = _assemble(config, data)
+    run = _assemble(config, shown, data)
     _check_end(run, config)
     ckpt_path = None if config.ckpt_path is None else _resume(run, config)
     try:
@@ -97,7 +101,8 @@ def _resume(run: Run, config: DictConfig) -> str:
     """Find the checkpoint, let the logger go on with its run, and say what goes on; the checkpoint's file."""
     path, checkpoint = read_checkpoint(config.ckpt_path)
     check_checkpoint(path, checkpoint, run.module, config.trainer.max_epochs, goes_on=not config.new_run)
-    recorded = checkpoint["callbacks"].get(RecordConfig.__qualname__, {})
+    check_states(path, checkpoint, run.trainer, run.module)
+    recorded = checkpoint.get("callbacks", {}).get(RecordConfig.__qualname__, {})
     where, recorder = "", run.recorder
     if isinstance(run.logger, MLflowLogger) and not config.new_run and recorded.get("run_id"):
         if run.logger.continue_run(recorded["run_id"]):
@@ -138,13 +143,22 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _assemble(config: DictConfig, data: Any) -> Run:
+def _mask_what_hydra_wrote() -> None:
+    """Mask the passwords that configuration files had, in the copies that Hydra keeps of them."""
+    if not HydraConfig.initialized():
+        return
+    hydra = HydraConfig.get()
+    files = [*(Path(hydra.runtime.output_dir) / (hydra.output_subdir or "")).glob("*.yaml")]
+    mask_files([*files, Path(hydra.runtime.cwd) / hydra.sweep.dir / "multirun.yaml"])
+
+
+def _assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:
     net = instantiate(config.model, input_shape=data.input_shape, num_classes=data.num_classes)
     module = Classifier(net, loss=instantiate(config.loss), optimizer=instantiate(config.optimizer))
     module.example_input_array = torch.zeros(1, *data.input_shape)  # of which a logged model's signature tells
     _try_optimizer(module)
     history = History()
-    recorder = RecordConfig(config, data)
+    recorder = RecordConfig(shown, data)
     others = list(_callbacks(config, data))
     last = [one for one in others if isinstance(one, LastCheckpoint)]
     others = [one for one in others if one not in last]
@@ -163,12 +177,14 @@ def _assemble(config: DictConfig, data: Any) -> Run:
 def _logger(config: DictConfig) -> Logger | None:
     if not config.logger.get("_target_"):
         return None
+    if getattr(rank_zero_only, "rank", 0) == 0:  # the others do not log
+        check_tracking_uri(config.logger.get("tracking_uri"))
     logger: Logger = instantiate(config.logger)
     parent = os.environ.get(PARENT_RUN)
     if isinstance(logger, MLflowLogger) and parent:
         logger.tags[PARENT] = parent
     if isinstance(logger, MLflowLogger) and HydraConfig.initialized():
-        logger.tags[OVERRIDES] = "\n".join(HydraConfig.get().overrides.task)
+        logger.tags[OVERRIDES] = masked_overrides("\n".join(HydraConfig.get().overrides.task))
     if isinstance(logger, CSVLogger) and config.ckpt_path is not None:
         # It would delete what the run has logged before.
         versions = (f"{config.logger.version}-resumed-{count}" for count in itertools.count(1))

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lr_plugins.tracking.names import LENGTH
 from lr_plugins.tracking.spool import DEFAULT, is_left, spools
+from lr_plugins.training.credentials import revealed_text
 
 PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, for the processes of a launcher inherit it
 interrupted = False
@@ -40,6 +41,8 @@ class Sweep(Callback):  # type: ignore[misc]
         plain = OmegaConf.to_container(node, resolve=False)
         assert isinstance(plain, dict)
         known = {name: plain[name] for name in ("experiment_name", "tracking_uri", "spool_dir") if plain.get(name)}
+        if "tracking_uri" in known:
+            known["tracking_uri"] = revealed_text(known["tracking_uri"])
         self._logger = MLflowLogger(**known, run_name=("sweep " + " ".join(overrides))[:LENGTH], tags={"kind": "sweep"})
         self._logger.log_hyperparams({"overrides": " ".join(overrides)})
         os.environ[PARENT_RUN] = self._logger.run_id or ""

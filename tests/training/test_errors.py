@@ -3,16 +3,19 @@
 import os
 import pickle
 import re
+import subprocess
 import sys
 
 import mlflow
 import pytest
+import torch
 from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.training.cli import explained
-from tests.training.test_main import ROOT
+from lr_plugins.training.last_checkpoint import AtomicFiles
+from tests.training.test_main import ROOT, TRAIN, environment
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +204,114 @@ def test_what_is_no_users_error_keeps_its_traceback():
 def test_an_error_of_another_process_says_the_same(value):
     error = InvalidArgument("optimizer.lr", value, "a finite number >= 0", "Set it.")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def without_version(checkpoint):
+    for state in checkpoint["callbacks"].values():
+        state.pop("version", None)
+
+
+EDITED = {
+    "older": (without_version, r"has no version: an older version of lr_plugins wrote it"),
+    "as b6709c9 wrote it": (
+        lambda one: one["callbacks"].update(
+            {"LearningRateScheduler": {"schedule": "StepDecay", "steps": [14], "state": None, "metrics": {}}}
+        ),
+        r"state of LearningRateScheduler has no version: an older version of lr_plugins",
+    ),
+    "newer": (
+        lambda one: one["callbacks"]["History"].update(version=2),
+        r"History is of version 2, .*Update lr_plugins",
+    ),
+    "steps": (
+        lambda one: one["callbacks"]["LearningRateScheduler"].update(steps="x"),
+        r"steps in .* must be a list; got 'x'",
+    ),
+    "run_id": (
+        lambda one: one["callbacks"]["RecordConfig"].update(run_id="../../x"),
+        r"run_id in .* must be the id of a run",
+    ),
+    "means": (lambda one: one.update(epoch_means=[{"sums": None}]), r"state of Classifier has no version"),
+    "loader": (
+        lambda one: one["loops"]["fit_loop"]["state_dict"].update(
+            combined_loader=[{"version": 1, "epoch": -1, "batch": 0}]
+        ),
+        r"epoch in the checkpoint's state of Batches must be",
+    ),
+    "loops": (
+        lambda one: one["loops"]["fit_loop"]["epoch_progress"]["total"].update(ready="x"),
+        r"epoch_progress\.total\.ready must be a whole number >= 0; got 'x'",
+    ),
+    "optimizer": (
+        lambda one: one["optimizer_states"][0]["param_groups"][0].update(params=[1]),
+        r"ckpt_path must be a checkpoint of the same optimizer.*cannot be loaded",
+    ),
+    "a file to be removed": (
+        lambda one: next(state for key, state in one["callbacks"].items() if "ModelCheckpoint" in key).update(
+            best_k_models={"/x/checkpoints/../../home/mine": 1.0}
+        ),
+        r"The state of ModelCheckpoint in it cannot be loaded .*it names files elsewhere",
+    ),
+    "no callbacks' states": (
+        lambda one: one.update(callbacks=[]),
+        r"ckpt_path must be a checkpoint of a Lightning run",
+    ),
+    "no weights": (lambda one: one.update(state_dict={"a": 1}), r"ckpt_path must be a checkpoint of a Lightning run"),
+    "no counts": (lambda one: one.update(global_step=None), r"ckpt_path must be a checkpoint of a Lightning run"),
+    "Lightning": (
+        lambda one: one.update({"pytorch-lightning_version": "?"}),
+        r"must be a checkpoint of a Lightning run",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A checkpoint of a run in another folder, which the tests copy."""
+    folder = tmp_path_factory.mktemp("whole")
+    arguments = ["data=fake", "trainer.max_epochs=2", "logger=csv", "callbacks=silent"]
+    subprocess.run([*TRAIN, *arguments], cwd=folder, env=environment(), check=True, capture_output=True)
+    [last] = folder.glob("outputs/*/*/checkpoints/last.ckpt")
+    return last
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_a_checkpoint_that_was_edited_is_told_before_a_run_is_made(train, database, whole, tmp_path, name):
+    change, message = EDITED[name]
+    checkpoint = torch.load(whole, weights_only=True)
+    change(checkpoint)
+    file = tmp_path / "run/checkpoints/last.ckpt"
+    file.parent.mkdir(parents=True)
+    torch.save(checkpoint, file)
+    before, content = statuses(database), file.read_bytes()
+    status, text = train(f"ckpt_path={file}", "data=fake")
+    assert status == 1
+    assert re.search(message, text), text
+    assert "Traceback" not in text
+    assert statuses(database) == before
+    assert file.read_bytes() == content
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    file = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": Evil()}, file)
+    status, text = train(f"ckpt_path={file}")
+    assert status == 1
+    assert "ckpt_path must be a checkpoint of a Lightning run" in text
+    with pytest.raises(pickle.UnpicklingError):
+        AtomicFiles().load_checkpoint(file)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_settings_that_cannot_be_used_are_one_error(train, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    (tmp_path / "checkpoints/settings.json").write_text('{"overrides": ["seed=1"')
+    status, text = train("ckpt_path=checkpoints/last.ckpt")
+    assert status == 1
+    assert re.search(r"^Error: .*settings\.json must be as train\.py writes it; got text that is not JSON", text, re.M)
+    assert "Traceback" not in text

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.training.resume import SETTINGS, continued, write_settings
+from lr_plugins.training.resume import continued, write_settings
 from tests.soak.kills import FUNCTION, Figures, compare, finish, kill
 
 RUN = ["data=fake", "schedule=function", FUNCTION, "trainer.max_epochs=24", "model.dropout=[0.25,0.5]"]
@@ -90,8 +90,3 @@ def test_a_place_that_is_named_is_where_last_is_looked_for(outputs):
     assert found[-1] == f"ckpt_path={outputs / 'b/checkpoints/last.ckpt'}"
     with pytest.raises(InvalidArgument, match="no checkpoints/last"):
         continued(["ckpt_path=last", "output_dir=elsewhere"])
-
-
-def test_settings_that_are_broken_are_none(outputs):
-    (outputs / "a/checkpoints" / SETTINGS).write_text("{")
-    assert continued(["ckpt_path=last"]) == ["ckpt_path=outputs/day/a/checkpoints/last.ckpt"]

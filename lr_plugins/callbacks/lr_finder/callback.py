@@ -19,6 +19,7 @@ from lr_plugins.callbacks.order import put_before
 from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.worker_results import bring_back
+from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, optional, positive, record, text
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.schedule import choice, flag, number
 
@@ -59,7 +60,7 @@ class Found:
         return f"{self.learning_rate:.6g} ({self.method}, of {self.steps} learning rates tried{note})"
 
 
-class LearningRateRangeTest(Callback):
+class LearningRateRangeTest(ChecksState, Callback):
     """Look for a learning rate before the training, and let the schedule start from it.
 
     Some steps are trained, each with a higher learning rate than the one before, and the loss is noted. Then everything
@@ -107,6 +108,15 @@ class LearningRateRangeTest(Callback):
         >>> schedule = CosineDecay().with_warmup("5%")
         >>> callbacks = [LearningRateRangeTest(max_lr=10.0), LearningRateScheduler(schedule)]
     """
+
+    state_format = StateFormat(
+        "LearningRateRangeTest",
+        {
+            "found": optional(
+                record({"learning_rate": optional(positive), "method": text, "steps": count, "note": text})
+            )
+        },
+    )
 
     def __init__(
         self,
@@ -247,12 +257,12 @@ class LearningRateRangeTest(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What was found, if the search has come to its end; plain values."""
         if self._restored is not None:  # the fit has not begun
-            return self._restored
-        return {"found": None if self.found is None else dataclasses.asdict(self.found)}
+            return self.state_format.stamped(self._restored)
+        return self.state_format.stamped({"found": None if self.found is None else dataclasses.asdict(self.found)})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what a checkpoint has until the fit begins."""
-        self._restored = dict(state_dict)
+        self._restored = self.check_state_dict(state_dict)
 
 
 def _found(state: dict[str, Any]) -> Found | None:
