@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
 from lr_plugins.errors import InvalidArgument, require, shown
 from lr_plugins.tracking.delivery import Delivery, MissingRun, lost_points
+from lr_plugins.tracking.distinct_names import Names
 from lr_plugins.tracking.entries import line_of, line_of_points, line_of_series
-from lr_plugins.tracking.names import LENGTH, Names, encodable, path_problem, sanitize_name
+from lr_plugins.tracking.names import LENGTH, encodable, path_problem, sanitize_name
 from lr_plugins.tracking.secrets import has_secret, masked, without_user
 from lr_plugins.tracking.spool import DEFAULT, Spool
 

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lr_plugins._lightning import rank_zero_only
 from lr_plugins.callbacks import History, LearningRateRangeTest, LearningRateScheduler, LearningRateTrace, Trace
 from lr_plugins.callbacks.length_check import check_end
-from lr_plugins.errors import InvalidArgument, LearningRateError
+from lr_plugins.errors import InvalidArgument, LearningRateError, TrackingError
 from lr_plugins.report.runs import OVERRIDES, PARENT
 from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
@@ -94,7 +94,17 @@ def train(config: DictConfig) -> Run:
         if torch.distributed.is_initialized():  # its threads would outlive what they use when the process ends
             torch.distributed.destroy_process_group()
     _say(summary(run.history.values, run.trace, _places(run)))
+    _check_recorded(run)
     return run
+
+
+def _check_recorded(run: Run) -> None:
+    """End with an error where MLflow will never have what was logged."""
+    if isinstance(run.logger, MLflowLogger) and run.logger.lost_points:
+        raise TrackingError(
+            f"The training is complete, but {run.logger.lost_points} points of its MLflow run are lost: no disk had "
+            f"room for them."
+        )
 
 
 def _resume(run: Run, config: DictConfig) -> str:

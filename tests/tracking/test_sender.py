@@ -1,5 +1,7 @@
 """How often the sender turns to MLflow."""
 
+import subprocess
+import sys
 from itertools import islice
 
 import mlflow
@@ -23,6 +25,13 @@ BEGIN = {
 
 
 LOOKS, PER_LOOK = 5, 40
+
+
+def test_the_sender_and_the_command_do_without_torch_and_lightning():
+    """Which would take as long to import as MLflow, once more for each run."""
+    look = "import sys, lr_plugins.tracking.sender, lr_plugins.tracking.__main__; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "pytorch_lightning", "lightning", "mlflow"} & set(found)
 
 
 def test_what_gathers_between_two_looks_goes_in_one_call(tmp_path, monkeypatch):
