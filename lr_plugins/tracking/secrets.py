@@ -14,9 +14,10 @@ USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWOR
 # not, is found as well, unless it looks like a port: digits, then the path.
 _USER_AND_PASSWORD = re.compile(
     r"""(?P<start>(?<=[A-Za-z0-9+.-])://[^\s:/?#'"<>\[\]]*:)(?!\d{1,5}[/?#])"""
-    r"""(?:(?:(?!://)[^\s'"<>/?#])+@|(?:(?!://)[^\s'"<>])+@)"""
+    r"""(?:(?:(?!://)[^\s'"/?#])+@|(?:(?!://)[^\s'"])+@)"""
 )
-_USER_ALONE = re.compile(r"""(?P<start>https?://)[^\s:@/?#'"<>]+@""")  # a token in the place of a name
+# A token in the place of a name: a long one with digits.
+_USER_ALONE = re.compile(r"""(?P<start>https?://)(?=[^\s:@/?#'"<>]*\d)[^\s:@/?#'"<>]{12,}@""")
 _IN_A_QUERY = re.compile(
     r"""(?P<start>[?&;](?:\w*(?:passw(?:or)?d|pwd|passphrase|secret|token)|api_?key|access_?key)=)[^\s&;#'"<>]+""",
     re.IGNORECASE,

@@ -64,7 +64,7 @@ class Sender:
         self.folder, self._writer = folder, writer
         self.state = State.read(folder)
         self.was_shortened = False  # the log, since something of it was sent
-        self._wait, self._is_over, self._is_complete = wait, is_over, is_complete or is_over
+        self._wait, self._is_over, self._is_complete = wait, is_over, is_complete or (lambda: False)
         self._store = Store(folder, self.state)
         self._points: list[Point] = []  # to go in one call
         self._position = self._end_of_points = self.state.done  # in the log
@@ -77,7 +77,8 @@ class Sender:
         """Send until all is sent and nobody writes any more; whether all is sent."""
         attempts, idle = 0, time.monotonic()
         while not self.state.error:
-            over, complete = self._is_over(), self._is_complete()  # asked first: what was written before is seen then
+            over = self._is_over()  # asked first: what was written before is seen then
+            complete = over or self._is_complete()
             try:
                 if self._send():
                     attempts, idle = 0, time.monotonic()
@@ -258,13 +259,13 @@ class Sender:
             waiting = read_private(self.folder / REFUSED).splitlines(keepends=True)
         except FileNotFoundError:
             return
-        self._resent, self.state.refused = [], 0
+        self._resent, self.state.refused, self._one_by_one = [], 0, True
         try:
             while waiting:
                 self._resend(waiting[0])
                 del waiting[0]
         finally:  # where nothing can be sent, the rest stays
-            left, self._resent = [*self._resent, *waiting], None
+            left, self._resent, self._one_by_one = [*self._resent, *waiting], None, False
             self.state.refused = len(left)
             if left:
                 replace_private(self.folder / REFUSED, b"".join(left))
@@ -347,7 +348,7 @@ class _Training:
             writer,
             self.wait,
             lambda: self.is_gone,
-            lambda: self.is_gone or len(self.spools) > index + 1,
+            lambda: len(self.spools) > index + 1,
         )
 
 
