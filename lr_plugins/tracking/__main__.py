@@ -12,7 +12,7 @@ from filelock import Timeout
 from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.secrets import MaskedStream, masked
 from lr_plugins.tracking.sender import Sender, ask_once, send
-from lr_plugins.tracking.spool import DEFAULT, REFUSED, SENDING, own_lock, remove, spools, strange_spools
+from lr_plugins.tracking.spool import DEFAULT, REFUSED, SENDING, own_lock, remove, spools, strange_spools, tidy
 from lr_plugins.tracking.state import State
 
 
@@ -28,7 +28,7 @@ def main() -> int:
         sys.exit(f"Error: there is no folder {options.folder}")
     parent = options.folder.absolute()
     found, strange = spools(parent), strange_spools(parent)
-    for _, reason in strange:
+    for reason in strange:
         print(f"Error: {reason}. It is not sent.", file=sys.stderr)
     if not found and not strange:
         print(f"Nothing waits in {options.folder}.")
@@ -43,8 +43,7 @@ def _send(folder: Path) -> int:
             state.write(folder)
             sender = send(folder, "", time.sleep, lambda: True)
             status = _report(folder, sender)
-            if not folder.is_dir():
-                folder.with_suffix(SENDING).unlink(missing_ok=True)
+            tidy(folder)
     except Timeout:
         print(f"{folder}: its training sends it.")
         return 0

@@ -27,7 +27,7 @@ from lr_plugins.tracking.answers import Refused, is_answer, reason_of
 from lr_plugins.tracking.entries import Point, Unreadable, line_of, lines, parse, points_of
 from lr_plugins.tracking.private_files import open_private, read_private, replace_private
 from lr_plugins.tracking.secrets import MaskedStream
-from lr_plugins.tracking.spool import HELD, LOG, REFUSED, SENDING, guarded, own_lock, remove
+from lr_plugins.tracking.spool import HELD, LOG, REFUSED, SENDING, guarded, own_lock, remove, tidy
 from lr_plugins.tracking.state import State
 from lr_plugins.tracking.store import BATCH, Store
 
@@ -393,8 +393,7 @@ def _send_all(training: _Training) -> None:
         for sender in done:
             _close(sender, is_last=sender is done[-1])
         for folder, _ in training.spools:
-            if not folder.is_dir():
-                folder.with_suffix(SENDING).unlink(missing_ok=True)
+            tidy(folder)
 
 
 def _in_turn(training: _Training) -> Iterator[tuple[int, Path]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
 import weakref
@@ -38,6 +39,8 @@ ADDRESSES = "addresses.json"  # those that have a password in them, by what stan
 HELD = "held"  # is there while entries find no room; as long, in bytes, as points are held in memory
 SENDING, ERRORS = ".sending", "sender.log"
 DEFAULT = Path(".lr_plugins") / "spool"  # in the current folder, as mlflow.db is
+ELSEWHERE = "lr_plugins-spool-"  # how the folders begin that are made where another disk is full
+_OWN_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class Spool:
@@ -230,18 +233,30 @@ def spools(parent: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def strange_spools(parent: Path) -> list[tuple[Path, str]]:
-    """What looks like a spool below a folder and is not this user's; each with the reason."""
+def strange_spools(parent: Path) -> list[str]:
+    """Why what looks like a spool below a folder is not this user's."""
     found = []
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         try:
             check_folder(path)
         except NotOurs as error:
-            if path.is_dir():
-                found.append((path, str(error)))
+            if _OWN_NAME.fullmatch(path.name) or os.path.lexists(path / LOG):
+                found.append(str(error))
         except OSError:
             continue
     return found
+
+
+def tidy(folder: Path) -> None:
+    """Throw away what is left beside a spool that is gone."""
+    if folder.is_dir():
+        return
+    folder.with_suffix(SENDING).unlink(missing_ok=True)
+    if folder.parent.name.startswith(ELSEWHERE):
+        with contextlib.suppress(OSError):  # the run goes on there
+            if not spools(folder.parent):
+                (folder.parent / LOCK).unlink(missing_ok=True)
+                folder.parent.rmdir()
 
 
 def is_left(folder: Path) -> bool:

@@ -119,6 +119,10 @@ def test_another_disk_takes_what_comes_and_every_point_arrives(database, small_d
     names = [file.path for file in mlflow.MlflowClient(database).list_artifacts(run.info.run_id)]
     assert names == ["after.txt", "before.txt", "files"]
     assert "cannot be reached" not in err
+    deadline = time.monotonic() + 60
+    while Path(elsewhere).parent.exists():  # nothing is left there when the sender has gone
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_without_another_disk_points_are_held_until_there_is_room(database, small_disk):
