@@ -11,7 +11,8 @@ from filelock import Timeout
 
 from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.secrets import MaskedStream, masked
-from lr_plugins.tracking.sender import Sender, ask_once, send
+from lr_plugins.tracking.sender import Sender, send
+from lr_plugins.tracking.sender_program import ask_once
 from lr_plugins.tracking.spool import DEFAULT, REFUSED, SENDING, own_lock, remove, spools, strange_spools, tidy
 from lr_plugins.tracking.state import State
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shlex
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
 from lr_plugins.errors import InvalidArgument, require, shown
+from lr_plugins.tracking.client import RunClient, SilentClient, nothing
 from lr_plugins.tracking.delivery import Delivery, MissingRun, lost_points
 from lr_plugins.tracking.distinct_names import Names
 from lr_plugins.tracking.entries import line_of, line_of_points, line_of_series
@@ -156,14 +156,14 @@ class MLflowLogger(Logger):
         return self._addressed or self._asked_uri
 
     @property
-    def experiment(self) -> _Client | _Silent:
+    def experiment(self) -> RunClient | SilentClient:
         """MLflow's client, which is made when it is first used; on other ranks than 0 one that does nothing."""
         if getattr(rank_zero_only, "rank", 0) != 0:
-            return _Silent()
+            return SilentClient()
         self._begin()
         if self._continued is not None:
             self._delivery.await_run()
-        return _Client(self)
+        return RunClient(self)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -269,7 +269,7 @@ class MLflowLogger(Logger):
         for callback in trainer.callbacks if trainer is not None else ():
             if type(callback).__name__ == "__MlflowPLCallback":
                 # That of mlflow.pytorch.autolog(): its run is joined, and what it logs of metrics is logged here.
-                callback._log_metrics = _nothing
+                callback._log_metrics = nothing
 
     @rank_zero_only
     def _log_checkpoints(self) -> None:
@@ -469,51 +469,6 @@ class MLflowLogger(Logger):
             "program": sys.argv[0],
         }
         self._delivery.open(entry, self._continued)
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    pass
-
-
-class _Silent:
-    """Does nothing, whatever is asked."""
-
-    def __getattr__(self, name: str) -> Any:
-        return _nothing
-
-
-class _Client:
-    """MLflow's client of a logger's run, made when it is first used: to import MLflow takes a second or two."""
-
-    def __init__(self, logger: MLflowLogger) -> None:
-        self._logger = logger
-
-    def __getattr__(self, name: str) -> Any:
-        from mlflow import MlflowClient
-
-        logger = self._logger
-        if logger._client is None:
-            _ = logger.run_id  # so that the run is there, and the place is known
-            logger._client = MlflowClient(logger.tracking_uri)
-        found = getattr(logger._client, name)
-        return _masking(found) if callable(found) else found
-
-
-def _masking(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A call whose errors do not show the password of the address that it asks."""
-
-    @functools.wraps(call)
-    def masking(*args: Any, **kwargs: Any) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return call(*args, **kwargs)
-        except MlflowException as error:
-            if masked(str(error)) == str(error):
-                raise
-            raise MlflowException(masked(str(error))) from None
-
-    return masking
 
 
 def _check_name(field: str, name: object, longest: int) -> None:

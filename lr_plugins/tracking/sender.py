@@ -1,33 +1,24 @@
-"""The process that sends to MLflow what a training logs: `python -m lr_plugins.tracking.sender SPOOL`.
+"""Sends a spool to MLflow, as it grows.
 
-Sending takes MLflow some 80 us of processor time a point. In a thread of the training it would take them from the
-training, which holds the same interpreter lock.
-
-It reads the spool as it grows, and words on its standard input tell it to look at once, or of another spool in which
-the run goes on. When that input ends, the training is gone: what is left is sent, and a run that has not ended is
-KILLED. A server that is away, or refuses for a while, is asked again and again, until the training has ended; then what
-waits stays where it is. An entry that MLflow does not take while it takes others is set aside in `refused.jsonl`.
+A server that is away, or refuses for a while, is asked again and again, until the training has ended; then what waits
+stays where it is. An entry that MLflow does not take while it takes others is set aside in `refused.jsonl`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import json
 import os
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lr_plugins.tracking.answers import Refused, is_answer, reason_of
 from lr_plugins.tracking.entries import Point, Unreadable, line_of, lines, parse, points_of
 from lr_plugins.tracking.private_files import open_private, read_private, replace_private
-from lr_plugins.tracking.secrets import MaskedStream
-from lr_plugins.tracking.spool import HELD, LOG, REFUSED, SENDING, guarded, own_lock, remove, tidy
+from lr_plugins.tracking.spool import HELD, LOG, REFUSED, guarded, remove
 from lr_plugins.tracking.state import State
 from lr_plugins.tracking.store import BATCH, Store
 
@@ -318,45 +309,6 @@ class Sender:
         return 0
 
 
-class _Training:
-    """The training whose spools are sent, as its messages tell of it."""
-
-    def __init__(self, spools: Sequence[str]) -> None:
-        self.spools = [_spool(one) for one in spools]
-        self._news, self.is_gone = threading.Event(), False
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        for line in sys.stdin.buffer:
-            if line.strip():
-                self.spools.append(_spool(line))
-            self._news.set()
-        self.is_gone = True
-        self._news.set()
-
-    def wait(self, seconds: float) -> None:
-        self._news.wait(seconds)
-        if not self.is_gone:
-            self._news.clear()
-        else:
-            time.sleep(min(seconds, 0.2))
-
-    def sender_of(self, index: int) -> Sender:
-        folder, writer = self.spools[index]
-        return Sender(
-            folder.absolute(),
-            writer,
-            self.wait,
-            lambda: self.is_gone,
-            lambda: len(self.spools) > index + 1,
-        )
-
-
-def _spool(text: str | bytes) -> tuple[Path, str]:
-    folder, writer = json.loads(text)
-    return Path(folder), writer
-
-
 def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Callable[[], bool]) -> Sender:
     """Send a spool, when no other process does any more; whoever has done it, with the state at the end.
 
@@ -368,68 +320,13 @@ def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Ca
     """
     sender = Sender(folder.absolute(), writer, wait, is_over)
     if sender.run():
-        _close(sender)
+        close(sender)
     return sender
 
 
-def _close(sender: Sender, is_last: bool = True) -> None:
+def close(sender: Sender, is_last: bool = True) -> None:
+    """End a run of which everything is sent (`Sender.close`), or keep why that cannot be done now."""
     try:
         sender.close(is_last)
     except Exception as error:
         sender.note(error)
-
-
-def _send_all(training: _Training) -> None:
-    """Send the spools of a training, one after another; those that it goes on in, too."""
-    done: list[Sender] = []
-    with contextlib.ExitStack() as locks:
-        for index, folder in _in_turn(training):
-            locks.enter_context(own_lock(folder.with_suffix(SENDING)))
-            if not folder.is_dir():
-                continue
-            done.append(training.sender_of(index))  # reads the state only now, when nobody else sends
-            if not done[-1].run():
-                return
-        for sender in done:
-            _close(sender, is_last=sender is done[-1])
-        for folder, _ in training.spools:
-            tidy(folder)
-
-
-def _in_turn(training: _Training) -> Iterator[tuple[int, Path]]:
-    index = 0
-    while index < len(training.spools):
-        yield index, training.spools[index][0]
-        index += 1
-
-
-def main() -> None:
-    """Send the spools that are named on the command line while they grow."""
-    sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
-    ask_once()
-    _lift_limit()
-    if hasattr(os, "nice"):
-        os.nice(5)  # the training comes first
-    # A call makes thousands of objects at once, all of which are needed: looking for garbage among them, and among
-    # what MLflow's modules hold, would take a third of the time.
-    gc.set_threshold(100_000, 50, 100)
-    _send_all(_Training(sys.argv[1:]))
-
-
-def ask_once() -> None:
-    """Have a server that is away told of at once: whoever sends asks again by itself."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-
-
-def _lift_limit() -> None:
-    """Let the database grow, also where a training was to write small files only."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-
-
-if __name__ == "__main__":
-    main()

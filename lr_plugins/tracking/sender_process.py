@@ -20,7 +20,7 @@ _SEND = """import sys
 root = sys.argv.pop(1)
 sys.path = [folder for folder in sys.path if folder]
 if root not in sys.path: sys.path.insert(0, root)
-from lr_plugins.tracking.sender import main
+from lr_plugins.tracking.sender_program import main
 main()"""
 _STARTS = 5  # of a process that ends by itself, before it is given up
 
