@@ -29,7 +29,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 class ExampleSections(griffe.Extension):
-    """Takes an `Example:` of a docstring for what griffe knows as `Examples:`, or it would be plain text."""
+    """Takes an `Example:` of a docstring for what griffe knows as `Examples:`, or it would be plain text.
+
+    And `__new__` for the signature of a class that has no `__init__`, where griffe looks for it.
+    """
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Show the arguments of `__new__`."""
+        new = cls.members.get("__new__")
+        if isinstance(new, griffe.Function) and "__init__" not in cls.members:
+            cls.members["__init__"] = new
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rename the section, before it is parsed."""

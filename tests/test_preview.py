@@ -88,7 +88,7 @@ def test_it_finds_the_configuration_of_its_clone_from_anywhere(tmp_path):
         (["schedule=plateau"], 1, r"^Error: the course of val_loss must be given, .*--metric val_loss=2\.3:0\.1"),
         (["schedule=plateau", "--metric", "loss=1"], 1, r"^Error: the course of val_loss must be given"),
         (["schedule=cosine,linear"], 1, r"add --multirun to your command line"),
-        (["seed"], 1, r"^Error: Error parsing override 'seed'"),
+        (["seed"], 1, r"^Error: seed: Hydra cannot read this override"),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else "",
 )

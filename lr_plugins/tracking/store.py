@@ -95,13 +95,19 @@ class Store:
         """The result of a call; while it lasts, the state tells since when."""
         if not self._is_remote:
             return asked(call)
-        self.state.asked_at = time.time()
+        self._note_asked(time.time())
+        try:
+            found = asked(call)
+        except BaseException:
+            self._note_asked(0.0)
+            raise
+        self.state.asked_at = 0.0  # which is kept with what has been sent
+        return found
+
+    def _note_asked(self, at: float) -> None:
+        self.state.asked_at = at
         with contextlib.suppress(OSError):
             self.state.write(self._folder)
-        try:
-            return asked(call)
-        finally:
-            self.state.asked_at = 0.0
 
     def _write(self, call: Callable[[], Any], is_there: Callable[[Any], bool] = lambda run: True) -> None:
         """Have something written to the run, and see that it is there: a proxy may answer in MLflow's place.

@@ -133,8 +133,8 @@ def finish(folder: Path, *arguments: str, figures: Figures | None = None) -> Res
     return Result(folder, output, seconds)
 
 
-def kill(folder: Path, arguments: list[str], number: int, delay: float, figures: Figures) -> None:
-    """Start, wait for the training to begin and `delay` seconds more, kill."""
+def kill(folder: Path, arguments: list[str], number: int, delay: float, figures: Figures, saved: bool = False) -> None:
+    """Start, wait for the training to begin (with `saved`, for a checkpoint) and `delay` seconds more, kill."""
     process = start(folder, *arguments)
     output = ""
     try:
@@ -142,6 +142,8 @@ def kill(folder: Path, arguments: list[str], number: int, delay: float, figures:
             output += line
             if TRAINING.match(line):
                 break
+        while saved and process.poll() is None and not any(folder.glob("outputs/*/*/checkpoints/last.ckpt")):
+            time.sleep(0.005)
         until = time.monotonic() + delay
         while time.monotonic() < until and select.select([process.stdout], [], [], until - time.monotonic())[0]:
             if not (line := process.stdout.readline()):

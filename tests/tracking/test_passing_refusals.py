@@ -9,6 +9,7 @@ import pytest
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import spools
+from lr_plugins.tracking.state import State
 from tests.tracking.servers import (
     END,
     Gate,
@@ -182,3 +183,20 @@ def test_the_end_of_a_run_does_not_wait_for_a_server_that_hardly_answers(gate, t
         logger.finalize("success")
     assert time.monotonic() - begin < 10  # it says 3, and this machine may be busy
     gate.wait = 0.0
+
+
+def test_a_server_that_was_away_for_long_does_not_count_as_one_that_is_asked(gate, tmp_path):
+    """Or the end of a run would not wait for it at all, though it may be back."""
+    gate.answer, waits = (503, b""), []
+    spool = spool_of(tmp_path, gate.uri, point(0), experiment="asked")
+    for begins in (1, 3):  # before and after the run has begun
+        waits.clear()
+
+        def wait(seconds, begins=begins):
+            waits.append(seconds)
+            gate.answer = None if len(waits) < begins else (503, b"")
+
+        spool.write(point(begins))
+        sender = send(spool.folder, spool.writer, wait, lambda: len(waits) > 8)
+        assert State.read(spool.folder).asked_at == sender.state.asked_at == 0.0
+        assert sender.state.trouble

@@ -171,8 +171,8 @@ WHILE_TRAINING = [
         r"the schedule function must return a finite number >= 0; repr\(0\) returned '0' of type str",
     ),
     (
-        ["schedule.drop=10", "schedule.every=1st"],
-        r"finite number >= 0; the schedule gives \S+ at step 4\d, and single pr",
+        ["schedule.drop=1e10", "schedule.every=1st"],
+        r"finite number >= 0; the schedule gives \S+ at step 5, and single pr",
     ),
     (["schedule.drop=1e200", "schedule.every=1st"], r"finite number >= 0; the schedule gives \S+ at step"),
     (["callbacks.trace.dirpath=/proc/nope"], r"LearningRateTrace\.dirpath must be a folder"),

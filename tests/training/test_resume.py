@@ -28,7 +28,7 @@ def test_a_run_that_is_killed_three_times_and_resumed_is_the_undisturbed_run(und
     shutil.copyfile(undisturbed.folder / "empty.db", tmp_path / "mlflow.db")
     figures, rng, arguments = Figures(), random.Random(7), [*RUN, *OFTEN]
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        kill(tmp_path, arguments, number, rng.uniform(0.05, 0.2), figures)
+        kill(tmp_path, arguments, number, rng.uniform(0.02, 0.1), figures, saved=True)
         arguments = ["ckpt_path=last"]
     resumed = finish(tmp_path, *arguments)
     assert "Resuming outputs/" in resumed.output
