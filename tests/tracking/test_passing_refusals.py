@@ -195,8 +195,8 @@ def test_a_server_that_was_away_for_long_does_not_count_as_one_that_is_asked(gat
         def wait(seconds, begins=begins):
             waits.append(seconds)
             gate.answer = None if len(waits) < begins else (503, b"")
+            spool.write(point(len(waits)))
 
-        spool.write(point(begins))
         sender = send(spool.folder, spool.writer, wait, lambda: len(waits) > 8)
         assert State.read(spool.folder).asked_at == sender.state.asked_at == 0.0
         assert sender.state.trouble
