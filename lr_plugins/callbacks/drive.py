@@ -136,7 +136,7 @@ class Drive:
         )
 
     def _value_or_none(self, place: Position) -> Value | None:
-        """The schedule's value; None where it is none that a hyper-parameter can have."""
+        """The schedule's value, or None if it is not one that a hyper-parameter can have."""
         try:
             return self.schedule(place, self.state)
         except ImpossibleValue:

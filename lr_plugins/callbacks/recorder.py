@@ -34,9 +34,9 @@ class Column(NamedTuple):
 class Recorder:
     """Follows one optimizer: counts its real steps, and records the learning rate that each of them uses.
 
-    The steps are counted where they happen, whoever asks for them: under gradient accumulation, manual optimization and
-    with a scaler that skips steps, the count stays that of steps taken. What is recorded is read where it is used, from
-    the groups that the optimizer has at its step.
+    It counts inside the optimizer's step, so the count is that of the steps taken, under gradient accumulation, in
+    manual optimization and with a scaler that skips steps. It reads the values at that moment, from the groups that
+    the optimizer then has.
 
     Args:
         optimizer: the optimizer to follow.

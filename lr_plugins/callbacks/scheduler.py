@@ -7,7 +7,6 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
 from torch.optim import Optimizer
@@ -19,7 +18,6 @@ from lr_plugins.callbacks.checkpoint_optimizers import SavedOptimizer, saved_opt
 from lr_plugins.callbacks.drive import Drive, sampled_steps
 from lr_plugins.callbacks.epoch_begins import EpochBegins
 from lr_plugins.callbacks.epoch_sums import (
-    SUMS,
     epoch_means,
     epoch_sums,
     is_at_last_batch,
@@ -29,12 +27,13 @@ from lr_plugins.callbacks.epoch_sums import (
     validation_follows,
 )
 from lr_plugins.callbacks.length_check import check_lengths
-from lr_plugins.callbacks.observer import WAITING, Observer
+from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.order import put_in_order
 from lr_plugins.callbacks.param_groups import Names, parameter_names
 from lr_plugins.callbacks.processes import of_all_processes
+from lr_plugins.callbacks.progress import FORMAT, Progress, check_fields
 from lr_plugins.callbacks.progress_bars import ShownInBar
-from lr_plugins.callbacks.resume import POLICIES, SAVED, Saved, settle
+from lr_plugins.callbacks.resume import POLICIES, Saved, settle
 from lr_plugins.callbacks.resume_position import Counts, check_counts, check_rates, report_set_back, steps_of_each
 from lr_plugins.callbacks.stepping_optimizers import (
     CountedSteps,
@@ -46,19 +45,7 @@ from lr_plugins.callbacks.trace import Trace
 from lr_plugins.callbacks.trainer_facts import left_out, run_length
 from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.callbacks.writer import Writer, check_chosen, optimizers_of, series_suffixes, words
-from lr_plugins.checkpoint_state import (
-    ChecksState,
-    StateFormat,
-    WrongState,
-    count,
-    dict_of,
-    flag,
-    list_of,
-    optional,
-    row,
-    same_lengths,
-    text,
-)
+from lr_plugins.checkpoint_state import ChecksState
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.assign import Assign, Assignments
@@ -83,39 +70,6 @@ MESSAGES = {
 
 
 _SET = Change("LearningRateScheduler", "setting")
-
-
-@dataclass
-class Progress:
-    """Where the schedules stand in a run.
-
-    Args:
-        steps: taken by each optimizer.
-        schedules: each of them, with what it remembers.
-        groups: the names of the parameters in each of an optimizer's param groups, by optimizer; empty where nothing
-            splits them.
-        waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
-        sums: of each process, what an epoch under way has summed up of what it logs, if a schedule observes that.
-        unended: None, except where an epoch's last batch was done and its end was to follow: whether a validation
-            was, too.
-        counts: what Lightning has counted: epochs, and optimizer steps.
-        begins: the steps at which the epochs began, where they are not of one size.
-        series: how the series of each optimizer's param groups are called after the hyper-parameter.
-        begun: the step and epoch at which each of them came.
-        active: which optimizers have not given way to other code.
-    """
-
-    steps: list[int] = field(default_factory=list)
-    schedules: dict[str, Saved] = field(default_factory=dict)
-    groups: list[list[list[str]]] = field(default_factory=list)
-    waiting: list[dict[str, Any]] = field(default_factory=list)
-    sums: list[list[dict[str, Any]]] = field(default_factory=list)
-    unended: bool | None = None
-    counts: Counts | None = None
-    begins: list[int] = field(default_factory=list)
-    series: list[list[str]] = field(default_factory=list)
-    begun: list[list[list[int]]] = field(default_factory=list)
-    active: list[bool] = field(default_factory=list)
 
 
 class LearningRateScheduler(ChecksState, Callback):
@@ -160,24 +114,7 @@ class LearningRateScheduler(ChecksState, Callback):
         >>> callback = LearningRateScheduler([OneCycle(0.1), Assign(CycleThrough(0.95, 0.85, 0.95), to="momentum")])
     """
 
-    state_format = StateFormat(
-        "LearningRateScheduler",
-        {
-            "steps": list_of(count),
-            "schedules": dict_of(SAVED),
-            "groups": list_of(list_of(list_of(text))),
-            "waiting": list_of(WAITING),
-        },
-        {
-            "sums": list_of(SUMS),
-            "unended": optional(flag),
-            "counts": optional(row(count, count)),
-            "begins": list_of(count),
-            "series": list_of(list_of(text)),
-            "begun": list_of(list_of(row(count, count))),
-            "active": list_of(flag),
-        },
-    )
+    state_format = FORMAT
 
     def __init__(
         self,
@@ -736,19 +673,7 @@ class LearningRateScheduler(ChecksState, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers: the steps of each optimizer, what the schedules remember, what they will look at next."""
-        current = self._restored or self._current()  # a checkpoint's, where training has not begun
-        state = {
-            "steps": list(current.steps),
-            "schedules": {key: dataclasses.asdict(saved) for key, saved in current.schedules.items()},
-            "groups": current.groups,
-            "waiting": current.waiting,
-            "counts": None if current.counts is None else list(current.counts),
-            "begins": current.begins,
-            "series": current.series,
-            "begun": current.begun,
-            "active": current.active,
-        }
-        return self.state_format.stamped(state)
+        return (self._restored or self._current()).state()  # a checkpoint's, where training has not begun
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what an epoch under way has summed up: Lightning's checkpoints do not keep it."""
@@ -769,40 +694,12 @@ class LearningRateScheduler(ChecksState, Callback):
         """
         if self._trainer is not None:
             return
-        state = self.check_state_dict(state_dict)
-        counts = state.get("counts")
-        self._restored = Progress(
-            list(state["steps"]),
-            {key: Saved(**saved) for key, saved in state["schedules"].items()},
-            list(state["groups"]),
-            list(state["waiting"]),
-            list(state.get("sums", ())),
-            state.get("unended"),
-            None if counts is None else Counts(*counts),
-            list(state.get("begins", ())),
-            list(state.get("series", ())),
-            list(state.get("begun", ())),
-            list(state.get("active", ())),
-        )
+        self._restored = Progress.of(self.check_state_dict(state_dict))
 
     def check_state_dict(self, state_dict: Any) -> dict[str, Any]:
         """The fields of a state, which fit each other and the schedules."""
-        return self.state_format.read(state_dict, self._check_fields)
-
-    def _check_fields(self, state: dict[str, Any]) -> None:
-        same_lengths(state, ("groups", "waiting", "series", "begun", "active"), len(state["steps"]))
-        series, begun, begins = (state.get(name, []) for name in ("series", "begun", "begins"))
-        if [len(names) for names in series] != [len(each) for each in begun]:
-            raise WrongState("begun", begun, "lists as long as those of series")
-        if list(begins) != sorted(begins):
-            raise WrongState("begins", begins, "a list in which no number is below the one before it")
         schedules = {one.scope: one.schedule for one in self.assignments.assignments}
-        for key, saved in state["schedules"].items():
-            index, _, rest = key.partition("/")
-            scope, slash, _ = rest.rpartition("/")
-            if not slash or index not in map(str, range(len(state["steps"]))):
-                raise WrongState("a key of schedules", key, "of the form 0/lr/0")
-            Saved(**saved).check(schedules.get(scope), f"schedules[{key!r}]")
+        return FORMAT.read(state_dict, lambda state: check_fields(state, schedules))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what a checkpoint tells of its optimizers: it may have been written without this callback."""

@@ -28,11 +28,13 @@ from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training import _arguments as arguments
+from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.checkpoints import check_checkpoint, check_states, epochs_done, read_checkpoint
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 from lr_plugins.training.credentials import check_tracking_uri, mask_files, revealed
-from lr_plugins.training.last_checkpoint import AtomicFiles, LastCheckpoint, RandomStates
+from lr_plugins.training.last_checkpoint import LastCheckpoint
+from lr_plugins.training.random_states import RandomStates
 from lr_plugins.training.record import RecordConfig
 from lr_plugins.training.resume import SETTINGS, newest_checkpoint
 from lr_plugins.training.settings import masked_overrides

@@ -37,8 +37,10 @@ from lr_plugins.callbacks.lr_finder.curve import Curve, rates_between
 from lr_plugins.callbacks.lr_finder.snapshot import Snapshot
 from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.data import Batches
-from lr_plugins.training.last_checkpoint import AtomicFiles, LastCheckpoint, RandomStates
+from lr_plugins.training.last_checkpoint import LastCheckpoint
+from lr_plugins.training.random_states import RandomStates
 from tests import toys
 from tests.toys import Toy, Used, loader
 

@@ -27,7 +27,8 @@ from lr_plugins.errors import InvalidArgument, LearningRateError, TrainingError
 from lr_plugins.interop import ScheduleLR
 from lr_plugins.training.classifier import EpochMean
 from lr_plugins.training.data import Batches
-from lr_plugins.training.last_checkpoint import LastCheckpoint, RandomStates
+from lr_plugins.training.last_checkpoint import LastCheckpoint
+from lr_plugins.training.random_states import RandomStates
 from tests.toys import Toy, fit
 
 

@@ -20,9 +20,11 @@ from torch import nn
 
 from lr_plugins import LearningRateScheduler, LossDriven
 from lr_plugins.callbacks import History
+from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.data import Fake
-from lr_plugins.training.last_checkpoint import AtomicFiles, LastCheckpoint, RandomStates
+from lr_plugins.training.last_checkpoint import LastCheckpoint
+from lr_plugins.training.random_states import RandomStates
 from tests.toys import QUIET
 
 warnings.filterwarnings("ignore")

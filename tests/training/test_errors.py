@@ -13,8 +13,8 @@ from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
 
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.cli import explained
-from lr_plugins.training.last_checkpoint import AtomicFiles
 from tests.training.test_main import ROOT, TRAIN, environment
 
 

@@ -1,0 +1,42 @@
+"""Checkpoints that are whole or not there, and loaded without running code."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+
+
+class AtomicFiles(TorchCheckpointIO):
+    """Write each checkpoint beside its place and move it there, and load them without running code that is in them.
+
+    A process that is killed leaves no half file.
+
+    Lightning writes to the system's temporary folder, and from another disk a file is copied, not moved.
+    """
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        """Read a checkpoint file: tensors, plain values, and what is known to be safe."""
+        if "weights_only" in inspect.signature(TorchCheckpointIO.load_checkpoint).parameters:
+            return super().load_checkpoint(path, *arguments, **{**settings, "weights_only": True})
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return found
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint file."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partly = path.with_name(f"{path.name}.part")
+        partly.unlink(missing_ok=True)  # a link would be followed
+        with partly.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partly.replace(path)
