@@ -26,13 +26,14 @@ from lr_plugins.tracking.state import State
 BATCH = 1000  # metrics MLflow takes in one call
 PARAMS_BATCH = 100  # params MLflow takes in one call
 PARAM_LENGTH = 6000  # characters MLflow takes in the value of a param
-_SPOOL_TAG = "lr_plugins.spool"  # by which a run is found again whose id nobody was told
+_TAG_LENGTH = 5000  # characters that every version of MLflow takes in the value of a tag
+_SPOOL_TAG = "lr_plugins.spool"  # finds a run whose id was never received
 _LOST_TAG = "lost_points"
 _VERSIONS = ("lr-plugins", "torch", "pytorch-lightning", "mlflow")  # that are noted
 
 
 class RunGone(Exception):
-    """The run has been deleted; somebody may restore it."""
+    """The run has been deleted; it may be restored."""
 
 
 class Store:
@@ -59,7 +60,7 @@ class Store:
         }
 
     def do(self, entry: dict[str, Any]) -> None:
-        """Carry out an entry that is none of points.
+        """Carry out an entry other than points.
 
         Raises:
             Refused: MLflow does not take it.
@@ -80,7 +81,7 @@ class Store:
     def takes_anything(self) -> bool:
         """Whether MLflow takes what changes nothing: then it is the entry that it does not take."""
         try:
-            self._write(lambda: self._connected.set_tag(self.state.run_id, _SPOOL_TAG, self._origin()))
+            self._set_tag(_SPOOL_TAG, self._origin())
         except Exception:
             return False
         return True
@@ -177,7 +178,7 @@ class Store:
             self._system.start()
 
     def _begun_in(self, spool: str, experiment_name: str) -> str:
-        """The run that was begun in a spool; nothing if there is none."""
+        """The id of the run that was started in a spool; empty if there is none."""
         experiment = self._experiment(experiment_name) if spool else None
         if experiment is None:
             return ""
@@ -268,7 +269,7 @@ class Store:
             self._system.finish()
             self._system = None
         if self.state.joined and entry["status"] != "KILLED":
-            return  # whoever began it ends it
+            return  # the code that started it ends it
         # Of a run that something kept from resuming, nothing has changed.
         before, client = self.state.status_before, self._connected
         status = before if before not in ("", "RUNNING") else entry["status"]
@@ -299,14 +300,14 @@ class Store:
         if new:
             self._write(
                 lambda: client.log_batch(self.state.run_id, metrics=new),
-                lambda run: all(metric.key in run.data.metrics for metric in new),
+                lambda run: _has_points(run, points),
             )
 
     def _count_resume(self) -> None:
-        """Note that a run which is gone on with has really begun to."""
+        """Count the resume, now that the resumed run adds something."""
         if self.state.status_before:
             self.state.status_before = ""
-            self._write(lambda: self._connected.set_tag(self.state.run_id, "resumed", str(self.state.resumed)))
+            self._set_tag("resumed", str(self.state.resumed))
 
     def _is_known(self, point: Point) -> bool:
         """Whether a continued run has a point of this metric at this step."""
@@ -371,7 +372,11 @@ class Store:
             raise Refused("; ".join(refused))
 
     def _set_tag(self, name: str, text: str) -> None:
-        self._write(lambda: self._connected.set_tag(self.state.run_id, name, text), lambda run: name in run.data.tags)
+        # Long values are cut.
+        self._write(
+            lambda: self._connected.set_tag(self.state.run_id, name, text),
+            lambda run: run.data.tags.get(name, "")[:_TAG_LENGTH] == text[:_TAG_LENGTH],
+        )
 
     def _add_file(self, entry: dict[str, Any]) -> None:
         place = self._folder / FILES / entry["kept"]
@@ -385,7 +390,17 @@ class Store:
             # A folder's contents go below its name, as with a file.
             to = entry["to"] if path.is_file() else "/".join(part for part in (entry["to"], path.name) if part)
             send = self._connected.log_artifact if path.is_file() else self._connected.log_artifacts
-            self._write(lambda path=path, to=to, send=send: send(self.state.run_id, str(path), to))  # type: ignore[misc]
+            self._write(
+                lambda path=path, to=to, send=send: send(self.state.run_id, str(path), to),  # type: ignore[misc]
+                lambda run, path=path: self._has_file(run, entry["to"], path),  # type: ignore[misc]
+            )
+
+    def _has_file(self, run: Any, to: str | None, path: Path) -> bool:
+        """Whether a run has a file or folder, where the server itself keeps them; other places may not be listed."""
+        if not run.info.artifact_uri.startswith("mlflow-artifacts:") or (path.is_dir() and not any(files_below(path))):
+            return True
+        listed = self._ask(lambda: self._connected.list_artifacts(run.info.run_id, to))
+        return any(one.path == "/".join(part for part in (to, path.name) if part) for one in listed)
 
     def discard(self, entry: dict[str, Any]) -> None:
         """Throw away the copy of a file that MLflow has."""
@@ -396,7 +411,16 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         data = DatasetInput(Dataset(**entry["dataset"]), [InputTag("mlflow.data.context", entry["context"])])
-        self._write(lambda: self._connected.log_inputs(self.state.run_id, [data]))
+        self._write(
+            lambda: self._connected.log_inputs(self.state.run_id, [data]),
+            lambda run: any(one.dataset.digest == data.dataset.digest for one in run.inputs.dataset_inputs),
+        )
+
+
+def _has_points(run: Any, points: Sequence[Point]) -> bool:
+    """Whether a run has got so far with each metric; an earlier step of it tells nothing."""
+    latest = {one.key: one.step for one in run.data.to_proto().metrics}
+    return all(name in latest and latest[name] >= step for name, _, _, step in points)
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -416,7 +440,7 @@ def _same(stored: float, value: float) -> bool:
 
 
 def _one_at_a_time(tracking_uri: str | None) -> contextlib.AbstractContextManager[Any]:
-    """Held by one process of those that use a database from here; by nobody, where there can be no lock."""
+    """A lock on the database for this user; none, if no lock file can be made."""
     place = f"{Path.cwd()} {tracking_uri or os.environ.get('MLFLOW_TRACKING_URI')}"
     user = os.geteuid() if hasattr(os, "geteuid") else "locks"
     folder = Path(tempfile.gettempdir()) / f"lr_plugins-{user}"

@@ -15,11 +15,6 @@ from lr_plugins.tracking import MLflowLogger
 from tests.toys import QUIET, Toy, fit, loader
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('drop_in')}/test.db"
-
-
 @pytest.fixture
 def make(database, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MLflow puts artifacts of a local database below the current folder

@@ -1,6 +1,7 @@
 """What MLflow gets when a server, a disk or the training itself fails: all of it, once. Real servers, real kills."""
 
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -29,10 +30,9 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def database(tmp_path):
-    uri = f"sqlite:///{tmp_path}/test.db"
-    mlflow.MlflowClient(uri).search_experiments()  # makes the tables
-    return uri
+def database(empty_database, tmp_path):
+    shutil.copy(empty_database, tmp_path)
+    return f"sqlite:///{tmp_path}/test.db"
 
 
 def points(uri, run_id, name="lr"):

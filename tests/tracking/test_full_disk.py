@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import mlflow
@@ -22,13 +23,6 @@ from tests.tracking.servers import command, expected, point, points_in, run_of, 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db"
-    mlflow.MlflowClient(uri).search_experiments()  # makes the tables
-    return uri
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A real file system of 512 kB."""
@@ -36,6 +30,7 @@ def small_disk(tmp_path):
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)], capture_output=True)
     if mounted.returncode:
+        # test_without_any_room_points_are_held_and_counted shows the same by a limit, which needs no right.
         pytest.skip("mounting a tmpfs is not allowed here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
@@ -177,6 +172,34 @@ def test_a_limit_of_the_size_of_files_lets_the_run_go_on_in_other_files(room, da
     assert parts > 1
     assert points_in(database, logger.run_id) == expected(600)
     assert run_of(database, f"limit {room}").info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("frees", [True, False])
+def test_without_any_room_points_are_held_and_counted(frees, database, tmp_path):
+    """Where no file at all may grow, on any disk."""
+    logger = MLflowLogger(f"no room, {frees}", tracking_uri=database, spool_dir=tmp_path / "spool")
+    for step in range(10):
+        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    assert logger.run_id
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        try:
+            for step in range(10, 300):
+                logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+            if not frees:
+                logger.finalize("success")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        if frees:
+            logger.finalize("success")
+    told = [str(one.message) for one in caught if "no other one has room" in str(one.message)]
+    lost = [str(one.message) for one in caught if "are lost" in str(one.message)]
+    assert len(told) == 1
+    assert len(lost) == (not frees)
+    assert logger.lost_points == (0 if frees else 290)
+    assert points_in(database, logger.run_id) == expected(300 if frees else 10)
 
 
 def test_the_parts_of_a_run_are_sent_by_the_command_in_any_order(database, tmp_path):

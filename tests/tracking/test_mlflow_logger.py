@@ -18,12 +18,6 @@ from lr_plugins.tracking.store import BATCH
 from tests.toys import Toy, fit, loader
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """One database for all tests here: making its tables takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/test.db"
-
-
 @pytest.fixture
 def logger(database, request, tmp_path):
     return MLflowLogger(request.node.name, tracking_uri=database, spool_dir=tmp_path / "spool")

@@ -15,13 +15,6 @@ from lr_plugins.tracking.spool import spools
 from tests.tracking.servers import END, expected, point, points_in, refused_in, run_of, spool_of
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db"
-    mlflow.MlflowClient(uri).search_experiments()  # makes the tables
-    return uri
-
-
 def sent(spool):
     return send(spool.folder, "", lambda seconds: None, lambda: True)
 

@@ -12,8 +12,6 @@ from lr_plugins.tracking.spool import spools
 from lr_plugins.tracking.state import State
 from tests.tracking.servers import (
     END,
-    Gate,
-    Server,
     command,
     expected,
     point,
@@ -24,26 +22,11 @@ from tests.tracking.servers import (
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    one = Server(tmp_path_factory.mktemp("server"))
-    one.start()
-    yield one
-    one.kill()
-
-
 @pytest.fixture(autouse=True)
 def _asked_once(monkeypatch):
     """As the process that sends has it: else MLflow's client asks again for minutes by itself."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-
-
-@pytest.fixture
-def gate(server):
-    one = Gate(server.uri)
-    yield one
-    one.close()
 
 
 ANSWERS = {
@@ -200,3 +183,40 @@ def test_a_server_that_was_away_for_long_does_not_count_as_one_that_is_asked(gat
         sender = send(spool.folder, spool.writer, wait, lambda: len(waits) > 8)
         assert State.read(spool.folder).asked_at == sender.state.asked_at == 0.0
         assert sender.state.trouble
+
+
+SWALLOWED = {
+    "points": ("log-batch", lambda spool: [point(step) for step in range(100, 150)]),
+    "params": ("log-batch", lambda spool: [{"do": "params", "values": {"a": "1"}}]),
+    "tags": ("set-tag", lambda spool: [{"do": "tags", "values": {"t": "new"}}]),
+    "a file": ("artifacts/", lambda spool: [{"do": "file", "kept": spool.keep_text("x", "x.txt"), "to": "sub"}]),
+    "the end": ("runs/update", lambda spool: [END]),
+}
+
+
+@pytest.mark.parametrize("answer", [(200, b"{}"), (200, b"")], ids=["{}", "nothing"])
+@pytest.mark.parametrize("kind", SWALLOWED)
+def test_what_a_proxy_swallows_is_sent_again(kind, answer, gate, tmp_path):
+    """It takes one kind of request and passes the others on, and the run has points and tags of before."""
+    experiment, (gate.only, more) = f"swallowed {kind} {len(answer[1])}", SWALLOWED[kind]
+    entries = *map(point, range(100)), {"do": "tags", "values": {"t": "old"}}
+    spool, waits = spool_of(tmp_path, gate.uri, *entries, experiment=experiment), []
+
+    def wait(seconds):
+        waits.append(seconds)
+        gate.answer = answer if 2 <= len(waits) < 7 else None
+        if len(waits) == 2:
+            for entry in more(spool):
+                spool.write(entry)
+        if len(waits) == 9:
+            spool.write(END)
+
+    sender = send(spool.folder, spool.writer, wait, lambda: len(waits) > 9)
+    run = run_of(gate.uri, experiment)
+    assert sender.state.refused == 0
+    assert run.info.status == "FINISHED"
+    assert points_in(gate.uri, run.info.run_id) == expected(150 if kind == "points" else 100)
+    assert run.data.params == ({"a": "1"} if kind == "params" else {})
+    assert run.data.tags["t"] == ("new" if kind == "tags" else "old")
+    listed = mlflow.MlflowClient(gate.uri).list_artifacts(run.info.run_id, "sub")
+    assert [file.path for file in listed] == (["sub/x.txt"] if kind == "a file" else [])

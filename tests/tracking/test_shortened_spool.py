@@ -2,19 +2,11 @@
 
 import json
 
-import mlflow
 import pytest
 
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import Spool, spools
 from tests.tracking.servers import END, command, expected, point, points_in, run_of, spool_of
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db"
-    mlflow.MlflowClient(uri).search_experiments()  # makes the tables
-    return uri
 
 
 def sent(spool):

@@ -2,25 +2,20 @@
 
 import json
 import os
-import subprocess
+import sys
 
 import mlflow
 import pytest
 
 from lr_plugins.errors import TrackingError
-from lr_plugins.tracking import MLflowLogger
+from lr_plugins.tracking import MLflowLogger, private_files
+from lr_plugins.tracking import spool as spool_module
+from lr_plugins.tracking.__main__ import main
 from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import Spool
 from lr_plugins.tracking.state import State
 from tests.tracking.servers import END, command, point, points_in, refused_in, run_of, spool_of
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    uri = f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db"
-    mlflow.MlflowClient(uri).search_experiments()  # makes the tables
-    return uri
 
 
 @pytest.fixture
@@ -174,6 +169,21 @@ def test_a_spool_of_somebody_else_is_refused(what, database, tmp_path):
     assert mlflow.MlflowClient(database).get_experiment_by_name("somebody else") is None
 
 
+@pytest.mark.parametrize("what", ["a spool", "its log"])
+def test_a_spool_is_refused_to_any_other_user(what, tmp_path, monkeypatch, capsys):
+    """The same wherever the tests run: the user is another one than the owner of the files."""
+    spool = spool_of(tmp_path / "spool", f"sqlite:///{tmp_path}/test.db", point(0), END)
+    if what == "its log":
+        monkeypatch.setattr(private_files, "check_folder", lambda folder: None)
+        monkeypatch.setattr(spool_module, "check_folder", lambda folder: None)
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(spool.folder).st_uid + 1)
+    monkeypatch.setattr(sys, "argv", ["lr_plugins.tracking", str(tmp_path / "spool")])
+    assert main() == 1
+    assert "belongs to another user" in capsys.readouterr().err
+    assert (spool.folder / "log.jsonl").is_file()
+    assert not (tmp_path / "test.db").exists()
+
+
 def test_a_state_is_written_over_no_other_file(treasure, tmp_path):
     (tmp_path / "state.json").symlink_to(treasure / "diary.txt")
     before = contents(treasure)
@@ -191,7 +201,6 @@ def test_what_a_spool_has_is_for_its_owner_alone(database, tmp_path):
         logger.log_metrics({"lr": 1.0}, step=0)
         logger.log_artifact(tmp_path / "note.txt")
         spool = spool_of(tmp_path / "spool", "http://me:s3cret@127.0.0.1:9", {"do": "odd"}, point(0), END)
-        subprocess.run(["true"], check=True)
         folders = [logger._delivery.spool.folder, spool.folder]
         modes = {
             str(path): path.stat().st_mode & 0o777
