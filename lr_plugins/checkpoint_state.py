@@ -309,7 +309,7 @@ def tensor(dtype: str | None = None, dimensions: int | None = None) -> Check:
 def is_plain(value: Any, objects: bool = False) -> bool:
     """Whether a value is a number, a text or None, or a list or dictionary of such, not nested deeper than `DEPTH`.
 
-    One with more than ten million values is none either.
+    A value with more than ten million parts is not plain either.
 
     Args:
         value: the value.

@@ -54,8 +54,8 @@ class Part:
 class Delivery:
     """Writes entries to a spool and sees to it that a process sends them.
 
-    Where the disk takes no more, the run goes on in another spool, on a disk that does; where there is none, entries
-    are held in memory until there is.
+    If the disk is full, the run continues in a spool on another disk; if no disk has room, entries are held in memory
+    until one does.
 
     Args:
         parent: the folder that the spools are in.
@@ -70,7 +70,7 @@ class Delivery:
         self.process = os.getpid()
         self.lost = self.lost_entries = 0  # points, and entries in all, that have found no room
         atexit.register(_end_at_exit, weakref.ref(self))
-        self._first: dict[str, Any] = {}  # the entry that the run was begun with
+        self._first: dict[str, Any] = {}  # the first entry of the run
         self._held: list[bytes] = []
         self._held_points, self._full, self._warned_of_held = 0, "", False
         self._tried_at = self._looked_at = 0.0
@@ -220,7 +220,7 @@ class Delivery:
                 self._hold(line)
 
     def _go_on_elsewhere(self, error: OSError, write: Callable[[Spool], object]) -> bool:
-        """Let the run go on in a spool on another disk; whether there is one that takes what is to be written."""
+        """Continue the run in a spool on another disk; False if no disk has room for what is to be written."""
         full = self.spool.folder
         for place in places_with_room(full.parent, error, self.folder):
             spool = None
@@ -277,7 +277,7 @@ class Delivery:
     # --- sending -----------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """See to it that somebody sends, and warn of trouble once."""
+        """Ensure that a sender runs, and warn of trouble once."""
         looks = [part.look() for part in self.parts]
         if any(looks):
             self.sender.has_sent()
@@ -291,7 +291,7 @@ class Delivery:
             )
 
     def await_run(self) -> None:
-        """Wait until there is a run, or nobody to make one.
+        """Wait until the run exists, or cannot be created now.
 
         Raises:
             MissingRun: the run to resume is not there.
@@ -355,7 +355,7 @@ class Delivery:
 
 
 def _end_at_exit(delivery: weakref.ref[Delivery]) -> None:
-    """End a run that nobody has ended when the program does; its sender goes on until it is done."""
+    """End a run that is still open when the program exits; its sender continues until it is done."""
     one = delivery()
     if one is not None and one.is_open and one.process == os.getpid():  # not that of a fork
         error = getattr(sys, "last_value", None)  # of a program that an exception ends

@@ -16,7 +16,7 @@ from lr_plugins.tracking.private_files import open_private
 
 Point = tuple[str, float, int, int]
 """Name, value, time in ms, step."""
-BY_SPOOL = "spool:"  # before the name of the spool that a run, which may have no id yet, was begun in
+BY_SPOOL = "spool:"  # before the name of the spool in which a run, which may have no id yet, was started
 _CHUNK = 1 << 20  # bytes read at once
 _LONGEST = 1 << 63  # of what a database has for whole numbers
 _KEPT = re.compile(r"[0-9a-f]{32}")
@@ -45,7 +45,7 @@ def line_of_points(time: int, step: int, values: Mapping[str, float], names: dic
     for name, value in values.items():
         if name not in names:
             names[name] = json.dumps(name)
-        # Of numbers that are none, JSON and Python have different words.
+        # JSON and Python spell NaN and infinity differently.
         points.append(f"{names[name]}: {value!r}" if value - value == 0.0 else f"{names[name]}: {json.dumps(value)}")
     text = f'{{"do": "points", "time": {time}, "step": {step}, "values": {{{", ".join(points)}}}}}\n'
     return text.encode()
@@ -62,7 +62,7 @@ def lines(log: Path, start: int) -> Iterator[tuple[bytes, int]]:
     """The whole lines of a file from a byte on, each with the byte at which it ends.
 
     Raises:
-        NotOurs: the file is a link, or somebody else's.
+        NotOurs: the file is a link, or belongs to another user.
         OSError: it cannot be read.
     """
     with os.fdopen(open_private(log, os.O_RDONLY), "rb") as file:
@@ -79,7 +79,7 @@ def parse(line: bytes) -> dict[str, Any]:
     """The entry of a line, whole and of the right types.
 
     Raises:
-        Unreadable: it is none.
+        Unreadable: it is not an entry.
     """
     try:
         entry = json.loads(line)

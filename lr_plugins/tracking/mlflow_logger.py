@@ -44,9 +44,8 @@ class MLflowLogger(Logger):
     `MLFLOW_TRACKING_URI` name, or else `mlflow.db` in the current folder, which is where `mlflow ui` without flags
     looks. The run is created when the fit begins, and ends FINISHED, FAILED or, when it was interrupted, KILLED.
 
-    `continue_run`, or `run_id`, makes it go on with a run that was interrupted. What that run has of a metric at a step
-    is not logged again. Where it is another value, the first one stays (MLflow cannot delete points), and a warning
-    tells so.
+    `continue_run`, or `run_id`, resumes an interrupted run. A point that the run already has is not logged again. If
+    its value differs, the first one stays (MLflow cannot delete points), and a warning says so.
 
     Args:
         experiment_name: the MLflow experiment; created if there is none. Default `"lr_plugins"`.
@@ -54,7 +53,7 @@ class MLflowLogger(Logger):
         tracking_uri: where to log. Default None: MLflow's own default.
         tags: tags of the run. The versions of the libraries and, in a repository, the commit are added.
         spool_dir: folder for what MLflow does not have yet. Default `.lr_plugins/spool` in the current folder.
-        run_id: a run to go on with. Default None: a new one.
+        run_id: a run to resume. Default None: a new one.
         artifact_location: where the artifacts of a new experiment go. Default None: MLflow's own default.
         prefix: what the names of metrics begin with, before a `-`. Default `""`: nothing.
         log_model: True stores the checkpoints that ModelCheckpoint has kept at the end, and the module as an MLflow
@@ -67,7 +66,7 @@ class MLflowLogger(Logger):
     Raises:
         MissingExtra: mlflow is not installed, or psutil where system metrics are wanted.
         TrackingError: when the run begins: MLflow cannot be used like this at all (no such database, a run that is not
-            there). A server that is away is none.
+            there). An unreachable server is not an error.
 
     Example:
         >>> logger = MLflowLogger(experiment_name="digits", tags={"schedule": "step_decay"})
@@ -416,7 +415,7 @@ class MLflowLogger(Logger):
             self._write({"do": "file", "kept": kept, "to": to})
 
     def _step(self, step: Any) -> int | None:
-        """A step as MLflow takes it; None, and a warning, for what is none."""
+        """The step as an integer that MLflow accepts; None, with a warning, if there is none."""
         try:
             found = int(step or 0)
         except (TypeError, ValueError, OverflowError):
@@ -442,7 +441,7 @@ class MLflowLogger(Logger):
         self._delivery.write(line_of(entry))
 
     def _begin(self, resumes: bool = False) -> None:
-        """Begin the run, or go on with it in another fit."""
+        """Start the run, or continue it in another fit."""
         if self._delivery.is_open:
             return
         fluent = sys.modules.get("mlflow")

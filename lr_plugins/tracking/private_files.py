@@ -15,7 +15,7 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getatt
 
 
 class NotOurs(TrackingError):
-    """A file or folder that is not what this user has put there: a link, or somebody else's."""
+    """A link, or a file or folder of another user, where this user's own is expected."""
 
 
 def make_private_folder(folder: Path) -> None:
@@ -35,7 +35,7 @@ def check_folder(folder: Path) -> None:
     """Make sure that a folder is one, and this user's.
 
     Raises:
-        NotOurs: it is a link, no folder, or somebody else's.
+        NotOurs: it is a link, not a folder, or belongs to another user.
         OSError: it is not there.
     """
     status = folder.lstat()
@@ -47,7 +47,7 @@ def check_folder(folder: Path) -> None:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a regular file of this user; a new one can be read by nobody else.
+    """Open a regular file of this user; only the owner can read a new one.
 
     Args:
         path: the file.
@@ -57,7 +57,7 @@ def open_private(path: Path, flags: int) -> int:
         The file's descriptor.
 
     Raises:
-        NotOurs: it is a link, no regular file, or somebody else's; also one that has another name elsewhere.
+        NotOurs: it is a link, has a second hard link, is not a regular file, or belongs to another user.
         OSError: it cannot be opened.
     """
     check_file(path)

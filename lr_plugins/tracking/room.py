@@ -13,7 +13,7 @@ from pathlib import Path
 from lr_plugins.tracking.spool import DEFAULT, ELSEWHERE
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-_LEAST = 16 << 20  # bytes that must be free, so that the run does not have to go on again soon
+_LEAST = 16 << 20  # bytes that must be free, so that this disk is not full soon, too
 
 
 def is_full(error: OSError) -> bool:
@@ -37,7 +37,7 @@ def places_with_room(parent: Path, error: OSError, start: Path) -> Iterator[Path
             continue
         full.add(_device(place))
         if place == Path(tempfile.gettempdir()):
-            yield Path(tempfile.mkdtemp(prefix=ELSEWHERE))  # of a name that nobody can have guessed
+            yield Path(tempfile.mkdtemp(prefix=ELSEWHERE))  # an unpredictable name
         else:
             yield place / DEFAULT
 

@@ -51,7 +51,7 @@ def has_secret(address: str) -> bool:
 
 
 def without_user(address: str) -> tuple[str, str | None, str | None]:
-    """An http address without the user's name and password; and these two, None where there are none.
+    """An http address without user name and password, and these two, which are None if the address has none.
 
     Example:
         >>> without_user("http://me:s3%40cret@host:5000/path")

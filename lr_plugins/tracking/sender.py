@@ -30,7 +30,7 @@ _LOOKED_AT = 256  # bytes of the log by which it is known again
 
 
 class _Impossible(Exception):
-    """A run that cannot begin; what is logged of it waits until somebody has mended that."""
+    """The run cannot be started; its entries wait until the cause is fixed."""
 
 
 class Sender:
@@ -38,10 +38,10 @@ class Sender:
 
     Args:
         folder: the spool's.
-        writer: who writes to it (`Spool.writer`); empty for whoever has.
+        writer: who writes to it (`Spool.writer`); empty for the last writer.
         wait: waits so many seconds, or until there may be something new.
         is_over: whether the training is over.
-        is_complete: whether nobody will write to this spool any more. Default None: when the training is over.
+        is_complete: whether the run continues in another spool. Default None: it does not.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Sender:
         self._resent: list[bytes] | None = None  # of what had been refused, while that is sent again
 
     def run(self) -> bool:
-        """Send until all is sent and nobody writes any more; whether all is sent."""
+        """Send until the spool is complete and sent; False if something could not be sent."""
         attempts, idle = 0, time.monotonic()
         while not self.state.error:
             over = self._is_over()  # asked first: what was written before is seen then
@@ -290,7 +290,7 @@ class Sender:
         with guarded(self.folder.parent):
             others = self._writer not in ("", self.state.writer)
             if others or any(True for _ in lines(self.folder / LOG, self.state.done)):
-                return  # somebody resumes the run
+                return  # another process resumes the run
             known = self.state.run_id is not None and not self.state.missing
             if known:
                 self.resend_refused()
@@ -303,20 +303,20 @@ class Sender:
 
     @property
     def lost(self) -> int:
-        """Points that found no room on the disk, if nobody holds them any more."""
+        """Points that had no room on the disk, if the process that held them has ended."""
         with contextlib.suppress(OSError):
             return max((self.folder / HELD).lstat().st_size, 1)
         return 0
 
 
 def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Callable[[], bool]) -> Sender:
-    """Send a spool, when no other process does any more; whoever has done it, with the state at the end.
+    """Send a spool; the caller holds its lock. Returns the sender, with its final state.
 
     Args:
         folder: the spool's.
-        writer: who writes to it; empty for whoever has.
+        writer: who writes to it; empty for the last writer.
         wait: waits so many seconds, or until there may be something new.
-        is_over: whether nobody will write to the spool any more.
+        is_over: whether the training is over.
     """
     sender = Sender(folder.absolute(), writer, wait, is_over)
     if sender.run():

@@ -49,7 +49,7 @@ class SenderProcess:
         return self._process
 
     def ensure(self, spools: Sequence[Spool]) -> str:
-        """See to it that a process sends these spools; why there is none, or nothing."""
+        """Ensure that a process sends these spools; the reason if there can be none, else an empty text."""
         if self._process is not None and self._process.poll() is None:
             return ""
         if self._starts == _STARTS:

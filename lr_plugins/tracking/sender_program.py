@@ -3,8 +3,8 @@
 Sending takes MLflow some 80 us of processor time a point. In a thread of the training it would take them from the
 training, which holds the same interpreter lock.
 
-Words on its standard input tell it to look at once, or of another spool in which the run goes on. When that input ends,
-the training is gone: what is left is sent, and a run that has not ended is KILLED.
+A line on its standard input makes it look at once, or names another spool in which the run continues. When that input
+ends, the training has ended: the rest is sent, and a run without an end is marked KILLED.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ def _spool(text: str | bytes) -> tuple[Path, str]:
 
 
 def _send_all(training: _Training) -> None:
-    """Send the spools of a training, one after another; those that it goes on in, too."""
+    """Send the spools of a training in order, including those in which it continues."""
     done: list[Sender] = []
     with contextlib.ExitStack() as locks:
         for index, folder in _in_turn(training):
             locks.enter_context(own_lock(folder.with_suffix(SENDING)))
             if not folder.is_dir():
                 continue
-            done.append(training.sender_of(index))  # reads the state only now, when nobody else sends
+            done.append(training.sender_of(index))  # read the state under the lock: another process may have sent
             if not done[-1].run():
                 return
         for sender in done:
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def ask_once() -> None:
-    """Have a server that is away told of at once: whoever sends asks again by itself."""
+    """Report an unreachable server at once: the sender does its own retries."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 

@@ -1,8 +1,8 @@
 """What a run has logged and MLflow may not have yet: a file that one process appends to and another one reads.
 
 One line of JSON per entry (`entries`). A line is written by a single call of the operating system as soon as it is
-logged, so that a process that is killed loses none. The sender keeps beside it what of it MLflow has (`State`). Where
-the disk takes no more, the run goes on in another spool (`Delivery`).
+logged, so that a process that is killed loses none. The sender keeps beside it what of it MLflow has (`State`). If
+the disk is full, the run continues in another spool (`Delivery`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Spool:
         folder: the spool's own.
 
     Raises:
-        NotOurs: something in it is a link, or somebody else's.
+        NotOurs: something in it is a link, or belongs to another user.
         OSError: it cannot be written.
     """
 
@@ -205,7 +205,7 @@ def guarded(parent: Path) -> FileLock:
     """Held while a spool is taken up or thrown away.
 
     Raises:
-        NotOurs: the lock's file is a link, or somebody else's.
+        NotOurs: the lock file is a link, or belongs to another user.
         OSError: there can be no such folder.
     """
     if not parent.is_dir():
@@ -214,10 +214,10 @@ def guarded(parent: Path) -> FileLock:
 
 
 def own_lock(path: Path) -> FileLock:
-    """A lock whose file nobody else has put there.
+    """A lock whose file is this user's own.
 
     Raises:
-        NotOurs: it is a link, no regular file, or somebody else's.
+        NotOurs: it is a link, not a regular file, or belongs to another user.
     """
     check_file(path)
     return FileLock(path, mode=0o600)
@@ -253,7 +253,7 @@ def tidy(folder: Path) -> None:
         return
     folder.with_suffix(SENDING).unlink(missing_ok=True)
     if folder.parent.name.startswith(ELSEWHERE):
-        with contextlib.suppress(OSError):  # the run goes on there
+        with contextlib.suppress(OSError):  # the run continues there
             if not spools(folder.parent):
                 (folder.parent / LOCK).unlink(missing_ok=True)
                 folder.parent.rmdir()

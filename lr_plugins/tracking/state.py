@@ -33,7 +33,7 @@ class State:
         trouble: why nothing can be sent at the moment; empty if all is well.
         answered: whether the trouble is an answer, rather than the lack of one.
         asked_at: when a server was asked that has not answered yet, in s since 1970; 0 if none is.
-        joined: whether the run was begun by others, who end it.
+        joined: whether other code started the run, and ends it.
         ended: whether the run has ended by its own word.
         differing: points that had another value before the run was resumed.
         refused: entries that MLflow does not take, kept in `refused.jsonl`.
@@ -65,7 +65,7 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> State:
-        """That of a spool; of a new one where there is none, or none that can be read."""
+        """The state of a spool; a new one if there is none that can be read."""
         try:
             found = json.loads(read_private(folder / STATE))
         except (OSError, ValueError, RecursionError, NotOurs):
