@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 import pytest
 
@@ -20,6 +21,15 @@ def _one_thread():
 def _quiet_lightning():
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@pytest.fixture(autouse=True)
+def _no_experiment_of_another_test():
+    """`mlflow.set_experiment` tells the environment, which a logger follows."""
+    yield
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].tracking.fluent._active_experiment_id = None
 
 
 @pytest.hookimpl(optionalhook=True)

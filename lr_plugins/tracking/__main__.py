@@ -1,4 +1,4 @@
-"""Send what trainings have logged and MLflow does not have yet: `python -m lr_plugins.tracking [FOLDER]`."""
+"""Send what trainings have logged and MLflow does not have yet: `python -m lr_plugins.tracking [FOLDER] [--to URI]`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from lr_plugins.tracking.destination import absolute, address_problem
 from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.secrets import MaskedStream, masked
 from lr_plugins.tracking.sender import Sender, send
 from lr_plugins.tracking.sender_program import ask_once
-from lr_plugins.tracking.spool import DEFAULT, REFUSED, SENDING, own_lock, remove, spools, strange_spools, tidy
+from lr_plugins.tracking.spool import (
+    DEFAULT,
+    REFUSED,
+    SENDING,
+    own_lock,
+    redirect,
+    remove,
+    spools,
+    strange_spools,
+    tidy,
+)
 from lr_plugins.tracking.state import State
 
 
@@ -21,8 +32,12 @@ def main() -> int:
     """Send each spool; 1 if something is not sent, or lost."""
     parser = argparse.ArgumentParser(prog="python -m lr_plugins.tracking", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT, help=f"where they wait; default {DEFAULT}")
-    parser.epilog = "Each run goes to the place it was meant for, whatever MLFLOW_TRACKING_URI says now."
+    parser.add_argument("--to", metavar="URI", help="send all of it to another MLflow, each run as a new one")
+    parser.epilog = "Without --to each run goes to the place it was meant for, whatever MLFLOW_TRACKING_URI says now."
     options = parser.parse_args()
+    to = absolute(options.to, Path.cwd())
+    if to is not None and (not to.strip() or address_problem(to)):
+        parser.error(f"--to: {masked(to)!r}: {address_problem(to) or 'there is no address'}")
     sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     ask_once()
     if not options.folder.is_dir() and options.folder != DEFAULT:
@@ -33,12 +48,14 @@ def main() -> int:
         print(f"Error: {reason}. It is not sent.", file=sys.stderr)
     if not found and not strange:
         print(f"Nothing waits in {options.folder}.")
-    return max([_send(folder) for folder in found] + [1] * bool(strange), default=0)
+    return max([_send(folder, to) for folder in found] + [1] * bool(strange), default=0)
 
 
-def _send(folder: Path) -> int:
+def _send(folder: Path, to: str | None) -> int:
     try:
         with own_lock(folder.with_suffix(SENDING)).acquire(timeout=0):
+            if to is not None:
+                redirect(folder, to)
             state = State.read(folder)
             state.error = ""  # it may have been mended
             state.write(folder)
@@ -59,6 +76,9 @@ def _report(folder: Path, sender: Sender) -> int:
     state, lost = sender.state, sender.lost
     where = f"run {state.run_id}" if state.run_id is not None else "a new run"
     where += f" at {masked(state.tracking_uri)}" if state.tracking_uri is not None else ""
+    if state.before:
+        files = f", and {state.left_files} files that only it has" if state.left_files else ""
+        print(f"{folder}: {state.before} has what had been sent there before{files}.")
     if sender.was_shortened:
         print(
             f"{folder}: the log is not the one of which MLflow has got a part: something was cut off. What is there "
@@ -70,7 +90,8 @@ def _report(folder: Path, sender: Sender) -> int:
         print(f"{folder}: sent to {where}.")
         return 0
     if why:
-        print(f"{folder}: not sent to {where}: {why}", file=sys.stderr)
+        elsewhere = "" if state.run_id is not None else ". To send it elsewhere: --to URI"
+        print(f"{folder}: not sent to {where}: {why}{elsewhere}", file=sys.stderr)
         return 1
     if state.refused:
         print(

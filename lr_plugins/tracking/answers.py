@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+from lr_plugins.errors import shortened
 from lr_plugins.tracking.secrets import masked
 
-_LONGEST_REASON = 200  # characters
+_LONGEST_REASON = 300  # characters; the cause is often at the end
 # What MLflow says of an entry, and would say again.
 _OF_AN_ENTRY = {
     "INVALID_PARAMETER_VALUE",
@@ -17,6 +19,11 @@ _OF_AN_ENTRY = {
     "INVALID_STATE",
 }
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
+_NO_PLACE = (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError)  # there can be no such folder
+_NEVER_WORKS = re.compile("unable to open database file|file is not a database|readonly database|Invalid url", re.I)
+_OF_OTHERS = re.compile(
+    "already exists|out-of-date database schema|locked|no such (table|column)|failed with exception"
+)
 
 
 class Refused(Exception):
@@ -58,13 +65,32 @@ def is_word_of_mlflow(error: Exception) -> bool:
     return "API request to " not in str(error).partition("\n")[0]
 
 
+def is_for_good(error: Exception) -> bool:
+    """Whether what keeps a run from beginning will not pass by itself: a place that cannot be, an answer that stays."""
+    text = str(error)
+    if isinstance(error, (Refused, ImportError, *_NO_PLACE)) or type(error).__name__ == "InvalidUrlException":
+        return True
+    if _NEVER_WORKS.search(text):
+        return True
+    if not type(error).__module__.startswith("mlflow") or type(error).__name__ == "RestException":
+        return False  # of a database that others may be at work with; and of an answer that may be a proxy's
+    passes = getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or _OF_OTHERS.search(text)
+    return is_word_of_mlflow(error) and not passes
+
+
 def is_answer(error: Exception) -> bool:
     """Whether there was an answer: MLflow's or that of whatever stands in its place."""
     text = str(error)
+    if "error responses" in text:  # of a server that says again and again that it cannot answer now
+        return True
     return isinstance(error, (NotMLflow, Refused)) or "failed with error code" in text or "JSON format" in text
 
 
 def reason_of(error: BaseException) -> str:
     """The first line of what an error says, without passwords."""
     first = (str(error).strip().splitlines() or [""])[0]
-    return masked(first)[:_LONGEST_REASON] or type(error).__name__
+    if "unsupported URI" in first:
+        return "MLflow's addresses begin with http://, https://, sqlite:///, postgresql://, mysql:// or mssql://"
+    if first.startswith("The filesystem tracking backend"):
+        return "MLflow takes no folder any more: name a database, e.g. sqlite:///mlflow.db, or a server"
+    return shortened(masked(first), _LONGEST_REASON) or type(error).__name__

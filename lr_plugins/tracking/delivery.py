@@ -17,8 +17,9 @@ from lr_plugins.errors import TrackingError
 from lr_plugins.tracking.entries import BY_SPOOL, line_of, number_of_points
 from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.room import is_full, places_with_room
+from lr_plugins.tracking.secrets import masked
 from lr_plugins.tracking.sender_process import SenderProcess
-from lr_plugins.tracking.spool import Spool, guarded, remove, spools
+from lr_plugins.tracking.spool import Spool, guarded, remove, spools, tidy
 from lr_plugins.tracking.state import State
 
 _LOOK_EVERY = 2.0  # seconds between looks at how the sending goes
@@ -59,13 +60,15 @@ class Delivery:
 
     Args:
         parent: the folder that the spools are in.
+        start: the folder in which the program was started: what is relative is relative to it.
     """
 
-    def __init__(self, parent: Path) -> None:
-        self.parent = parent.absolute()
-        self.folder = Path.cwd()  # for what a tracking URI is relative to, whatever folder the program goes to
+    def __init__(self, parent: Path, start: Path) -> None:
+        self.parent, self.folder = start / parent, start
         self.parts: list[Part] = []
         self.is_open = False  # between the start of a run and its end
+        self.is_settled = False  # whether MLflow has taken the run, or was away: from then on nothing ends the training
+        self._made: Path | None = None  # a spool that was made for the run
         self.sender = SenderProcess(self.folder)
         self.process = os.getpid()
         self.lost = self.lost_entries = 0  # points, and entries in all, that have found no room
@@ -96,6 +99,11 @@ class Delivery:
         return self.state.run_id or f"{BY_SPOOL}{self._first['spool']}"
 
     @property
+    def resumes(self) -> bool:
+        """Whether the run was begun by somebody else, and goes on."""
+        return self._first.get("run_id") is not None and bool(self._first.get("resumes") or self._first.get("adds"))
+
+    @property
     def error(self) -> str:
         """Why nothing can be sent at all; empty if all is well."""
         return next((part.state.error for part in self.parts if part.state.error), "")
@@ -109,9 +117,20 @@ class Delivery:
     @property
     def trouble_in_words(self) -> str:
         """The same as the beginning of a sentence."""
+        if self.error:
+            return f"MLflow at {self._place} cannot be used ({self.error})"
         if any(part.state.answered for part in self.parts if part.state.trouble):
             return f"MLflow does not take what is sent ({self.trouble})"
         return f"MLflow cannot be reached ({self.trouble or 'no answer'})"
+
+    @property
+    def _place(self) -> str:
+        return self.state.tracking_uri or masked(self._first.get("uri") or "") or "its default place"
+
+    @property
+    def differing_params(self) -> list[str]:
+        """Params that had another value before."""
+        return list(dict.fromkeys(name for part in self.parts for name in part.state.differing_params))
 
     @property
     def refused(self) -> int:
@@ -145,17 +164,21 @@ class Delivery:
             with guarded(self.parent):
                 if not self.parts or not self.spool.is_there:
                     self._release()
-                    self.parts, self._first = [Part(_left_by(known, self.parent) or self._new_spool())], {}
+                    left = _left_by(known, self.parent)
+                    self.parts, self._first = [Part(left or self._new_spool())], {}
+                    self._made = None if left is not None else self.spool.folder
                 spool = self.spool
                 first = self._first.get("spool", spool.folder.name)
                 spool.write({**entry, **self._addresses(spool, entry), "writer": spool.writer, "spool": first})
         except (OSError, NotOurs) as error:
             raise TrackingError(f"MLflowLogger.spool_dir: {self.parent} cannot be written to ({error})") from error
         self._first = {**entry, "spool": first}
-        self.is_open, self._announced = True, False
+        self.is_open, self._announced, self.is_settled = True, False, False
         self.sender.has_sent()
         for part in self.parts:
-            part.state = replace(before, done=0, trouble="", error="", asked_at=0.0, differing=0, refused=0)
+            part.state = replace(
+                before, done=0, trouble="", error="", asked_at=0.0, differing=0, differing_params=[], refused=0
+            )
         self._look()
 
     def _new_spool(self) -> Spool:
@@ -192,8 +215,6 @@ class Delivery:
         if now - self._looked_at > _LOOK_EVERY:
             self._looked_at = now
             self._look()
-            if self.error and self.state.run_id is None:
-                self._refuse()
 
     def keep(self, keep: Callable[[Spool], str]) -> str | None:
         """Copy something into the spool; the copy's name, None where no disk has room for it.
@@ -226,7 +247,12 @@ class Delivery:
             spool = None
             try:
                 spool = Spool.new(place)
-                again = {"run_id": self.state.run_id, "resumes": False, "checks": self._first["resumes"]}
+                again = {
+                    "run_id": self.state.run_id,
+                    "resumes": False,
+                    "adds": False,
+                    "checks": self._first["resumes"],
+                }
                 here = {**self._addresses(spool, self._first), "writer": spool.writer, "system_metrics": False}
                 spool.write({**self._first, **again, **here})
                 write(spool)
@@ -283,15 +309,31 @@ class Delivery:
             self.sender.has_sent()
         if not self.error:
             self.state.error = self.sender.ensure([part.spool for part in self.parts])
-        if self.trouble and not self._announced:
+        if self.trouble and not self._announced and (self.is_settled or not self.error):
             self._announced = True
             rank_zero_warn(
                 f"{self.trouble_in_words}. The training goes on; what it logs waits in {self.spool.folder}"
                 f"{', as far as there is room for it' if self._held else ''}."
             )
 
-    def await_run(self) -> None:
+    def settle(self, patience: float) -> None:
+        """See that MLflow takes the run, before anything is trained: what it says later is told by warnings.
+
+        Args:
+            patience: seconds to wait for a server that does not answer.
+
+        Raises:
+            TrackingError: MLflow cannot be used like this at all.
+        """
+        if not self.is_settled:
+            self.await_run(patience)
+            self.is_settled = True
+
+    def await_run(self, patience: float = _ANSWER_SECONDS) -> None:
         """Wait until the run exists, or cannot be created now.
+
+        Args:
+            patience: seconds to wait for a server that does not answer. Default 30.
 
         Raises:
             MissingRun: the run to resume is not there.
@@ -300,18 +342,20 @@ class Delivery:
         deadline, writer = time.monotonic() + _BEGIN_SECONDS, self.parts[0].spool.writer
         while self.state.writer != writer and time.monotonic() < deadline:
             self._look()
-            if self.state.missing:
-                raise MissingRun("the MLflow run to resume is not there")
-            if self.error:
+            if self.state.missing and not self.is_settled:
+                missing = f"MLflow at {self._place}: {self.state.missing}"
+                self.abandon()
+                raise MissingRun(missing)
+            if self.error and not self.is_settled:
                 self._refuse()
-            if self.trouble or self._has_waited(_ANSWER_SECONDS):
+            if self.trouble or self._has_waited(patience):
                 return
             self.sender.wake()
             time.sleep(0.02)
 
     def _refuse(self) -> None:
         """Report that nothing can be recorded like this."""
-        place, error = self.state.tracking_uri or "its default place", self.error
+        place, error = self._place, self.error
         self.abandon()
         raise TrackingError(f"MLflow at {place}: {error}")
 
@@ -340,8 +384,11 @@ class Delivery:
         return any(0 < part.state.asked_at < time.time() - patience for part in self.parts)
 
     def abandon(self) -> None:
-        """Give up a run that cannot begin."""
+        """Give up a run that cannot begin, with what was written for it."""
         self._release()
+        if self._made is not None:
+            remove(self._made)
+            tidy(self._made)
         self.parts, self.is_open, self._state = [], False, State()
 
     def _release(self) -> None:
@@ -360,7 +407,9 @@ def _end_at_exit(delivery: weakref.ref[Delivery]) -> None:
     if one is not None and one.is_open and one.process == os.getpid():  # not that of a fork
         error = getattr(sys, "last_value", None)  # of a program that an exception ends
         status = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
-        one.end({"do": "end", "time": int(time.time() * 1000), "status": status})
+        # What is logged after a run has ended makes it no better: a resumed run alone has gone on.
+        only_looks = not one.resumes
+        one.end({"do": "end", "time": int(time.time() * 1000), "status": status, "only_looks": only_looks})
         if one.lost_entries:
             print(lost_points(one), file=sys.stderr)
 

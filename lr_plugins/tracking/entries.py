@@ -123,7 +123,8 @@ def number_of_points(line: bytes) -> int:
 def _run(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "time": _time(entry),
-        "experiment": _text(entry, "experiment"),
+        "experiment": _optional(entry, "experiment"),
+        "experiment_id": _optional(entry, "experiment_id"),
         "name": _optional(entry, "name"),
         "tags": _texts(entry, "tags", {}),
         "uri": _optional(entry, "uri"),
@@ -132,6 +133,7 @@ def _run(entry: Mapping[str, Any]) -> dict[str, Any]:
         "resumes": entry.get("resumes") is True,
         "checks": entry.get("checks") is True,
         "joins": entry.get("joins") is True,
+        "adds": entry.get("adds") is True,
         "system_metrics": entry.get("system_metrics") is True,
         "program": _text(entry, "program", ""),
         "writer": _text(entry, "writer", ""),
@@ -180,7 +182,7 @@ def _end(entry: Mapping[str, Any]) -> dict[str, Any]:
     status = _text(entry, "status")
     if status not in _STATUSES:
         raise Unreadable(f'"status" must be one of {", ".join(_STATUSES)}; got {status[:40]!r}')
-    return {"time": _time(entry), "status": status}
+    return {"time": _time(entry), "status": status, "only_looks": entry.get("only_looks") is True}
 
 
 _CHECKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {

@@ -16,19 +16,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
 from lr_plugins.errors import InvalidArgument, require, shown
+from lr_plugins.places import start_folder
 from lr_plugins.tracking.client import RunClient, SilentClient, nothing
 from lr_plugins.tracking.delivery import Delivery, MissingRun, lost_points
+from lr_plugins.tracking.destination import RUN_NAME, Destination, destination, wants_system_metrics
 from lr_plugins.tracking.distinct_names import Names
-from lr_plugins.tracking.entries import line_of, line_of_points, line_of_series
-from lr_plugins.tracking.names import LENGTH, encodable, path_problem, sanitize_name
-from lr_plugins.tracking.secrets import has_secret, masked, without_user
+from lr_plugins.tracking.entries import BY_SPOOL, line_of, line_of_points, line_of_series
+from lr_plugins.tracking.names import LENGTH, NAMES_TAG, encodable, path_problem
+from lr_plugins.tracking.run_status import run_status
+from lr_plugins.tracking.secrets import has_secret, without_user
 from lr_plugins.tracking.spool import DEFAULT, Spool
+from lr_plugins.tracking.values import text_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_SETTLE_SECONDS = 10.0  # how long the begin of a run waits for a server that does not answer
 _AWAY_SECONDS = 3.0  # how long the end of a run waits for a server that is away, or does not answer
 _EXPERIMENT_LENGTH = 500  # characters MLflow takes in the name of an experiment
+_NAMED = 5  # names in a warning
+_UNSENT = "unsent"  # in the place of the experiment's id, while that is not known
 _STEPS = 1 << 63  # below which MLflow takes steps
 
 
@@ -42,17 +49,28 @@ class MLflowLogger(Logger):
 
     Without `tracking_uri` it goes where MLflow itself would go: what `mlflow.set_tracking_uri` or
     `MLFLOW_TRACKING_URI` name, or else `mlflow.db` in the current folder, which is where `mlflow ui` without flags
-    looks. The run is created when the fit begins, and ends FINISHED, FAILED or, when it was interrupted, KILLED.
+    looks. Relative places are those of the folder in which the logger is made; in a job of Hydra, which may change the
+    folder, those of the folder that the program was started in. The run is created when the fit begins, before its
+    first step: what MLflow refuses is an error then. It ends FINISHED, FAILED or, when it was interrupted, KILLED; a
+    test after the fit leaves a FAILED or KILLED run as it is.
+
+    What the logger is told comes before what surrounds it. `MLFLOW_RUN_ID` (of `mlflow run`) is the run of the first
+    logger that names neither a run to resume, nor a parent run, nor another experiment or place. An active run of
+    `mlflow.start_run` is joined by a logger that names neither a run, a parent run, nor another experiment or place.
 
     `continue_run`, or `run_id`, resumes an interrupted run. A point that the run already has is not logged again. If
-    its value differs, the first one stays (MLflow cannot delete points), and a warning says so.
+    its value differs, the first one stays (MLflow cannot delete points), and a warning says so. So it is with params,
+    whose new values become tags: `resumed-1.lr`.
 
     Args:
-        experiment_name: the MLflow experiment; created if there is none. Default `"lr_plugins"`.
+        experiment_name: the MLflow experiment; created if there is none. Default None: that of the parent run, or the
+            one that `mlflow.set_experiment`, `MLFLOW_EXPERIMENT_NAME` or `MLFLOW_EXPERIMENT_ID` names, or else
+            `lr_plugins`.
         run_name: the run's name. Default None: MLflow makes one up.
         tracking_uri: where to log. Default None: MLflow's own default.
-        tags: tags of the run. The versions of the libraries and, in a repository, the commit are added.
-        spool_dir: folder for what MLflow does not have yet. Default `.lr_plugins/spool` in the current folder.
+        tags: tags of the run; `mlflow.parentRunId` makes it the child of another one. The versions of the libraries
+            and, in a repository, the commit are added.
+        spool_dir: folder for what MLflow does not have yet. Default `.lr_plugins/spool` in the folder of the start.
         run_id: a run to resume. Default None: a new one.
         artifact_location: where the artifacts of a new experiment go. Default None: MLflow's own default.
         prefix: what the names of metrics begin with, before a `-`. Default `""`: nothing.
@@ -61,12 +79,12 @@ class MLflowLogger(Logger):
             when it is written, as well. Default False.
         checkpoint_path_prefix: folder within the run for the checkpoints. Default `"checkpoints"`.
         log_system_metrics: whether the use of processor, memory, disk, network and GPU is logged, every 10 s; needs
-            psutil. Default False.
+            psutil. Default None: as `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` says.
 
     Raises:
         MissingExtra: mlflow is not installed, or psutil where system metrics are wanted.
         TrackingError: when the run begins: MLflow cannot be used like this at all (no such database, a run that is not
-            there). An unreachable server is not an error.
+            there, an experiment that was deleted). An unreachable server is not an error.
 
     Example:
         >>> logger = MLflowLogger(experiment_name="digits", tags={"schedule": "step_decay"})
@@ -76,9 +94,9 @@ class MLflowLogger(Logger):
 
     def __init__(
         self,
-        experiment_name: str = "lr_plugins",
+        experiment_name: str | None = None,
         run_name: str | None = None,
-        tracking_uri: str | None = None,
+        tracking_uri: str | os.PathLike[str] | None = None,
         tags: Mapping[str, Any] | None = None,
         spool_dir: str | Path = DEFAULT,
         run_id: str | None = None,
@@ -86,33 +104,43 @@ class MLflowLogger(Logger):
         prefix: str = "",
         log_model: bool | Literal["all"] = False,
         checkpoint_path_prefix: str = "checkpoints",
-        log_system_metrics: bool = False,
+        log_system_metrics: bool | None = None,
     ) -> None:
         super().__init__()
         require("mlflow", "mlflow", "MLflowLogger")
         if log_model not in (True, False, "all"):
             raise InvalidArgument("MLflowLogger.log_model", log_model, 'true, false or "all"')
-        _check_name("experiment_name", experiment_name, _EXPERIMENT_LENGTH)
+        if experiment_name is not None:
+            _check_name("experiment_name", experiment_name, _EXPERIMENT_LENGTH)
         if run_name is not None:
             _check_name("run_name", run_name, LENGTH)
         for name in tags or {}:
             _check_name("tags", name, LENGTH)
-        if log_system_metrics:
+        self.log_system_metrics = wants_system_metrics(log_system_metrics)
+        if self.log_system_metrics:
             require("psutil", "mlflow", "MLflowLogger.log_system_metrics")
-        self.experiment_name, self._asked_name, self._asked_uri = experiment_name, run_name, tracking_uri
-        self.tags = {encodable(name): masked(encodable(str(value))) for name, value in (tags or {}).items()}
+        self.experiment_name = experiment_name
+        self._asked_uri = None if tracking_uri is None else os.fspath(tracking_uri)
+        self._metric_names, self._param_names, self._tag_names = Names("metric"), Names("param"), Names("tag")
+        tags = dict(tags or {})
+        named = tags.pop(RUN_NAME, None)  # which is a name as well as that of the argument, which comes first
+        self._asked_name = run_name if run_name is not None or named is None else str(named)
+        self.tags = {self._tag_names.of(name): text_of(value) for name, value in (tags or {}).items()}
+        self._start = start_folder()
         self.spool_dir, self.artifact_location, self.prefix = Path(spool_dir), artifact_location, prefix
         self.log_model, self.checkpoint_path_prefix = log_model, checkpoint_path_prefix
-        self.log_system_metrics = log_system_metrics
-        self._continued = run_id
-        self._joined: str | None = None  # a run that was active already
-        self._delivery = Delivery(self.spool_dir)
+        self._continued, self._renames = run_id, run_id is not None
+        self._destination: Destination | None = None
+        self._delivery = Delivery(self.spool_dir, self._start)
+        self._stage = ""  # what a Trainer does: fit, validate, test, predict
         self._client: MlflowClient | None = None
         self._module: Any = None  # of the fit, while it is to be logged
         self._last: dict[str, tuple[int, float]] = {}  # step and value of each metric
         self._names: dict[str, str] = {}  # of metrics, as they stand in the spool
-        self._metric_names, self._param_names = Names("metric"), Names("param")
+        self._params: dict[str, str] = {}  # as they were logged
+        self._knows_names = False  # those of a run that others have begun
         self._addressed: str | None = None  # where it logs, with a password if there is one
+        self._artifacts: dict[str, Path] = {}  # their sources, by place
         self._left_out: set[str] = set()  # what has been warned of
         self._kept: list[str] = []  # checkpoints, by ModelCheckpoint
         self._checkpoints: dict[str, float] = {}  # logged, with the times at which they were written
@@ -120,14 +148,16 @@ class MLflowLogger(Logger):
     # --- Lightning's logger interface --------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
-        """The experiment's name."""
-        return self.experiment_name
+    def name(self) -> str | None:
+        """The experiment's id, as in Lightning's logger: it becomes a folder; None before the fit begins."""
+        known = self.experiment_id
+        return known if known is not None or not self._delivery.is_open else _UNSENT
 
     @property
     def version(self) -> str | None:
-        """The run's id, None before the fit begins."""
-        return self.run_id
+        """The run's id, or the spool's while a server is away that has yet to give it; None before the fit begins."""
+        reference = self.run_id or self._delivery.reference
+        return reference.removeprefix(BY_SPOOL) if reference is not None else None
 
     @property
     def run_id(self) -> str | None:
@@ -170,6 +200,7 @@ class MLflowLogger(Logger):
         values, step = {}, self._step(step)
         if step is None:
             return
+        self._know_names()
         for name, value in metrics.items():
             try:
                 point = step, float(value)
@@ -181,6 +212,7 @@ class MLflowLogger(Logger):
                 values[self._metric_names.of(self._prefixed(name))] = point[1]
         if values:
             self._begin()
+            self._delivery.settle(_SETTLE_SECONDS)
             self._delivery.write(line_of_points(_now(), step, values, self._names))
 
     @rank_zero_only
@@ -196,15 +228,25 @@ class MLflowLogger(Logger):
             values = array("d", values)
             values.byteswap()
         self._begin()
+        self._know_names()
+        self._delivery.settle(_SETTLE_SECONDS)
         name = self._metric_names.of(self._prefixed(name))
         self._delivery.write(line_of_series(_now(), first_step, name, values.tobytes()))
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace | None, *_: Any, **__: Any) -> None:
         """Log parameters, nested ones under dotted names."""
-        flat = _flat(vars(params) if isinstance(params, Namespace) else params or {})
-        values = {self._param_names.of(name): masked(encodable(str(value))) for name, value in flat}
+        values = {}
+        self._know_names()
+        for path, value in _flat(vars(params) if isinstance(params, Namespace) else params or {}):
+            text = text_of(value)
+            name = self._param_names.of(".".join(map(str, path)), path, self._with_value(text))
+            values[name] = self._params[name] = text
         self._write({"do": "params", "values": values})
+
+    def _with_value(self, text: str) -> Callable[[str], bool]:
+        """Whether a param of a name has this value already."""
+        return lambda name: self._params.get(name) == text
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -214,7 +256,8 @@ class MLflowLogger(Logger):
         if status == "success":
             self._log_model()
         delivery = self._delivery
-        delivery.end({"do": "end", "time": _now(), "status": _run_status(status)})
+        only_looks, self._stage = self._stage not in ("", "fit"), ""
+        delivery.end({"do": "end", "time": _now(), "status": run_status(status), "only_looks": only_looks})
         complete = delivery.await_sent(_AWAY_SECONDS)
         for said in self._what_is_missing(complete):
             rank_zero_warn(said)
@@ -227,6 +270,13 @@ class MLflowLogger(Logger):
                 f"{delivery.differing} points of MLflow run {run} have another value now than before the run was "
                 "resumed; the first value stays. A run of its own would have both (train.py: new_run=true)."
             )
+        params = list(dict.fromkeys(delivery.differing_params))
+        if params:
+            names = ", ".join(params[:_NAMED]) + (f" and {len(params) - _NAMED} more" if len(params) > _NAMED else "")
+            yield (
+                f"Params of MLflow run {run} have another value now than it has recorded: {names}. MLflow keeps the "
+                f"first value; the new ones are tags: {delivery.state.mark_of_params}{params[0]}."
+            )
         if delivery.refused:
             refusal = next(part.state.refusal for part in delivery.parts if part.state.refused)
             yield (
@@ -235,7 +285,8 @@ class MLflowLogger(Logger):
             )
         if not complete:
             reason = delivery.trouble_in_words if delivery.trouble else "MLflow has not answered yet"
-            commands = [f"python -m lr_plugins.tracking {_quoted(place)}".strip() for place in self._places()]
+            to = " --to URI" if delivery.error else ""
+            commands = [f"python -m lr_plugins.tracking {_quoted(place)}".strip() + to for place in self._places()]
             folders = " and ".join(str(folder) for folder in delivery.waiting)
             yield (f"{reason}. What it does not have yet waits in {folders}; send it with: {' && '.join(commands)}")
         if delivery.lost_entries:
@@ -252,6 +303,16 @@ class MLflowLogger(Logger):
         """Points of the last run that are lost, for no disk had room for them until its end."""
         return self._delivery.lost
 
+    @property
+    def differing_params(self) -> list[str]:
+        """Params of the last run that have another value now than it has recorded."""
+        return self._delivery.differing_params
+
+    @property
+    def error(self) -> str:
+        """Why MLflow takes nothing of the last run; empty where it does, or may yet."""
+        return self._delivery.trouble_in_words if self._delivery.error else ""
+
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Note the checkpoints that ModelCheckpoint keeps, and store them if each is to be."""
         if self.log_model:
@@ -262,13 +323,23 @@ class MLflowLogger(Logger):
 
     def log_graph(self, model: Any, input_array: Any = None) -> None:
         """Take note of the module, which Lightning hands to its loggers when a fit begins."""
+        trainer = getattr(model, "_trainer", None)
+        fn = getattr(getattr(trainer, "state", None), "fn", None)
+        self._stage = str(getattr(fn, "value", ""))
         if self.log_model:
             self._module = model
-        trainer = getattr(model, "_trainer", None)
-        for callback in trainer.callbacks if trainer is not None else ():
+        self._settle_run()
+        joins = self._destination is not None and self._destination.joins
+        for callback in trainer.callbacks if trainer is not None and joins else ():
             if type(callback).__name__ == "__MlflowPLCallback":
                 # That of mlflow.pytorch.autolog(): its run is joined, and what it logs of metrics is logged here.
                 callback._log_metrics = nothing
+
+    @rank_zero_only
+    def _settle_run(self) -> None:
+        """See that MLflow takes the run, before the first step is done."""
+        self._begin()
+        self._delivery.settle(_SETTLE_SECONDS)
 
     @rank_zero_only
     def _log_checkpoints(self) -> None:
@@ -312,13 +383,12 @@ class MLflowLogger(Logger):
         """
         if getattr(rank_zero_only, "rank", 0) != 0:
             return True
-        self._continued = run_id
+        self._continued, self._renames, self._destination = run_id, False, None
         try:
             self._begin(resumes=True)
             self._delivery.await_run()
         except MissingRun:
-            self._continued = None
-            self._delivery.abandon()
+            self._continued = self._destination = None
             return False
         return True
 
@@ -327,10 +397,33 @@ class MLflowLogger(Logger):
         """How often the run has been resumed so far, this time included."""
         return self._delivery.state.resumed if self.run_id is not None else 0
 
+    def _know_names(self) -> None:
+        """Learn what the names of a run stand for that others have begun, before the first of ours is chosen."""
+        if self._knows_names:
+            return
+        self._knows_names = True
+        self._begin()
+        if self._destination is not None and self._destination.run_id is not None:
+            self._delivery.await_run(_SETTLE_SECONDS)
+            for names in self._all_names:
+                names.take(self._delivery.state.names)
+        for names in self._all_names:
+            names.on_new = self._note_names
+
+    @property
+    def _all_names(self) -> tuple[Names, ...]:
+        return self._metric_names, self._param_names, self._tag_names
+
+    def _note_names(self) -> None:
+        """Keep with the run what its names stand for, for whoever continues it."""
+        told = {names.kind: names.changed for names in self._all_names if names.changed}
+        self._write({"do": "tags", "values": {NAMES_TAG: json.dumps(told, ensure_ascii=False)}})
+
     @rank_zero_only
     def set_tag(self, name: str, value: object) -> None:
         """Tag the run."""
-        self._write({"do": "tags", "values": {sanitize_name(name): masked(encodable(str(value)))}})
+        self._know_names()
+        self._write({"do": "tags", "values": {self._tag_names.of(name): text_of(value)}})
 
     @rank_zero_only
     def log_dataset(
@@ -391,6 +484,10 @@ class MLflowLogger(Logger):
         """
         path, to = Path(path), artifact_path or None
         name = encodable(path.name or path.resolve().name)
+        before = self._artifacts.setdefault(f"{to}/{name}", path.resolve())
+        if before != path.resolve():
+            rank_zero_warn(f"{path} has the place in the MLflow run that {before} had: it replaces it.")
+            self._artifacts[f"{to}/{name}"] = path.resolve()
         self._keep(f"{to}/{name}" if to else name, to, lambda spool: spool.keep(path), str(path))
 
     @rank_zero_only
@@ -444,26 +541,26 @@ class MLflowLogger(Logger):
         """Start the run, or continue it in another fit."""
         if self._delivery.is_open:
             return
-        fluent = sys.modules.get("mlflow")
-        known = self._delivery.state.run_id or self._continued
-        if known is None and fluent is not None and fluent.active_run() is not None:
-            self._joined = known = fluent.active_run().info.run_id
-        uri = self._asked_uri
-        if uri is None:  # noted, for it may be sent from elsewhere, later
-            uri = fluent.get_tracking_uri() if fluent is not None else os.environ.get("MLFLOW_TRACKING_URI")
-        self._addressed = uri
+        state = self._delivery.state
+        if self._destination is None:  # taken once: the same run goes on, whatever surrounds it later
+            told = self._asked_uri, self.experiment_name, self._asked_name
+            self._destination = destination(*told, self.tags, self._start, self._continued)
+        there = self._destination
+        self._addressed = there.uri
         entry = {
             "do": "run",
             "time": _now(),
-            "experiment": self.experiment_name,
+            "experiment": there.experiment,
+            "experiment_id": there.experiment_id,
             "name": self._asked_name,
             "tags": self.tags,
-            "uri": uri,
+            "uri": there.uri,
             "artifact_location": self.artifact_location,
-            "run_id": known,
-            "resumes": resumes or (self._continued is not None and self._delivery.state.run_id is None),
+            "run_id": state.run_id or there.run_id,
+            "resumes": resumes or (self._continued is not None and state.run_id is None),
             "checks": False,
-            "joins": self._joined is not None,
+            "joins": there.joins,
+            "adds": state.run_id is None and (self._renames or self._continued is None),
             "system_metrics": self.log_system_metrics,
             "program": sys.argv[0],
         }
@@ -484,19 +581,10 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _run_status(status: str) -> str:
-    if status in ("success", "finished"):
-        return "FINISHED"
-    if status == "interrupted":
-        return "KILLED"
-    # Lightning says "failed" whatever happened, from within the handler of the exception.
-    interruption = isinstance(sys.exc_info()[1], (KeyboardInterrupt, SystemExit))
-    return "KILLED" if interruption else "FAILED"
-
-
-def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(params: Mapping[str, Any], *above: object) -> Iterator[tuple[tuple[object, ...], Any]]:
+    """The values of nested params, each with the names that lead to it."""
     for name, value in params.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, *above, name)
         else:
-            yield f"{prefix}{name}", value
+            yield (*above, name), value

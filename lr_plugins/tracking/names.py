@@ -9,6 +9,8 @@ import unicodedata
 
 LENGTH = 250
 """Characters that MLflow takes in the name of a metric, a param or a tag."""
+NAMES_TAG = "lr_plugins.names"
+"""The tag that tells what names stand for that MLflow does not take as they are."""
 _FILE_NAME = 255  # bytes that a file system takes in one name
 _REFUSED = re.compile(r"[^\w\-./ :]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

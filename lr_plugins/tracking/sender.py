@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.tracking.answers import Refused, is_answer, reason_of
+from lr_plugins.tracking.answers import Refused, is_answer, is_for_good, reason_of
 from lr_plugins.tracking.entries import Point, Unreadable, line_of, lines, parse, points_of
 from lr_plugins.tracking.private_files import open_private, read_private, replace_private
 from lr_plugins.tracking.spool import HELD, LOG, REFUSED, guarded, remove
@@ -24,6 +24,7 @@ from lr_plugins.tracking.store import BATCH, Store
 
 _LOOK_EVERY = 0.5  # seconds; what gathers meanwhile goes in one call, which makes it cheaper
 _LONGEST_PAUSE = 10.0  # seconds between attempts to reach a server
+_PATIENCE = 15.0  # seconds for a database to become usable that others are at work with
 _ATTEMPTS = 3  # before an entry is tried by itself; and after the end of a training, in all
 _IDLE = 10.0  # seconds after which a process that has nothing to do any more ends
 _LOOKED_AT = 256  # bytes of the log by which it is known again
@@ -61,6 +62,7 @@ class Sender:
         self._position = self._end_of_points = self.state.done  # in the log
         self._unkept: int | None = None  # where an entry is that is neither sent nor set aside, for want of room
         self._done: list[dict[str, Any]] = []
+        self._begun_at = time.monotonic()
         self._one_by_one = False  # whether entries are tried by themselves, for one of them is not taken
         self._resent: list[bytes] | None = None  # of what had been refused, while that is sent again
 
@@ -86,20 +88,28 @@ class Sender:
                 if attempts >= _ATTEMPTS and not self._one_by_one and self._takes_others():
                     self._one_by_one = True
                     continue
-                if over and attempts >= _ATTEMPTS:
+                if over and attempts >= _ATTEMPTS and not self._waits_for_others:
                     return False
                 self._wait(min(0.5 * 2 ** min(attempts, 10), _LONGEST_PAUSE))
         return False
 
     def note(self, error: Exception) -> None:
-        """Keep why nothing can be sent; for good, where the run cannot even begin and no server is asked."""
-        reason = reason_of(error)
-        if self.state.run_id is None and not self._is_remote and "locked" not in reason:
+        """Keep why nothing can be sent; for good, where the run cannot begin and that will not pass."""
+        reason, begins = reason_of(error), self.state.run_id is None
+        waited = time.monotonic() - self._begun_at
+        if begins and (is_for_good(error) or (waited > _PATIENCE and not self._is_remote and "locked" not in reason)):
             self.state.error = reason
+        elif begins and not self._is_remote and waited < _PATIENCE:
+            pass  # others make the database's tables, or hold it: the training waits as long
         else:
             self.state.trouble, self.state.answered = reason, self._is_remote and is_answer(error)
         self._points, self._end_of_points = [], self._position
         self._save()
+
+    @property
+    def _waits_for_others(self) -> bool:
+        is_new = self.state.run_id is None and not self.state.trouble
+        return is_new and time.monotonic() - self._begun_at < _PATIENCE
 
     @property
     def _is_remote(self) -> bool:
@@ -183,7 +193,7 @@ class Sender:
         else:
             self._done.append(entry)
         if self.state.missing:
-            raise _Impossible(f"run {entry['run_id']} is not there")
+            raise _Impossible(self.state.missing)
 
     def _send_points(self) -> None:
         if self._points:

@@ -159,12 +159,7 @@ class Spool:
         Raises:
             OSError: the disk takes no more.
         """
-        if address is None or not has_secret(address):
-            return address
-        known = addresses(self.folder)
-        known[masked(address)] = address
-        replace_private(self.folder / ADDRESSES, json.dumps(known).encode())
-        return masked(address)
+        return keep_address(self.folder, address) if address is not None else None
 
     def mark_held(self, points: int) -> None:
         """Note beside the log that so many points find no room; 0 where all have found it.
@@ -188,6 +183,17 @@ class Spool:
             return os.path.samestat(os.fstat(self._file), os.stat(self.folder / LOG))
         except OSError:
             return False
+
+
+def keep_address(folder: Path, address: str) -> str:
+    """What may be shown of an address; its password is kept in a file of a spool, where only the owner reads it.
+
+    Raises:
+        OSError: the disk takes no more.
+    """
+    if has_secret(address):
+        replace_private(folder / ADDRESSES, json.dumps({**addresses(folder), masked(address): address}).encode())
+    return masked(address)
 
 
 def addresses(folder: Path) -> dict[str, str]:
@@ -257,6 +263,23 @@ def tidy(folder: Path) -> None:
             if not spools(folder.parent):
                 (folder.parent / LOCK).unlink(missing_ok=True)
                 folder.parent.rmdir()
+
+
+def redirect(folder: Path, address: str) -> None:
+    """Have all of a spool sent to another place, as a new run; the caller holds its lock.
+
+    Args:
+        folder: the spool's.
+        address: MLflow's, whole.
+
+    Raises:
+        OSError: the disk takes no more.
+    """
+    state = State.read(folder)
+    if masked(address) == (state.instead or state.tracking_uri):
+        return  # there it goes already
+    State(instead=keep_address(folder, address), before=state.before or state.place).write(folder)
+    (folder / REFUSED).unlink(missing_ok=True)  # the log has it
 
 
 def is_left(folder: Path) -> bool:

@@ -28,7 +28,7 @@ class State:
         resumed: how often the run has been resumed.
         status_before: the status of a run that is resumed, while nothing has been added to it.
         checks: whether points may be those that a resumed run has already.
-        missing: whether the run to resume is not there.
+        missing: why the run to resume is not there; empty if it is.
         error: why nothing can be sent at all; empty if all is well.
         trouble: why nothing can be sent at the moment; empty if all is well.
         answered: whether the trouble is an answer, rather than the lack of one.
@@ -39,6 +39,12 @@ class State:
         refused: entries that MLflow does not take, kept in `refused.jsonl`.
         refusal: why it refused the last of them.
         known_before: params that a resumed run had.
+        differing_params: params that have another value now than the run has recorded.
+        instead: where it is sent instead of the place that its log names; empty for that place.
+        before: the run that has a part of it in the place that its log names, in words; empty if there is none.
+        left_files: files that only that run has.
+        ended_as: how a run had ended that was taken up again.
+        names: what the names of a run that was taken up stand for, where MLflow does not take them as they are; JSON.
     """
 
     done: int = 0
@@ -51,7 +57,7 @@ class State:
     resumed: int = 0
     status_before: str = ""
     checks: bool = False
-    missing: bool = False
+    missing: str = ""
     error: str = ""
     trouble: str = ""
     answered: bool = False
@@ -62,6 +68,22 @@ class State:
     refused: int = 0
     refusal: str = ""
     known_before: dict[str, str] = field(default_factory=dict)
+    differing_params: list[str] = field(default_factory=list)
+    instead: str = ""
+    before: str = ""
+    left_files: int = 0
+    ended_as: str = ""
+    names: str = ""
+
+    @property
+    def place(self) -> str:
+        """The run and where it is, in words; empty before there is one."""
+        return f"run {self.run_id} at {self.tracking_uri}" if self.run_id is not None else ""
+
+    @property
+    def mark_of_params(self) -> str:
+        """What the names of tags begin with that have the new values of params."""
+        return f"resumed-{self.resumed}." if self.resumed else "changed."
 
     @classmethod
     def read(cls, folder: Path) -> State:
@@ -89,6 +111,8 @@ def _fits(value: object, default: State, name: str) -> bool:
     usual = getattr(default, name)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
         return False
+    if isinstance(value, list):
+        return isinstance(usual, list) and all(isinstance(one, str) for one in value)
     if isinstance(value, dict):
         return isinstance(usual, dict) and all(isinstance(one, str) for one in value.values())
     return type(value) in _TYPES.get("None" if usual is None else type(usual).__name__, (type(usual),))

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lr_plugins.tracking.answers import Missing, NotMLflow, Refused, asked
+from lr_plugins.tracking.database import check_database, one_at_a_time
+from lr_plugins.tracking.destination import DEFAULT_EXPERIMENT, PARENT, TRACKING_URI, absolute, address_problem
 from lr_plugins.tracking.entries import BY_SPOOL, Point
-from lr_plugins.tracking.names import LENGTH, path_problem, sanitize_name
-from lr_plugins.tracking.private_files import NotOurs, check_folder, files_below, make_private_folder
+from lr_plugins.tracking.names import NAMES_TAG, path_problem, sanitize_name
+from lr_plugins.tracking.private_files import NotOurs, check_folder, files_below
 from lr_plugins.tracking.secrets import connectable, has_secret, masked
-from lr_plugins.tracking.spool import FILES, addresses, own_lock, remove
+from lr_plugins.tracking.spool import FILES, addresses, remove
 from lr_plugins.tracking.state import State
 
 BATCH = 1000  # metrics MLflow takes in one call
@@ -29,6 +30,7 @@ PARAM_LENGTH = 6000  # characters MLflow takes in the value of a param
 _TAG_LENGTH = 5000  # characters that every version of MLflow takes in the value of a tag
 _SPOOL_TAG = "lr_plugins.spool"  # finds a run whose id was never received
 _LOST_TAG = "lost_points"
+_NAME_TAG = "mlflow.runName"  # MLflow's own
 _VERSIONS = ("lr-plugins", "torch", "pytorch-lightning", "mlflow")  # that are noted
 
 
@@ -139,7 +141,7 @@ class Store:
         if run.info.run_id != run_id:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         if run.info.lifecycle_stage != "active":
-            raise RunGone(f"run {run_id} has been deleted; mlflow runs restore --run-id {run_id} brings it back")
+            raise RunGone(_deleted(run_id))
         return run
 
     @property
@@ -151,21 +153,20 @@ class Store:
     def _begin(self, entry: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             os.chdir(entry["folder"])  # MLflow's default place and relative ones are below it
-        # Two runs that begin at once in a new folder would both make the tables, and one of them fail.
-        with _one_at_a_time(entry["uri"]):
-            self._connect(entry["uri"])
-            known = self.state.run_id or entry["run_id"]
-            by_name = known is None or known.startswith(BY_SPOOL)
+        address = self._address_of(self.state.instead or entry["uri"])
+        # Two runs that begin at once with a new database would both make the tables, and one of them fail.
+        with one_at_a_time(address):
+            check_database(address)
+            self._connect(address)
+            known = self.state.run_id or ("" if self.state.instead else entry["run_id"])
+            by_name = not known or known.startswith(BY_SPOOL)
             if by_name:  # the run may be there, and the answer have been lost
-                known = self._begun_in((known or entry["spool"]).removeprefix(BY_SPOOL), entry["experiment"])
-            if known or entry["run_id"] is not None:
+                known = self._begun_in((known or entry["spool"]).removeprefix(BY_SPOOL), entry)
+            if known or (entry["run_id"] is not None and not self.state.instead):
                 self._take_up(known or "", entry, reopens=entry["resumes"] or entry["run_id"] is not None)
             else:
                 self._create(entry)
-            if entry["joins"] and not self.state.missing:
-                self.state.joined = True
-                self._set_tags({"values": {**dict(_versions()), **entry["tags"]}})
-        if entry["system_metrics"] and not self.state.missing:
+        if entry["system_metrics"] and not entry["joins"] and not self.state.missing:
             self._watch_system()
 
     def _watch_system(self) -> None:
@@ -177,40 +178,58 @@ class Store:
             )
             self._system.start()
 
-    def _begun_in(self, spool: str, experiment_name: str) -> str:
+    def _begun_in(self, spool: str, entry: dict[str, Any]) -> str:
         """The id of the run that was started in a spool; empty if there is none."""
-        experiment = self._experiment(experiment_name) if spool else None
+        experiment = self._experiment(entry) if spool else None
         if experiment is None:
             return ""
         query = f"tags.`{_SPOOL_TAG}` = '{spool}'"
         found = self._ask(lambda: self._client.search_runs([experiment.experiment_id], query, max_results=1))
         return found[0].info.run_id if found else ""
 
-    def _experiment(self, name: str) -> Any:
-        """An experiment; None if there is none of that name."""
+    def _experiment(self, entry: dict[str, Any]) -> Any:
+        """The experiment of an entry: by its name, its id, or that of the parent run; None if there is none."""
+        name, known, parent = entry["experiment"], entry["experiment_id"], entry["tags"].get(PARENT)
+        if self.state.instead:  # where other experiments have the ids, and there is no such parent
+            name, known, parent = name or DEFAULT_EXPERIMENT, None, None
+        if name is None and known is None and parent is not None:
+            with contextlib.suppress(Missing):
+                known = self._ask(lambda: self._client.get_run(parent)).info.experiment_id
         try:
-            found = self._ask(lambda: self._client.get_experiment_by_name(name))
+            if name is None and known is not None:
+                found = self._ask(lambda: self._client.get_experiment(known))
+            else:
+                found = self._ask(lambda: self._client.get_experiment_by_name(name or DEFAULT_EXPERIMENT))
         except Missing:
+            if known is not None:
+                raise Refused(f"there is no experiment with the id {known}") from None
             return None
         if found is not None and not found.experiment_id:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         return found
 
-    def _connect(self, shown: str | None) -> None:
-        """Connect to an address of which the log has the part that may be shown."""
+    def _address_of(self, shown: str | None) -> str:
+        """An address of which the log has the part that may be shown; MLflow's default where it has none."""
+        from mlflow import get_tracking_uri
+
+        whole = self._whole(shown or os.environ.get(TRACKING_URI) or None)
+        found = str(absolute(whole if whole is not None else get_tracking_uri(), Path.cwd()))
+        if address_problem(found):
+            raise Refused(address_problem(found))
+        return found
+
+    def _connect(self, address: str) -> None:
         from mlflow import MlflowClient
 
         # Announcing each table of a new database helps nobody who only wants to train.
         for talkative in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent"):
             logging.getLogger(talkative).setLevel(logging.WARNING)
-        address = self._whole(shown or os.environ.get("MLFLOW_TRACKING_URI"))
-        self._client = MlflowClient(None if address is None else connectable(address))
-        self._address = self._client.tracking_uri
-        self.state.tracking_uri = masked(self._client.tracking_uri)
+        self._address, self.state.tracking_uri = address, masked(address)
+        self._client = MlflowClient(connectable(address))
 
     def _whole(self, shown: str | None) -> str | None:
         """An address with its password: that of the environment, if it is the same, or that of the spool."""
-        told = os.environ.get("MLFLOW_TRACKING_URI", "")
+        told = os.environ.get(TRACKING_URI, "")
         if shown is None or (has_secret(told) and masked(told) == shown):
             return told if shown is not None else None
         return addresses(self._folder).get(shown, shown)
@@ -218,22 +237,35 @@ class Store:
     def _create(self, entry: dict[str, Any]) -> None:
         from mlflow.tracking.context.registry import resolve_tags
 
-        name = entry["experiment"]
-        experiment = self._experiment(name)
-        if experiment is not None:
-            self.state.experiment_id = experiment.experiment_id
-        else:
-            place = self._whole(entry["artifact_location"])
-            self.state.experiment_id = self._ask(lambda: self._client.create_experiment(name, place))
+        self.state.experiment_id = self._experiment_of_new_run(entry)
         sys.argv[0] = entry["program"]  # whose name and version MLflow notes
-        tags = {name: masked(text) for name, text in resolve_tags({**dict(_versions()), **entry["tags"]}).items()}
+        given = dict(entry["tags"])
+        name = entry["name"] or given.pop(_NAME_TAG, None)
+        given.pop(_NAME_TAG, None)  # the name that was told comes first
+        tags = {name: masked(text) for name, text in resolve_tags({**dict(_versions()), **given}).items()}
         tags[_SPOOL_TAG] = entry["spool"]
-        run = self._ask(
-            lambda: self._client.create_run(self.state.experiment_id, entry["time"], tags, entry["name"] or None)
-        )
+        run = self._ask(lambda: self._client.create_run(self.state.experiment_id, entry["time"], tags, name))
         if not run.info.run_id or not self.state.experiment_id:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         self.state.run_id, self.state.run_name = run.info.run_id, run.info.run_name
+
+    def _experiment_of_new_run(self, entry: dict[str, Any]) -> str:
+        """The id of its experiment, which is created if there is none."""
+        found = self._experiment(entry)
+        if found is None:
+            name, place = entry["experiment"] or DEFAULT_EXPERIMENT, self._whole(entry["artifact_location"])
+            try:
+                return str(self._ask(lambda: self._client.create_experiment(name, place)))
+            except Refused:
+                found = self._experiment(entry)  # that another run has created in the meantime
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise Refused(
+                f"the experiment {found.name!r} has been deleted; choose another one, or bring it back: mlflow "
+                f"experiments restore --experiment-id {found.experiment_id}"
+            )
+        return str(found.experiment_id)
 
     def _take_up(self, run_id: str, entry: dict[str, Any], reopens: bool) -> None:
         """Go on with a run.
@@ -243,17 +275,21 @@ class Store:
             entry: what it is resumed by.
             reopens: whether it runs again from now on, also if it has ended.
         """
-        self.state.missing = False
+        self.state.missing = ""
         try:
             run = self._ask(lambda: self._client.get_run(run_id)) if run_id else None
         except Refused:
             run = None
         if run is None or run.info.lifecycle_stage != "active":
-            self.state.missing = True
+            self.state.missing = f"run {run_id} is not there" if run is None else _deleted(run_id)
             return
         if run.info.run_id != run_id:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         resumed = entry["resumes"]
+        if entry["adds"] and not resumed and entry["experiment"] is not None:
+            home = self._ask(lambda: self._client.get_experiment(run.info.experiment_id)).name
+            if home != entry["experiment"]:
+                raise Refused(f"run {run_id} is one of the experiment {home!r}, and not of {entry['experiment']!r}")
         self.state.run_id, self.state.run_name = run_id, run.info.run_name
         self.state.experiment_id = run.info.experiment_id
         self.state.known_before = dict(run.data.params) if resumed else {}
@@ -261,8 +297,14 @@ class Store:
         if resumed:
             self.state.resumed = int(run.data.tags.get("resumed", 0)) + 1
             self.state.status_before = run.info.status
+        self.state.joined, self.state.ended_as = entry["joins"], run.info.status
+        self.state.names = run.data.tags.get(NAMES_TAG, "")
         if reopens:
-            self._ask(lambda: self._client.update_run(run_id, status="RUNNING"))
+            name = entry["name"] if entry["adds"] else None
+            self._ask(lambda: self._client.update_run(run_id, status="RUNNING", name=name))
+            self.state.run_name = name or self.state.run_name
+        if entry["adds"]:
+            self._set_tags({"values": {**dict(_versions()), **entry["tags"]}})
 
     def _end(self, entry: dict[str, Any]) -> None:
         if self._system is not None:
@@ -272,6 +314,8 @@ class Store:
             return  # the code that started it ends it
         # Of a run that something kept from resuming, nothing has changed.
         before, client = self.state.status_before, self._connected
+        if entry.get("only_looks") and self.state.ended_as in ("FAILED", "KILLED"):
+            before = self.state.ended_as  # a test makes no training complete
         status = before if before not in ("", "RUNNING") else entry["status"]
         self._write(
             lambda: client.set_terminated(self.state.run_id, status, end_time=entry["time"]),
@@ -281,7 +325,7 @@ class Store:
     @property
     def _connected(self) -> Any:
         if self._client is None:  # a sender before this one began the run
-            self._connect(self.state.tracking_uri)
+            self._connect(self._address_of(self.state.tracking_uri))
         return self._client
 
     # --- what it holds ------------------------------------------------------------------------------------
@@ -327,8 +371,13 @@ class Store:
         from mlflow.entities import Param
 
         values = {sanitize_name(name): text for name, text in entry["values"].items()}
-        values = {name: text for name, text in values.items() if name not in self.state.known_before}
-        params = [Param(name, self._fitting(name, text)) for name, text in values.items()]
+        params = []
+        for name, text in values.items():
+            fitting = self._fitting(name, text)
+            if name not in self.state.known_before:
+                params.append(Param(name, fitting))
+            elif self.state.known_before[name] != fitting:
+                self._note_differing(name, fitting)
         for start in range(0, len(params), PARAMS_BATCH):
             self._log_params(params[start : start + PARAMS_BATCH])
 
@@ -340,21 +389,31 @@ class Store:
             )
         except Refused:
             if len(params) == 1:
-                raise
+                [param] = params
+                if param.key not in self._run().data.params:
+                    raise
+                self._note_differing(param.key, param.value)
+                return
             refused = []
             for one in params:
                 try:
                     self._log_params([one])
                 except Refused as error:
                     refused.append(str(error))
-            raise Refused("; ".join(refused)) from None
+            raise_if(refused)
+
+    def _note_differing(self, name: str, text: str) -> None:
+        """Keep a param's new value where it can be found: MLflow does not change one."""
+        mark, before = f"{self.state.mark_of_params}{name}", self.state.differing_params.count(name)
+        self._set_tags({"values": {f"{mark}-{before + 1}" if before else mark: text}})
+        self.state.differing_params.append(name)
 
     def _fitting(self, name: str, text: str) -> str:
         """A text as long as MLflow takes it; one that is longer is stored whole as a file beside, and says where."""
         if len(text) <= PARAM_LENGTH:
             return text
-        place = f"params/{name.replace('/', '.')}.txt"
-        if path_problem(place):
+        place = f"params/{name}.txt"
+        if "/" in name or path_problem(place):
             place = f"params/{hashlib.sha256(name.encode()).hexdigest()[:16]}.txt"
         self._write(lambda: self._connected.log_text(self.state.run_id, text, place))
         note = f"... ({len(text)} characters, whole in {place})"
@@ -365,11 +424,10 @@ class Store:
         refused = []
         for name, text in entry["values"].items():
             try:
-                self._set_tag(sanitize_name(name) if len(name) <= LENGTH else name, text)
+                self._set_tag(sanitize_name(name), text)
             except Refused as error:
                 refused.append(str(error))
-        if refused:
-            raise Refused("; ".join(refused))
+        raise_if(refused)
 
     def _set_tag(self, name: str, text: str) -> None:
         # Long values are cut.
@@ -380,6 +438,9 @@ class Store:
 
     def _add_file(self, entry: dict[str, Any]) -> None:
         place = self._folder / FILES / entry["kept"]
+        if self.state.instead and not place.exists():
+            self.state.left_files += 1  # the run in the other place has it
+            return
         try:
             check_folder(place.parent)
             if not any(files_below(place)) and not any(place.iterdir()):
@@ -417,6 +478,10 @@ class Store:
         )
 
 
+def _deleted(run_id: str | None) -> str:
+    return f"run {run_id} has been deleted; mlflow runs restore --run-id {run_id} brings it back"
+
+
 def _has_points(run: Any, points: Sequence[Point]) -> bool:
     """Whether a run has got so far with each metric; an earlier step of it tells nothing."""
     latest = {one.key: one.step for one in run.data.to_proto().metrics}
@@ -439,13 +504,7 @@ def _same(stored: float, value: float) -> bool:
     return stored == value or (math.isnan(stored) and math.isnan(value))
 
 
-def _one_at_a_time(tracking_uri: str | None) -> contextlib.AbstractContextManager[Any]:
-    """A lock on the database for this user; none, if no lock file can be made."""
-    place = f"{Path.cwd()} {tracking_uri or os.environ.get('MLFLOW_TRACKING_URI')}"
-    user = os.geteuid() if hasattr(os, "geteuid") else "locks"
-    folder = Path(tempfile.gettempdir()) / f"lr_plugins-{user}"
-    try:
-        make_private_folder(folder)
-        return own_lock(folder / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.lock").acquire()
-    except (OSError, NotOurs):
-        return contextlib.nullcontext()
+def raise_if(refused: Sequence[str]) -> None:
+    """Tell of all that MLflow has not taken, if there is anything."""
+    if refused:
+        raise Refused("; ".join(refused))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.places import from_start
 from lr_plugins.schedules.schedule import flag as flag
 
 
@@ -66,7 +67,7 @@ def integers(field: str, value: object, minimum: int = 1) -> tuple[int, ...]:
 
 
 def folder(field: str, value: object) -> Path:
-    """`value` as a path, `~` expanded."""
+    """`value` as a path that stays the same, `~` expanded."""
     if isinstance(value, (str, os.PathLike)) and os.fspath(value):
-        return Path(os.fspath(value)).expanduser()
+        return from_start(value)
     raise InvalidArgument(field, value, "the path of a folder")

@@ -130,10 +130,10 @@ def entry_of_run(uri, folder, **others):
     }
 
 
-def spool_of(parent, uri, *entries, experiment="by hand"):
+def spool_of(parent, uri, *entries, experiment="by hand", begins=None):
     """A spool as a training leaves it, of a run with these entries; bytes are lines as they are."""
     spool = Spool.new(parent)
-    begun = {"writer": spool.writer, "spool": spool.folder.name, "experiment": experiment}
+    begun = {"writer": spool.writer, "spool": spool.folder.name, "experiment": experiment, **(begins or {})}
     spool.write(entry_of_run(uri, parent, **begun))
     for entry in entries:
         if isinstance(entry, bytes):

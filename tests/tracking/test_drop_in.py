@@ -112,12 +112,12 @@ def test_the_machine_is_watched_if_asked(make, client, monkeypatch):
     assert "system/cpu_utilization_percentage" in client.get_run(logger.run_id).data.metrics
 
 
-def test_a_run_that_is_active_is_joined_and_left_to_its_owner(make, client, database):
+def test_a_run_that_is_active_is_joined_and_left_to_its_owner(client, database):
     mlflow.set_tracking_uri(database)
     mlflow.set_experiment("theirs")
     try:
         with mlflow.start_run() as theirs:
-            logger = make(tags={"schedule": "mine"})
+            logger = MLflowLogger(tags={"schedule": "mine"})
             fit(Toy(), LearningRateScheduler(StepDecay()), LearningRateTrace(), logger=logger)
             assert logger.run_id == theirs.info.run_id
             assert client.get_run(logger.run_id).info.status == "RUNNING"
@@ -129,12 +129,12 @@ def test_a_run_that_is_active_is_joined_and_left_to_its_owner(make, client, data
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_with_autologging_nothing_is_logged_twice(make, client, database):
+def test_with_autologging_nothing_is_logged_twice(client, database):
     mlflow.set_tracking_uri(database)
     mlflow.set_experiment("autologged")
     mlflow.pytorch.autolog(log_models=False, checkpoint=False)
     try:
-        logger = make()
+        logger = MLflowLogger()
         trainer = pl.Trainer(**{**QUIET, "logger": logger}, max_epochs=3, callbacks=[LearningRateTrace()])
         trainer.fit(Toy(), loader())
         [run] = client.search_runs([client.get_experiment_by_name("autologged").experiment_id])
@@ -143,7 +143,7 @@ def test_with_autologging_nothing_is_logged_twice(make, client, database):
         assert [point.step for point in client.get_metric_history(logger.run_id, "loss")] == [5, 11, 17]
         assert len(client.get_metric_history(logger.run_id, "lr")) == 18
         assert run.data.params["optimizer_name"] == "SGD"  # autologging's own
-        assert client.get_experiment_by_name(logger.experiment_name) is None
+        assert client.get_experiment_by_name("lr_plugins") is None
     finally:
         mlflow.pytorch.autolog(disable=True)
         mlflow.set_tracking_uri(None)

@@ -1,21 +1,26 @@
 """The MLflow logger against a real SQLite database."""
 
+import functools
 import math
+import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import mlflow
 import pytest
 import pytorch_lightning as pl
+import torch
 
 from lr_plugins import InverseTimeDecay, LearningRateScheduler, LearningRateTrace
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.tracking.spool import spools
 from lr_plugins.tracking.store import BATCH
-from tests.toys import Toy, fit, loader
+from lr_plugins.tracking.values import text_of
+from tests.toys import QUIET, Toy, fit, loader
 
 
 @pytest.fixture
@@ -191,9 +196,11 @@ def test_of_two_values_at_a_step_the_first_stays_and_a_warning_tells(killed):
 def test_params_of_a_continued_run_stay_and_new_ones_come(killed):
     again = continued(killed)
     again.log_hyperparams({"seed": 2, "epochs": 3, "new": 4})
-    again.flush()
-    params = mlflow.MlflowClient(again.tracking_uri).get_run(again.run_id).data.params
-    assert params == {"seed": "1", "epochs": "3", "new": "4"}
+    with pytest.warns(UserWarning, match=r"another value now than it has recorded: seed\. .* tags: resumed-1\.seed"):
+        again.finalize("success")
+    data = mlflow.MlflowClient(again.tracking_uri).get_run(again.run_id).data
+    assert data.params == {"seed": "1", "epochs": "3", "new": "4"}
+    assert {name: text for name, text in data.tags.items() if "resumed-" in name} == {"resumed-1.seed": "2"}
 
 
 def test_a_run_that_is_not_there_is_not_continued(killed, tmp_path):
@@ -228,11 +235,110 @@ def test_a_second_trainer_logs_its_own_points_and_a_param_that_differs_is_told(l
         if rate == 0.1:
             fit(Toy(), scheduler, LearningRateTrace(), logger=logger, epochs=1)
         else:
-            with pytest.warns(UserWarning, match="did not take 1 of the entries .*'rate'"):
+            with pytest.warns(UserWarning, match=r"another value now .*: rate\. .* tags: changed\.rate"):
                 fit(Toy(), scheduler, LearningRateTrace(), logger=logger, epochs=1)
     assert len(points(logger, "lr")) == 12
-    params = mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data.params
-    assert params == {"rate": "0.1", "only 0.1": "1", "only 0.2": "1"}
+    data = mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data
+    assert data.params == {"rate": "0.1", "only 0.1": "1", "only 0.2": "1"}
+    assert data.tags["changed.rate"] == "0.2"
+
+
+@pytest.mark.parametrize(
+    ("ended", "stage", "expected"),
+    [
+        (RuntimeError("stop"), "test", "FAILED"),
+        (KeyboardInterrupt(), "validate", "KILLED"),
+        (RuntimeError("stop"), "fit", "FINISHED"),
+    ],
+)
+def test_only_another_fit_makes_a_run_complete_that_was_not(logger, ended, stage, expected):
+    module = Toy()
+    module.test_step = module.validation_step
+    trainer = pl.Trainer(**{**QUIET, "logger": logger}, max_epochs=1)
+
+    def stop(*_):
+        raise ended
+
+    step, module.training_step = module.training_step, stop
+    with pytest.raises((RuntimeError, SystemExit)):
+        trainer.fit(module, loader())
+    module.training_step = step
+    trainer = pl.Trainer(**{**QUIET, "logger": logger}, max_epochs=1)
+    getattr(trainer, stage)(module, loader(8))
+    assert status(logger) == expected
+    assert "val_loss" in mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data.metrics or stage == "fit"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (math.floor, "math.floor"),
+        (Toy, "tests.toys.Toy"),
+        (functools.partial(loader, samples=8), "functools.partial(tests.toys.loader, samples=8)"),
+        ([torch.nn.functional.relu, 1], "[torch.nn.functional.relu, 1]"),
+        (object(), "<object object>"),
+        ((object(),), "(<object object>,)"),
+        ("loaded at 0x10", "loaded at 0x10"),
+        ({"f": {math.floor, math.ceil}}, "{'f': {math.ceil, math.floor}}"),
+        (lambda: 0, "tests.tracking.test_mlflow_logger.<lambda>"),
+    ],
+    ids=range(9),
+)
+def test_params_are_the_same_text_in_every_process(value, expected):
+    assert text_of(value) == expected
+
+
+def test_what_is_logged_after_a_run_has_failed_makes_it_no_better(logger, database, tmp_path):
+    program = """
+import sys
+from lr_plugins.tracking import MLflowLogger
+logger = MLflowLogger("after", tracking_uri=sys.argv[1])
+logger.log_metrics({"loss": 1.0}, step=0)
+logger.finalize("failed")
+logger.log_metrics({"summary": 2.0}, step=0)
+print(logger.run_id)
+"""
+    told = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, database], cwd=tmp_path, env=told, capture_output=True, text=True
+    )
+    run_id, client = done.stdout.split()[-1], mlflow.MlflowClient(database)
+    deadline = time.monotonic() + 60
+    while "summary" not in client.get_run(run_id).data.metrics or client.get_run(run_id).info.status == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert client.get_run(run_id).info.status == "FAILED"
+
+
+def test_names_stand_for_the_same_when_a_run_goes_on_in_another_order(logger):
+    with pytest.warns(UserWarning, match="would have the same name"):
+        logger.log_metrics({"acc@1": 1.0, "acc_1": 2.0}, step=0)
+    logger.log_hyperparams({"a@b": "A", "a_b": "B"})
+    logger.finalize("success")
+    again = MLflowLogger(tracking_uri=logger.tracking_uri, run_id=logger.run_id, spool_dir=logger.spool_dir)
+    again.log_hyperparams({"a_b": "B", "a@b": "A"})
+    for name, value in {"acc_1": 2.5, "acc@1": 1.5}.items():
+        again.log_metrics({name: value}, step=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again.finalize("success")
+    histories = {name: [value for _, value in points(again, name)] for name in ("acc_1", "acc_1-d20de105")}
+    assert histories == {"acc_1": [1.0, 1.5], "acc_1-d20de105": [2.0, 2.5]}
+    data = mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data
+    assert (sorted(data.params.values()), len(data.metrics)) == (["A", "B"], 2)
+
+
+def test_params_whose_dotted_names_are_the_same_stay_apart(logger):
+    with pytest.warns(UserWarning, match=r"params 'x\.y' and 'y' in 'x' would have the same name"):
+        logger.log_hyperparams({"x.y": 1, "x": {"y": 2, "z": 3}})
+    logger.log_hyperparams({"x": {"z": 3}, "x.z": 3})  # the same value loses nothing
+    logger.set_tag("a@b", 1)
+    with pytest.warns(UserWarning, match="tags 'a@b' and 'a_b'"):
+        logger.set_tag("a_b", 2)
+    logger.finalize("success")
+    data = mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data
+    assert sorted(data.params.values()) == ["1", "2", "3"]
+    assert sorted(text for name, text in data.tags.items() if name.startswith("a_b")) == ["1", "2"]
 
 
 def test_a_metric_that_is_no_number_is_left_out_with_a_warning(logger):

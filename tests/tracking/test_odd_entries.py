@@ -112,6 +112,7 @@ def quick(monkeypatch):
         return not sender.state.error and not sender.state.trouble
 
     monkeypatch.setattr(Delivery, "_look", lambda self: None)
+    monkeypatch.setattr(Delivery, "settle", lambda self, patience: None)
     monkeypatch.setattr(Delivery, "await_sent", send_now)
 
 

@@ -21,6 +21,7 @@ from lr_plugins.callbacks.scheduler import LearningRateScheduler
 from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, optional, positive, record, text
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.places import from_start
 from lr_plugins.schedules.schedule import choice, flag, number
 
 MODES = ("exponential", "linear")
@@ -151,7 +152,7 @@ class LearningRateRangeTest(ChecksState, Callback):
         self.suggestion = choice(_field("suggestion"), suggestion, METHODS)
         self.apply = flag(_field("apply"), apply)
         self.on_failure = choice(_field("on_failure"), on_failure, ON_FAILURE)
-        self.dirpath = Path(dirpath) if dirpath is not None else None
+        self.dirpath = from_start(dirpath) if dirpath is not None else None
         if not isinstance(verbose, int):
             raise InvalidArgument(_field("verbose"), verbose, "0 (silent) or 1 (what is searched and found)")
         self.verbose = verbose

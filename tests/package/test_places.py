@@ -1,0 +1,42 @@
+"""Relative places are those of the folder of the start, and not of whatever Hydra has left behind."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from lr_plugins.places import from_start, start_folder
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job of Hydra with a folder of its own: (the folder of the start, that of the job)."""
+    start, folder = tmp_path / "start", tmp_path / "start" / "outputs" / "0"
+    folder.mkdir(parents=True)
+    before = HydraConfig.instance().cfg
+    runtime = {"cwd": str(start), "output_dir": str(folder)}
+    HydraConfig.instance().cfg = OmegaConf.create({"hydra": {"runtime": runtime}})
+    yield start, folder
+    HydraConfig.instance().cfg = before
+
+
+def test_in_the_folder_of_a_job_they_are_those_of_the_start(job, monkeypatch):
+    start, folder = job
+    monkeypatch.chdir(folder)
+    assert (start_folder(), from_start("data")) == (start, start / "data")
+
+
+@pytest.mark.parametrize("place", ["start", "elsewhere"])
+def test_elsewhere_they_are_those_of_the_current_folder(job, monkeypatch, tmp_path, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / place)
+    assert (start_folder(), from_start("data")) == (tmp_path / place, tmp_path / place / "data")
+
+
+def test_after_a_sweep_there_is_no_job(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    left = {"runtime": {"cwd": "/", "output_dir": "???"}}
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.create({"hydra": left}))
+    assert start_folder() == tmp_path
+    assert from_start("~") == Path.home()
