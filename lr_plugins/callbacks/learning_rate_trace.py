@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.files import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
+from lr_plugins.callbacks.monitor_names import NAMES, MonitorNames
 from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.recorder import Recorder
@@ -40,6 +41,8 @@ from lr_plugins.checkpoint_state import (
     tensor,
 )
 from lr_plugins.errors import InvalidArgument, described
+from lr_plugins.places import from_start
+from lr_plugins.schedules.schedule import choice
 
 _WIDEST = 10**9  # steps of a run; a table has a line for each
 
@@ -59,6 +62,8 @@ class LearningRateTrace(ChecksState, Callback):
         every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
             Default 10: of so many, the last may be lacking when a training is killed. 1 hands over each, for more time
             at each step.
+        names: what the metrics are called: `"plain"` (default), or `"monitor"`, as LearningRateMonitor calls them:
+            `lr-SGD`, `lr-SGD/pg1`. The table keeps the plain names.
 
     Raises:
         InvalidArgument: an argument outside its range.
@@ -78,11 +83,12 @@ class LearningRateTrace(ChecksState, Callback):
         },
     )
 
-    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int = 10) -> None:
+    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int = 10, names: str = "plain") -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise InvalidArgument("LearningRateTrace.every_n_steps", every_n_steps, "an integer >= 1")
-        self.dirpath = Path(dirpath) if dirpath is not None else None
-        self.every_n_steps = every_n_steps
+        self.dirpath = from_start(dirpath) if dirpath is not None else None
+        self.every_n_steps, self.names = every_n_steps, choice("LearningRateTrace.names", names, NAMES)
+        self._monitor_names = MonitorNames()
         self._scheduler: LearningRateScheduler | None = None
         self._recorders: list[Recorder] = []
         self._changes: OptimizerChanges | None = None
@@ -154,8 +160,11 @@ class LearningRateTrace(ChecksState, Callback):
     @property
     def _resumed_at(self) -> int | None:
         """The steps that the optimizers have taken; None where nothing is recorded."""
-        recorders: Sequence[Recorder] = self._scheduler._writers if self._scheduler is not None else self._recorders
-        return max((recorder.step for recorder in recorders), default=None)
+        return max((recorder.step for recorder in self._all_recorders), default=None)
+
+    @property
+    def _all_recorders(self) -> Sequence[Recorder]:
+        return self._scheduler._writers if self._scheduler is not None else self._recorders
 
     @property
     def _steps(self) -> int:
@@ -227,12 +236,14 @@ class LearningRateTrace(ChecksState, Callback):
         if self._published_of is not self.trace:  # the run began elsewhere than the last one ended
             self._published_of, self._published = self.trace, {}
         loggers = trainer.loggers
+        if self.names == "monitor":
+            self._monitor_names.see(self._all_recorders, trainer.lr_scheduler_configs)
         for name, series in self.trace.by_name.items():
             first = max(self._published.get(name, 0), series.first_step)
             values = series.tail(first)
             self._published[name] = series.next_step
             for logger in loggers if values else ():
-                _hand_over(logger, name, first, values)
+                _hand_over(logger, self._monitor_names.of(name), first, values)
 
     def state_dict(self) -> dict[str, Any]:
         """The trace so far, 8 bytes a step, what of it the loggers have, and the losses; plain values and tensors."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -105,6 +105,11 @@ class Recorder:
     def doubt(self) -> None:
         """Note that something that could not be followed changes the weights within its steps."""
         self._doubtful = self._doubtful or bool(self._under_way)
+
+    @property
+    def recorded(self) -> Sequence[str]:
+        """The hyper-parameters that are recorded."""
+        return self._recorded
 
     def learning_rates(self) -> Iterator[tuple[str, Series]]:
         """What has been recorded of the learning rates of the groups that there are now, by name."""
