@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument, require
+from lr_plugins.metric_direction import better, higher_is_better
+from lr_plugins.report.numbers import rounded
 from lr_plugins.report.plot import plot_learning_rate
-from lr_plugins.report.runs import Points, Run, higher_is_better, is_learning_rate
+from lr_plugins.report.runs import Points, Run, is_learning_rate
 from lr_plugins.report.significance import at_the_end, standings
 
 TABLE, PAGE = "comparison.csv", "comparison.md"
 RATES, METRICS, ENDS = "learning_rates.png", "metrics.png", "ends.png"
+_DIRECTIONS = {"max": "higher is better", "min": "lower is better", None: "its name does not tell what is better"}
 RUNS = "## Each run"  # the title of what is too long for the console
 
 
@@ -64,7 +67,7 @@ def by_schedule(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
     """The comparison as Markdown: each schedule's best values, where they stand at the end, and each run."""
-    lines = ["| schedule | runs | " + " | ".join(f"best {name}" for name in metrics) + " | seconds |"]
+    lines = ["| schedule | runs | " + " | ".join(map(_best, metrics)) + " | seconds |"]
     lines += ["|---|---|" + "---|" * (len(metrics) + 1)]
     for schedule, mine in by_schedule(runs).items():
         cells = [_spread([run.best(name) for run in mine]) for name in metrics]
@@ -81,9 +84,8 @@ def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
 def _ranking(runs: Sequence[Run], metric: str) -> list[str]:
     """A line per schedule, the best at the end of its runs first, and whether the difference could be chance."""
     found = standings(by_schedule(runs), metric)
-    better = "higher" if higher_is_better(metric) else "lower"
     heads = [
-        f"{_cell(metric)} at the end ({better} is better)",
+        f"{_cell(metric)} at the end ({_DIRECTIONS[better(metric)]})",
         "runs",
         "mean ± deviation",
         "95 % interval of the mean",
@@ -91,10 +93,11 @@ def _ranking(runs: Sequence[Run], metric: str) -> list[str]:
     lines = ["| " + " | ".join([*heads, "behind", "p"]) + " | |"]
     lines += ["|---" * 7 + "|"]
     for one in found:
-        spread = f" ± {one.deviation:.4f}" if not math.isnan(one.deviation) else ""
-        interval = f"{one.low:.4f} to {one.high:.4f}" if not math.isnan(one.low) else ""
+        spread = f" ± {rounded(one.deviation)}" if not math.isnan(one.deviation) else ""
+        interval = f"{rounded(one.low)} to {rounded(one.high)}" if not math.isnan(one.low) else ""
         p = "" if math.isnan(one.p) else f"{one.p:.2g}"
-        cells = [one.schedule, one.runs, f"{one.mean:.4f}{spread}", interval, f"{one.behind:.4f}" if p else "", p]
+        mean = rounded(one.mean) if one.ended else _diverged(by_schedule(runs)[one.schedule], metric)
+        cells = [one.schedule, one.runs, f"{mean}{spread}", interval, rounded(one.behind) if p else "", p]
         lines.append("| " + " | ".join([*map(_cell, cells), one.verdict]) + " |")
     return lines
 
@@ -106,9 +109,20 @@ def _metrics_of(runs: Sequence[Run]) -> list[str]:
 
 
 def _row(run: Run, metrics: Sequence[str]) -> dict[str, Any]:
-    best = {f"best {name}": run.best(name) for name in metrics}
+    best = {_best(name): run.best(name) for name in metrics}
+    ends = {f"last {name}": run.last(name) for name in metrics}
     last = {"last lr": run.last_learning_rate, "seconds": run.seconds, "status": run.status}
-    return {"schedule": run.schedule, "seed": run.seed, **best, **last, "run": run.name, "id": run.run_id}
+    return {"schedule": run.schedule, "seed": run.seed, **best, **ends, **last, "run": run.name, "id": run.run_id}
+
+
+def _best(metric: str) -> str:
+    """What the best value of a metric is called: of one whose name does not tell which that is, the lowest."""
+    return f"{'best' if better(metric) else 'lowest'} {metric}"
+
+
+def _diverged(runs: Sequence[Run], metric: str) -> str:
+    """What runs end with of which none has a value at its end."""
+    return " or ".join(dict.fromkeys(str(run.last(metric)) for run in runs))
 
 
 def _cell(value: Any) -> str:
@@ -121,9 +135,9 @@ def _spread(values: Sequence[float], digits: int = 4) -> str:
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return "-"
-    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    spread = f" ± {rounded(statistics.stdev(known), digits)}" if len(known) > 1 else ""
     missing = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
-    return f"{statistics.mean(known):.{digits}f}{spread}{missing}"
+    return f"{rounded(statistics.mean(known), digits)}{spread}{missing}"
 
 
 def _rates(runs: Sequence[Run]) -> dict[str, Points]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,17 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.metric_direction import higher_is_better
+from lr_plugins.tracking.destination import PARENT
 
-PARENT = "mlflow.parentRunId"  # MLflow's own tag
 OVERRIDES = "overrides"  # the tag with what was set on the command line, a word a line
 _TAGGED = ("schedule", "model", "data", "seed")  # settings that are known by tags and a param
 # Groups and fields that do not tell two ways of training apart.
 _BESIDE = ("callbacks", "logger", "launcher", "hydra", "verbose", "style", "num_threads", "output_dir", "ckpt_path")
-_LOWER = re.compile("loss|error|err|perplexity|mse|rmse|mae|nll")
-_HIGHER = re.compile(
-    "acc|acc1|acc5|accuracy|top1|top5|auc|auroc|auprc|ap|map|f1|fbeta|mcc|precision|recall|sensitivity|specificity|r2|"
-    "iou|miou|dice|psnr|ssim|bleu|rouge|score|reward|return|ndcg|mrr|kappa|correlation|pearson|spearman"
-)
+_LARGEST = 1e300  # MLflow holds infinity as the largest number that its database can
 
 
 @dataclass
@@ -63,24 +59,25 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
 
     def best(self, metric: str) -> float:
-        """The best value of a metric; NaN where it has none."""
+        """The best finite value of a metric; where it has none, its last one, and NaN where it has no value at all."""
         points = self.curves.get(metric)
-        values = points.values[~np.isnan(points.values)] if points is not None else np.empty(0)
-        if not values.size:
+        if points is None or not points.values.size:
             return math.nan
+        values = points.values[np.isfinite(points.values)]
+        if not values.size:
+            return float(points.values[-1])
         return float(values.max() if higher_is_better(metric) else values.min())
+
+    def last(self, metric: str) -> float:
+        """The last value of a metric; NaN where it has none."""
+        points = self.curves.get(metric)
+        return float(points.values[-1]) if points is not None and points.values.size else math.nan
 
     @property
     def last_learning_rate(self) -> float:
         """That of its last step, of the first param group; NaN where none is recorded."""
         lr = next((points for name, points in self.curves.items() if is_learning_rate(name)), None)
         return float(lr.values[-1]) if lr is not None and lr.values.size else math.nan
-
-
-def higher_is_better(metric: str) -> bool:
-    """Whether the best value of a metric is its highest, going by the words of its name; a loss or an error is not."""
-    words = re.split("[^a-z0-9]+", metric.lower())
-    return not any(map(_LOWER.fullmatch, words)) and any(map(_HIGHER.fullmatch, words))
 
 
 def is_learning_rate(metric: str) -> bool:
@@ -108,7 +105,7 @@ def find_runs(
         InvalidArgument: there is no such experiment or run.
     """
     if run_ids:
-        return _told_apart([_run(client, _existing(client, run_id)) for run_id in run_ids])
+        return told_apart([_run(client, _existing(client, run_id)) for run_id in run_ids])
     if parent is not None:
         experiment_id = _existing(client, parent).info.experiment_id
         only = " and ".join(part for part in (f"tags.`{PARENT}` = '{parent}'", only) if part)
@@ -120,10 +117,10 @@ def find_runs(
         experiment_id = experiment.experiment_id
     found = list(_search(client, experiment_id, only))
     parents = {run.data.tags.get(PARENT) for run in found}
-    return _told_apart([_run(client, run) for run in found if run.info.run_id not in parents])
+    return told_apart([_run(client, run) for run in found if run.info.run_id not in parents])
 
 
-def _told_apart(runs: list[Run]) -> list[Run]:
+def told_apart(runs: list[Run]) -> list[Run]:
     """The runs, with their schedules named so that only those that differ by the seed alone are taken together."""
     for name in ("model", "data"):
         if len({run.tags.get(name) for run in runs}) > 1:
@@ -174,6 +171,7 @@ def _run(client: Any, run: Any) -> Run:
     for name in sorted(data.metrics):
         if name != "epoch" and not name.startswith("system/"):
             history = sorted(client.get_metric_history(info.run_id, name), key=lambda point: point.step)
-            steps, values = [point.step for point in history], [point.value for point in history]
-            found.curves[name] = Points(np.array(steps, np.int64), np.array(values, np.float64))
+            steps, values = [point.step for point in history], np.array([point.value for point in history], np.float64)
+            values[np.abs(values) > _LARGEST] *= math.inf
+            found.curves[name] = Points(np.array(steps, np.int64), values)
     return found

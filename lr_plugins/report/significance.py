@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lr_plugins.report.runs import Run, higher_is_better
+from lr_plugins.metric_direction import higher_is_better
+from lr_plugins.report.runs import Run
 
 CONFIDENCE = 0.95
 LEVEL = 0.05  # of significance
@@ -56,7 +57,7 @@ class Standing:
     def verdict(self) -> str:
         """Whether it is worse than the best, in words."""
         if self.ended < self.runs:
-            return f"not compared: {self.runs - self.ended} of {self.runs} runs have no value at their end"
+            return f"not compared: {self.runs - self.ended} of {self.runs} runs diverged or did not come to their end"
         if math.isnan(self.p):
             return "best" if self.behind == 0.0 else "not compared: it takes two runs of each"
         over = f" (over the {self.pairs} seeds in common)" if 0 < self.pairs < self.runs else ""

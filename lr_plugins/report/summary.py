@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping
 
 from lr_plugins.callbacks.trace import Trace
+from lr_plugins.metric_direction import better, higher_is_better
+from lr_plugins.report.numbers import rounded
 
 
 def summary(metrics: Mapping[str, Mapping[int, float]], trace: Trace, places: Mapping[str, str]) -> str:
     """Best validation metrics, first and last learning rate, and where things are.
 
     Args:
-        metrics: each metric's values by epoch, from 0. A name with "acc" in it is best when highest, others when
-            lowest; without validation metrics those of training are shown.
+        metrics: each metric's values by epoch, from 0. The words of its name tell whether it is best when highest or
+            when lowest (`metric_direction`); without validation metrics those of training are shown.
         trace: the learning rates used.
         places: where things are, by what they are.
 
@@ -26,7 +28,7 @@ def summary(metrics: Mapping[str, Mapping[int, float]], trace: Trace, places: Ma
         run            here
     """
     shown = [name for name in metrics if name.startswith("val_")] or list(metrics)
-    lines = [(f"best {name}", _best(name, metrics[name])) for name in shown]
+    lines = [(f"{'best' if better(name) else 'lowest'} {name}", _best(name, metrics[name])) for name in shown]
     known = [(name, series) for name, series in trace.items() if len(series)]
     for name, series in known if len(known) <= 6 else (known[0], known[-1]):
         if len(series):
@@ -39,9 +41,15 @@ def summary(metrics: Mapping[str, Mapping[int, float]], trace: Trace, places: Ma
 
 
 def _best(name: str, values: Mapping[int, float]) -> str:
-    numbers = {epoch: value for epoch, value in values.items() if not math.isnan(value)}
+    numbers = {epoch: value for epoch, value in values.items() if math.isfinite(value)}
+    last = values[max(values)]
     if not numbers:
-        return "nan in every epoch: training has diverged"
-    epoch = (max if "acc" in name else min)(numbers, key=numbers.__getitem__)
-    diverged = "; nan at the end: training has diverged" if math.isnan(values[max(values)]) else ""
-    return f"{numbers[epoch]:.4f}  (epoch {epoch + 1}){diverged}"
+        return f"{_infinite(values)} in every epoch: training has diverged"
+    epoch = (max if higher_is_better(name) else min)(numbers, key=numbers.__getitem__)
+    diverged = "" if math.isfinite(last) else f"; {last} at the end: training has diverged"
+    return f"{rounded(numbers[epoch])}  (epoch {epoch + 1}){diverged}"
+
+
+def _infinite(values: Mapping[int, float]) -> str:
+    """What values are of which none is finite."""
+    return " or ".join(dict.fromkeys(str(values[epoch]) for epoch in sorted(values)))

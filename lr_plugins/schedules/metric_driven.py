@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, SupportsFloat
 
+from lr_plugins import metric_direction
 from lr_plugins.checkpoint_state import (
     Check,
     WrongState,
@@ -259,9 +259,6 @@ def check_start(schedule: MetricDriven, initial: float | None) -> None:
 
 # --- what is better -----------------------------------------------------------------------------------------
 
-_LOW = {"loss", "losses", "error", "err", "mse", "mae", "rmse", "perplexity", "ppl", "nll"}
-_HIGH = {"acc", "accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "miou", "dice", "map", "bleu"}
-
 
 def direction(owner: Schedule, mode: object, monitor: str) -> int:
     """1 where a lower value is better, -1 where a higher one is; `"auto"` goes by the name of the metric.
@@ -273,12 +270,9 @@ def direction(owner: Schedule, mode: object, monitor: str) -> int:
     mode = choice(field, mode, ("auto", "min", "max"))
     if mode != "auto":
         return 1 if mode == "min" else -1
-    words = set(re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", monitor.replace("-", "_")))
-    words = {word.lower() for word in words if word}
-    if words & _LOW:
-        return 1
-    if words & _HIGH:
-        return -1
+    by_name = metric_direction.better(monitor)
+    if by_name is not None:
+        return 1 if by_name == "min" else -1
     raise InvalidArgument(field, mode, f'"min" or "max" for {monitor!r}', "The metric's name does not tell which.")
 
 

@@ -2,13 +2,16 @@
 
 import csv
 import math
+import re
 
+import mlflow
 import numpy as np
 import pytest
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.report.compare import ENDS, METRICS, RATES, compare, page
-from lr_plugins.report.runs import Points, Run, _told_apart
+from lr_plugins.report.runs import Points, Run, find_runs, told_apart
+from lr_plugins.report.significance import at_the_end
 
 
 def run(schedule="cosine", seed=1, accuracies=(0.5, 0.8, 0.7), **tags):
@@ -29,7 +32,7 @@ def test_a_line_per_schedule_has_mean_and_spread_of_the_best_values(tmp_path):
 
 
 def test_runs_of_other_data_are_not_taken_together():
-    runs = _told_apart([run(data="iris", model="mlp"), run(seed=2, data="digits", model="mlp")])
+    runs = told_apart([run(data="iris", model="mlp"), run(seed=2, data="digits", model="mlp")])
     assert [one.schedule for one in runs] == ["cosine, iris", "cosine, digits"]
 
 
@@ -45,12 +48,12 @@ def test_a_metric_that_no_run_has_is_refused(tmp_path):
 def test_runs_that_were_started_otherwise_are_not_taken_together():
     tags = {"data": "iris", "model": "mlp"}
     low, high = "optimizer.lr=0.01\nseed=1\nverbose=0", "optimizer.lr=0.1\nseed=1"
-    runs = _told_apart([run(overrides=low, **tags), run(seed=2, overrides=low, **tags), run(overrides=high, **tags)])
+    runs = told_apart([run(overrides=low, **tags), run(seed=2, overrides=low, **tags), run(overrides=high, **tags)])
     assert [one.schedule for one in runs] == ["cosine, optimizer.lr=0.01"] * 2 + ["cosine, optimizer.lr=0.1"]
 
 
 def test_what_all_runs_of_a_schedule_have_in_common_is_not_named():
-    runs = _told_apart([run(overrides="experiment=a\nseed=1"), run("step", overrides="experiment=b\nseed=1")])
+    runs = told_apart([run(overrides="experiment=a\nseed=1"), run("step", overrides="experiment=b\nseed=1")])
     assert [one.schedule for one in runs] == ["cosine", "step"]
 
 
@@ -65,3 +68,25 @@ def test_a_line_per_schedule_says_where_it_stands_at_the_end():
 def test_a_run_that_diverged_does_not_end_the_report():
     text = page([run(seed=1), run(seed=2, accuracies=(math.inf, math.inf))], ["val_acc"])
     assert "| cosine | 2 | 0.8000 (1 of 2) |" in text
+
+
+@pytest.mark.parametrize("end", [math.inf, -math.inf, math.nan, 1.7976931348623157e308, 1e200])
+def test_a_value_beyond_all_measure_is_neither_printed_in_full_nor_the_best(end):
+    text = page([run(seed=1), run(seed=2, accuracies=(0.5, end)), run("step", 1), run("step", 2)], ["val_acc"])
+    assert not re.search(r"\d{12}", text)
+    if not math.isfinite(end):
+        assert "not compared: 1 of 2 runs diverged or did not come to their end" in text
+
+
+def test_infinity_comes_back_from_mlflow_as_what_it_was(tmp_path):
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs.db")
+    made = client.create_run(client.create_experiment("infinite", f"file://{tmp_path}"))
+    for step, value in enumerate([1.0, math.inf, -math.inf, math.nan, 1e200]):
+        client.log_metric(made.info.run_id, "val_loss", value, step=step)
+    client.set_terminated(made.info.run_id)
+    [found] = find_runs(client, "infinite")
+    np.testing.assert_array_equal(found.curves["val_loss"].values, [1.0, math.inf, -math.inf, math.nan, 1e200])
+    assert found.best("val_loss") == 1.0
+    ends = Run("", "", "", "", "FINISHED", 1.0, {"m": Points(np.arange(1), np.array([np.inf]))})
+    assert math.isnan(at_the_end(ends, "m"))
+    assert len(compare([found], tmp_path / "out")) == 4

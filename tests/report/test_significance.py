@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lr_plugins.report.runs import Points, Run, higher_is_better
+from lr_plugins.metric_direction import higher_is_better
+from lr_plugins.report.runs import Points, Run
 from lr_plugins.report.significance import _holm, standings
 
 
@@ -94,7 +95,7 @@ def test_a_schedule_with_a_run_that_diverged_is_not_compared(value):
     found = standings({"a": runs([0.9, value, 0.9]), "b": runs([0.1, 0.2, 0.3])}, "val_acc")
     assert [(one.schedule, one.verdict) for one in found] == [
         ("b", "best"),
-        ("a", "not compared: 1 of 3 runs have no value at their end"),
+        ("a", "not compared: 1 of 3 runs diverged or did not come to their end"),
     ]
 
 
@@ -138,7 +139,7 @@ def test_a_run_that_has_not_come_to_its_end_has_no_value_there(status):
     groups["a"][3].status = status
     assert [one.verdict for one in standings(groups, "val_acc")] == [
         "best",
-        "not compared: 1 of 8 runs have no value at their end",
+        "not compared: 1 of 8 runs diverged or did not come to their end",
     ]
 
 
@@ -165,6 +166,15 @@ def test_values_of_any_size_are_told_apart():
         ("val_f1_loss", False),
         ("val_accumulated", False),
         ("top1_error", False),
+        ("cost_sensitive_accuracy", True),
+        ("error_detection_f1", True),
+        ("accuracy_error", False),
+        ("davies_bouldin_score", False),
+        ("brier_score", False),
+        ("val_my_score", True),
+        ("valid/MulticlassF1Score", True),
+        ("val_loss/dataloader_idx_0", False),
+        ("val_exact_match", True),
     ],
 )
 def test_the_words_of_a_name_tell_which_end_is_the_best(metric, higher):

@@ -17,8 +17,8 @@ def test_validation_metrics_come_before_those_of_training():
 def test_a_run_that_diverged_is_told_so():
     metrics = {"loss": {0: 0.5, 1: math.nan}, "other": {0: math.nan}}
     assert summary(metrics, Trace(), {}).splitlines()[1:] == [
-        "best loss   0.5000  (epoch 1); nan at the end: training has diverged",
-        "best other  nan in every epoch: training has diverged",
+        "best loss     0.5000  (epoch 1); nan at the end: training has diverged",
+        "lowest other  nan in every epoch: training has diverged",
     ]
 
 
@@ -31,4 +31,21 @@ def test_each_group_has_its_learning_rates():
         "learning rate/head  0.1 at the first step, 0.05 at the last of 2",
         "learning rate/body  0.01 at the first step, 0.005 at the last of 2",
         "run                 here",
+    ]
+
+
+def test_the_best_is_judged_by_the_words_of_a_name_and_infinity_is_no_value():
+    metrics = {
+        "val_f1": {0: 0.5, 1: 0.75},
+        "val_top5_error": {0: 0.5, 1: 0.75},
+        "val_thing": {0: 2.0, 1: 1.0},
+        "val_acc": {0: 0.5, 1: math.inf},
+        "val_loss": {0: math.inf, 1: math.nan},
+    }
+    assert summary(metrics, Trace(), {}).splitlines()[1:] == [
+        "best val_f1          0.7500  (epoch 2)",
+        "best val_top5_error  0.5000  (epoch 1)",
+        "lowest val_thing     1.0000  (epoch 2)",
+        "best val_acc         0.5000  (epoch 1); inf at the end: training has diverged",
+        "best val_loss        inf or nan in every epoch: training has diverged",
     ]
