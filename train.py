@@ -1,5 +1,7 @@
 """The main job: train a model under a learning-rate schedule. `python train.py --help` shows what can be set."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 try:
@@ -12,11 +14,11 @@ from lr_plugins.training.cli import explained
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> None:
-    """Hydra's entry; torch and Lightning are imported here, so that --help answers at once."""
+def main(config: DictConfig) -> float | None:
+    """Hydra's entry, whose result is a sweeper's objective; torch is imported here, so that --help answers at once."""
     from lr_plugins.training.run import train
 
-    train(config)
+    return train(config).objective
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compare MLflow runs: `python -m lr_plugins.report --experiment lr_plugins --out comparison`."""
+"""Compare runs, in MLflow or in a folder: `python -m lr_plugins.report --experiment lr_plugins --out comparison`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 
 from lr_plugins.errors import LearningRateError, install
 from lr_plugins.report.compare import PAGE, compare
-from lr_plugins.report.runs import find_runs
+from lr_plugins.report.run_files import find_run_files
+from lr_plugins.report.runs import Run, find_runs
 
 
 def main() -> None:
@@ -17,6 +18,7 @@ def main() -> None:
     which.add_argument("--experiment", default="lr_plugins", help="all runs of an experiment; default lr_plugins")
     which.add_argument("--parent", metavar="ID", help="the runs of a sweep, by the id of its parent run")
     which.add_argument("--runs", metavar="ID", nargs="+", default=[], help="these runs")
+    which.add_argument("--folder", metavar="PATH", help="the runs of train.py below a folder, e.g. multirun/...")
     parser.add_argument("--filter", default="", help="only some of them, in MLflow's words: \"tags.data = 'iris'\"")
     parser.add_argument("--metrics", nargs="+", default=[], help="metrics to compare; default: those of validation")
     parser.add_argument("--out", default="comparison", help="folder for the table and the pictures; default comparison")
@@ -24,6 +26,22 @@ def main() -> None:
     options = parser.parse_args()
     if options.runs and options.filter:
         parser.error("--filter chooses among many runs: leave it out with --runs")
+    if options.folder and options.filter:
+        parser.error("--filter is MLflow's: leave it out with --folder")
+    try:
+        runs = find_run_files(options.folder) if options.folder else _runs_of_mlflow(options)
+        if not runs:
+            sys.exit("Error: there are no such runs")
+        files = compare(runs, options.out, options.metrics)
+    except LearningRateError as error:
+        sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: --out must be a folder to write to; got {options.out!r} ({error})")
+    print(next(file for file in files if file.name == PAGE).read_text(encoding="utf-8"))
+    print("\n".join(str(file) for file in files))
+
+
+def _runs_of_mlflow(options: argparse.Namespace) -> list[Run]:
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -31,16 +49,9 @@ def main() -> None:
         sys.exit(f"This needs MLflow: {install('mlflow')}")
     try:
         client = MlflowClient(options.tracking_uri)
-        runs = find_runs(client, options.experiment, options.runs, options.parent, options.filter)
-        if not runs:
-            sys.exit("Error: there are no such runs")
-        files = compare(runs, options.out, options.metrics)
-    except (LearningRateError, MlflowException) as error:
+        return find_runs(client, options.experiment, options.runs, options.parent, options.filter)
+    except MlflowException as error:
         sys.exit(f"Error: {error}")
-    except OSError as error:
-        sys.exit(f"Error: --out must be a folder to write to; got {options.out!r} ({error})")
-    print(next(file for file in files if file.name == PAGE).read_text(encoding="utf-8"))
-    print("\n".join(str(file) for file in files))
 
 
 if __name__ == "__main__":

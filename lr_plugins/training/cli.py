@@ -33,14 +33,15 @@ _LONGEST = 4000
 def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
     """Run a Hydra main; tell a user's error in one message on stderr and exit with status 1.
 
-    Other errors keep their traceback, and all of them do with HYDRA_FULL_ERROR=1. Ctrl-C exits with 130.
+    Other errors keep their traceback, and all of them do with HYDRA_FULL_ERROR=1. Ctrl-C exits with 130. What `main`
+    returns reaches Hydra's sweepers.
 
     Args:
         main: the function that `hydra.main` made.
         config_dir: the folder of its configuration.
     """
-    words = sys.argv
-    if os.environ.get("HYDRA_FULL_ERROR"):
+    words, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    if full == "1":  # as Hydra reads it
         sys.argv = [words[0], *continued(hide(words[1:]))]
         main()
         return
@@ -61,7 +62,9 @@ def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
         sys.exit(f"\nError: {masked(message)}")
     finally:
         sys.argv = words
-        del os.environ["HYDRA_FULL_ERROR"]
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
 
 
 def end_unread() -> NoReturn:
@@ -90,8 +93,10 @@ def _message(error: BaseException, config_dir: str | Path) -> str | None:
     if isinstance(error, HydraException):
         lacks_launcher = "Could not find 'hydra/launcher/" in str(error)
         return str(error) + ('\nIt is part of an extra: pip install -e ".[train,slurm]"' if lacks_launcher else "")
-    if _is_theirs(error):
+    if _is_theirs(error) or _of_a_launcher(error):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return _of_a_file(error)
     # Lightning's own judgement of settings; of a monitor that is not logged it tells by a plain RuntimeError.
     lightnings = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
     return str(error) if lightnings else None
@@ -170,6 +175,24 @@ def _is_theirs(error: BaseException) -> bool:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     home = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
     return home.partition(".")[0] in ("hydra", "omegaconf")
+
+
+def _of_a_launcher(error: BaseException) -> bool:
+    """Whether a job could not be submitted: the cluster has refused it, or there is none."""
+    homes = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in _frames(error)]
+    return "submitit" in homes or type(error).__module__.partition(".")[0] == "submitit"
+
+
+def _of_a_file(error: OSError) -> str:
+    """What the system does not allow, and which setting asks for it."""
+    place = os.fspath(error.filename)
+    place = place.decode(errors="replace") if isinstance(place, bytes) else str(place)
+    words = (word.partition("=") for word in sys.argv[1:])
+    setting = next((key for key, _, value in words if value and os.path.abspath(place).startswith(value)), None)
+    if setting is None and any(frame.f_code.co_name == "run_job" for frame in _frames(error)):
+        setting = "hydra.run.dir"
+    asked = f"{setting.lstrip('+~')}: " if setting else ""
+    return f"{asked}{place}: {error.strerror}. HYDRA_FULL_ERROR=1 shows what needs it."
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

@@ -18,6 +18,23 @@ from lr_plugins.training.data import InMemoryData
 from lr_plugins.training.last_checkpoint import LastCheckpoint
 from lr_plugins.training.resume import OF_A_START, write_settings
 
+_BESIDE_TRAINING = (*OF_A_START, "output_dir", "logger", "objective")
+_NAME_OF_A_PLACE = re.compile(r"(?:.*_)?(?:dir|dirs|dirpath|folder|folders|root|file|files|filename|uri|url)")
+_PLACE = re.compile(r"[A-Za-z][\w+.-]*:/.*|~.*|\.{0,2}[/\\].*|[A-Za-z]:\\.*", re.DOTALL)
+
+
+def _without_places(value: Any) -> Any:
+    """Plain values without places: texts that look like one, or whose names say that they are."""
+    if isinstance(value, dict):
+        return {key: _without_places(one) for key, one in value.items() if not _is_place(str(key), one)}
+    return [_without_places(one) for one in value if not _is_place("", one)] if isinstance(value, list) else value
+
+
+def _is_place(name: str, value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_place(name, one) for one in value)
+    return isinstance(value, str) and bool(_PLACE.fullmatch(value) or _NAME_OF_A_PLACE.fullmatch(name))
+
 
 def _reference(value: Any, where: str) -> None:
     """What `MLflowLogger.continue_run` finds a run by; empty where there is none."""
@@ -47,9 +64,9 @@ class RecordConfig(ChecksState, Callback):
         self._logger: MLflowLogger | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Params by dotted name, and the whole as `config.yaml`."""
+        """Params by dotted name, without places; and the whole as `config.yaml`."""
         for logger in trainer.loggers:
-            logger.log_hyperparams(self._plain)
+            logger.log_hyperparams(self._params)
             if isinstance(logger, MLflowLogger):
                 self._logger = logger
                 if self.goes_on_at is None:
@@ -78,6 +95,13 @@ class RecordConfig(ChecksState, Callback):
     def _plain(self) -> dict[str, Any]:
         whole: dict[str, Any] = without_passwords(OmegaConf.to_container(self.config, resolve=True))
         return whole
+
+    @property
+    def _params(self) -> dict[str, Any]:
+        """What tells ways of training apart: the configuration without what says where and how it is recorded."""
+        whole = {name: value for name, value in self._plain.items() if name not in _BESIDE_TRAINING}
+        found: dict[str, Any] = _without_places(whole)
+        return found
 
     @property
     def _text(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,6 +27,10 @@ __all__ = ["LAST", "OF_A_START", "PREVIOUS", "SETTINGS", "continued", "merged", 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 OUTPUTS = "outputs"
+_OF_ENVIRONMENT = re.compile(r"\$\{oc\.env:([^,{}]+)(?:,([^{}]*))?\}")
+_OF_A_FIELD = re.compile(r"\$\{(?:hydra:runtime\.choices\.)?([\w./]+)\}")
+_OF_START = re.compile(r"\$\{hydra[:.]runtime\.cwd\}")
+_INTERPOLATION = re.compile(r"\$\{(?:[^{}]|\{[^{}]*\})*\}")
 _ANSWERS_ONLY = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version")
 
 
@@ -45,7 +51,8 @@ def continued(arguments: Sequence[str]) -> list[str]:
     if checkpoint in ("", "null") or any(word.split("=")[0] in _ANSWERS_ONLY for word in arguments):
         return list(arguments)
     sweep = any(word in ("-m", "--multirun") for word in arguments)
-    if checkpoint == "last":
+    is_last = checkpoint == "last"
+    if is_last:
         if sweep:
             raise InvalidArgument(
                 "ckpt_path", "last", "the path of a checkpoint in a sweep", "Several runs go on there."
@@ -60,28 +67,52 @@ def continued(arguments: Sequence[str]) -> list[str]:
     before = screened(not_replaced(settings.overrides, rest), folder)
     report_refused(before.refused, folder)
     place = run_folder(settings, folder)
+    if is_last and "${" in given.get("hydra.run.dir", ""):  # it says where runs are, and not which
+        del given["hydra.run.dir"]
+        rest = [word for word in rest if key_of(word) != "hydra.run.dir"]
     if "hydra.run.dir" not in given and place is not None:
         rest.append(f"hydra.run.dir={quoted(os.path.relpath(place))}")
     return [*before.taken, *rest, found]
 
 
-def newest_checkpoint(given: dict[str, str]) -> Path:
+def newest_checkpoint(given: dict[str, str], start: Path = Path()) -> Path:
     """The `last.ckpt` that was written last: below `output_dir` or `hydra.run.dir` if given, or else `outputs`.
+
+    An interpolation in the place is what the command line sets, or stands for whatever it was in the runs before.
 
     Args:
         given: the overrides of the command line, by field.
+        start: the folder that the place is relative to. Default: the current one.
 
     Raises:
         InvalidArgument: there is none.
     """
     place = next((given[name] for name in ("output_dir", "hydra.run.dir") if name in given), OUTPUTS)
-    folder = Path(_unquoted(place))
-    found = [path for name in (LAST, PREVIOUS) for path in folder.glob(f"**/checkpoints/{name}")]
+    found = []
+    for folder in _folders(start, _unquoted(place), given):
+        found += [path for name in (LAST, PREVIOUS) for path in folder.glob(f"**/checkpoints/{name}")]
     if not found:
-        allowed = f"the path of a checkpoint where there is no checkpoints/{LAST} below {folder.absolute()}"
+        where = start.absolute() / _unquoted(place)
+        allowed = f"the path of a checkpoint where there is no checkpoints/{LAST} below {where}"
         raise InvalidArgument("ckpt_path", "last", allowed, "Leave ckpt_path out to begin a run.")
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
     return newest.with_name(LAST)  # where only the one before is left, that is found beside it
+
+
+def _folders(start: Path, place: str, given: dict[str, str]) -> list[Path]:
+    """The folders that a place may be: an interpolation is what command line or environment say, or anything."""
+    known = _OF_ENVIRONMENT.sub(lambda match: os.environ.get(match[1], match[2] or ""), place)
+    known = _OF_A_FIELD.sub(lambda match: _unquoted(given.get(match[1], match[0])), known)
+    pattern, end = "", 0
+    for match in _INTERPOLATION.finditer(_OF_START.sub(str(start.absolute()), known)):
+        pattern, end = f"{pattern}{glob.escape(match.string[end : match.start()])}*", match.end()
+        if "/" in match[0]:  # of several levels: whatever is below
+            break
+    else:
+        if not pattern:
+            return [start / known]
+        pattern += glob.escape(match.string[end:])
+    return [Path(folder) for folder in glob.glob(str(start / pattern))]
 
 
 def merged(before: Iterable[str], now: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,19 +15,24 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins._lightning import rank_zero_only
 from lr_plugins.callbacks import History, LearningRateRangeTest, LearningRateScheduler, LearningRateTrace, Trace
+from lr_plugins.callbacks.files import make_folder
 from lr_plugins.callbacks.length_check import check_end
 from lr_plugins.errors import InvalidArgument, LearningRateError, TrackingError
-from lr_plugins.report.runs import OVERRIDES, PARENT
+from lr_plugins.metric_direction import better
+from lr_plugins.places import from_start, start_folder
+from lr_plugins.report.runs import OVERRIDES
 from lr_plugins.report.summary import summary
 from lr_plugins.schedules.schedule import number
 from lr_plugins.tracking import MLflowLogger
+from lr_plugins.tracking.destination import NOTE, PARENT
+from lr_plugins.tracking.secrets import masked
 from lr_plugins.training import _arguments as arguments
 from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.checkpoints import check_checkpoint, check_states, epochs_done, read_checkpoint
@@ -34,11 +40,15 @@ from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 from lr_plugins.training.credentials import check_tracking_uri, mask_files, revealed
 from lr_plugins.training.last_checkpoint import LastCheckpoint
+from lr_plugins.training.objective import objective
 from lr_plugins.training.random_states import RandomStates
 from lr_plugins.training.record import RecordConfig
 from lr_plugins.training.resume import SETTINGS, newest_checkpoint
+from lr_plugins.training.run_file import RunFile
 from lr_plugins.training.settings import masked_overrides
-from lr_plugins.training.sweep import PARENT_RUN
+from lr_plugins.training.sweep import PARENT_RUN, SWEEP
+
+_LIGHTNINGS = ("pytorch_lightning.", "lightning.")
 
 
 @dataclass
@@ -50,6 +60,7 @@ class Run:
     history: History
     logger: Logger | None
     recorder: RecordConfig
+    objective: float | None = None
 
     @property
     def trace(self) -> Trace:
@@ -79,7 +90,7 @@ def train(config: DictConfig) -> Run:
     """
     quiet()
     _mask_what_hydra_wrote()
-    shown, config = config, revealed(config)
+    shown, config = config, _from_start(revealed(config))
     _check(config)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -97,23 +108,44 @@ def train(config: DictConfig) -> Run:
             torch.distributed.destroy_process_group()
     _say(summary(run.history.values, run.trace, _places(run)))
     _check_recorded(run)
+    if run.trainer.is_global_zero:
+        run.objective = objective(config.objective, run.history.values)
     return run
+
+
+def _from_start(config: DictConfig) -> DictConfig:
+    """The configuration with the places of the run that mean the same in every folder: Hydra may have changed it."""
+    if Path.cwd() == start_folder():
+        return config
+    config = config.copy()
+    for name in ("output_dir", "ckpt_path"):
+        if config[name] is not None:
+            config[name] = str(from_start(config[name]))
+    return config
 
 
 def _check_recorded(run: Run) -> None:
     """End with an error where MLflow will never have what was logged."""
-    if isinstance(run.logger, MLflowLogger) and run.logger.lost_points:
+    if not isinstance(run.logger, MLflowLogger):
+        return
+    if run.logger.lost_points:
         raise TrackingError(
             f"The training is complete, but {run.logger.lost_points} points of its MLflow run are lost: no disk had "
             f"room for them."
         )
+    if run.logger.error:
+        raise TrackingError(f"The training is complete, but it is not recorded: {run.logger.error}.")
 
 
 def _resume(run: Run, config: DictConfig) -> str:
     """Find the checkpoint, let the logger go on with its run, and say what goes on; the checkpoint's file."""
-    path, checkpoint = read_checkpoint(config.ckpt_path)
+    path, checkpoint = read_checkpoint(str(config.ckpt_path))
     check_checkpoint(path, checkpoint, run.module, config.trainer.max_epochs, goes_on=not config.new_run)
     check_states(path, checkpoint, run.trainer, run.module)
+    if not config.new_run:
+        for logger in run.trainer.loggers:
+            if isinstance(logger, RunFile):
+                logger.go_on()
     recorded = checkpoint.get("callbacks", {}).get(RecordConfig.__qualname__, {})
     where, recorder = "", run.recorder
     if isinstance(run.logger, MLflowLogger) and not config.new_run and recorded.get("run_id"):
@@ -123,7 +155,7 @@ def _resume(run: Run, config: DictConfig) -> str:
         else:
             _say("The MLflow run of this checkpoint is not where this run logs: a new one begins.")
     done, steps = epochs_done(checkpoint), checkpoint["global_step"]
-    _say(f"Resuming {_relative(os.path.abspath(path))}: {done} epochs and {steps} optimizer steps are done{where}")
+    _say(f"Resuming {_relative(str(from_start(path)))}: {done} epochs and {steps} optimizer steps are done{where}")
     if not config.new_run and HydraConfig.initialized() and not (Path(path).parent / SETTINGS).is_file():
         _say(f"There is no {SETTINGS} beside it: the settings are those of this command line alone.")
     if done == config.trainer.max_epochs:
@@ -178,12 +210,43 @@ def _assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:
     # the others act on the epoch's begin: they do it again when the run goes on from there.
     callbacks = [history, *last, *others, recorder, RandomStates()]
     logger = _logger(config)
+    run_file = RunFile(_job_folder(config), _about(config), logger)
     saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     options = {} if "plugins" in config.trainer else {"plugins": [AtomicFiles()]}
     trainer = instantiate(
-        config.trainer, callbacks=callbacks, logger=logger or False, enable_checkpointing=saves, **options
+        config.trainer,
+        callbacks=callbacks,
+        logger=[logger, run_file] if logger is not None else run_file,
+        enable_checkpointing=saves,
+        **options,
     )
     return Run(trainer, module, history, logger, recorder)
+
+
+def _job_folder(config: DictConfig) -> Path:
+    """The folder that Hydra has given the job, of which no two have the same."""
+    return Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else config.output_dir)
+
+
+def _about(config: DictConfig) -> dict[str, str]:
+    """What a run is, for comparisons and for whoever meets it in MLflow."""
+    about = {"seed": str(config.seed), "schedule": "schedule", "sweep": os.environ.get(SWEEP, "")}
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        about |= {name: str(hydra.runtime.choices.get(name)) for name in ("schedule", "model", "data", "optimizer")}
+        about |= {OVERRIDES: masked_overrides("\n".join(hydra.overrides.task))}
+    name = config.logger.get("run_name")
+    return {**about, "name": str(name)} if name else about
+
+
+def _description(config: DictConfig) -> str:
+    """The same in words, which MLflow shows above the run."""
+    about = _about(config)
+    words = [shlex.quote(word) for word in about.get(OVERRIDES, "").split("\n") if word]
+    what = " ".join(f"{name} `{about[name]}`," for name in ("schedule", "data", "model", "optimizer") if name in about)
+    return (
+        f"{what} seed {about['seed']}\n\n    {' '.join(['python train.py', *words])}\n\nFolder: `{config.output_dir}`"
+    )
 
 
 def _logger(config: DictConfig) -> Logger | None:
@@ -196,7 +259,8 @@ def _logger(config: DictConfig) -> Logger | None:
     if isinstance(logger, MLflowLogger) and parent:
         logger.tags[PARENT] = parent
     if isinstance(logger, MLflowLogger) and HydraConfig.initialized():
-        logger.tags[OVERRIDES] = masked_overrides("\n".join(HydraConfig.get().overrides.task))
+        logger.tags[OVERRIDES] = _about(config)[OVERRIDES]
+        logger.tags.setdefault(NOTE, masked(_description(config)))
     if isinstance(logger, CSVLogger) and config.ckpt_path is not None:
         # It would delete what the run has logged before.
         versions = (f"{config.logger.version}-resumed-{count}" for count in itertools.count(1))
@@ -208,6 +272,9 @@ def _logger(config: DictConfig) -> Logger | None:
 
 def _check(config: DictConfig) -> None:
     """Settings that Lightning or torch would only trip over later."""
+    make_folder("output_dir", Path(config.output_dir))
+    if not os.access(config.output_dir, os.W_OK):
+        raise InvalidArgument("output_dir", str(config.output_dir), "a folder that can be written to")
     arguments.seed("seed", config.seed)
     if config.num_threads is not None:
         arguments.integer("num_threads", config.num_threads, 1)
@@ -240,12 +307,22 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
     for name, node in config.callbacks.items():
         if node is None:
             continue
-        callback = instantiate(node) if isinstance(node, DictConfig) else node
+        callback = instantiate(_judged(str(name), node, data)) if isinstance(node, DictConfig) else node
         if not isinstance(callback, Callback):
             raise InvalidArgument(f"callbacks.{name}", node, "null, or a callback with a _target_")
-        if isinstance(callback, ModelCheckpoint) and callback.monitor is None:
-            callback.monitor = "val_loss" if data.num_val else "loss"
         yield callback
+
+
+def _judged(name: str, node: DictConfig, data: Any) -> DictConfig:
+    """A callback's configuration with the metric that it goes by, and with the end of it that is better."""
+    if "monitor" not in node or "mode" not in node or not str(node.get("_target_")).startswith(_LIGHTNINGS):
+        return node
+    monitor = node.monitor or ("val_loss" if data.num_val else "loss")
+    mode = node.mode or better(str(monitor))
+    if mode is None:
+        hint = "The metric's name does not tell which."
+        raise InvalidArgument(f"callbacks.{name}.mode", None, f"min or max for {str(monitor)!r}", hint)
+    return OmegaConf.merge(node, {"monitor": monitor, "mode": mode})  # type: ignore[return-value]
 
 
 def _places(run: Run) -> dict[str, str]:
@@ -254,6 +331,10 @@ def _places(run: Run) -> dict[str, str]:
     if isinstance(run.logger, MLflowLogger):
         # fast_dev_run replaces the loggers: then there is no run.
         places = {"run": run.logger.run_name or "", "to browse": run.logger.page} if run.logger.page else {}
+        if run.logger.differing_params:
+            places["other params"] = (
+                f"{', '.join(run.logger.differing_params)}: the new values are tags, resumed-N.NAME"
+            )
     elif run.logger is not None:
         places = {"run": str(run.logger.log_dir)}
     scheduler = next((one for one in run.trainer.callbacks if isinstance(one, LearningRateScheduler)), None)  # type: ignore[attr-defined]
@@ -266,21 +347,21 @@ def _places(run: Run) -> dict[str, str]:
     if run.best is not None:
         places["best checkpoint"] = _relative(run.best.best_model_path)
     if run.last is not None and run.last.path.is_file():
-        places["last checkpoint"] = _relative(str(run.last.path.absolute()))
+        places["last checkpoint"] = _relative(str(run.last.path))
     return {name: place for name, place in places.items() if place}
 
 
 def _found_by(last: Path) -> str:
     """What `ckpt_path` finds a checkpoint by: `last`, unless that means another one."""
     try:
-        found = newest_checkpoint({}).resolve() == last.resolve()
+        found = newest_checkpoint({}, start_folder()).resolve() == last.resolve()
     except InvalidArgument:
         found = False
-    return "last" if found else _relative(str(last.absolute()))
+    return "last" if found else _relative(str(last))
 
 
 def _relative(path: str) -> str:
     try:
-        return str(Path(path).relative_to(Path.cwd())) if path else ""
+        return str(Path(path).relative_to(start_folder())) if path else ""
     except ValueError:
         return path

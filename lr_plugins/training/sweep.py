@@ -1,53 +1,66 @@
-"""A sweep in MLflow: a parent run, the runs below it, and their comparison when the sweep ends."""
+"""A sweep: the comparison of its runs when it ends, in its folder; and in MLflow a parent run with it."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import tempfile
+import uuid
+from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from lr_plugins.tracking.destination import NOTE
 from lr_plugins.tracking.names import LENGTH
 from lr_plugins.tracking.spool import DEFAULT, is_left, spools
 from lr_plugins.training.credentials import revealed_text
 
+COMPARISON = "comparison"
 PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, for the processes of a launcher inherit it
+SWEEP = "LR_PLUGINS_SWEEP"  # there as well: what its runs are known by
 interrupted = False
 """Whether Ctrl-C has ended the program."""
 _MLFLOW = "lr_plugins.tracking.MLflowLogger"
 
 
 class Sweep(Callback):  # type: ignore[misc]
-    """Hydra's callback that makes one run of a sweep, with the sweep's runs as its children.
+    """Hydra's callback that compares the runs of a sweep, whatever they log to.
 
-    When the last of them has ended, the parent gets the comparison: `comparison.csv`, `comparison.md`, the learning
-    rates together, and the metrics with their spread over seeds. With another logger than MLflow's it does nothing.
+    When the last of them has ended, the sweep's folder gets `comparison`: `comparison.csv`, `comparison.md`, the
+    learning rates together, and the metrics with their spread over seeds. Where the runs log to MLflow, the sweep has a
+    run of its own there, with theirs as its children, which gets the same.
     """
 
     def __init__(self) -> None:
         self._logger: Any = None
+        self._folder: Path | None = None
+        self._mark = uuid.uuid4().hex
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Begin the parent run."""
-        node = config.logger
-        if node.get("_target_") != _MLFLOW:
-            return
+        """Take note of the folder, and begin the parent run."""
+        self._folder = Path(str(config.hydra.sweep.dir)).absolute()
+        os.environ[SWEEP] = self._mark
+        try:
+            if config.logger.get("_target_") == _MLFLOW:
+                self._begin_parent(config)
+        finally:
+            # Hydra does not tell of the end of a sweep that an error or Ctrl-C breaks off. What is registered last is
+            # called first: before the logger ends the run by itself.
+            atexit.register(self._end, "failed")
+
+    def _begin_parent(self, config: DictConfig) -> None:
         from lr_plugins.tracking import MLflowLogger
 
         overrides = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
-        plain = OmegaConf.to_container(node, resolve=False)
-        assert isinstance(plain, dict)
-        known = {name: plain[name] for name in ("experiment_name", "tracking_uri", "spool_dir") if plain.get(name)}
+        # One by one, for others are known in a job only.
+        known = {name: config.logger.get(name) for name in ("experiment_name", "tracking_uri", "spool_dir")}
+        known = {name: value for name, value in known.items() if value}
         if "tracking_uri" in known:
             known["tracking_uri"] = revealed_text(known["tracking_uri"])
         self._logger = MLflowLogger(**known, run_name=("sweep " + " ".join(overrides))[:LENGTH], tags={"kind": "sweep"})
         self._logger.log_hyperparams({"overrides": " ".join(overrides)})
         os.environ[PARENT_RUN] = self._logger.run_id or ""
-        # Hydra does not tell of the end of a sweep that an error or Ctrl-C breaks off.
-        atexit.register(self._end, "failed")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Compare the runs, and end the parent."""
@@ -55,33 +68,37 @@ class Sweep(Callback):  # type: ignore[misc]
 
     def _end(self, status: str) -> None:
         os.environ.pop(PARENT_RUN, None)
-        logger, self._logger = self._logger, None
-        if logger is None:
+        os.environ.pop(SWEEP, None)
+        (logger, folder), self._logger, self._folder = (self._logger, self._folder), None, None
+        if folder is None:
             return
         try:
-            self._compare(logger)
+            self._compare(folder, logger)
         except Exception as error:  # the runs are recorded; they can be compared again
             status = "failed"
             print(f"The runs could not be compared: {error}", flush=True)
+        if logger is None:
+            return
         logger.finalize("interrupted" if interrupted else status)
-        left = [folder for folder in spools(logger.spool_dir) if is_left(folder)]
+        left = [place for place in spools(logger.spool_dir) if is_left(place)]
         if left:
             place = "" if logger.spool_dir == DEFAULT else f" {logger.spool_dir}"
             print(f"Of {len(left)} runs, MLflow lacks something; send it with: python -m lr_plugins.tracking{place}")
 
-    def _compare(self, logger: Any) -> None:
-        from mlflow import MlflowClient
-
+    def _compare(self, folder: Path, logger: Any) -> None:
         from lr_plugins.report.compare import PAGE, RUNS, compare
-        from lr_plugins.report.runs import find_runs
+        from lr_plugins.report.run_files import find_run_files
 
-        runs = find_runs(MlflowClient(logger.tracking_uri), parent=logger.run_id) if logger.run_id else []
+        runs = find_run_files(folder, self._mark)
         if not runs:
+            print(f"There is nothing to compare: no run of the sweep has left its run.json below {folder}", flush=True)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            for file in compare(runs, folder):
-                logger.log_artifact(file, "comparison")
-                if file.name == PAGE:
-                    page = file.read_text(encoding="utf-8")
-        logger.set_tag("mlflow.note.content", page)  # MLflow shows it as the run's description
-        print(f"\n{page.partition(RUNS)[0]}\ncompared in     {logger.address('overview')}", flush=True)
+        files = compare(runs, folder / COMPARISON)
+        page = next(file for file in files if file.name == PAGE).read_text(encoding="utf-8")
+        print(f"\n{page.partition(RUNS)[0]}\ncompared in     {folder / COMPARISON}", flush=True)
+        if logger is not None:
+            for file in files:
+                logger.log_artifact(file, COMPARISON)
+            logger.set_tag(NOTE, page)  # MLflow shows it as the run's description
+            if logger.address("overview") is not None:
+                print(f"to browse       {logger.address('overview')}", flush=True)

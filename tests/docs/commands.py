@@ -31,6 +31,11 @@ INSTEAD = {
     ("reliability.md", "python train.py ckpt_path=last"): ["trainer.max_epochs=2"],
     ("reliability.md", "python train.py ckpt_path=last trainer.max_epochs=20"): ["trainer.max_epochs=3"],
     ("tracking.md", "python train.py -m data=iris model=mlp schedule=step_decay,cosine seed=1,2,3"): IN_MLFLOW,
+    (
+        "tracking.md",
+        "python train.py -m hydra/sweeper=optuna optimizer.lr=interval(0.001,0.1) hydra.sweeper.n_trials=20 "
+        "objective=val_acc hydra.sweeper.direction=maximize",
+    ): [*IN_MLFLOW, "hydra.sweeper.n_trials=2"],
     ("shootout.md", "python train.py experiment=schedule_shootout"): [*SHORT, *AS_ONE, *FEW],
     ("articles.md", "python train.py experiment=mnist_piecewise"): ONLY_COMPOSED,  # downloads MNIST
     (

@@ -126,8 +126,30 @@ BEFORE_TRAINING = [
     (["-m", "ckpt_path=last"], r"ckpt_path must be the path of a checkpoint in a sweep; got 'last'"),
     (["ckpt_path=nope.ckpt"], r"ckpt_path must be a checkpoint file that exists.*got 'nope\.ckpt'"),
     (["experiment=digits_piecewise", "schedule=step_decay"], r"keyword argument 'boundaries'.*leave experiment= out"),
+    (["hydra.run.dir=/proc/x"], r"hydra\.run\.dir: /proc/x: No such file or directory"),
+    (["hydra.run.dir=/dev/null/x"], r"hydra\.run\.dir: /dev/null/x: Not a directory"),
+    (
+        ["hydra.mode=MULTIRUN", "hydra.sweep.dir=/proc/x", "logger=none"],
+        r"hydra\.sweep\.dir: /proc/x: No such file or directory",
+    ),
+    (["output_dir=/proc/x", "logger=csv"], r"output_dir must be a folder \(.*No such file.*\); got '/proc/x'"),
+    (["output_dir=/dev/null", "logger=none"], r"output_dir must be a folder \(.*\); got '/dev/null'"),
+    (["hydra.mode=MULTIRUN", "launcher=slurm", "logger=none"], r"srun|sbatch"),
+    (["logger.experiment_name=2024"], r"MLflowLogger\.experiment_name must be a text.*got 2024"),
+    (["callbacks.checkpoint.monitor=val_thing"], r"callbacks\.checkpoint\.mode must be min or max for 'val_thing'"),
+    (["logger.tracking_uri=htp://foo"], r"MLflow at htp://foo: .* begin with http://"),
     (["callbacks.trace=5"], r"callbacks\.trace must be null, or a callback with a _target_; got 5"),
 ]
+
+
+@pytest.mark.parametrize("value", ["0", "", "false"])
+def test_only_one_asks_for_the_whole_error_as_with_hydra(train, monkeypatch, value):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", value)
+    status, text = train("optimizer.lr=-1")
+    assert (status, "Traceback" in text) == (1, False)
+    assert "optimizer.lr must be a finite number >= 0; got -1" in text
+    assert os.environ["HYDRA_FULL_ERROR"] == value
+    monkeypatch.delenv("HYDRA_FULL_ERROR")
 
 
 @pytest.mark.parametrize(("arguments", "message"), BEFORE_TRAINING, ids=[" ".join(one) for one, _ in BEFORE_TRAINING])

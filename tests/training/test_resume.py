@@ -1,8 +1,10 @@
 """`python train.py`, killed and resumed: real processes, real signals; at the end all is as if nothing had happened."""
 
+import os
 import random
 import shutil
 import signal
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -83,6 +85,33 @@ def test_a_folder_that_was_moved_is_found(outputs):
     [*_, folder, checkpoint] = continued([f"ckpt_path={moved / 'b/checkpoints/last.ckpt'}"])
     assert folder == r"hydra.run.dir='outputs/with \'quotes\' = signs/b'"
     assert checkpoint.endswith(r"with \'quotes\' = signs/b/checkpoints/last.ckpt'")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["seed=1", "hydra.run.dir=runs/seed-${seed}"], "runs/seed-1"),
+        (["seed=2", "hydra.run.dir='runs/seed-${seed}'"], "runs/seed-2"),
+        (["hydra.run.dir=runs/seed-${seed}"], "runs/seed-2"),  # the newest
+        (["schedule=cosine", "hydra.run.dir=by/${hydra:runtime.choices.schedule}/${now:%Y/%m}"], "by/cosine/2026/11"),
+        (["hydra.run.dir=${oc.env:PLACE}/${now:%H}"], "runs/seed-2"),
+        (["hydra.run.dir=${oc.env:NONE,by}/x"], None),
+    ],
+)
+def test_an_interpolation_is_what_is_said_or_anything(tmp_path, monkeypatch, words, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLACE", str(tmp_path / "runs"))
+    for at, place in enumerate(["runs/seed-1", "runs/seed-2", "by/step/2026/11", "by/cosine/2026/11", "outputs/x"]):
+        last = tmp_path / place / "checkpoints" / "last.ckpt"
+        last.parent.mkdir(parents=True)
+        last.touch()
+        os.utime(last, (at, at))
+    if expected is None:
+        with pytest.raises(InvalidArgument, match=r"there is no checkpoints/last\.ckpt below"):
+            continued([*words, "ckpt_path=last"])
+        return
+    *_, found = continued([*words, "ckpt_path=last"])
+    assert Path(found.removeprefix("ckpt_path=").strip("'")).resolve() == tmp_path / expected / "checkpoints/last.ckpt"
 
 
 def test_a_place_that_is_named_is_where_last_is_looked_for(outputs):

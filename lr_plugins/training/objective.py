@@ -1,0 +1,38 @@
+"""What `train.py` returns to a sweeper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.metric_direction import higher_is_better
+
+_DEFAULT, _WITHOUT_VALIDATION = "val_loss", "loss"
+
+
+def objective(name: str | None, values: Mapping[str, Mapping[int, float]]) -> float | None:
+    """The last value of a metric; of a training that has diverged, infinity, on the side that is worse.
+
+    Args:
+        name: the metric; None for no objective. `val_loss` of a run that has not validated is its `loss`, and None
+            without one.
+        values: the metrics' values by epoch.
+
+    Raises:
+        InvalidArgument: no such metric was logged.
+
+    Example:
+        >>> objective("val_acc", {"val_acc": {0: 0.5, 1: 0.75}}), objective("loss", {"loss": {0: math.nan}})
+        (0.75, inf)
+    """
+    if name == _DEFAULT and name not in values:
+        name = _WITHOUT_VALIDATION if _WITHOUT_VALIDATION in values else None
+    if name is None:
+        return None
+    if name not in values:
+        raise InvalidArgument("objective", name, f"a metric that is logged ({', '.join(values) or 'there is none'})")
+    last = values[name][max(values[name])]
+    if math.isfinite(last):
+        return last
+    return -math.inf if higher_is_better(name) else math.inf

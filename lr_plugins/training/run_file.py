@@ -1,0 +1,132 @@
+"""`run.json` in a run's folder: what a run has come to, for comparisons that need no server."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lr_plugins._lightning import Logger, rank_zero_only
+from lr_plugins.report.run_files import RUN_FILE
+from lr_plugins.tracking import MLflowLogger
+from lr_plugins.tracking.entries import BY_SPOOL
+from lr_plugins.tracking.run_status import run_status
+
+_WRITE_EVERY = 10.0  # seconds, so that a run that is killed has left something
+_MOST_POINTS = 4000  # of a curve: a picture shows no more
+
+
+class RunFile(Logger):
+    """Keep the curves of a run, and write them with what it is to `run.json`.
+
+    The file has each value of the metrics, and of a long curve of learning rates so many points as a picture shows,
+    the last one among them.
+
+    Args:
+        folder: the run's.
+        about: what the run is: `schedule`, `model`, `data`, `seed`, `name`, `overrides`; plain texts.
+        recorded: where the run is recorded as well. Default None: nowhere.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, str], recorded: Logger | None = None) -> None:
+        super().__init__()
+        self.path, self.about, self._recorded = folder / RUN_FILE, dict(about), recorded
+        self.begun = time.time()
+        self._curves: dict[str, tuple[array[int], array[float]]] = {}
+        self._written_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """Nothing: the run's folder is its own."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """The same."""
+        return ""
+
+    @property
+    def experiment(self) -> None:
+        """There is no object behind it."""
+        return
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: `config.yaml` has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Keep values at a step; of two at the same step, the last."""
+        for name, value in metrics.items():
+            steps, values = self._curve(name)
+            if steps and steps[-1] == (step or 0):
+                values[-1] = float(value)
+            else:
+                steps.append(step or 0)
+                values.append(float(value))
+
+    @rank_zero_only
+    def log_series(self, name: str, first_step: int, values: array[float]) -> None:
+        """Keep values at consecutive steps."""
+        steps, kept = self._curve(name)
+        steps.extend(range(first_step, first_step + len(values)))
+        kept.extend(values)
+
+    def _curve(self, name: str) -> tuple[array[int], array[float]]:
+        return self._curves.setdefault(name, (array("q"), array("d")))
+
+    @rank_zero_only
+    def go_on(self) -> None:
+        """Begin with what the run has left in its folder."""
+        try:
+            left = json.loads(self.path.read_text(encoding="utf-8"))
+            self.begun -= float(left["seconds"])
+            for name, (steps, values) in left["curves"].items():
+                self._curves[str(name)] = array("q", steps), array("d", map(float, values))
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
+            self._curves = {}  # of another kind, or broken: the curves begin here
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file, now and then."""
+        if time.monotonic() - self._written_at > _WRITE_EVERY:
+            self.write("RUNNING")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write the file with the run's end."""
+        self.write(run_status(status))
+
+    def write(self, status: str) -> None:
+        """Write the file, whole or not at all; a disk that does not take it ends no training."""
+        known = self._recorded.reference if isinstance(self._recorded, MLflowLogger) else None
+        whole = {
+            **self.about,
+            "run_id": known if known is not None and not known.startswith(BY_SPOOL) else "",
+            "status": status,
+            "begun": self.begun,
+            "seconds": time.time() - self.begun,
+            "curves": {name: _thinned(name, *curve) for name, curve in self._curves.items()},
+        }
+        self._written_at = time.monotonic()
+        part = self.path.with_name(f"{RUN_FILE}.part")
+        try:
+            part.unlink(missing_ok=True)  # a link would be followed
+            part.write_text(json.dumps(whole), encoding="utf-8")
+            part.replace(self.path)
+        except OSError as error:
+            print(f"{self.path} cannot be written ({error}): a comparison lacks this run.", file=sys.stderr)
+
+
+def _thinned(name: str, steps: array[int], values: array[float]) -> tuple[list[int], list[float | str]]:
+    """A curve for the file: numbers, and what is no number of JSON as a text."""
+    every = math.ceil(len(steps) / _MOST_POINTS) if name.startswith("lr") else 1
+    kept = [*range(0, len(steps), every)]
+    if kept and kept[-1] != len(steps) - 1:
+        kept.append(len(steps) - 1)
+    return [steps[at] for at in kept], [values[at] if math.isfinite(values[at]) else str(values[at]) for at in kept]
