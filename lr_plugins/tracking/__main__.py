@@ -18,6 +18,7 @@ from lr_plugins.tracking.spool import (
     DEFAULT,
     REFUSED,
     SENDING,
+    default_folder,
     own_lock,
     redirect,
     remove,
@@ -42,7 +43,7 @@ def main() -> int:
     ask_once()
     if not options.folder.is_dir() and options.folder != DEFAULT:
         sys.exit(f"Error: there is no folder {options.folder}")
-    parent = options.folder.absolute()
+    parent = default_folder(Path.cwd()) if options.folder == DEFAULT else options.folder.absolute()
     found, strange = spools(parent), strange_spools(parent)
     for reason in strange:
         print(f"Error: {reason}. It is not sent.", file=sys.stderr)

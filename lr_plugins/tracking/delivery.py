@@ -19,7 +19,7 @@ from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.room import is_full, places_with_room
 from lr_plugins.tracking.secrets import masked
 from lr_plugins.tracking.sender_process import SenderProcess
-from lr_plugins.tracking.spool import Spool, guarded, remove, spools, tidy
+from lr_plugins.tracking.spool import DEFAULT, Spool, default_folder, guarded, remove, spools, tidy
 from lr_plugins.tracking.state import State
 
 _LOOK_EVERY = 2.0  # seconds between looks at how the sending goes
@@ -64,7 +64,7 @@ class Delivery:
     """
 
     def __init__(self, parent: Path, start: Path) -> None:
-        self.parent, self.folder = start / parent, start
+        self.parent, self.folder = default_folder(start) if parent == DEFAULT else start / parent, start
         self.parts: list[Part] = []
         self.is_open = False  # between the start of a run and its end
         self.is_settled = False  # whether MLflow has taken the run, or was away: from then on nothing ends the training

@@ -304,6 +304,11 @@ class MLflowLogger(Logger):
         return self._delivery.lost
 
     @property
+    def spool_folder(self) -> Path:
+        """The folder that the spools are in: `spool_dir`, as an absolute path."""
+        return self._delivery.parent
+
+    @property
     def differing_params(self) -> list[str]:
         """Params of the last run that have another value now than it has recorded."""
         return self._delivery.differing_params

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 import weakref
 from collections.abc import Callable
@@ -251,6 +252,20 @@ def strange_spools(parent: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def default_folder(start: Path) -> Path:
+    """Where this user's spools are by default: of several users of one folder, each has a place of its own.
+
+    Args:
+        start: the folder that a program is started in.
+    """
+    place = start / DEFAULT
+    with contextlib.suppress(OSError):
+        about = place.lstat()
+        if stat.S_ISDIR(about.st_mode) and hasattr(os, "geteuid") and about.st_uid != os.geteuid():
+            return place.with_name(f"{place.name}-{os.geteuid()}")
+    return place
 
 
 def tidy(folder: Path) -> None:

@@ -80,7 +80,7 @@ class Sweep(Callback):  # type: ignore[misc]
         if logger is None:
             return
         logger.finalize("interrupted" if interrupted else status)
-        left = [place for place in spools(logger.spool_dir) if is_left(place)]
+        left = [place for place in spools(logger.spool_folder) if is_left(place)]
         if left:
             place = "" if logger.spool_dir == DEFAULT else f" {logger.spool_dir}"
             print(f"Of {len(left)} runs, MLflow lacks something; send it with: python -m lr_plugins.tracking{place}")

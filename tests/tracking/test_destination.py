@@ -17,7 +17,7 @@ from lr_plugins.tracking import MLflowLogger
 from lr_plugins.tracking.database import one_at_a_time
 from lr_plugins.tracking.destination import PARENT, absolute, address_problem, destination
 from lr_plugins.tracking.sender import send
-from lr_plugins.tracking.spool import DEFAULT
+from lr_plugins.tracking.spool import DEFAULT, Spool, default_folder
 from tests.toys import Toy, fit
 from tests.tracking.servers import point, spool_of
 
@@ -374,3 +374,27 @@ def test_what_has_no_folder_has_no_lock(uri):
     begun = time.monotonic()
     with one_at_a_time(uri), one_at_a_time(uri):
         assert time.monotonic() - begun < 10
+
+
+def test_each_user_of_a_shared_folder_has_a_place_for_spools(shared, monkeypatch):
+    shared.chmod(0o777)
+    first = default_folder(shared)
+    mask = os.umask(0)  # as users do who share a folder
+    Spool.new(first)
+    os.umask(mask)
+    other = 65534 if os.geteuid() == 0 else os.geteuid()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if os.geteuid() == 0:
+                os.setuid(other)
+            spool = Spool.new(default_folder(shared))
+            spool.write({"do": "end"})
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert first == shared / DEFAULT
+    assert len(list((shared / ".lr_plugins").glob("spool*/*/log.jsonl"))) == 2
+    assert default_folder(shared) == first
