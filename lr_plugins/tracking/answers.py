@@ -70,8 +70,8 @@ def is_for_good(error: Exception) -> bool:
     text = str(error)
     if isinstance(error, (Refused, ImportError, *_NO_PLACE)) or type(error).__name__ == "InvalidUrlException":
         return True
-    if _NEVER_WORKS.search(text):
-        return True
+    if _NEVER_WORKS.search(text) or any(one.__name__ == "ArgumentError" for one in type(error).__mro__):
+        return True  # the last of SQLAlchemy, of an address that it does not understand
     if not type(error).__module__.startswith("mlflow") or type(error).__name__ == "RestException":
         return False  # of a database that others may be at work with; and of an answer that may be a proxy's
     passes = getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or _OF_OTHERS.search(text)

@@ -19,6 +19,7 @@ from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.room import is_full, places_with_room
 from lr_plugins.tracking.secrets import masked
 from lr_plugins.tracking.sender_process import SenderProcess
+from lr_plugins.tracking.shortfalls import lost_points
 from lr_plugins.tracking.spool import DEFAULT, Spool, default_folder, guarded, remove, spools, tidy
 from lr_plugins.tracking.state import State
 
@@ -412,14 +413,6 @@ def _end_at_exit(delivery: weakref.ref[Delivery]) -> None:
         one.end({"do": "end", "time": int(time.time() * 1000), "status": status, "only_looks": only_looks})
         if one.lost_entries:
             print(lost_points(one), file=sys.stderr)
-
-
-def lost_points(delivery: Delivery) -> str:
-    """What to say of what has found no room."""
-    return (
-        f"{delivery.lost} points of the run ({delivery.lost_entries} entries) are lost: no disk had room for them, "
-        f"until the end of the training. {delivery.spool.folder} has what was logged before."
-    )
 
 
 def _left_by(known: str | None, parent: Path) -> Spool | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own tags: a parent run, a description,
 RUN_NAME = "mlflow.runName"  # and the name
@@ -104,7 +105,8 @@ def absolute(uri: str | None, start: Path) -> str | None:
     database = _RELATIVE_SQLITE.fullmatch(uri)
     if database:
         path, mark, options = database[2].partition("?")
-        return f"{database[1]}{os.path.normpath(start / path)}{mark}{options}"
+        # MLflow takes %20 in such an address for a space, so the folder has to be quoted as well.
+        return f"{database[1]}{os.path.normpath(Path(quote(str(start))) / path)}{mark}{options}"
     if re.match("https?://.", uri):
         return uri.rstrip("/")
     if re.match(r"file:(?!/).", uri):

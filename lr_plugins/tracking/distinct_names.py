@@ -1,7 +1,8 @@
-"""Names of one kind that stay different where MLflow takes none of them as they are."""
+"""Names that stay distinct where MLflow does not accept them as they are."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 
@@ -13,18 +14,15 @@ from lr_plugins.tracking.names import LENGTH, marked, sanitize_name
 class Names:
     """The names of one kind of thing within a run: each is sanitized, and no two become one.
 
-    Which of two gets the plain name depends on which comes first, so what has been chosen is kept with the run.
-
     Args:
         kind: what they name, as the user is to read it.
+        on_change: called when a name is chosen that differs from the given one. Default: nothing.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, on_change: Callable[[], None] = lambda: None) -> None:
+        self.kind, self._on_change = kind, on_change
         self.changed: dict[str, list[str]] = {}
-        """What stands for another name in MLflow, with the parts of that name."""
-        self.on_new: Callable[[], None] = lambda: None
-        """Called when there is one more."""
+        """The names in MLflow that differ from the given ones, with the parts of those."""
         self._sanitized: dict[tuple[object, ...], str] = {}
         self._owners: dict[str, str] = {}
 
@@ -59,23 +57,57 @@ class Names:
         self._sanitized[key], self._owners[found] = found, shortened(name, 60)
         if found != name:
             self.changed[found] = [str(part) for part in key]
-            self.on_new()
+            self._on_change()
+        return found
+
+    def take(self, chosen: dict[str, list[str]]) -> None:
+        """Take over what the run has chosen before (`changed`)."""
+        for found, parts in chosen.items():
+            self._sanitized[tuple(map(str, parts))] = str(found)
+            self._owners[str(found)] = shortened(".".join(map(str, parts)), 60)
+            self.changed[str(found)] = [str(part) for part in parts]
+
+
+class RunNames:
+    """The names of a run's metrics, params and tags.
+
+    Which of two names keeps its plain form depends on which comes first, so the run keeps what was chosen.
+    """
+
+    def __init__(self) -> None:
+        self.on_new: Callable[[str], None] = lambda told: None
+        """Called with all that was chosen, as JSON, when a name had to be changed."""
+        self._metrics, self._params, self._tags = (Names(kind, self._note) for kind in ("metric", "param", "tag"))
+        self._values: dict[str, str] = {}  # of params
+
+    def metric(self, name: str) -> str:
+        """The name to log a metric under."""
+        return self._metrics.of(name)
+
+    def tag(self, name: str) -> str:
+        """The name to log a tag under."""
+        return self._tags.of(name)
+
+    def param(self, path: tuple[object, ...], text: str) -> str:
+        """The name to log a param under; two params of one name and one value share it.
+
+        Args:
+            path: the names that lead to it.
+            text: its value.
+        """
+        found = self._params.of(".".join(map(str, path)), path, lambda name: self._values.get(name) == text)
+        self._values[found] = text
         return found
 
     def take(self, told: str) -> None:
-        """Take over what a run has chosen before.
+        """Take over what the run has chosen before; what cannot be read is left out."""
+        for names in (self._metrics, self._params, self._tags):
+            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                names.take(json.loads(told)[names.kind])
 
-        Args:
-            told: what it keeps of all kinds, as JSON; what cannot be read is left out.
-        """
-        try:
-            mine = json.loads(told)[self.kind]
-            for found, parts in mine.items():
-                self._sanitized[tuple(map(str, parts))] = str(found)
-                self._owners[str(found)] = shortened(".".join(map(str, parts)), 60)
-                self.changed[str(found)] = [str(part) for part in parts]
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return
+    def _note(self) -> None:
+        changed = {one.kind: one.changed for one in (self._metrics, self._params, self._tags) if one.changed}
+        self.on_new(json.dumps(changed, ensure_ascii=False))
 
 
 def _told(path: tuple[object, ...]) -> str:

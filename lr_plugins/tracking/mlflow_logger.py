@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
-import tempfile
 import time
 from argparse import Namespace
 from array import array
@@ -18,13 +16,15 @@ from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
 from lr_plugins.errors import InvalidArgument, require, shown
 from lr_plugins.places import start_folder
 from lr_plugins.tracking.client import RunClient, SilentClient, nothing
-from lr_plugins.tracking.delivery import Delivery, MissingRun, lost_points
+from lr_plugins.tracking.delivery import Delivery, MissingRun
 from lr_plugins.tracking.destination import RUN_NAME, Destination, destination, wants_system_metrics
-from lr_plugins.tracking.distinct_names import Names
+from lr_plugins.tracking.distinct_names import RunNames
 from lr_plugins.tracking.entries import BY_SPOOL, line_of, line_of_points, line_of_series
+from lr_plugins.tracking.model_files import ModelFiles
 from lr_plugins.tracking.names import LENGTH, NAMES_TAG, encodable, path_problem
 from lr_plugins.tracking.run_status import run_status
 from lr_plugins.tracking.secrets import has_secret, without_user
+from lr_plugins.tracking.shortfalls import shortfalls
 from lr_plugins.tracking.spool import DEFAULT, Spool
 from lr_plugins.tracking.values import text_of
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _SETTLE_SECONDS = 10.0  # how long the begin of a run waits for a server that does not answer
 _AWAY_SECONDS = 3.0  # how long the end of a run waits for a server that is away, or does not answer
 _EXPERIMENT_LENGTH = 500  # characters MLflow takes in the name of an experiment
-_NAMED = 5  # names in a warning
 _UNSENT = "unsent"  # in the place of the experiment's id, while that is not known
 _STEPS = 1 << 63  # below which MLflow takes steps
 
@@ -121,29 +120,25 @@ class MLflowLogger(Logger):
             require("psutil", "mlflow", "MLflowLogger.log_system_metrics")
         self.experiment_name = experiment_name
         self._asked_uri = None if tracking_uri is None else os.fspath(tracking_uri)
-        self._metric_names, self._param_names, self._tag_names = Names("metric"), Names("param"), Names("tag")
+        self._run_names = RunNames()
         tags = dict(tags or {})
         named = tags.pop(RUN_NAME, None)  # which is a name as well as that of the argument, which comes first
         self._asked_name = run_name if run_name is not None or named is None else str(named)
-        self.tags = {self._tag_names.of(name): text_of(value) for name, value in (tags or {}).items()}
+        self.tags = {self._run_names.tag(name): text_of(value) for name, value in (tags or {}).items()}
         self._start = start_folder()
         self.spool_dir, self.artifact_location, self.prefix = Path(spool_dir), artifact_location, prefix
-        self.log_model, self.checkpoint_path_prefix = log_model, checkpoint_path_prefix
+        self._model_files = ModelFiles(self, log_model, checkpoint_path_prefix)
         self._continued, self._renames = run_id, run_id is not None
         self._destination: Destination | None = None
         self._delivery = Delivery(self.spool_dir, self._start)
         self._stage = ""  # what a Trainer does: fit, validate, test, predict
         self._client: MlflowClient | None = None
-        self._module: Any = None  # of the fit, while it is to be logged
         self._last: dict[str, tuple[int, float]] = {}  # step and value of each metric
         self._names: dict[str, str] = {}  # of metrics, as they stand in the spool
-        self._params: dict[str, str] = {}  # as they were logged
         self._knows_names = False  # those of a run that others have begun
         self._addressed: str | None = None  # where it logs, with a password if there is one
         self._artifacts: dict[str, Path] = {}  # their sources, by place
         self._left_out: set[str] = set()  # what has been warned of
-        self._kept: list[str] = []  # checkpoints, by ModelCheckpoint
-        self._checkpoints: dict[str, float] = {}  # logged, with the times at which they were written
 
     # --- Lightning's logger interface --------------------------------------------------------------------
 
@@ -200,7 +195,7 @@ class MLflowLogger(Logger):
         values, step = {}, self._step(step)
         if step is None:
             return
-        self._know_names()
+        self._ensure_run()
         for name, value in metrics.items():
             try:
                 point = step, float(value)
@@ -209,10 +204,8 @@ class MLflowLogger(Logger):
                 continue
             if self._last.get(name) != point:  # Lightning gives the epoch with training's metrics and validation's
                 self._last[name] = point
-                values[self._metric_names.of(self._prefixed(name))] = point[1]
+                values[self._run_names.metric(self._prefixed(name))] = point[1]
         if values:
-            self._begin()
-            self._delivery.settle(_SETTLE_SECONDS)
             self._delivery.write(line_of_points(_now(), step, values, self._names))
 
     @rank_zero_only
@@ -227,10 +220,8 @@ class MLflowLogger(Logger):
         if sys.byteorder == "big":
             values = array("d", values)
             values.byteswap()
-        self._begin()
-        self._know_names()
-        self._delivery.settle(_SETTLE_SECONDS)
-        name = self._metric_names.of(self._prefixed(name))
+        self._ensure_run()
+        name = self._run_names.metric(self._prefixed(name))
         self._delivery.write(line_of_series(_now(), first_step, name, values.tobytes()))
 
     @rank_zero_only
@@ -240,13 +231,8 @@ class MLflowLogger(Logger):
         self._know_names()
         for path, value in _flat(vars(params) if isinstance(params, Namespace) else params or {}):
             text = text_of(value)
-            name = self._param_names.of(".".join(map(str, path)), path, self._with_value(text))
-            values[name] = self._params[name] = text
+            values[self._run_names.param(path, text)] = text
         self._write({"do": "params", "values": values})
-
-    def _with_value(self, text: str) -> Callable[[str], bool]:
-        """Whether a param of a name has this value already."""
-        return lambda name: self._params.get(name) == text
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -254,49 +240,13 @@ class MLflowLogger(Logger):
         if not self._delivery.is_open:
             return
         if status == "success":
-            self._log_model()
+            self._model_files.store()
         delivery = self._delivery
         only_looks, self._stage = self._stage not in ("", "fit"), ""
         delivery.end({"do": "end", "time": _now(), "status": run_status(status), "only_looks": only_looks})
         complete = delivery.await_sent(_AWAY_SECONDS)
-        for said in self._what_is_missing(complete):
-            rank_zero_warn(said)
-
-    def _what_is_missing(self, complete: bool) -> Iterator[str]:
-        """What to say of a run that has ended and is not in MLflow as it was logged."""
-        delivery, run = self._delivery, self._delivery.state.run_id
-        if delivery.differing:
-            yield (
-                f"{delivery.differing} points of MLflow run {run} have another value now than before the run was "
-                "resumed; the first value stays. A run of its own would have both (train.py: new_run=true)."
-            )
-        params = list(dict.fromkeys(delivery.differing_params))
-        if params:
-            names = ", ".join(params[:_NAMED]) + (f" and {len(params) - _NAMED} more" if len(params) > _NAMED else "")
-            yield (
-                f"Params of MLflow run {run} have another value now than it has recorded: {names}. MLflow keeps the "
-                f"first value; the new ones are tags: {delivery.state.mark_of_params}{params[0]}."
-            )
-        if delivery.refused:
-            refusal = next(part.state.refusal for part in delivery.parts if part.state.refused)
-            yield (
-                f"MLflow did not take {delivery.refused} of the entries of run {run}, the last of them because: "
-                f"{refusal}. They are kept in {delivery.spool.folder}."
-            )
-        if not complete:
-            reason = delivery.trouble_in_words if delivery.trouble else "MLflow has not answered yet"
-            to = " --to URI" if delivery.error else ""
-            commands = [f"python -m lr_plugins.tracking {_quoted(place)}".strip() + to for place in self._places()]
-            folders = " and ".join(str(folder) for folder in delivery.waiting)
-            yield (f"{reason}. What it does not have yet waits in {folders}; send it with: {' && '.join(commands)}")
-        if delivery.lost_entries:
-            yield lost_points(delivery)
-
-    def _places(self) -> list[Path]:
-        """The folders for the command that sends what waits; the default one is left out."""
-        parents = dict.fromkeys(folder.parent for folder in self._delivery.waiting)
-        default = self.spool_dir == DEFAULT
-        return [Path() if default and place == self._delivery.parent else place for place in parents]
+        for shortfall in shortfalls(delivery, complete, is_default=self.spool_dir == DEFAULT):
+            rank_zero_warn(shortfall)
 
     @property
     def lost_points(self) -> int:
@@ -320,55 +270,21 @@ class MLflowLogger(Logger):
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Note the checkpoints that ModelCheckpoint keeps, and store them if each is to be."""
-        if self.log_model:
-            kept = [*checkpoint_callback.best_k_models, checkpoint_callback.best_model_path]
-            self._kept = [path for path in dict.fromkeys([*kept, checkpoint_callback.last_model_path]) if path]
-            if self.log_model == "all":
-                self._log_checkpoints()
+        self._model_files.note_checkpoints(checkpoint_callback)
 
+    @rank_zero_only
     def log_graph(self, model: Any, input_array: Any = None) -> None:
         """Take note of the module, which Lightning hands to its loggers when a fit begins."""
         trainer = getattr(model, "_trainer", None)
         fn = getattr(getattr(trainer, "state", None), "fn", None)
         self._stage = str(getattr(fn, "value", ""))
-        if self.log_model:
-            self._module = model
-        self._settle_run()
+        self._model_files.module = model
+        self._ensure_run()
         joins = self._destination is not None and self._destination.joins
         for callback in trainer.callbacks if trainer is not None and joins else ():
             if type(callback).__name__ == "__MlflowPLCallback":
                 # That of mlflow.pytorch.autolog(): its run is joined, and what it logs of metrics is logged here.
                 callback._log_metrics = nothing
-
-    @rank_zero_only
-    def _settle_run(self) -> None:
-        """See that MLflow takes the run, before the first step is done."""
-        self._begin()
-        self._delivery.settle(_SETTLE_SECONDS)
-
-    @rank_zero_only
-    def _log_checkpoints(self) -> None:
-        for path in map(Path, self._kept):
-            written = path.stat().st_mtime if path.is_file() else None
-            if written is not None and self._checkpoints.get(str(path)) != written:
-                self._checkpoints[str(path)] = written
-                self.log_artifact(path, self.checkpoint_path_prefix)
-
-    @rank_zero_only
-    def _log_model(self) -> None:
-        """Store what is to be stored of the model when training is over."""
-        module, self._module = self._module, None
-        if not self.log_model:
-            return
-        self._log_checkpoints()
-        if module is not None:
-            from lr_plugins.tracking.model import saved_model
-
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    self.log_artifact(saved_model(module, Path(folder) / "model"))
-                except Exception as error:  # the run is complete without it
-                    rank_zero_warn(f"MLflowLogger could not store the model: {error}")
 
     # --- beyond it ---------------------------------------------------------------------------------------
 
@@ -410,25 +326,14 @@ class MLflowLogger(Logger):
         self._begin()
         if self._destination is not None and self._destination.run_id is not None:
             self._delivery.await_run(_SETTLE_SECONDS)
-            for names in self._all_names:
-                names.take(self._delivery.state.names)
-        for names in self._all_names:
-            names.on_new = self._note_names
-
-    @property
-    def _all_names(self) -> tuple[Names, ...]:
-        return self._metric_names, self._param_names, self._tag_names
-
-    def _note_names(self) -> None:
-        """Keep with the run what its names stand for, for whoever continues it."""
-        told = {names.kind: names.changed for names in self._all_names if names.changed}
-        self._write({"do": "tags", "values": {NAMES_TAG: json.dumps(told, ensure_ascii=False)}})
+            self._run_names.take(self._delivery.state.names)
+        self._run_names.on_new = lambda told: self._write({"do": "tags", "values": {NAMES_TAG: told}})
 
     @rank_zero_only
     def set_tag(self, name: str, value: object) -> None:
         """Tag the run."""
         self._know_names()
-        self._write({"do": "tags", "values": {self._tag_names.of(name): text_of(value)}})
+        self._write({"do": "tags", "values": {self._run_names.tag(name): text_of(value)}})
 
     @rank_zero_only
     def log_dataset(
@@ -538,6 +443,12 @@ class MLflowLogger(Logger):
 
     # --- the run -----------------------------------------------------------------------------------------------
 
+    def _ensure_run(self) -> None:
+        """Start the run unless it has started, and wait, before its first value, until MLflow has accepted it."""
+        self._begin()
+        self._know_names()
+        self._delivery.settle(_SETTLE_SECONDS)
+
     def _write(self, entry: dict[str, Any]) -> None:
         self._begin()
         self._delivery.write(line_of(entry))
@@ -576,10 +487,6 @@ def _check_name(field: str, name: object, longest: int) -> None:
     if not isinstance(name, str) or not 1 <= len(name.strip()) <= len(name) <= longest or encodable(name) != name:
         field = "a name in MLflowLogger.tags" if field == "tags" else f"MLflowLogger.{field}"
         raise InvalidArgument(field, name, f"a text of 1 to {longest} characters")
-
-
-def _quoted(path: Path) -> str:
-    return "" if path == Path() else shlex.quote(str(path))
 
 
 def _now() -> int:

@@ -84,32 +84,27 @@ class Sender:
                 self._save()
             except Exception as error:
                 attempts += 1
-                self.note(error)
+                waits = self.note(error)
                 if attempts >= _ATTEMPTS and not self._one_by_one and self._takes_others():
                     self._one_by_one = True
                     continue
-                if over and attempts >= _ATTEMPTS and not self._waits_for_others:
+                if over and attempts >= _ATTEMPTS and not waits:
                     return False
                 self._wait(min(0.5 * 2 ** min(attempts, 10), _LONGEST_PAUSE))
         return False
 
-    def note(self, error: Exception) -> None:
-        """Keep why nothing can be sent; for good, where the run cannot begin and that will not pass."""
-        reason, begins = reason_of(error), self.state.run_id is None
-        waited = time.monotonic() - self._begun_at
-        if begins and (is_for_good(error) or (waited > _PATIENCE and not self._is_remote and "locked" not in reason)):
+    def note(self, error: Exception) -> bool:
+        """Record why nothing can be sent; whether other processes may still be creating the database's tables."""
+        reason, is_new = reason_of(error), self.state.run_id is None
+        may_pass = is_new and not self._is_remote and not is_for_good(error)
+        waits = may_pass and time.monotonic() - self._begun_at < _PATIENCE
+        if is_new and (is_for_good(error) or (may_pass and not waits and "locked" not in reason)):
             self.state.error = reason
-        elif begins and not self._is_remote and waited < _PATIENCE:
-            pass  # others make the database's tables, or hold it: the training waits as long
-        else:
+        elif not waits:
             self.state.trouble, self.state.answered = reason, self._is_remote and is_answer(error)
         self._points, self._end_of_points = [], self._position
         self._save()
-
-    @property
-    def _waits_for_others(self) -> bool:
-        is_new = self.state.run_id is None and not self.state.trouble
-        return is_new and time.monotonic() - self._begun_at < _PATIENCE
+        return waits
 
     @property
     def _is_remote(self) -> bool:

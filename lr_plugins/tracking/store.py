@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import logging
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.tracking.answers import Missing, NotMLflow, Refused, asked
+from lr_plugins.tracking.answers import Missing, NotMLflow, Refused
+from lr_plugins.tracking.connection import Connection, deleted
 from lr_plugins.tracking.database import check_database, one_at_a_time
-from lr_plugins.tracking.destination import DEFAULT_EXPERIMENT, PARENT, TRACKING_URI, absolute, address_problem
+from lr_plugins.tracking.destination import (
+    DEFAULT_EXPERIMENT,
+    PARENT,
+    RUN_NAME,
+)
 from lr_plugins.tracking.entries import BY_SPOOL, Point
 from lr_plugins.tracking.names import NAMES_TAG, path_problem, sanitize_name
 from lr_plugins.tracking.private_files import NotOurs, check_folder, files_below
-from lr_plugins.tracking.secrets import connectable, has_secret, masked
-from lr_plugins.tracking.spool import FILES, addresses, remove
+from lr_plugins.tracking.secrets import masked
+from lr_plugins.tracking.spool import FILES, remove
 from lr_plugins.tracking.state import State
 
 BATCH = 1000  # metrics MLflow takes in one call
@@ -30,12 +34,7 @@ PARAM_LENGTH = 6000  # characters MLflow takes in the value of a param
 _TAG_LENGTH = 5000  # characters that every version of MLflow takes in the value of a tag
 _SPOOL_TAG = "lr_plugins.spool"  # finds a run whose id was never received
 _LOST_TAG = "lost_points"
-_NAME_TAG = "mlflow.runName"  # MLflow's own
 _VERSIONS = ("lr-plugins", "torch", "pytorch-lightning", "mlflow")  # that are noted
-
-
-class RunGone(Exception):
-    """The run has been deleted; it may be restored."""
 
 
 class Store:
@@ -48,8 +47,7 @@ class Store:
 
     def __init__(self, folder: Path, state: State) -> None:
         self._folder, self.state = folder, state
-        self._client: Any = None
-        self._address: str | None = None  # as MLflow's client has it
+        self._mlflow = Connection(folder, state)
         self._system: Any = None  # MLflow's monitor of the machine
         self._known_points: dict[str, dict[int, float]] = {}  # of a run that is resumed, by name and step
         self._does: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -73,7 +71,7 @@ class Store:
 
     def kill(self, time: int) -> None:
         """Note that the run's process has gone without a word; a run that has ended stays as it is."""
-        if self._ask(lambda: self._connected.get_run(self.state.run_id)).info.status == "RUNNING":
+        if self._mlflow.ask(lambda client: client.get_run(self.state.run_id)).info.status == "RUNNING":
             self._end({"status": "KILLED", "time": time})
 
     def note_lost(self, points: int) -> None:
@@ -89,75 +87,19 @@ class Store:
         return True
 
     def _origin(self) -> str:
-        tags = self._connected.get_run(self.state.run_id).data.tags
+        tags = self._mlflow.client.get_run(self.state.run_id).data.tags
         return str(tags.get(_SPOOL_TAG, self._folder.name))
-
-    # --- asking -------------------------------------------------------------------------------------------
-
-    def _ask(self, call: Callable[[], Any]) -> Any:
-        """The result of a call; while it lasts, the state tells since when."""
-        if not self._is_remote:
-            return asked(call)
-        self._note_asked(time.time())
-        try:
-            found = asked(call)
-        except BaseException:
-            self._note_asked(0.0)
-            raise
-        self.state.asked_at = 0.0  # which is kept with what has been sent
-        return found
-
-    def _note_asked(self, at: float) -> None:
-        self.state.asked_at = at
-        with contextlib.suppress(OSError):
-            self.state.write(self._folder)
-
-    def _write(self, call: Callable[[], Any], is_there: Callable[[Any], bool] = lambda run: True) -> None:
-        """Have something written to the run, and see that it is there: a proxy may answer in MLflow's place.
-
-        Args:
-            call: writes it.
-            is_there: whether a run has it.
-
-        Raises:
-            Refused: MLflow does not take it.
-            RunGone: there is no such run any more.
-            NotMLflow: something answers that is not MLflow.
-        """
-        try:
-            self._ask(call)
-        except Refused:
-            self._run()  # if that is gone, the entry is not to blame
-            raise
-        if self._is_remote and not is_there(self._run()):
-            raise NotMLflow(f"{self.state.tracking_uri} answers, but does not keep what it is given")
-
-    def _run(self) -> Any:
-        run_id = self.state.run_id
-        try:
-            run = self._ask(lambda: self._connected.get_run(run_id))
-        except Missing:
-            raise RunGone(f"run {run_id} is not there any more") from None
-        if run.info.run_id != run_id:
-            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
-        if run.info.lifecycle_stage != "active":
-            raise RunGone(_deleted(run_id))
-        return run
-
-    @property
-    def _is_remote(self) -> bool:
-        return (self._address or self.state.tracking_uri or "").startswith("http")
 
     # --- the run ------------------------------------------------------------------------------------------
 
     def _begin(self, entry: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             os.chdir(entry["folder"])  # MLflow's default place and relative ones are below it
-        address = self._address_of(self.state.instead or entry["uri"])
+        address = self._mlflow.address_of(self.state.instead or entry["uri"])
         # Two runs that begin at once with a new database would both make the tables, and one of them fail.
         with one_at_a_time(address):
             check_database(address)
-            self._connect(address)
+            self._mlflow.connect(address)
             known = self.state.run_id or ("" if self.state.instead else entry["run_id"])
             by_name = not known or known.startswith(BY_SPOOL)
             if by_name:  # the run may be there, and the answer have been lost
@@ -174,7 +116,7 @@ class Store:
 
         if self._system is None:
             self._system = SystemMetricsMonitor(
-                self.state.run_id, resume_logging=bool(self.state.resumed), tracking_uri=self._address
+                self.state.run_id, resume_logging=bool(self.state.resumed), tracking_uri=self._mlflow.address
             )
             self._system.start()
 
@@ -184,7 +126,7 @@ class Store:
         if experiment is None:
             return ""
         query = f"tags.`{_SPOOL_TAG}` = '{spool}'"
-        found = self._ask(lambda: self._client.search_runs([experiment.experiment_id], query, max_results=1))
+        found = self._mlflow.ask(lambda client: client.search_runs([experiment.experiment_id], query, max_results=1))
         return found[0].info.run_id if found else ""
 
     def _experiment(self, entry: dict[str, Any]) -> Any:
@@ -194,12 +136,12 @@ class Store:
             name, known, parent = name or DEFAULT_EXPERIMENT, None, None
         if name is None and known is None and parent is not None:
             with contextlib.suppress(Missing):
-                known = self._ask(lambda: self._client.get_run(parent)).info.experiment_id
+                known = self._mlflow.ask(lambda client: client.get_run(parent)).info.experiment_id
         try:
             if name is None and known is not None:
-                found = self._ask(lambda: self._client.get_experiment(known))
+                found = self._mlflow.ask(lambda client: client.get_experiment(known))
             else:
-                found = self._ask(lambda: self._client.get_experiment_by_name(name or DEFAULT_EXPERIMENT))
+                found = self._mlflow.ask(lambda client: client.get_experiment_by_name(name or DEFAULT_EXPERIMENT))
         except Missing:
             if known is not None:
                 raise Refused(f"there is no experiment with the id {known}") from None
@@ -208,43 +150,17 @@ class Store:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         return found
 
-    def _address_of(self, shown: str | None) -> str:
-        """An address of which the log has the part that may be shown; MLflow's default where it has none."""
-        from mlflow import get_tracking_uri
-
-        whole = self._whole(shown or os.environ.get(TRACKING_URI) or None)
-        found = str(absolute(whole if whole is not None else get_tracking_uri(), Path.cwd()))
-        if address_problem(found):
-            raise Refused(address_problem(found))
-        return found
-
-    def _connect(self, address: str) -> None:
-        from mlflow import MlflowClient
-
-        # Announcing each table of a new database helps nobody who only wants to train.
-        for talkative in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent"):
-            logging.getLogger(talkative).setLevel(logging.WARNING)
-        self._address, self.state.tracking_uri = address, masked(address)
-        self._client = MlflowClient(connectable(address))
-
-    def _whole(self, shown: str | None) -> str | None:
-        """An address with its password: that of the environment, if it is the same, or that of the spool."""
-        told = os.environ.get(TRACKING_URI, "")
-        if shown is None or (has_secret(told) and masked(told) == shown):
-            return told if shown is not None else None
-        return addresses(self._folder).get(shown, shown)
-
     def _create(self, entry: dict[str, Any]) -> None:
         from mlflow.tracking.context.registry import resolve_tags
 
         self.state.experiment_id = self._experiment_of_new_run(entry)
         sys.argv[0] = entry["program"]  # whose name and version MLflow notes
         given = dict(entry["tags"])
-        name = entry["name"] or given.pop(_NAME_TAG, None)
-        given.pop(_NAME_TAG, None)  # the name that was told comes first
+        name = entry["name"] or given.pop(RUN_NAME, None)
+        given.pop(RUN_NAME, None)  # the name that was told comes first
         tags = {name: masked(text) for name, text in resolve_tags({**dict(_versions()), **given}).items()}
         tags[_SPOOL_TAG] = entry["spool"]
-        run = self._ask(lambda: self._client.create_run(self.state.experiment_id, entry["time"], tags, name))
+        run = self._mlflow.ask(lambda client: client.create_run(self.state.experiment_id, entry["time"], tags, name))
         if not run.info.run_id or not self.state.experiment_id:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         self.state.run_id, self.state.run_name = run.info.run_id, run.info.run_name
@@ -253,9 +169,9 @@ class Store:
         """The id of its experiment, which is created if there is none."""
         found = self._experiment(entry)
         if found is None:
-            name, place = entry["experiment"] or DEFAULT_EXPERIMENT, self._whole(entry["artifact_location"])
+            name, place = entry["experiment"] or DEFAULT_EXPERIMENT, self._mlflow.whole(entry["artifact_location"])
             try:
-                return str(self._ask(lambda: self._client.create_experiment(name, place)))
+                return str(self._mlflow.ask(lambda client: client.create_experiment(name, place)))
             except Refused:
                 found = self._experiment(entry)  # that another run has created in the meantime
                 if found is None:
@@ -277,17 +193,17 @@ class Store:
         """
         self.state.missing = ""
         try:
-            run = self._ask(lambda: self._client.get_run(run_id)) if run_id else None
+            run = self._mlflow.ask(lambda client: client.get_run(run_id)) if run_id else None
         except Refused:
             run = None
         if run is None or run.info.lifecycle_stage != "active":
-            self.state.missing = f"run {run_id} is not there" if run is None else _deleted(run_id)
+            self.state.missing = f"run {run_id} is not there" if run is None else deleted(run_id)
             return
         if run.info.run_id != run_id:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         resumed = entry["resumes"]
         if entry["adds"] and not resumed and entry["experiment"] is not None:
-            home = self._ask(lambda: self._client.get_experiment(run.info.experiment_id)).name
+            home = self._mlflow.ask(lambda client: client.get_experiment(run.info.experiment_id)).name
             if home != entry["experiment"]:
                 raise Refused(f"run {run_id} is one of the experiment {home!r}, and not of {entry['experiment']!r}")
         self.state.run_id, self.state.run_name = run_id, run.info.run_name
@@ -301,7 +217,7 @@ class Store:
         self.state.names = run.data.tags.get(NAMES_TAG, "")
         if reopens:
             name = entry["name"] if entry["adds"] else None
-            self._ask(lambda: self._client.update_run(run_id, status="RUNNING", name=name))
+            self._mlflow.ask(lambda client: client.update_run(run_id, status="RUNNING", name=name))
             self.state.run_name = name or self.state.run_name
         if entry["adds"]:
             self._set_tags({"values": {**dict(_versions()), **entry["tags"]}})
@@ -313,20 +229,14 @@ class Store:
         if self.state.joined and entry["status"] != "KILLED":
             return  # the code that started it ends it
         # Of a run that something kept from resuming, nothing has changed.
-        before, client = self.state.status_before, self._connected
+        before = self.state.status_before
         if entry.get("only_looks") and self.state.ended_as in ("FAILED", "KILLED"):
             before = self.state.ended_as  # a test makes no training complete
         status = before if before not in ("", "RUNNING") else entry["status"]
-        self._write(
-            lambda: client.set_terminated(self.state.run_id, status, end_time=entry["time"]),
+        self._mlflow.write(
+            lambda client: client.set_terminated(self.state.run_id, status, end_time=entry["time"]),
             lambda run: run.info.status == status,
         )
-
-    @property
-    def _connected(self) -> Any:
-        if self._client is None:  # a sender before this one began the run
-            self._connect(self._address_of(self.state.tracking_uri))
-        return self._client
 
     # --- what it holds ------------------------------------------------------------------------------------
 
@@ -338,12 +248,11 @@ class Store:
         """
         from mlflow.entities import Metric
 
-        client = self._connected
         new = [Metric(*point) for point in points if not self._is_known(point)]
         self._count_resume()
         if new:
-            self._write(
-                lambda: client.log_batch(self.state.run_id, metrics=new),
+            self._mlflow.write(
+                lambda client: client.log_batch(self.state.run_id, metrics=new),
                 lambda run: _has_points(run, points),
             )
 
@@ -359,7 +268,7 @@ class Store:
         if not self.state.checks:
             return False
         if name not in self._known_points:
-            history = self._ask(lambda: self._connected.get_metric_history(self.state.run_id, name))
+            history = self._mlflow.ask(lambda client: client.get_metric_history(self.state.run_id, name))
             self._known_points[name] = {point.step: point.value for point in history}
         before = self._known_points[name].get(step)
         if before is None:
@@ -383,14 +292,14 @@ class Store:
 
     def _log_params(self, params: list[Any]) -> None:
         try:
-            self._write(
-                lambda: self._connected.log_batch(self.state.run_id, params=params),
+            self._mlflow.write(
+                lambda client: client.log_batch(self.state.run_id, params=params),
                 lambda run: all(param.key in run.data.params for param in params),
             )
         except Refused:
             if len(params) == 1:
                 [param] = params
-                if param.key not in self._run().data.params:
+                if param.key not in self._mlflow.run().data.params:
                     raise
                 self._note_differing(param.key, param.value)
                 return
@@ -400,7 +309,7 @@ class Store:
                     self._log_params([one])
                 except Refused as error:
                     refused.append(str(error))
-            raise_if(refused)
+            _raise_if(refused)
 
     def _note_differing(self, name: str, text: str) -> None:
         """Keep a param's new value where it can be found: MLflow does not change one."""
@@ -415,7 +324,7 @@ class Store:
         place = f"params/{name}.txt"
         if "/" in name or path_problem(place):
             place = f"params/{hashlib.sha256(name.encode()).hexdigest()[:16]}.txt"
-        self._write(lambda: self._connected.log_text(self.state.run_id, text, place))
+        self._mlflow.write(lambda client: client.log_text(self.state.run_id, text, place))
         note = f"... ({len(text)} characters, whole in {place})"
         return text[: PARAM_LENGTH - len(note)] + note
 
@@ -427,12 +336,12 @@ class Store:
                 self._set_tag(sanitize_name(name), text)
             except Refused as error:
                 refused.append(str(error))
-        raise_if(refused)
+        _raise_if(refused)
 
     def _set_tag(self, name: str, text: str) -> None:
         # Long values are cut.
-        self._write(
-            lambda: self._connected.set_tag(self.state.run_id, name, text),
+        self._mlflow.write(
+            lambda client: client.set_tag(self.state.run_id, name, text),
             lambda run: run.data.tags.get(name, "")[:_TAG_LENGTH] == text[:_TAG_LENGTH],
         )
 
@@ -450,17 +359,16 @@ class Store:
         for path in place.iterdir():
             # A folder's contents go below its name, as with a file.
             to = entry["to"] if path.is_file() else "/".join(part for part in (entry["to"], path.name) if part)
-            send = self._connected.log_artifact if path.is_file() else self._connected.log_artifacts
-            self._write(
-                lambda path=path, to=to, send=send: send(self.state.run_id, str(path), to),  # type: ignore[misc]
-                lambda run, path=path: self._has_file(run, entry["to"], path),  # type: ignore[misc]
+            self._mlflow.write(
+                functools.partial(_send_file, self.state.run_id, path, to),
+                functools.partial(self._has_file, entry["to"], path),
             )
 
-    def _has_file(self, run: Any, to: str | None, path: Path) -> bool:
+    def _has_file(self, to: str | None, path: Path, run: Any) -> bool:
         """Whether a run has a file or folder, where the server itself keeps them; other places may not be listed."""
         if not run.info.artifact_uri.startswith("mlflow-artifacts:") or (path.is_dir() and not any(files_below(path))):
             return True
-        listed = self._ask(lambda: self._connected.list_artifacts(run.info.run_id, to))
+        listed = self._mlflow.ask(lambda client: client.list_artifacts(run.info.run_id, to))
         return any(one.path == "/".join(part for part in (to, path.name) if part) for one in listed)
 
     def discard(self, entry: dict[str, Any]) -> None:
@@ -472,14 +380,14 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         data = DatasetInput(Dataset(**entry["dataset"]), [InputTag("mlflow.data.context", entry["context"])])
-        self._write(
-            lambda: self._connected.log_inputs(self.state.run_id, [data]),
+        self._mlflow.write(
+            lambda client: client.log_inputs(self.state.run_id, [data]),
             lambda run: any(one.dataset.digest == data.dataset.digest for one in run.inputs.dataset_inputs),
         )
 
 
-def _deleted(run_id: str | None) -> str:
-    return f"run {run_id} has been deleted; mlflow runs restore --run-id {run_id} brings it back"
+def _send_file(run_id: str | None, path: Path, to: str | None, client: Any) -> None:
+    (client.log_artifact if path.is_file() else client.log_artifacts)(run_id, str(path), to)
 
 
 def _has_points(run: Any, points: Sequence[Point]) -> bool:
@@ -504,7 +412,7 @@ def _same(stored: float, value: float) -> bool:
     return stored == value or (math.isnan(stored) and math.isnan(value))
 
 
-def raise_if(refused: Sequence[str]) -> None:
+def _raise_if(refused: Sequence[str]) -> None:
     """Tell of all that MLflow has not taken, if there is anything."""
     if refused:
         raise Refused("; ".join(refused))

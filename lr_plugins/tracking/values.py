@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from lr_plugins.tracking.names import encodable
@@ -23,36 +23,31 @@ def text_of(value: object) -> str:
         >>> text_of([object(), math.floor]), text_of({"b", "a"})
         ('[<object object>, math.floor]', "{'a', 'b'}")
     """
-    return masked(encodable(_plain(value)))
+    try:
+        text = value if isinstance(value, str) else _spelled(value, str)
+    except RecursionError:  # a list that holds itself
+        text = _without_addresses(str(value))
+    return masked(encodable(text))
 
 
-def _plain(value: Any) -> str:
+def _spelled(value: Any, otherwise: Callable[[object], str] = repr) -> str:
+    """A value as Python would spell it; what has no spelling of its own by `otherwise`."""
     if isinstance(value, functools.partial):
-        parts = [value.func, *value.args]
-        told = [_inner(one) for one in parts] + [f"{name}={_inner(one)}" for name, one in value.keywords.items()]
-        return f"functools.partial({', '.join(told)})"
-    if isinstance(getattr(value, "__qualname__", None), str) and isinstance(getattr(value, "__module__", None), str):
-        return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (set, frozenset)):
-        return "{" + ", ".join(sorted(map(_inner, value))) + "}" if value else str(value)
-    if type(value) in (list, tuple) and any(map(_is_told_by_name, value)):
-        inner = ", ".join(map(_inner, value))
-        if type(value) is list:
-            return f"[{inner}]"
-        return f"({inner}{',' if len(value) == 1 else ''})"
-    if isinstance(value, Mapping) and any(map(_is_told_by_name, value.values())):
-        return "{" + ", ".join(f"{key!r}: {_inner(one)}" for key, one in value.items()) + "}"
-    return _ADDRESS.sub("", str(value))
+        options = [f"{name}={_spelled(one)}" for name, one in value.keywords.items()]
+        return f"functools.partial({', '.join([*map(_spelled, (value.func, *value.args)), *options])})"
+    if type(value) is list:
+        return f"[{', '.join(map(_spelled, value))}]"
+    if type(value) is tuple:
+        return f"({', '.join(map(_spelled, value))}{',' if len(value) == 1 else ''})"
+    if type(value) is dict:
+        return "{" + ", ".join(f"{key!r}: {_spelled(one)}" for key, one in value.items()) + "}"
+    if type(value) in (set, frozenset) and value:
+        return "{" + ", ".join(sorted(map(_spelled, value))) + "}"  # its own order is not the same in every process
+    home, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if isinstance(home, str) and isinstance(name, str):
+        return f"{home}.{name}"
+    return repr(value) if isinstance(value, str) else _without_addresses(otherwise(value))
 
 
-def _inner(value: Any) -> str:
-    """A value within another one."""
-    if isinstance(value, str):
-        return repr(value)
-    return _plain(value) if _is_told_by_name(value) else _ADDRESS.sub("", repr(value))
-
-
-def _is_told_by_name(value: Any) -> bool:
-    return callable(value) or isinstance(value, (list, tuple, set, frozenset, Mapping))
+def _without_addresses(text: str) -> str:
+    return _ADDRESS.sub("", text)

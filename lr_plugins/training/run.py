@@ -60,6 +60,7 @@ class Run:
     history: History
     logger: Logger | None
     recorder: RecordConfig
+    file: RunFile
     objective: float | None = None
 
     @property
@@ -143,9 +144,7 @@ def _resume(run: Run, config: DictConfig) -> str:
     check_checkpoint(path, checkpoint, run.module, config.trainer.max_epochs, goes_on=not config.new_run)
     check_states(path, checkpoint, run.trainer, run.module)
     if not config.new_run:
-        for logger in run.trainer.loggers:
-            if isinstance(logger, RunFile):
-                logger.go_on()
+        run.file.resume()
     recorded = checkpoint.get("callbacks", {}).get(RecordConfig.__qualname__, {})
     where, recorder = "", run.recorder
     if isinstance(run.logger, MLflowLogger) and not config.new_run and recorded.get("run_id"):
@@ -220,7 +219,7 @@ def _assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:
         enable_checkpointing=saves,
         **options,
     )
-    return Run(trainer, module, history, logger, recorder)
+    return Run(trainer, module, history, logger, recorder, run_file)
 
 
 def _job_folder(config: DictConfig) -> Path:

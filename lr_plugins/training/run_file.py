@@ -18,6 +18,7 @@ from lr_plugins.tracking.entries import BY_SPOOL
 from lr_plugins.tracking.run_status import run_status
 
 _WRITE_EVERY = 10.0  # seconds, so that a run that is killed has left something
+_SHARE = 50  # times as long as a write takes is the pause after it
 _MOST_POINTS = 4000  # of a curve: a picture shows no more
 
 
@@ -38,7 +39,8 @@ class RunFile(Logger):
         self.path, self.about, self._recorded = folder / RUN_FILE, dict(about), recorded
         self.begun = time.time()
         self._curves: dict[str, tuple[array[int], array[float]]] = {}
-        self._written_at = 0.0
+        self._series: set[str] = set()  # the curves that have a value at each step
+        self._next_write = 0.0
 
     @property
     def name(self) -> str:
@@ -61,28 +63,31 @@ class RunFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Keep values at a step; of two at the same step, the last."""
+        """Keep values at a step."""
         for name, value in metrics.items():
-            steps, values = self._curve(name)
-            if steps and steps[-1] == (step or 0):
-                values[-1] = float(value)
-            else:
-                steps.append(step or 0)
-                values.append(float(value))
+            steps, values = self._curve(name, step or 0)
+            steps.append(step or 0)
+            values.append(float(value))
 
     @rank_zero_only
     def log_series(self, name: str, first_step: int, values: array[float]) -> None:
         """Keep values at consecutive steps."""
-        steps, kept = self._curve(name)
+        self._series.add(name)
+        steps, kept = self._curve(name, first_step)
         steps.extend(range(first_step, first_step + len(values)))
         kept.extend(values)
 
-    def _curve(self, name: str) -> tuple[array[int], array[float]]:
-        return self._curves.setdefault(name, (array("q"), array("d")))
+    def _curve(self, name: str, step: int) -> tuple[array[int], array[float]]:
+        """A curve up to a step: a resumed run logs again what a killed one had logged after its last checkpoint."""
+        steps, values = self._curves.setdefault(name, (array("q"), array("d")))
+        while steps and steps[-1] >= step:
+            steps.pop()
+            values.pop()
+        return steps, values
 
     @rank_zero_only
-    def go_on(self) -> None:
-        """Begin with what the run has left in its folder."""
+    def resume(self) -> None:
+        """Start from the curves that the run has left in its folder."""
         try:
             left = json.loads(self.path.read_text(encoding="utf-8"))
             self.begun -= float(left["seconds"])
@@ -93,9 +98,11 @@ class RunFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the file, now and then."""
-        if time.monotonic() - self._written_at > _WRITE_EVERY:
+        """Write the file at most every ten seconds, and for at most 2 % of the time."""
+        begun = time.monotonic()
+        if begun >= self._next_write:
             self.write("RUNNING")
+            self._next_write = time.monotonic() + max(_WRITE_EVERY, _SHARE * (time.monotonic() - begun))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -111,9 +118,11 @@ class RunFile(Logger):
             "status": status,
             "begun": self.begun,
             "seconds": time.time() - self.begun,
-            "curves": {name: _thinned(name, *curve) for name, curve in self._curves.items()},
+            "curves": {
+                name: _written(*curve, _MOST_POINTS if name in self._series else len(curve[0]))
+                for name, curve in self._curves.items()
+            },
         }
-        self._written_at = time.monotonic()
         part = self.path.with_name(f"{RUN_FILE}.part")
         try:
             part.unlink(missing_ok=True)  # a link would be followed
@@ -123,10 +132,9 @@ class RunFile(Logger):
             print(f"{self.path} cannot be written ({error}): a comparison lacks this run.", file=sys.stderr)
 
 
-def _thinned(name: str, steps: array[int], values: array[float]) -> tuple[list[int], list[float | str]]:
-    """A curve for the file: numbers, and what is no number of JSON as a text."""
-    every = math.ceil(len(steps) / _MOST_POINTS) if name.startswith("lr") else 1
-    kept = [*range(0, len(steps), every)]
+def _written(steps: array[int], values: array[float], most: int) -> tuple[list[int], list[float | str]]:
+    """A curve for the file, with about `most` of its points: values as numbers, and NaN and infinity as texts."""
+    kept = [*range(0, len(steps), max(math.ceil(len(steps) / max(most, 1)), 1))]
     if kept and kept[-1] != len(steps) - 1:
         kept.append(len(steps) - 1)
     return [steps[at] for at in kept], [values[at] if math.isfinite(values[at]) else str(values[at]) for at in kept]

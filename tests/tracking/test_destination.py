@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lr_plugins.errors import TrackingError
 from lr_plugins.tracking import MLflowLogger
-from lr_plugins.tracking.database import one_at_a_time
+from lr_plugins.tracking.database import database_file, one_at_a_time
 from lr_plugins.tracking.destination import PARENT, absolute, address_problem, destination
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import DEFAULT, Spool, default_folder
@@ -267,6 +267,11 @@ def test_addresses_that_can_never_be_are_known(address, problem):
 def test_relative_addresses_are_those_of_the_start(address, expected):
     assert absolute(address, HERE) == expected
     assert absolute(expected, Path("/elsewhere")) == expected
+
+
+@pytest.mark.parametrize("folder", ["two words", "100%25 sure", "a?b#c", "é"])
+def test_a_relative_database_lies_in_the_start_folder_whatever_that_is_called(tmp_path, folder):
+    assert database_file(absolute("sqlite:///runs.db", tmp_path / folder)) == tmp_path / folder / "runs.db"
 
 
 # --- names as paths -----------------------------------------------------------------------------------------------

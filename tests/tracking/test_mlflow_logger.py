@@ -269,6 +269,10 @@ def test_only_another_fit_makes_a_run_complete_that_was_not(logger, ended, stage
     assert "val_loss" in mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data.metrics or stage == "fit"
 
 
+HOLDS_ITSELF: list = []
+HOLDS_ITSELF.append(HOLDS_ITSELF)
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -279,10 +283,11 @@ def test_only_another_fit_makes_a_run_complete_that_was_not(logger, ended, stage
         (object(), "<object object>"),
         ((object(),), "(<object object>,)"),
         ("loaded at 0x10", "loaded at 0x10"),
+        (HOLDS_ITSELF, "[[...]]"),
         ({"f": {math.floor, math.ceil}}, "{'f': {math.ceil, math.floor}}"),
         (lambda: 0, "tests.tracking.test_mlflow_logger.<lambda>"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_params_are_the_same_text_in_every_process(value, expected):
     assert text_of(value) == expected

@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
 
@@ -16,6 +18,7 @@ from lr_plugins.errors import InvalidArgument
 from lr_plugins.report.run_files import find_run_files
 from lr_plugins.training.objective import objective
 from lr_plugins.training.record import _without_places
+from lr_plugins.training.run_file import RunFile
 from tests.training.test_main import ROOT, SMALL, environment, runs, train
 
 FILES = {"comparison.csv", "comparison.md", "learning_rates.png", "metrics.png", "ends.png"}
@@ -95,6 +98,39 @@ def test_without_a_validation_the_loss_is_that_of_the_training():
 
 
 # --- run.json -----------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_replaces_what_a_killed_one_logged_after_its_checkpoint(tmp_path):
+    killed = RunFile(tmp_path, {"schedule": "cosine"})
+    killed.log_series("lr", 0, array("d", [0.1] * 8))
+    for step in (3, 7):
+        killed.log_metrics({"val_loss": step / 10}, step=step)
+    killed.save()
+    resumed = RunFile(tmp_path, {"schedule": "cosine"})
+    resumed.resume()
+    resumed.log_series("lr", 4, array("d", [0.2] * 8))
+    for step in (7, 11):
+        resumed.log_metrics({"val_loss": math.nan}, step=step)
+    resumed.finalize("success")
+    [run] = find_run_files(tmp_path)
+    assert run.curves["lr"].steps.tolist() == list(range(12))
+    assert run.curves["lr"].values.tolist() == [0.1] * 4 + [0.2] * 8
+    np.testing.assert_array_equal(run.curves["val_loss"].values, [0.3, math.nan, math.nan])
+    assert run.status == "FINISHED"
+
+
+def test_a_long_series_is_thinned_and_a_metric_is_not(tmp_path):
+    file = RunFile(tmp_path, {"schedule": "cosine"})
+    for name in ("momentum", "lr-SGD"):
+        file.log_series(name, 0, array("d", range(100_000)))
+    for step in range(10_000):
+        file.log_metrics({"lrx_loss": float(step)}, step=step)
+    file.finalize("success")
+    [run] = find_run_files(tmp_path)
+    for name in ("momentum", "lr-SGD"):
+        assert len(run.curves[name].steps) < 5000
+        assert run.curves[name].values[[0, -1]].tolist() == [0.0, 99_999.0]
+    assert len(run.curves["lrx_loss"].steps) == 10_000
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"begun": "x"}', '{"begun": 1, "curves": {"a": 1}}', "\0"])
