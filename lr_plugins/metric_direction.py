@@ -1,4 +1,4 @@
-"""Which end of a metric is its best: one rule, for schedules, summaries, comparisons and checkpoints."""
+"""Whether a metric is better when higher or lower: one rule for schedules, summaries, comparisons and checkpoints."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _HIGHER = re.compile(
     r".*recall|sensitivity|specificity|r2|m?iou|jaccard|dice|psnr|ssim|bleu\d*|rouge\w?|meteor|cider|rewards?|"
     "returns?|ndcg|mrr|hits?|kappa|.*correlation|pearson|spearman|match|elbo|likelihood|explained|tpr|tnr|success|snr|sdr"
 )
-_SCORE = re.compile(r".*score")  # of what, the other words tell
+_SCORE = re.compile(r".*score")  # counts only if no other word is known
 _PARTS = re.compile(r"[\W_]+")
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def better(metric: str) -> Literal["min", "max"] | None:
-    """Whether a metric is best when lowest or when highest, going by the words of its name; None if they do not tell.
+    """Whether lower or higher values of a metric are better, judging by its name; None if the name does not say.
 
-    The last of the words that tell counts: the loss or error of something is one, whatever it is of.
+    The last known word decides: `val_f1_loss` is a loss.
 
     Args:
         metric: its name.
@@ -44,5 +44,5 @@ def better(metric: str) -> Literal["min", "max"] | None:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a metric is best when highest; of one whose name does not tell, the lowest counts as the best."""
+    """Whether higher values of a metric are better; if its name does not say, lower values are."""
     return better(metric) == "max"

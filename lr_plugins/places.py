@@ -1,4 +1,4 @@
-"""The folder that relative places are relative to: taken once, whatever folder the program goes to later."""
+"""The directory that relative paths refer to, also in Hydra jobs that change the working directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def start_folder() -> Path:
-    """The current folder; where Hydra has changed to that of a job, the one that the program was started in."""
+    """The working directory; in a Hydra job with `chdir=true`, the one in which the program was started."""
     here = Path.cwd()
     hydra = sys.modules.get("hydra.core.hydra_config")
     if hydra is None or not hydra.HydraConfig.initialized():
@@ -19,7 +19,7 @@ def start_folder() -> Path:
 
 
 def from_start(path: str | os.PathLike[str]) -> Path:
-    """A path that stays the same when the program goes to another folder; `~` is the user's home.
+    """An absolute path, relative to `start_folder`; `~` is the user's home.
 
     Example:
         >>> from_start("/data/runs"), from_start("runs").is_absolute()

@@ -62,8 +62,8 @@ class LearningRateTrace(ChecksState, Callback):
         every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
             Default 10: of so many, the last may be lacking when a training is killed. 1 hands over each, for more time
             at each step.
-        names: what the metrics are called: `"plain"` (default), or `"monitor"`, as LearningRateMonitor calls them:
-            `lr-SGD`, `lr-SGD/pg1`. The table keeps the plain names.
+        names: metric names: `"plain"` (default), or `"monitor"` for those of LearningRateMonitor, e.g. `lr-SGD` and
+            `lr-SGD/pg1`. The table always uses the plain names.
 
     Raises:
         InvalidArgument: an argument outside its range.

@@ -1,4 +1,4 @@
-"""What Lightning's LearningRateMonitor calls the learning rates that a trace has."""
+"""The metric names that Lightning's LearningRateMonitor gives to learning rates."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ NAMES = ("plain", "monitor")
 
 
 class MonitorNames:
-    """The names by series: `lr-SGD`, with several groups `lr-SGD/pg1`, of a second SGD `lr-SGD-1`.
+    """Maps each series of a trace to its name in LearningRateMonitor.
 
-    A group's own name stands in the place of `pg1`; the name of a scheduler of the module, where that has one, in the
-    place of `lr-SGD`; and other hyper-parameters are `lr-SGD-momentum`. What is known stays: groups may go.
+    The name is `lr-SGD`; with several param groups `lr-SGD/pg1`; for a second SGD `lr-SGD-1`. A param group's `name`
+    replaces `pg1`, and a scheduler's configured name replaces `lr-SGD`. Other hyper-parameters get a suffix, as in
+    `lr-SGD-momentum`. Names are kept when a group is removed.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
     def of(self, series: str) -> str:
-        """The name of a series; its own, if it is none of an optimizer that was seen."""
+        """The monitor's name for a series, or the series' own name if its optimizer is unknown."""
         return self._known.get(series, series)
 
     def see(self, recorders: Sequence[Recorder], configs: Sequence[Any] = ()) -> None:
-        """Take note of the optimizers.
+        """Register the optimizers.
 
         Args:
-            recorders: those that record them.
-            configs: the module's schedulers, as the Trainer has them.
+            recorders: their recorders.
+            configs: the module's schedulers, as in `trainer.lr_scheduler_configs`.
         """
         named = {id(one.scheduler.optimizer): one.name for one in configs if one.name is not None}
         seen: list[type] = []
@@ -46,7 +47,7 @@ class MonitorNames:
 
 
 def _groups(recorder: Recorder) -> Iterator[tuple[str, str]]:
-    """What the names of each group end with: in the trace, and in LearningRateMonitor."""
+    """The suffixes of each param group's names, in the trace and in LearningRateMonitor."""
     for index, known in enumerate(recorder.groups):
         own = known.group.get("name")
         if own is None and len(recorder.groups) > 1:

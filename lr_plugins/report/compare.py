@@ -20,7 +20,11 @@ from lr_plugins.report.significance import at_the_end, standings
 
 TABLE, PAGE = "comparison.csv", "comparison.md"
 RATES, METRICS, ENDS = "learning_rates.png", "metrics.png", "ends.png"
-_DIRECTIONS = {"max": "higher is better", "min": "lower is better", None: "its name does not tell what is better"}
+_DIRECTIONS = {
+    "max": "higher is better",
+    "min": "lower is better",
+    None: "lowest first; its name does not say which is better",
+}
 RUNS = "## Each run"  # the title of what is too long for the console
 
 
@@ -116,12 +120,12 @@ def _row(run: Run, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _best(metric: str) -> str:
-    """What the best value of a metric is called: of one whose name does not tell which that is, the lowest."""
+    """The label of a metric's best value, or of its lowest if its name does not say which is better."""
     return f"{'best' if better(metric) else 'lowest'} {metric}"
 
 
 def _diverged(runs: Sequence[Run], metric: str) -> str:
-    """What runs end with of which none has a value at its end."""
+    """The last values of runs that have all diverged."""
     return " or ".join(dict.fromkeys(str(run.last(metric)) for run in runs))
 
 

@@ -1,4 +1,4 @@
-"""Runs as their folders have them, without a server."""
+"""Reading runs from the `run.json` in their folders."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ RUN_FILE = "run.json"
 
 
 def find_run_files(folder: str | Path, sweep: str | None = None) -> list[Run]:
-    """The runs whose folders are below a folder, in the order in which they began; what is no run is left out.
+    """The runs below a folder, in the order in which they started; unreadable files are skipped.
 
     Args:
         folder: e.g. that of a sweep.
-        sweep: only those of the sweep that has this mark. Default None: all.
+        sweep: the ID of a sweep, to select only its runs. Default None: all runs.
     """
     found = []
     for file in sorted(Path(folder).rglob(RUN_FILE)):

@@ -18,7 +18,7 @@ OVERRIDES = "overrides"  # the tag with what was set on the command line, a word
 _TAGGED = ("schedule", "model", "data", "seed")  # settings that are known by tags and a param
 # Groups and fields that do not tell two ways of training apart.
 _BESIDE = ("callbacks", "logger", "launcher", "hydra", "verbose", "style", "num_threads", "output_dir", "ckpt_path")
-_LARGEST = 1e300  # MLflow holds infinity as the largest number that its database can
+_LARGEST = 1e300  # MLflow stores infinity as the largest double
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
 
     def best(self, metric: str) -> float:
-        """The best finite value of a metric; where it has none, its last one, and NaN where it has no value at all."""
+        """The best finite value of a metric; without finite values the last one; NaN without any value."""
         points = self.curves.get(metric)
         if points is None or not points.values.size:
             return math.nan

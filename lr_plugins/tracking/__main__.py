@@ -33,12 +33,12 @@ def main() -> int:
     """Send each spool; 1 if something is not sent, or lost."""
     parser = argparse.ArgumentParser(prog="python -m lr_plugins.tracking", description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT, help=f"where they wait; default {DEFAULT}")
-    parser.add_argument("--to", metavar="URI", help="send all of it to another MLflow, each run as a new one")
-    parser.epilog = "Without --to each run goes to the place it was meant for, whatever MLFLOW_TRACKING_URI says now."
+    parser.add_argument("--to", metavar="URI", help="send everything to this server or database, as new runs")
+    parser.epilog = "Without --to each run is sent to its original destination, regardless of MLFLOW_TRACKING_URI."
     options = parser.parse_args()
     to = absolute(options.to, Path.cwd())
     if to is not None and (not to.strip() or address_problem(to)):
-        parser.error(f"--to: {masked(to)!r}: {address_problem(to) or 'there is no address'}")
+        parser.error(f"--to: {masked(to)!r}: {address_problem(to) or 'it is empty'}")
     sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     ask_once()
     if not options.folder.is_dir() and options.folder != DEFAULT:
@@ -78,8 +78,8 @@ def _report(folder: Path, sender: Sender) -> int:
     where = f"run {state.run_id}" if state.run_id is not None else "a new run"
     where += f" at {masked(state.tracking_uri)}" if state.tracking_uri is not None else ""
     if state.before:
-        files = f", and {state.left_files} files that only it has" if state.left_files else ""
-        print(f"{folder}: {state.before} has what had been sent there before{files}.")
+        files = f"; {state.left_files} files are only there" if state.left_files else ""
+        print(f"{folder}: {state.before} has what was sent there before{files}.")
     if sender.was_shortened:
         print(
             f"{folder}: the log is not the one of which MLflow has got a part: something was cut off. What is there "

@@ -66,7 +66,7 @@ def is_word_of_mlflow(error: Exception) -> bool:
 
 
 def is_for_good(error: Exception) -> bool:
-    """Whether what keeps a run from beginning will not pass by itself: a place that cannot be, an answer that stays."""
+    """Whether an error that prevents a run from starting is permanent, so that retrying is pointless."""
     text = str(error)
     if isinstance(error, (Refused, ImportError, *_NO_PLACE)) or type(error).__name__ == "InvalidUrlException":
         return True
@@ -90,7 +90,7 @@ def reason_of(error: BaseException) -> str:
     """The first line of what an error says, without passwords."""
     first = (str(error).strip().splitlines() or [""])[0]
     if "unsupported URI" in first:
-        return "MLflow's addresses begin with http://, https://, sqlite:///, postgresql://, mysql:// or mssql://"
+        return "a tracking URI begins with http://, https://, sqlite:///, postgresql://, mysql:// or mssql://"
     if first.startswith("The filesystem tracking backend"):
-        return "MLflow takes no folder any more: name a database, e.g. sqlite:///mlflow.db, or a server"
+        return "MLflow no longer supports plain folders; use a database such as sqlite:///mlflow.db, or a server"
     return shortened(masked(first), _LONGEST_REASON) or type(error).__name__

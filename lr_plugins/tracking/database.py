@@ -1,4 +1,4 @@
-"""SQLite files: whether one opens, and one process at a time for what MLflow does not do safely in several."""
+"""SQLite databases: a lock for creating their tables, and a check that they can be opened."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 _FILE = re.compile(r"sqlite(?:\+\w+)?:///(?:file:)?([^?]+)(?:\?.*)?")
-_PATIENCE = 60.0  # seconds; somebody may hold it who will not let go
-_PAUSE = 0.05  # seconds between two looks
+_PATIENCE = 60.0  # seconds; another program may never release it
+_PAUSE = 0.05  # seconds between attempts
 
 
 @contextlib.contextmanager
 def one_at_a_time(uri: str) -> Iterator[None]:
-    """Hold the lock of a database, whichever folder, process or user of this machine asks for it.
+    """Lock a database against other processes on this machine.
 
-    The lock is one on the folder that the database file is in: everybody who can use the database can open its folder,
-    and nothing has to be written there. Databases that are no files have none, and neither has a system without such
-    locks: what fails there because of others is tried again.
+    The directory that contains the database file is locked, so the lock needs no file of its own and works for every
+    user who can open the directory. Other databases, and systems without `flock`, have no lock; the sender retries
+    what fails there.
 
     Args:
-        uri: MLflow's address, with an absolute path.
+        uri: a tracking URI with an absolute path.
     """
     file = database_file(uri)
     descriptor = _locked(file.parent) if file is not None else None
@@ -37,14 +37,14 @@ def one_at_a_time(uri: str) -> Iterator[None]:
 
 
 def check_database(uri: str) -> None:
-    """Open the file of an SQLite database, and make it if there is none: MLflow would try for minutes.
+    """Check that an SQLite database can be opened, and create it if necessary: MLflow would retry for minutes.
 
     Args:
-        uri: MLflow's address, with an absolute path.
+        uri: a tracking URI with an absolute path; other databases are not checked.
 
     Raises:
-        OSError: there can be no such folder.
-        sqlite3.Error: it cannot be opened, or is no database.
+        OSError: its directory cannot be created.
+        sqlite3.Error: the file cannot be opened, or is not a database.
     """
     file = database_file(uri)
     if file is None:
@@ -55,7 +55,7 @@ def check_database(uri: str) -> None:
 
 
 def database_file(uri: str) -> Path | None:
-    """The file of an SQLite database, links followed; None of other databases, and of servers.
+    """The file of an SQLite database, with symbolic links resolved; None for other databases and servers.
 
     Example:
         >>> database_file("sqlite:////no/such/runs.db?timeout=5"), database_file("http://127.0.0.1:5000")
@@ -66,10 +66,10 @@ def database_file(uri: str) -> Path | None:
 
 
 def _locked(folder: Path) -> int | None:
-    """The folder's descriptor, with the lock on it; None if there can be none."""
+    """A descriptor that holds the directory's lock; None if it cannot be locked."""
     try:
         import fcntl
-    except ImportError:  # not on Windows
+    except ImportError:  # on Windows
         return None
     try:
         descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))

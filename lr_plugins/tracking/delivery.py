@@ -61,15 +61,15 @@ class Delivery:
 
     Args:
         parent: the folder that the spools are in.
-        start: the folder in which the program was started: what is relative is relative to it.
+        start: the folder that relative paths refer to.
     """
 
     def __init__(self, parent: Path, start: Path) -> None:
         self.parent, self.folder = default_folder(start) if parent == DEFAULT else start / parent, start
         self.parts: list[Part] = []
         self.is_open = False  # between the start of a run and its end
-        self.is_settled = False  # whether MLflow has taken the run, or was away: from then on nothing ends the training
-        self._made: Path | None = None  # a spool that was made for the run
+        self.is_settled = False  # MLflow has accepted the run or is unreachable: from now on training is never stopped
+        self._made: Path | None = None  # the spool, if it was created for this run
         self.sender = SenderProcess(self.folder)
         self.process = os.getpid()
         self.lost = self.lost_entries = 0  # points, and entries in all, that have found no room
@@ -101,7 +101,7 @@ class Delivery:
 
     @property
     def resumes(self) -> bool:
-        """Whether the run was begun by somebody else, and goes on."""
+        """Whether the run was started elsewhere and is continued here."""
         return self._first.get("run_id") is not None and bool(self._first.get("resumes") or self._first.get("adds"))
 
     @property
@@ -130,7 +130,7 @@ class Delivery:
 
     @property
     def differing_params(self) -> list[str]:
-        """Params that had another value before."""
+        """Params whose recorded value differs from the one logged last."""
         return list(dict.fromkeys(name for part in self.parts for name in part.state.differing_params))
 
     @property
@@ -318,13 +318,13 @@ class Delivery:
             )
 
     def settle(self, patience: float) -> None:
-        """See that MLflow takes the run, before anything is trained: what it says later is told by warnings.
+        """Wait until MLflow has accepted the run or is known to be unreachable; later errors only cause warnings.
 
         Args:
             patience: seconds to wait for a server that does not answer.
 
         Raises:
-            TrackingError: MLflow cannot be used like this at all.
+            TrackingError: MLflow refuses the run permanently.
         """
         if not self.is_settled:
             self.await_run(patience)
@@ -385,7 +385,7 @@ class Delivery:
         return any(0 < part.state.asked_at < time.time() - patience for part in self.parts)
 
     def abandon(self) -> None:
-        """Give up a run that cannot begin, with what was written for it."""
+        """Give up a run that cannot start, and delete the spool that was created for it."""
         self._release()
         if self._made is not None:
             remove(self._made)
@@ -408,7 +408,7 @@ def _end_at_exit(delivery: weakref.ref[Delivery]) -> None:
     if one is not None and one.is_open and one.process == os.getpid():  # not that of a fork
         error = getattr(sys, "last_value", None)  # of a program that an exception ends
         status = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
-        # What is logged after a run has ended makes it no better: a resumed run alone has gone on.
+        # Logging after a failed run has ended does not make it successful; a resumed run may still succeed.
         only_looks = not one.resumes
         one.end({"do": "end", "time": int(time.time() * 1000), "status": status, "only_looks": only_looks})
         if one.lost_entries:

@@ -1,4 +1,4 @@
-"""Where a run is recorded: what the logger was told comes first, and then what MLflow itself would look at."""
+"""Where a run is recorded: explicit arguments first, then the settings that MLflow itself follows."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Destination:
     """Where a run is recorded.
 
     Args:
-        uri: MLflow's address; None for its own default in the folder of the start.
-        experiment: the experiment's name; None where it is known by its id, or is that of a parent run.
-        experiment_id: the experiment's id; None where it is known by its name.
-        run_id: a run that exists; None for a new one.
-        joins: whether other code has begun that run, and ends it. Default False.
+        uri: the tracking URI; None for MLflow's default in the start folder.
+        experiment: the experiment's name; None if its ID is given, or if the parent run determines it.
+        experiment_id: the experiment's ID; None if its name is given.
+        run_id: an existing run; None for a new one.
+        joins: whether other code started that run and will end it. Default False.
     """
 
     uri: str | None
@@ -47,19 +47,19 @@ def destination(
     start: Path,
     run_id: str | None = None,
 ) -> Destination:
-    """Where a run is recorded, by what a logger was told and its surroundings.
+    """Decide where a run is recorded.
 
-    `MLFLOW_RUN_ID` names a run that exists, for the first run of a program, as in MLflow itself: it is removed from the
-    environment. It has to be one of the experiment that the logger was told, if it was told one. The active run of
-    `mlflow.start_run` is joined by a logger that names neither a run nor another place.
+    As in MLflow, `MLFLOW_RUN_ID` applies to the first run of a program and is then removed from the environment; if an
+    experiment is given, the run must belong to it. A logger without run name, run ID and parent tag joins the active
+    run of `mlflow.start_run`, unless it specifies another experiment or server.
 
     Args:
-        uri: as the logger was told; None where it was not.
-        experiment: the same.
-        run_name: the same.
-        tags: those of the logger; one of them may name a parent run.
-        start: the folder that relative addresses are relative to.
-        run_id: as the logger was told. Default None: it was not.
+        uri: the logger's tracking URI; None if not given.
+        experiment: the logger's experiment name; None if not given.
+        run_name: the logger's run name; None if not given.
+        tags: the logger's tags; `mlflow.parentRunId` among them makes the run a child.
+        start: the folder that a relative tracking URI refers to.
+        run_id: the logger's run ID. Default None: not given.
     """
     fluent = sys.modules.get("mlflow")
     ambient = absolute(_ambient_uri(fluent), start)
@@ -69,7 +69,7 @@ def destination(
     if PARENT not in tags:
         given = os.environ.get(RUN_ID)
         if given and there.uri == ambient:
-            del os.environ[RUN_ID]  # another run is one of its own
+            del os.environ[RUN_ID]  # the next run is a new one
             return replace(there, run_id=given, experiment=experiment)
         active = _active_run(fluent, experiment, there.uri if uri is not None else None) if run_name is None else None
         if active is not None:
@@ -83,16 +83,16 @@ def destination(
 
 
 def wants_system_metrics(told: bool | None) -> bool:
-    """Whether the machine is watched: as told, or else as the environment says."""
+    """Whether to log system metrics: the argument, or else the environment variable."""
     return told if told is not None else os.environ.get(SYSTEM_METRICS, "").strip().lower() in ("true", "1")
 
 
 def absolute(uri: str | None, start: Path) -> str | None:
-    """An address that means the same in every folder.
+    """A tracking URI that does not depend on the working directory.
 
     Args:
-        uri: an address as MLflow takes it; None for its default.
-        start: the folder that a relative one is relative to.
+        uri: a tracking URI; None for MLflow's default.
+        start: the folder that a relative URI refers to.
 
     Example:
         >>> absolute("sqlite:///runs.db", Path("/data")), absolute("./mlruns", Path("/data"))
@@ -105,7 +105,7 @@ def absolute(uri: str | None, start: Path) -> str | None:
     database = _RELATIVE_SQLITE.fullmatch(uri)
     if database:
         path, mark, options = database[2].partition("?")
-        # MLflow takes %20 in such an address for a space, so the folder has to be quoted as well.
+        # MLflow decodes percent escapes in the path, so the folder has to be escaped.
         return f"{database[1]}{os.path.normpath(Path(quote(str(start))) / path)}{mark}{options}"
     if re.match("https?://.", uri):
         return uri.rstrip("/")
@@ -117,20 +117,20 @@ def absolute(uri: str | None, start: Path) -> str | None:
 
 
 def address_problem(uri: str) -> str:
-    """Why an address can never be one of MLflow; empty if it may be.
+    """Why a tracking URI can never work; empty if it may.
 
     Example:
         >>> address_problem("localhost:5000")
-        'an address begins with http:// or https://, as in http://localhost:5000'
+        'the scheme is missing; did you mean http://localhost:5000?'
         >>> address_problem("https://mlflow.example.org"), address_problem("sqlite:///mlflow.db")
         ('', '')
     """
     if re.match(r"(?![A-Za-z]:[/\\])[\w.-]+:\d+(/|$)", uri):
-        return f"an address begins with http:// or https://, as in http://{uri}"
+        return f"the scheme is missing; did you mean http://{uri}?"
     if re.match("https?:", uri) and not re.match("https?://[^/?#]", uri):
-        return "its address has no name of a server"
+        return "the host name is missing"
     if re.fullmatch(r"sqlite(\+\w+)?:/{0,3}(:memory:.*)?", uri) or "mode=memory" in uri:
-        return "a database in memory is gone with the process that sends to it"
+        return "an in-memory database would be lost with the process that sends to it"
     return ""
 
 
@@ -141,7 +141,7 @@ def _ambient_uri(fluent: Any) -> str | None:
 
 
 def _active_run(fluent: Any, experiment: str | None, uri: str | None) -> Any:
-    """The active run; None if there is none, or it is in another place than the logger was told."""
+    """The active run; None if there is none, or if the logger specifies another server or experiment."""
     active = fluent.active_run() if fluent is not None else None
     if active is None:
         return None
@@ -153,7 +153,7 @@ def _active_run(fluent: Any, experiment: str | None, uri: str | None) -> Any:
 
 
 def _in_ambient_experiment(there: Destination, fluent: Any, knows_ids: bool) -> Destination:
-    """The experiment that MLflow would take by its surroundings; ids are those of the surroundings' own place."""
+    """Use the experiment that MLflow would use; IDs are valid only for the server that the environment names."""
     chosen = getattr(getattr(getattr(fluent, "tracking", None), "fluent", None), "_active_experiment_id", None)
     if chosen and knows_ids:  # by mlflow.set_experiment
         return replace(there, experiment_id=str(chosen))

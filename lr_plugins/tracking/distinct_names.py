@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lr_plugins._lightning import rank_zero_warn
 from lr_plugins.errors import shortened
@@ -25,6 +24,7 @@ class Names:
         """The names in MLflow that differ from the given ones, with the parts of those."""
         self._sanitized: dict[tuple[object, ...], str] = {}
         self._owners: dict[str, str] = {}
+        self._taken: dict[str, str] = {}  # what names stand for that the run had before
 
     def of(self, name: str, path: tuple[object, ...] = (), shares: Callable[[str], bool] = lambda found: False) -> str:
         """The name to log under; a warning, once, where it cannot be guessed from the given one.
@@ -41,6 +41,8 @@ class Names:
             return known
         found = sanitize_name(name)
         owner = self._owners.get(found)
+        if owner is None and self._taken.get(found, name) != name:
+            owner = self._taken[found]
         if owner is not None and shares(found):
             return found
         if owner is not None:
@@ -60,12 +62,17 @@ class Names:
             self._on_change()
         return found
 
-    def take(self, chosen: dict[str, list[str]]) -> None:
-        """Take over what the run has chosen before (`changed`)."""
+    def take(self, there: Iterable[str], chosen: Mapping[str, Sequence[str]]) -> None:
+        """Continue with the names of a run.
+
+        Args:
+            there: the names that the run has.
+            chosen: what was chosen for it before (`changed`).
+        """
+        self._taken = {found: found for found in there}
         for found, parts in chosen.items():
-            self._sanitized[tuple(map(str, parts))] = str(found)
-            self._owners[str(found)] = shortened(".".join(map(str, parts)), 60)
-            self.changed[str(found)] = [str(part) for part in parts]
+            self._sanitized[tuple(parts)], self.changed[found] = found, list(parts)
+            self._taken[found] = shortened(".".join(parts), 60)
 
 
 class RunNames:
@@ -99,15 +106,27 @@ class RunNames:
         self._values[found] = text
         return found
 
-    def take(self, told: str) -> None:
-        """Take over what the run has chosen before; what cannot be read is left out."""
+    def take(self, there: Mapping[str, Sequence[str]], told: str) -> None:
+        """Continue with the names of a run.
+
+        Args:
+            there: the names that the run has, by kind.
+            told: what `on_new` was called with for it; what cannot be read is left out.
+        """
         for names in (self._metrics, self._params, self._tags):
-            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                names.take(json.loads(told)[names.kind])
+            names.take(there.get(names.kind, ()), _read(told, names.kind))
 
     def _note(self) -> None:
         changed = {one.kind: one.changed for one in (self._metrics, self._params, self._tags) if one.changed}
         self.on_new(json.dumps(changed, ensure_ascii=False))
+
+
+def _read(told: str, kind: str) -> dict[str, list[str]]:
+    try:
+        chosen = json.loads(told)[kind]
+        return {str(found): [str(part) for part in parts] for found, parts in chosen.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _told(path: tuple[object, ...]) -> str:

@@ -31,10 +31,10 @@ from lr_plugins.tracking.values import text_of
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_SETTLE_SECONDS = 10.0  # how long the begin of a run waits for a server that does not answer
+_SETTLE_SECONDS = 10.0  # how long the start of a run waits for a server that does not answer
 _AWAY_SECONDS = 3.0  # how long the end of a run waits for a server that is away, or does not answer
 _EXPERIMENT_LENGTH = 500  # characters MLflow takes in the name of an experiment
-_UNSENT = "unsent"  # in the place of the experiment's id, while that is not known
+_UNSENT = "unsent"  # instead of the experiment's ID while that is unknown
 _STEPS = 1 << 63  # below which MLflow takes steps
 
 
@@ -46,30 +46,29 @@ class MLflowLogger(Logger):
     waits when the training has ended is sent by `python -m lr_plugins.tracking`. A training that is killed loses no
     point, and its run is marked KILLED.
 
-    Without `tracking_uri` it goes where MLflow itself would go: what `mlflow.set_tracking_uri` or
-    `MLFLOW_TRACKING_URI` name, or else `mlflow.db` in the current folder, which is where `mlflow ui` without flags
-    looks. Relative places are those of the folder in which the logger is made; in a job of Hydra, which may change the
-    folder, those of the folder that the program was started in. The run is created when the fit begins, before its
-    first step: what MLflow refuses is an error then. It ends FINISHED, FAILED or, when it was interrupted, KILLED; a
-    test after the fit leaves a FAILED or KILLED run as it is.
+    Explicit arguments take precedence; otherwise the logger follows the same settings as MLflow. Without
+    `tracking_uri` these are `mlflow.set_tracking_uri` and `MLFLOW_TRACKING_URI`, and finally `mlflow.db` in the working
+    directory, where `mlflow ui` finds it. `MLFLOW_RUN_ID`, which `mlflow run` sets, applies to the first logger without
+    run ID and parent tag. A logger without run name, run ID and parent tag joins the active run of `mlflow.start_run`,
+    unless it specifies another experiment or server. Relative paths refer to the working directory in which the logger
+    is created, and in a Hydra job to the one in which the program was started.
 
-    What the logger is told comes before what surrounds it. `MLFLOW_RUN_ID` (of `mlflow run`) is the run of the first
-    logger that names neither a run to resume, nor a parent run, nor another experiment or place. An active run of
-    `mlflow.start_run` is joined by a logger that names neither a run, a parent run, nor another experiment or place.
+    The run is created when the fit starts; if MLflow refuses it permanently, an error is raised before the first step.
+    It ends FINISHED, FAILED or, if interrupted, KILLED. Testing after the fit does not change FAILED or KILLED.
 
-    `continue_run`, or `run_id`, resumes an interrupted run. A point that the run already has is not logged again. If
-    its value differs, the first one stays (MLflow cannot delete points), and a warning says so. So it is with params,
-    whose new values become tags: `resumed-1.lr`.
+    `continue_run` or `run_id` resumes an interrupted run. Points that the run already has are not logged again. If a
+    value differs, MLflow keeps the first one and a warning says so. A param's new value becomes a tag, e.g.
+    `resumed-1.lr`.
 
     Args:
-        experiment_name: the MLflow experiment; created if there is none. Default None: that of the parent run, or the
-            one that `mlflow.set_experiment`, `MLFLOW_EXPERIMENT_NAME` or `MLFLOW_EXPERIMENT_ID` names, or else
+        experiment_name: the MLflow experiment, which is created if necessary. Default None: that of the parent run, or
+            the one selected by `mlflow.set_experiment`, `MLFLOW_EXPERIMENT_NAME` or `MLFLOW_EXPERIMENT_ID`, or else
             `lr_plugins`.
         run_name: the run's name. Default None: MLflow makes one up.
         tracking_uri: where to log. Default None: MLflow's own default.
-        tags: tags of the run; `mlflow.parentRunId` makes it the child of another one. The versions of the libraries
-            and, in a repository, the commit are added.
-        spool_dir: folder for what MLflow does not have yet. Default `.lr_plugins/spool` in the folder of the start.
+        tags: tags of the run; `mlflow.parentRunId` makes it a child of that run. The versions of the libraries and, in
+            a repository, the commit are added.
+        spool_dir: folder for data that MLflow does not have yet. Default `.lr_plugins/spool`.
         run_id: a run to resume. Default None: a new one.
         artifact_location: where the artifacts of a new experiment go. Default None: MLflow's own default.
         prefix: what the names of metrics begin with, before a `-`. Default `""`: nothing.
@@ -77,13 +76,13 @@ class MLflowLogger(Logger):
             model with its signature (its input is the module's `example_input_array`); `"all"` stores each checkpoint
             when it is written, as well. Default False.
         checkpoint_path_prefix: folder within the run for the checkpoints. Default `"checkpoints"`.
-        log_system_metrics: whether the use of processor, memory, disk, network and GPU is logged, every 10 s; needs
-            psutil. Default None: as `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` says.
+        log_system_metrics: whether to log the use of processor, memory, disk, network and GPU every 10 s; needs psutil.
+            Default None: as `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` specifies.
 
     Raises:
         MissingExtra: mlflow is not installed, or psutil where system metrics are wanted.
-        TrackingError: when the run begins: MLflow cannot be used like this at all (no such database, a run that is not
-            there, an experiment that was deleted). An unreachable server is not an error.
+        TrackingError: when the run starts: MLflow refuses it permanently (no such database, a missing run, a deleted
+            experiment). An unreachable server is not an error.
 
     Example:
         >>> logger = MLflowLogger(experiment_name="digits", tags={"schedule": "step_decay"})
@@ -122,7 +121,7 @@ class MLflowLogger(Logger):
         self._asked_uri = None if tracking_uri is None else os.fspath(tracking_uri)
         self._run_names = RunNames()
         tags = dict(tags or {})
-        named = tags.pop(RUN_NAME, None)  # which is a name as well as that of the argument, which comes first
+        named = tags.pop(RUN_NAME, None)  # equivalent to run_name, which takes precedence
         self._asked_name = run_name if run_name is not None or named is None else str(named)
         self.tags = {self._run_names.tag(name): text_of(value) for name, value in (tags or {}).items()}
         self._start = start_folder()
@@ -144,13 +143,13 @@ class MLflowLogger(Logger):
 
     @property
     def name(self) -> str | None:
-        """The experiment's id, as in Lightning's logger: it becomes a folder; None before the fit begins."""
+        """The experiment's ID, because ModelCheckpoint uses it as a folder name; None before the fit starts."""
         known = self.experiment_id
         return known if known is not None or not self._delivery.is_open else _UNSENT
 
     @property
     def version(self) -> str | None:
-        """The run's id, or the spool's while a server is away that has yet to give it; None before the fit begins."""
+        """The run's ID, or that of its spool until the server has assigned one; None before the fit starts."""
         reference = self.run_id or self._delivery.reference
         return reference.removeprefix(BY_SPOOL) if reference is not None else None
 
@@ -260,12 +259,12 @@ class MLflowLogger(Logger):
 
     @property
     def differing_params(self) -> list[str]:
-        """Params of the last run that have another value now than it has recorded."""
+        """Params of the last run whose recorded value differs from the one logged last."""
         return self._delivery.differing_params
 
     @property
     def error(self) -> str:
-        """Why MLflow takes nothing of the last run; empty where it does, or may yet."""
+        """Why MLflow has permanently refused the last run; empty if it has not."""
         return self._delivery.trouble_in_words if self._delivery.error else ""
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
@@ -319,14 +318,14 @@ class MLflowLogger(Logger):
         return self._delivery.state.resumed if self.run_id is not None else 0
 
     def _know_names(self) -> None:
-        """Learn what the names of a run stand for that others have begun, before the first of ours is chosen."""
+        """Adopt the names of a run that already exists, before the first one is chosen here."""
         if self._knows_names:
             return
         self._knows_names = True
         self._begin()
         if self._destination is not None and self._destination.run_id is not None:
             self._delivery.await_run(_SETTLE_SECONDS)
-            self._run_names.take(self._delivery.state.names)
+            self._run_names.take(self._delivery.state.there, self._delivery.state.names)
         self._run_names.on_new = lambda told: self._write({"do": "tags", "values": {NAMES_TAG: told}})
 
     @rank_zero_only
@@ -396,7 +395,7 @@ class MLflowLogger(Logger):
         name = encodable(path.name or path.resolve().name)
         before = self._artifacts.setdefault(f"{to}/{name}", path.resolve())
         if before != path.resolve():
-            rank_zero_warn(f"{path} has the place in the MLflow run that {before} had: it replaces it.")
+            rank_zero_warn(f"{path} replaces {before} in the MLflow run: both have the same artifact path.")
             self._artifacts[f"{to}/{name}"] = path.resolve()
         self._keep(f"{to}/{name}" if to else name, to, lambda spool: spool.keep(path), str(path))
 
@@ -458,7 +457,7 @@ class MLflowLogger(Logger):
         if self._delivery.is_open:
             return
         state = self._delivery.state
-        if self._destination is None:  # taken once: the same run goes on, whatever surrounds it later
+        if self._destination is None:  # decided once: later fits continue the same run
             told = self._asked_uri, self.experiment_name, self._asked_name
             self._destination = destination(*told, self.tags, self._start, self._continued)
         there = self._destination

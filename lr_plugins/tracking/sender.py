@@ -24,7 +24,7 @@ from lr_plugins.tracking.store import BATCH, Store
 
 _LOOK_EVERY = 0.5  # seconds; what gathers meanwhile goes in one call, which makes it cheaper
 _LONGEST_PAUSE = 10.0  # seconds between attempts to reach a server
-_PATIENCE = 15.0  # seconds for a database to become usable that others are at work with
+_PATIENCE = 15.0  # seconds in which other processes may be creating the database's tables
 _ATTEMPTS = 3  # before an entry is tried by itself; and after the end of a training, in all
 _IDLE = 10.0  # seconds after which a process that has nothing to do any more ends
 _LOOKED_AT = 256  # bytes of the log by which it is known again

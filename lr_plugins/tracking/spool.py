@@ -187,7 +187,7 @@ class Spool:
 
 
 def keep_address(folder: Path, address: str) -> str:
-    """What may be shown of an address; its password is kept in a file of a spool, where only the owner reads it.
+    """An address without its password, which is stored in a file of the spool that only the owner can read.
 
     Raises:
         OSError: the disk takes no more.
@@ -255,10 +255,10 @@ def strange_spools(parent: Path) -> list[str]:
 
 
 def default_folder(start: Path) -> Path:
-    """Where this user's spools are by default: of several users of one folder, each has a place of its own.
+    """The default folder for this user's spools; users who share a working directory have separate ones.
 
     Args:
-        start: the folder that a program is started in.
+        start: the working directory.
     """
     place = start / DEFAULT
     with contextlib.suppress(OSError):
@@ -281,18 +281,18 @@ def tidy(folder: Path) -> None:
 
 
 def redirect(folder: Path, address: str) -> None:
-    """Have all of a spool sent to another place, as a new run; the caller holds its lock.
+    """Have a whole spool sent to another server or database, as a new run; the caller holds its lock.
 
     Args:
         folder: the spool's.
-        address: MLflow's, whole.
+        address: the tracking URI, with its password.
 
     Raises:
         OSError: the disk takes no more.
     """
     state = State.read(folder)
     if masked(address) == (state.instead or state.tracking_uri):
-        return  # there it goes already
+        return  # it is already sent there
     State(instead=keep_address(folder, address), before=state.before or state.place).write(folder)
     (folder / REFUSED).unlink(missing_ok=True)  # the log has it
 

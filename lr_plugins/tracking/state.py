@@ -28,7 +28,7 @@ class State:
         resumed: how often the run has been resumed.
         status_before: the status of a run that is resumed, while nothing has been added to it.
         checks: whether points may be those that a resumed run has already.
-        missing: why the run to resume is not there; empty if it is.
+        missing: why the run to resume cannot be used; empty if it can.
         error: why nothing can be sent at all; empty if all is well.
         trouble: why nothing can be sent at the moment; empty if all is well.
         answered: whether the trouble is an answer, rather than the lack of one.
@@ -39,12 +39,13 @@ class State:
         refused: entries that MLflow does not take, kept in `refused.jsonl`.
         refusal: why it refused the last of them.
         known_before: params that a resumed run had.
-        differing_params: params that have another value now than the run has recorded.
-        instead: where it is sent instead of the place that its log names; empty for that place.
-        before: the run that has a part of it in the place that its log names, in words; empty if there is none.
+        differing_params: params whose recorded value differs from the one logged last; once for each change.
+        instead: the tracking URI that replaces the one in the log; empty for the latter.
+        before: the run at the original tracking URI that has a part of the log, and where it is; empty if none has.
         left_files: files that only that run has.
-        ended_as: how a run had ended that was taken up again.
-        names: what the names of a run that was taken up stand for, where MLflow does not take them as they are; JSON.
+        ended_as: the status of a continued run before it was reopened.
+        names: the original names behind changed ones in a continued run; JSON.
+        there: the names that a continued run already had, by kind.
     """
 
     done: int = 0
@@ -74,15 +75,16 @@ class State:
     left_files: int = 0
     ended_as: str = ""
     names: str = ""
+    there: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
-        """The run and where it is, in words; empty before there is one."""
+        """The run and its tracking URI; empty before the run exists."""
         return f"run {self.run_id} at {self.tracking_uri}" if self.run_id is not None else ""
 
     @property
     def mark_of_params(self) -> str:
-        """What the names of tags begin with that have the new values of params."""
+        """The prefix of tags that hold new values of params."""
         return f"resumed-{self.resumed}." if self.resumed else "changed."
 
     @classmethod
@@ -111,8 +113,13 @@ def _fits(value: object, default: State, name: str) -> bool:
     usual = getattr(default, name)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
         return False
-    if isinstance(value, list):
-        return isinstance(usual, list) and all(isinstance(one, str) for one in value)
+    if isinstance(usual, list):
+        return _are_texts(value)
     if isinstance(value, dict):
-        return isinstance(usual, dict) and all(isinstance(one, str) for one in value.values())
+        fits_one = _are_texts if name == "there" else lambda one: isinstance(one, str)
+        return isinstance(usual, dict) and all(map(fits_one, value.values()))
     return type(value) in _TYPES.get("None" if usual is None else type(usual).__name__, (type(usual),))
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(one, str) for one in values)

@@ -130,9 +130,9 @@ class Store:
         return found[0].info.run_id if found else ""
 
     def _experiment(self, entry: dict[str, Any]) -> Any:
-        """The experiment of an entry: by its name, its id, or that of the parent run; None if there is none."""
+        """The experiment of an entry, by name, ID or parent run; None if it does not exist."""
         name, known, parent = entry["experiment"], entry["experiment_id"], entry["tags"].get(PARENT)
-        if self.state.instead:  # where other experiments have the ids, and there is no such parent
+        if self.state.instead:  # IDs and the parent run belong to the original server
             name, known, parent = name or DEFAULT_EXPERIMENT, None, None
         if name is None and known is None and parent is not None:
             with contextlib.suppress(Missing):
@@ -157,7 +157,7 @@ class Store:
         sys.argv[0] = entry["program"]  # whose name and version MLflow notes
         given = dict(entry["tags"])
         name = entry["name"] or given.pop(RUN_NAME, None)
-        given.pop(RUN_NAME, None)  # the name that was told comes first
+        given.pop(RUN_NAME, None)
         tags = {name: masked(text) for name, text in resolve_tags({**dict(_versions()), **given}).items()}
         tags[_SPOOL_TAG] = entry["spool"]
         run = self._mlflow.ask(lambda client: client.create_run(self.state.experiment_id, entry["time"], tags, name))
@@ -166,19 +166,19 @@ class Store:
         self.state.run_id, self.state.run_name = run.info.run_id, run.info.run_name
 
     def _experiment_of_new_run(self, entry: dict[str, Any]) -> str:
-        """The id of its experiment, which is created if there is none."""
+        """The ID of the run's experiment, which is created if necessary."""
         found = self._experiment(entry)
         if found is None:
             name, place = entry["experiment"] or DEFAULT_EXPERIMENT, self._mlflow.whole(entry["artifact_location"])
             try:
                 return str(self._mlflow.ask(lambda client: client.create_experiment(name, place)))
             except Refused:
-                found = self._experiment(entry)  # that another run has created in the meantime
+                found = self._experiment(entry)  # another run has just created it
                 if found is None:
                     raise
         if found.lifecycle_stage != "active":
             raise Refused(
-                f"the experiment {found.name!r} has been deleted; choose another one, or bring it back: mlflow "
+                f"the experiment {found.name!r} has been deleted; use another one, or restore it with: mlflow "
                 f"experiments restore --experiment-id {found.experiment_id}"
             )
         return str(found.experiment_id)
@@ -205,7 +205,7 @@ class Store:
         if entry["adds"] and not resumed and entry["experiment"] is not None:
             home = self._mlflow.ask(lambda client: client.get_experiment(run.info.experiment_id)).name
             if home != entry["experiment"]:
-                raise Refused(f"run {run_id} is one of the experiment {home!r}, and not of {entry['experiment']!r}")
+                raise Refused(f"run {run_id} belongs to the experiment {home!r}, not to {entry['experiment']!r}")
         self.state.run_id, self.state.run_name = run_id, run.info.run_name
         self.state.experiment_id = run.info.experiment_id
         self.state.known_before = dict(run.data.params) if resumed else {}
@@ -215,6 +215,7 @@ class Store:
             self.state.status_before = run.info.status
         self.state.joined, self.state.ended_as = entry["joins"], run.info.status
         self.state.names = run.data.tags.get(NAMES_TAG, "")
+        self.state.there = {"metric": [*run.data.metrics], "param": [*run.data.params], "tag": [*run.data.tags]}
         if reopens:
             name = entry["name"] if entry["adds"] else None
             self._mlflow.ask(lambda client: client.update_run(run_id, status="RUNNING", name=name))
@@ -231,7 +232,7 @@ class Store:
         # Of a run that something kept from resuming, nothing has changed.
         before = self.state.status_before
         if entry.get("only_looks") and self.state.ended_as in ("FAILED", "KILLED"):
-            before = self.state.ended_as  # a test makes no training complete
+            before = self.state.ended_as  # testing does not complete a failed training
         status = before if before not in ("", "RUNNING") else entry["status"]
         self._mlflow.write(
             lambda client: client.set_terminated(self.state.run_id, status, end_time=entry["time"]),
@@ -312,7 +313,7 @@ class Store:
             _raise_if(refused)
 
     def _note_differing(self, name: str, text: str) -> None:
-        """Keep a param's new value where it can be found: MLflow does not change one."""
+        """Record a param's new value as a tag, because MLflow does not change params."""
         mark, before = f"{self.state.mark_of_params}{name}", self.state.differing_params.count(name)
         self._set_tags({"values": {f"{mark}-{before + 1}" if before else mark: text}})
         self.state.differing_params.append(name)
@@ -348,7 +349,7 @@ class Store:
     def _add_file(self, entry: dict[str, Any]) -> None:
         place = self._folder / FILES / entry["kept"]
         if self.state.instead and not place.exists():
-            self.state.left_files += 1  # the run in the other place has it
+            self.state.left_files += 1  # the run on the original server has it
             return
         try:
             check_folder(place.parent)
@@ -413,6 +414,6 @@ def _same(stored: float, value: float) -> bool:
 
 
 def _raise_if(refused: Sequence[str]) -> None:
-    """Tell of all that MLflow has not taken, if there is anything."""
+    """Raise for everything that MLflow has refused, if there is anything."""
     if refused:
         raise Refused("; ".join(refused))

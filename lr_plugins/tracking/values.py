@@ -1,4 +1,4 @@
-"""Values of params and tags as texts that are the same in every process."""
+"""Reproducible text forms of the values of params and tags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def text_of(value: object) -> str:
-    """A value as it is recorded: functions and classes by their names, without addresses in memory and passwords.
+    """The recorded form of a value: functions and classes by name, without memory addresses and passwords.
 
     Example:
         >>> import math, functools
@@ -31,7 +31,7 @@ def text_of(value: object) -> str:
 
 
 def _spelled(value: Any, otherwise: Callable[[object], str] = repr) -> str:
-    """A value as Python would spell it; what has no spelling of its own by `otherwise`."""
+    """Containers, functions and classes in Python syntax; everything else through `otherwise`."""
     if isinstance(value, functools.partial):
         options = [f"{name}={_spelled(one)}" for name, one in value.keywords.items()]
         return f"functools.partial({', '.join([*map(_spelled, (value.func, *value.args)), *options])})"

@@ -178,13 +178,13 @@ def _is_theirs(error: BaseException) -> bool:
 
 
 def _of_a_launcher(error: BaseException) -> bool:
-    """Whether a job could not be submitted: the cluster has refused it, or there is none."""
+    """Whether a job could not be submitted to the cluster."""
     homes = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in _frames(error)]
     return "submitit" in homes or type(error).__module__.partition(".")[0] == "submitit"
 
 
 def _of_a_file(error: OSError) -> str:
-    """What the system does not allow, and which setting asks for it."""
+    """The file that cannot be used, and the setting that names it."""
     place = os.fspath(error.filename)
     place = place.decode(errors="replace") if isinstance(place, bytes) else str(place)
     words = (word.partition("=") for word in sys.argv[1:])

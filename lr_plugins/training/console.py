@@ -13,7 +13,7 @@ _NOT_FOR_USERS = (
     r".*`?_pytree\..*deprecated.*",  # the same
     r"The dirpath has changed from.*",  # a resumed run has a folder of its own
     r"Total length of `list` across ranks is zero.*",  # a recipe without validation set means that
-    r"Params of MLflow run .* have another value now",  # the summary tells of them
+    r"Params of MLflow run .* have another value now",  # the summary lists them
     r".*Checkpoint directory .* exists and is not empty.*",  # resuming in the folder of the run
 )
 

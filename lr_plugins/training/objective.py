@@ -1,4 +1,4 @@
-"""What `train.py` returns to a sweeper."""
+"""The objective that `train.py` returns to Hydra sweepers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ _DEFAULT, _WITHOUT_VALIDATION = "val_loss", "loss"
 
 
 def objective(name: str | None, values: Mapping[str, Mapping[int, float]]) -> float | None:
-    """The last value of a metric; of a training that has diverged, infinity, on the side that is worse.
+    """The last value of a metric, or the worst possible value if training has diverged.
 
     Args:
-        name: the metric; None for no objective. `val_loss` of a run that has not validated is its `loss`, and None
-            without one.
+        name: the metric; None for no objective. If `val_loss` was not logged, `loss` is used instead, if available.
         values: the metrics' values by epoch.
 
     Raises:

@@ -24,7 +24,7 @@ _PLACE = re.compile(r"[A-Za-z][\w+.-]*:/.*|~.*|\.{0,2}[/\\].*|[A-Za-z]:\\.*", re
 
 
 def _without_places(value: Any) -> Any:
-    """Plain values without places: texts that look like one, or whose names say that they are."""
+    """Plain values without paths: texts that look like a path, or whose names say that they are one."""
     if isinstance(value, dict):
         return {key: _without_places(one) for key, one in value.items() if not _is_place(str(key), one)}
     return [_without_places(one) for one in value if not _is_place("", one)] if isinstance(value, list) else value
@@ -98,7 +98,7 @@ class RecordConfig(ChecksState, Callback):
 
     @property
     def _params(self) -> dict[str, Any]:
-        """What tells ways of training apart: the configuration without what says where and how it is recorded."""
+        """The configuration without paths and without the logger's settings, which do not affect training."""
         whole = {name: value for name, value in self._plain.items() if name not in _BESIDE_TRAINING}
         found: dict[str, Any] = _without_places(whole)
         return found

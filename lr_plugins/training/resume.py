@@ -67,7 +67,7 @@ def continued(arguments: Sequence[str]) -> list[str]:
     before = screened(not_replaced(settings.overrides, rest), folder)
     report_refused(before.refused, folder)
     place = run_folder(settings, folder)
-    if is_last and "${" in given.get("hydra.run.dir", ""):  # it says where runs are, and not which
+    if is_last and "${" in given.get("hydra.run.dir", ""):  # a template, not the folder of this run
         del given["hydra.run.dir"]
         rest = [word for word in rest if key_of(word) != "hydra.run.dir"]
     if "hydra.run.dir" not in given and place is not None:
@@ -78,7 +78,7 @@ def continued(arguments: Sequence[str]) -> list[str]:
 def newest_checkpoint(given: dict[str, str], start: Path = Path()) -> Path:
     """The `last.ckpt` that was written last: below `output_dir` or `hydra.run.dir` if given, or else `outputs`.
 
-    An interpolation in the place is what the command line sets, or stands for whatever it was in the runs before.
+    An interpolation in the path is replaced by the field's value on the command line; otherwise it matches anything.
 
     Args:
         given: the overrides of the command line, by field.
@@ -100,13 +100,13 @@ def newest_checkpoint(given: dict[str, str], start: Path = Path()) -> Path:
 
 
 def _folders(start: Path, place: str, given: dict[str, str]) -> list[Path]:
-    """The folders that a place may be: an interpolation is what command line or environment say, or anything."""
+    """The folders that match a path, whose unknown interpolations match anything."""
     known = _OF_ENVIRONMENT.sub(lambda match: os.environ.get(match[1], match[2] or ""), place)
     known = _OF_A_FIELD.sub(lambda match: _unquoted(given.get(match[1], match[0])), known)
     pattern, end = "", 0
     for match in _INTERPOLATION.finditer(_OF_START.sub(str(start.absolute()), known)):
         pattern, end = f"{pattern}{glob.escape(match.string[end : match.start()])}*", match.end()
-        if "/" in match[0]:  # of several levels: whatever is below
+        if "/" in match[0]:  # several levels: match everything below
             break
     else:
         if not pattern:

@@ -115,7 +115,7 @@ def train(config: DictConfig) -> Run:
 
 
 def _from_start(config: DictConfig) -> DictConfig:
-    """The configuration with the places of the run that mean the same in every folder: Hydra may have changed it."""
+    """The configuration with absolute paths of the run, if Hydra has changed the working directory."""
     if Path.cwd() == start_folder():
         return config
     config = config.copy()
@@ -223,12 +223,12 @@ def _assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:
 
 
 def _job_folder(config: DictConfig) -> Path:
-    """The folder that Hydra has given the job, of which no two have the same."""
+    """The job's output folder, which Hydra creates for each job."""
     return Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else config.output_dir)
 
 
 def _about(config: DictConfig) -> dict[str, str]:
-    """What a run is, for comparisons and for whoever meets it in MLflow."""
+    """The settings that identify a run in comparisons and in MLflow."""
     about = {"seed": str(config.seed), "schedule": "schedule", "sweep": os.environ.get(SWEEP, "")}
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
@@ -239,7 +239,7 @@ def _about(config: DictConfig) -> dict[str, str]:
 
 
 def _description(config: DictConfig) -> str:
-    """The same in words, which MLflow shows above the run."""
+    """The run's description in MLflow, as Markdown."""
     about = _about(config)
     words = [shlex.quote(word) for word in about.get(OVERRIDES, "").split("\n") if word]
     what = " ".join(f"{name} `{about[name]}`," for name in ("schedule", "data", "model", "optimizer") if name in about)
@@ -313,7 +313,7 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
 
 
 def _judged(name: str, node: DictConfig, data: Any) -> DictConfig:
-    """A callback's configuration with the metric that it goes by, and with the end of it that is better."""
+    """A callback's configuration with its `monitor` and `mode` filled in."""
     if "monitor" not in node or "mode" not in node or not str(node.get("_target_")).startswith(_LIGHTNINGS):
         return node
     monitor = node.monitor or ("val_loss" if data.num_val else "loss")

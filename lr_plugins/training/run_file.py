@@ -1,4 +1,4 @@
-"""`run.json` in a run's folder: what a run has come to, for comparisons that need no server."""
+"""`run.json` in a run's folder: the run's settings and curves, for comparisons without a server."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lr_plugins.tracking import MLflowLogger
 from lr_plugins.tracking.entries import BY_SPOOL
 from lr_plugins.tracking.run_status import run_status
 
-_WRITE_EVERY = 10.0  # seconds, so that a run that is killed has left something
-_SHARE = 50  # times as long as a write takes is the pause after it
-_MOST_POINTS = 4000  # of a curve: a picture shows no more
+_WRITE_EVERY = 10.0  # seconds, so that a killed run leaves its curves
+_SHARE = 50  # the pause after a write, as a multiple of its duration
+_MOST_POINTS = 4000  # of a series: a picture shows no more
 
 
 class RunFile(Logger):
-    """Keep the curves of a run, and write them with what it is to `run.json`.
+    """A logger that writes a run's settings and curves to `run.json`.
 
-    The file has each value of the metrics, and of a long curve of learning rates so many points as a picture shows,
-    the last one among them.
+    The file has every value of the metrics. A series with a value at each step, such as a learning rate, is thinned to
+    about 4,000 points, including the first and the last.
 
     Args:
-        folder: the run's.
-        about: what the run is: `schedule`, `model`, `data`, `seed`, `name`, `overrides`; plain texts.
-        recorded: where the run is recorded as well. Default None: nowhere.
+        folder: the run's folder.
+        about: the run's settings as texts: `schedule`, `model`, `data`, `seed`, `name`, `overrides`, `sweep`.
+        recorded: the logger whose run ID is noted. Default None: there is none.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, str], recorded: Logger | None = None) -> None:
@@ -39,12 +39,12 @@ class RunFile(Logger):
         self.path, self.about, self._recorded = folder / RUN_FILE, dict(about), recorded
         self.begun = time.time()
         self._curves: dict[str, tuple[array[int], array[float]]] = {}
-        self._series: set[str] = set()  # the curves that have a value at each step
+        self._series: set[str] = set()  # curves with a value at each step
         self._next_write = 0.0
 
     @property
     def name(self) -> str:
-        """Nothing: the run's folder is its own."""
+        """Empty: checkpoints need no folder below the run's."""
         return ""
 
     @property
@@ -54,12 +54,12 @@ class RunFile(Logger):
 
     @property
     def experiment(self) -> None:
-        """There is no object behind it."""
+        """None: there is no underlying object."""
         return
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: `config.yaml` has them."""
+        """Do nothing: the settings are known."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -94,7 +94,7 @@ class RunFile(Logger):
             for name, (steps, values) in left["curves"].items():
                 self._curves[str(name)] = array("q", steps), array("d", map(float, values))
         except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError):
-            self._curves = {}  # of another kind, or broken: the curves begin here
+            self._curves = {}  # unreadable: start with empty curves
 
     @rank_zero_only
     def save(self) -> None:
@@ -106,11 +106,11 @@ class RunFile(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the file with the run's end."""
+        """Write the file with the run's final status."""
         self.write(run_status(status))
 
     def write(self, status: str) -> None:
-        """Write the file, whole or not at all; a disk that does not take it ends no training."""
+        """Write the file atomically; failing to do so does not stop the training."""
         known = self._recorded.reference if isinstance(self._recorded, MLflowLogger) else None
         whole = {
             **self.about,
@@ -129,7 +129,7 @@ class RunFile(Logger):
             part.write_text(json.dumps(whole), encoding="utf-8")
             part.replace(self.path)
         except OSError as error:
-            print(f"{self.path} cannot be written ({error}): a comparison lacks this run.", file=sys.stderr)
+            print(f"{self.path} cannot be written ({error}); comparisons will lack this run.", file=sys.stderr)
 
 
 def _written(steps: array[int], values: array[float], most: int) -> tuple[list[int], list[float | str]]:

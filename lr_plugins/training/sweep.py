@@ -1,4 +1,4 @@
-"""A sweep: the comparison of its runs when it ends, in its folder; and in MLflow a parent run with it."""
+"""Sweeps: the comparison of their runs, and a parent run in MLflow."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from lr_plugins.training.credentials import revealed_text
 
 COMPARISON = "comparison"
 PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, for the processes of a launcher inherit it
-SWEEP = "LR_PLUGINS_SWEEP"  # there as well: what its runs are known by
+SWEEP = "LR_PLUGINS_SWEEP"  # the sweep's ID, inherited in the same way
 interrupted = False
 """Whether Ctrl-C has ended the program."""
 _MLFLOW = "lr_plugins.tracking.MLflowLogger"
 
 
 class Sweep(Callback):  # type: ignore[misc]
-    """Hydra's callback that compares the runs of a sweep, whatever they log to.
+    """A Hydra callback that compares the runs of a sweep, whichever logger they use.
 
-    When the last of them has ended, the sweep's folder gets `comparison`: `comparison.csv`, `comparison.md`, the
-    learning rates together, and the metrics with their spread over seeds. Where the runs log to MLflow, the sweep has a
-    run of its own there, with theirs as its children, which gets the same.
+    When the sweep ends, it writes `comparison.csv`, `comparison.md` and pictures of the learning rates and metrics to
+    `comparison` in the sweep's folder. If the runs log to MLflow, they are children of a parent run, which gets the
+    same files.
     """
 
     def __init__(self) -> None:
         self._logger: Any = None
         self._folder: Path | None = None
-        self._mark = uuid.uuid4().hex
+        self._id = uuid.uuid4().hex
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Take note of the folder, and begin the parent run."""
+        """Start the parent run, if the runs log to MLflow."""
         self._folder = Path(str(config.hydra.sweep.dir)).absolute()
-        os.environ[SWEEP] = self._mark
+        os.environ[SWEEP] = self._id
         try:
             if config.logger.get("_target_") == _MLFLOW:
                 self._begin_parent(config)
         finally:
-            # Hydra does not tell of the end of a sweep that an error or Ctrl-C breaks off. What is registered last is
-            # called first: before the logger ends the run by itself.
+            # Hydra does not call on_multirun_end after an error or Ctrl-C. Registered last, this is called before the
+            # logger's own handler, which would end the run as finished.
             atexit.register(self._end, "failed")
 
     def _begin_parent(self, config: DictConfig) -> None:
         from lr_plugins.tracking import MLflowLogger
 
         overrides = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
-        # One by one, for others are known in a job only.
+        # Each by itself: other fields of the logger can be resolved in a job only.
         known = {name: config.logger.get(name) for name in ("experiment_name", "tracking_uri", "spool_dir")}
         known = {name: value for name, value in known.items() if value}
         if "tracking_uri" in known:
@@ -89,9 +89,9 @@ class Sweep(Callback):  # type: ignore[misc]
         from lr_plugins.report.compare import PAGE, RUNS, compare
         from lr_plugins.report.run_files import find_run_files
 
-        runs = find_run_files(folder, self._mark)
+        runs = find_run_files(folder, self._id)
         if not runs:
-            print(f"There is nothing to compare: no run of the sweep has left its run.json below {folder}", flush=True)
+            print(f"There is nothing to compare: the sweep's runs have left no run.json below {folder}", flush=True)
             return
         files = compare(runs, folder / COMPARISON)
         page = next(file for file in files if file.name == PAGE).read_text(encoding="utf-8")

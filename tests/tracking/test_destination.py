@@ -142,7 +142,7 @@ def test_ids_of_one_place_mean_nothing_in_another(monkeypatch):
 
 def test_the_run_of_the_environment_is_one_of_the_experiment_that_was_told(client, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(client.create_experiment("of mlflow run")).info.run_id)
-    with pytest.raises(TrackingError, match="is one of the experiment 'of mlflow run', and not of 'mine'"):
+    with pytest.raises(TrackingError, match="belongs to the experiment 'of mlflow run', not to 'mine'"):
         record(MLflowLogger("mine"))
 
 
@@ -183,7 +183,7 @@ def deleted(client):
 
 
 def unknown_scheme(client):
-    return {"tracking_uri": "htp://foo"}, "addresses begin with http://"
+    return {"tracking_uri": "htp://foo"}, "a tracking URI begins with http://"
 
 
 def no_database(client):
@@ -208,8 +208,8 @@ def test_what_mlflow_refuses_for_good_is_an_error_before_the_first_step(client, 
 @pytest.mark.parametrize(
     ("uri", "begins", "message"),
     [
-        ("127.0.0.1:5000", {}, "as in http://127.0.0.1:5000"),
-        ("sqlite:///:memory:", {}, "database in memory"),
+        ("127.0.0.1:5000", {}, "did you mean http://127.0.0.1:5000"),
+        ("sqlite:///:memory:", {}, "in-memory database"),
         ("sqlite:////proc/none/runs.db", {}, "No such file or directory: '/proc/none'"),
         ("sqlite:////proc/runs.db", {}, "unable to open database file"),
         ("http://127.0.0.1:99999", {}, "Invalid url"),

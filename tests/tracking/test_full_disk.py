@@ -36,6 +36,22 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """No file of this process grows beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def log(logger, start, end):
+    for step in range(start, end):
+        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+
+
 # What a training logs around the moment at which another file fills its disk. It says how many points it has logged.
 TRAINING = """
 import os, sys, time
@@ -155,18 +171,11 @@ def test_the_command_does_not_say_sent_of_a_killed_training_that_held_points(dat
 @pytest.mark.parametrize("room", [100, 1000, 20_000])
 def test_a_limit_of_the_size_of_files_lets_the_run_go_on_in_other_files(room, database, tmp_path):
     logger = MLflowLogger(f"limit {room}", tracking_uri=database, spool_dir=tmp_path / "spool")
-    for step in range(10):
-        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    log(logger, 0, 10)
     assert logger.run_id
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (max(logger._delivery.spool.size + room, 2000), hard))
-    try:
-        for step in range(10, 500):
-            logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    for step in range(500, 600):
-        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    with files_of_at_most(max(logger._delivery.spool.size + room, 2000)):
+        log(logger, 10, 500)
+    log(logger, 500, 600)
     parts = len(logger._delivery.parts)
     logger.finalize("success")
     assert parts > 1
@@ -178,20 +187,14 @@ def test_a_limit_of_the_size_of_files_lets_the_run_go_on_in_other_files(room, da
 def test_without_any_room_points_are_held_and_counted(frees, database, tmp_path):
     """Where no file at all may grow, on any disk."""
     logger = MLflowLogger(f"no room, {frees}", tracking_uri=database, spool_dir=tmp_path / "spool")
-    for step in range(10):
-        logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+    log(logger, 0, 10)
     assert logger.run_id
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-        try:
-            for step in range(10, 300):
-                logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
+        with files_of_at_most(0):
+            log(logger, 10, 300)
             if not frees:
                 logger.finalize("success")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         if frees:
             logger.finalize("success")
     told = [str(one.message) for one in caught if "no other one has room" in str(one.message)]

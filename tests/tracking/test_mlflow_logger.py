@@ -333,6 +333,23 @@ def test_names_stand_for_the_same_when_a_run_goes_on_in_another_order(logger):
     assert (sorted(data.params.values()), len(data.metrics)) == (["A", "B"], 2)
 
 
+def test_a_resumed_run_keeps_apart_what_it_had_and_what_comes(logger):
+    logger.log_metrics({"acc_1": 1.0}, step=0)
+    logger.log_hyperparams({"a_b": "A", "x": {"y": 1}})
+    logger.finalize("success")
+    again = MLflowLogger(tracking_uri=logger.tracking_uri, run_id=logger.run_id, spool_dir=logger.spool_dir)
+    with pytest.warns(UserWarning, match="'acc_1' and 'acc@1' would have the same name"):
+        again.log_metrics({"acc@1": 2.0}, step=1)
+    with pytest.warns(UserWarning, match="'a_b' and 'a@b' would have the same name"):
+        again.log_hyperparams({"a@b": "B", "a_b": "A", "x": {"y": 2}})
+    with pytest.warns(UserWarning, match=r"another value now than it has recorded: x\.y\."):
+        again.finalize("success")
+    data = mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).data
+    assert sorted(data.metrics.values()) == [1.0, 2.0]
+    assert sorted(data.params.values()) == ["1", "A", "B"]
+    assert data.tags["resumed-1.x.y"] == "2"
+
+
 def test_params_whose_dotted_names_are_the_same_stay_apart(logger):
     with pytest.warns(UserWarning, match=r"params 'x\.y' and 'y' in 'x' would have the same name"):
         logger.log_hyperparams({"x.y": 1, "x": {"y": 2, "z": 3}})

@@ -48,7 +48,9 @@ def test_what_one_place_has_a_part_of_goes_elsewhere_as_a_whole(server, gate, el
     there = run_of(server.uri)
     sent = command(waiting, "--to", elsewhere)
     assert (sent.returncode, sent.stderr, folders(waiting)) == (0, "", [])
-    assert f"run {there.info.run_id} at {gate.uri} has what had been sent there before, and 1 files" in sent.stdout
+    assert (
+        f"run {there.info.run_id} at {gate.uri} has what was sent there before; 1 files are only there" in sent.stdout
+    )
     run = run_of(elsewhere)
     assert (run.info.status, points_in(elsewhere, run.info.run_id)) == ("FINISHED", expected(50))
 

@@ -137,7 +137,7 @@ BEFORE_TRAINING = [
     (["hydra.mode=MULTIRUN", "launcher=slurm", "logger=none"], r"srun|sbatch"),
     (["logger.experiment_name=2024"], r"MLflowLogger\.experiment_name must be a text.*got 2024"),
     (["callbacks.checkpoint.monitor=val_thing"], r"callbacks\.checkpoint\.mode must be min or max for 'val_thing'"),
-    (["logger.tracking_uri=htp://foo"], r"MLflow at htp://foo: .* begin with http://"),
+    (["logger.tracking_uri=htp://foo"], r"MLflow at htp://foo: .* begins with http://"),
     (["callbacks.trace=5"], r"callbacks\.trace must be null, or a callback with a _target_; got 5"),
 ]
 
