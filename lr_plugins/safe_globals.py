@@ -16,7 +16,7 @@ from lr_plugins import keras, schedules
 from lr_plugins.schedules.duration import Boundaries, Lengths
 from lr_plugins.schedules.position import Span
 
-_HOMES = ("lr_plugins.schedules.", "lr_plugins.keras")
+_HOMES = ("lr_plugins.schedules.", "lr_plugins.keras.")
 
 
 def register_schedules() -> None:

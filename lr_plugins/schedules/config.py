@@ -31,7 +31,8 @@ def to_config(schedule: Schedule, functions_by_name: bool = False) -> dict[str, 
     """
     kind = type(schedule)
     # The package that shows a schedule, not the file it happens to be written in.
-    home = "lr_plugins.schedules" if kind.__module__.startswith("lr_plugins.schedules.") else kind.__module__
+    homes = ("lr_plugins.schedules", "lr_plugins.keras")
+    home = next((package for package in homes if kind.__module__.startswith(f"{package}.")), kind.__module__)
     arguments = {
         name: _plain(value, f"{kind.__name__}.{name}", functions_by_name) for name, value in schedule.config().items()
     }

@@ -370,13 +370,10 @@ def defined_schedule(name: str) -> type[Schedule] | None:
         >>> defined_schedule("lr_plugins.schedules.StepDecay").__name__, defined_schedule("os.system")
         ('StepDecay', None)
     """
-    from lr_plugins import schedules
-
     home, _, own = name.rpartition(".")
-    if home == "lr_plugins.keras":
-        import_module(home)
-    if home in ("lr_plugins", "lr_plugins.schedules") and own in schedules.__all__:
-        found = getattr(schedules, own)
+    if home in ("lr_plugins", "lr_plugins.schedules", "lr_plugins.keras"):
+        package = import_module("lr_plugins.schedules" if home == "lr_plugins" else home)
+        found = vars(package).get(own) if own in package.__all__ else None
         return found if isinstance(found, type) and issubclass(found, Schedule) else None
     return _DEFINED.get(name)
 

@@ -10,6 +10,7 @@ from keras.optimizers import schedules as real
 from lr_plugins import LearningRateScheduler, RunLength
 from lr_plugins import keras as ours
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.keras.schedules import SCHEDULES
 from tests.toys import Toy, fit
 
 from .deviation import assert_agrees
@@ -104,7 +105,7 @@ def test_restarts_are_at_their_exact_steps(first, t_mul, index):
 def test_keras_defaults_are_ours():
     import inspect
 
-    for name in ours._SCHEDULES:
+    for name in SCHEDULES:
         theirs = inspect.signature(getattr(real, name)).parameters
         mine = dict(inspect.signature(getattr(ours, name)).parameters)
         mine.pop("dtype")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lr_plugins import keras, schedules
+from lr_plugins.keras.schedules import DTYPES
 from lr_plugins.errors import ImpossibleValue
 from lr_plugins.schedules import Observation, Position, RunLength, Schedule, ops
 from lr_plugins.schedules.config import from_config, to_config
@@ -98,7 +99,7 @@ def test_a_block_of_one_epoch_or_of_one_step_is_an_array_all_the_same(case, epoc
     assert of_one_step.shape == (len(steps),)
 
 
-@pytest.mark.parametrize("dtype", keras.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(step=st.integers(0, 5000), epoch=st.integers(0, 9))
 @quick(15)
 def test_the_schedules_of_keras_keep_these_laws(dtype, step, epoch):

@@ -1,16 +1,10 @@
-"""Keras' learning-rate schedules under Keras' names, with Keras' arguments, defaults and rules.
+"""Keras' schedules under Keras' names, with Keras' arguments, defaults and rules.
 
 They are ordinary schedules here: they combine, drive any optimizer through `LearningRateScheduler`, and are traced.
 Where Keras' rule differs from that of `lr_plugins.schedules`, it is Keras' here: lengths count optimizer steps only,
 and `PiecewiseConstantDecay` keeps the old value while `step <= boundary`.
 
 `dtype="float32"` computes as Keras does by default, in single precision; the default here is float64.
-
-Example:
-    >>> from lr_plugins import keras
-    >>> schedule = keras.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005)
-    >>> keras.deserialize(keras.serialize(schedule)) == schedule
-    True
 """
 
 from __future__ import annotations
@@ -393,7 +387,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         return (np.power(self.t_mul, index) - 1) / (self.t_mul - 1)
 
 
-_SCHEDULES = {
+SCHEDULES = {
     schedule.__name__: schedule
     for schedule in (
         CosineDecay,
@@ -418,10 +412,10 @@ def deserialize(config: Mapping[str, Any]) -> LearningRateSchedule:
         InvalidArgument: it names no schedule of Keras.
     """
     name = config.get("class_name") if isinstance(config, Mapping) else None
-    if not isinstance(name, str) or name not in _SCHEDULES or not isinstance(config.get("config"), Mapping):
-        allowed = f"a dictionary with class_name, one of {', '.join(_SCHEDULES)}, and config"
+    if not isinstance(name, str) or name not in SCHEDULES or not isinstance(config.get("config"), Mapping):
+        allowed = f"a dictionary with class_name, one of {', '.join(SCHEDULES)}, and config"
         raise InvalidArgument("the serialized schedule", config, allowed)
-    return _SCHEDULES[name].from_config(config["config"])
+    return SCHEDULES[name].from_config(config["config"])
 
 
 def _steps(owner: Schedule, name: str, value: object) -> float:

@@ -1,0 +1,54 @@
+"""Keras under Keras' names: what a Keras script imports, on Lightning's Trainer and torch.
+
+Schedules, optimizers, callbacks and constraints take Keras' arguments with Keras' defaults and follow Keras' rules. They
+are thin: a schedule here is an ordinary schedule, a callback an ordinary callback of Lightning's.
+
+What needs torch is imported when it is first used, so that looking at a schedule does without.
+
+Example:
+    >>> from lr_plugins import keras
+    >>> schedule = keras.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005)
+    >>> keras.deserialize(keras.serialize(schedule)) == schedule
+    True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lr_plugins.keras.schedules import (
+    CosineDecay,
+    CosineDecayRestarts,
+    ExponentialDecay,
+    InverseTimeDecay,
+    LearningRateSchedule,
+    PiecewiseConstantDecay,
+    PolynomialDecay,
+    deserialize,
+    serialize,
+)
+
+_HOME: dict[str, str] = {}
+
+__all__ = [
+    "CosineDecay",
+    "CosineDecayRestarts",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "LearningRateSchedule",
+    "PiecewiseConstantDecay",
+    "PolynomialDecay",
+    "deserialize",
+    "serialize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
