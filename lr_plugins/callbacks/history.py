@@ -15,9 +15,7 @@ from lr_plugins.callbacks.used_rate import UsedRate
 from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, list_of, optional, real
 from lr_plugins.errors import InvalidArgument
-
-NAMES = {"keras2": "lr", "keras3": "learning_rate"}
-"""What each generation of Keras calls the learning rate."""
+from lr_plugins.keras_styles import LEARNING_RATE_NAMES
 
 
 class History(ChecksState, Callback):
@@ -67,8 +65,8 @@ class History(ChecksState, Callback):
     )
 
     def __init__(self, style: str = "keras2") -> None:
-        if style not in NAMES:
-            raise InvalidArgument("History.style", style, f"one of {', '.join(NAMES)}")
+        if style not in LEARNING_RATE_NAMES:
+            raise InvalidArgument("History.style", style, f"one of {', '.join(LEARNING_RATE_NAMES)}")
         self.style = style
         self.epoch: list[int] = []
         self.values: dict[str, dict[int, float]] = {}
@@ -87,7 +85,7 @@ class History(ChecksState, Callback):
         """The values of each epoch by name, those of the learning rate last; a copy."""
         by_name = {**self.values}
         if self.learning_rates:
-            by_name.setdefault(NAMES[self.style], self.learning_rates)
+            by_name.setdefault(LEARNING_RATE_NAMES[self.style], self.learning_rates)
         return {name: [value for _, value in sorted(values.items())] for name, values in by_name.items()}
 
     def __getitem__(self, name: str) -> list[float]:

@@ -21,10 +21,10 @@ from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.used_rate import UsedRate, in_float32
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.keras_styles import STYLES
 
 __all__ = ["KerasProgress"]
 
-STYLES = ("keras2", "keras3")
 INTERVAL = 0.05
 """Seconds from one refresh of a progress bar to the next, at least: Keras' own."""
 

@@ -240,7 +240,13 @@ class Recorder:
     def _column_of(self, hyper: HyperParameter, known: KnownGroup) -> Column:
         series = self._trace.series(self._name(hyper, known), self.step)
         series.part()  # from whatever a schedule has driven before
-        return Column(lambda: hyper.read(known.used), series.append)
+        return Column(self._as_used(hyper, lambda: hyper.read(known.used)), series.append)
+
+    def _as_used(self, hyper: HyperParameter, read: Callable[[], float]) -> Callable[[], float]:
+        """Read what a step uses: an optimizer may decay its learning rates by itself, as Keras' SGD does."""
+        everyone = [self.optimizer, *optimizers_within(self.optimizer)] if hyper == LEARNING_RATE else []
+        factors = [one.learning_rate_factor for one in everyone if decays_by_itself(one)]
+        return (lambda: read() * factors[-1]()) if factors else read
 
     def _name(self, hyper: HyperParameter, known: KnownGroup) -> str:
         return f"{hyper.name}{self.suffix}{known.series}"
@@ -257,6 +263,11 @@ class Recorder:
 
     def _stepped(self) -> None:
         """What is to be done once a step has been taken."""
+
+
+def decays_by_itself(optimizer: Any) -> bool:
+    """Whether an optimizer multiplies the learning rates in its groups by a factor of its own at each step."""
+    return callable(getattr(optimizer, "learning_rate_factor", None))
 
 
 def _captures() -> bool:

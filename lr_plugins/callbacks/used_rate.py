@@ -6,29 +6,33 @@ import torch
 from torch import Tensor
 
 from lr_plugins._lightning import Trainer
+from lr_plugins.callbacks.recorder import decays_by_itself
 
 
 class UsedRate:
     """The learning rate of the first param group at the optimizer step taken last.
 
     It is that of a callback's `trace`, where there is one. Otherwise it is what stood in the optimizer when the last
-    batch began: after the batch, a scheduler of torch has set the next one.
+    batch began: after the batch, a scheduler of torch has set the next one. Of an optimizer that decays its learning
+    rates by itself (`keras.SGD`) it is always the latter, the undecayed one: what Keras shows.
     """
 
     def __init__(self) -> None:
         self._noted: float | Tensor | None = None
+        self._is_undecayed = False
 
     def note(self, trainer: Trainer) -> None:
         """Look at the optimizer; at the begin of each batch."""
         # A module without an optimizer gets a stand-in from Lightning that has no groups.
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         rate = groups[0]["lr"] if groups else None
+        self._is_undecayed = bool(groups) and decays_by_itself(trainer.optimizers[0])
         # A tensor is written in place; reading it now would wait for its device.
         self._noted = rate.clone() if isinstance(rate, Tensor) else rate
 
     def value(self, trainer: Trainer) -> float | None:
         """The learning rate; None where there is no optimizer, or no step yet."""
-        traced = _traced(trainer)
+        traced = None if self._is_undecayed else _traced(trainer)
         noted = None if self._noted is None else float(self._noted)
         return noted if traced is None else traced
 

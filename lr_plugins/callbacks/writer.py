@@ -300,7 +300,7 @@ class Writer(Recorder):
                 column = self._trace.column(mine, self.step) if mine else None
                 if column is not None:
                     driven |= set(drive.shares)
-                    yield Column(functools.partial(getattr, drive, "value"), column.append)
+                    yield Column(self._as_used(drive.hyper, functools.partial(getattr, drive, "value")), column.append)
             for known in self.groups:
                 hyper = HyperParameter.of(what, known.group)
                 if known not in driven and hyper is not None:

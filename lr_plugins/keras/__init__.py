@@ -1,7 +1,7 @@
 """Keras under Keras' names: what a Keras script imports, on Lightning's Trainer and torch.
 
-Schedules, optimizers, callbacks and constraints take Keras' arguments with Keras' defaults and follow Keras' rules. They
-are thin: a schedule here is an ordinary schedule, a callback an ordinary callback of Lightning's.
+Schedules, optimizers, callbacks and constraints take Keras' arguments with Keras' defaults and follow Keras' rules.
+They are thin: a schedule here is an ordinary schedule, a callback an ordinary callback of Lightning's.
 
 What needs torch is imported when it is first used, so that looking at a schedule does without.
 
@@ -29,9 +29,13 @@ from lr_plugins.keras.schedules import (
     serialize,
 )
 
-_HOME: dict[str, str] = {}
+if TYPE_CHECKING:
+    from lr_plugins.keras.optimizers import SGD
+
+_HOME = {"SGD": "lr_plugins.keras.optimizers"}
 
 __all__ = [
+    "SGD",
     "CosineDecay",
     "CosineDecayRestarts",
     "ExponentialDecay",

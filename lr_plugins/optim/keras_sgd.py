@@ -143,12 +143,17 @@ class KerasSGD(Optimizer):
         # Everything is gathered before anything is changed: a gradient that is refused leaves all groups as they were.
         for group, tensors in [(group, self._gather(group)) for group in self.param_groups]:
             for weights, gradients, velocities in _batches(tensors):
-                step_size = _step_size(group["lr"], weights[0].device)
+                step_size = _step_size(self._used_learning_rate(group), weights[0].device)
                 if group["momentum"] == 0:
                     _add_scaled_(weights, gradients, step_size)
                 else:
                     _momentum_update_(weights, gradients, velocities, step_size, group["momentum"], group["nesterov"])
         return loss
+
+    def _used_learning_rate(self, group: dict[str, Any]) -> float | Tensor:
+        """The learning rate of the step that is being taken."""
+        learning_rate: float | Tensor = group["lr"]
+        return learning_rate
 
     def _gather(self, group: dict[str, Any]) -> _Tensors:
         """Weights, gradients and velocities of a group's parameters that have a gradient."""

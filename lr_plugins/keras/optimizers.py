@@ -1,0 +1,180 @@
+"""Keras' optimizers as Keras' scripts build them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from lr_plugins.checkpoint_state import count
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.keras.schedules import InverseTimeDecay
+from lr_plugins.keras_styles import LEARNING_RATE_NAMES
+from lr_plugins.optim import KerasSGD
+from lr_plugins.schedules.arguments import number
+from lr_plugins.schedules.schedule import choice
+
+if TYPE_CHECKING:
+    from torch.optim.optimizer import ParamsT
+
+_BLOCK = 256  # factors that are computed together: a call of NumPy for many costs little more than for one
+
+
+class SGD(KerasSGD):
+    """Keras' SGD in one call: momentum, Nesterov, and the learning rate's decay per update.
+
+    `lr_t = lr / (1 + decay * iterations)`, then `v = momentum * v - lr_t * g` and `w = w + v`; with `nesterov`,
+    `w = w + momentum * v - lr_t * g`. `iterations` counts the updates before this one, from 0.
+
+    The decay is an `InverseTimeDecay` that the optimizer brings along: `optimizer.decay_schedule`. It multiplies what
+    `param_groups` hold, whoever sets the learning rate there: under a `LearningRateScheduler` the rate of an update is
+    `scheduled / (1 + decay * iterations)`, as in Keras. The trace and MLflow show the rate that was used; `History` and
+    the progress lines show the undecayed one, as Keras' do.
+
+    Args:
+        params: parameters, or dicts of a parameter group; a group may have its own `lr`, `momentum` and `nesterov`.
+        learning_rate: >= 0, a number or a 0-d tensor. Default 0.01.
+        momentum: share of the velocity kept at each update, 0 to 1. Default 0.
+        decay: by how much each update adds to the divisor, >= 0. Default 0: none.
+        nesterov: look one step of momentum ahead. Default False.
+        lr: the older name of `learning_rate`; give one of the two.
+
+    Raises:
+        InvalidArgument: an argument outside its range, or both `lr` and `learning_rate`.
+
+    Source: keras.optimizers.SGD of Keras 2, whose `decay` Keras 3 ignores.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.tensor(1.0))
+        >>> optimizer = SGD([weight], lr=0.5, decay=1.0)
+        >>> for _ in range(2):
+        ...     weight.grad = torch.tensor(1.0)
+        ...     optimizer.step()
+        ...     print(weight.item())
+        0.5
+        0.25
+        >>> optimizer.get_config()
+        {'lr': 0.5, 'momentum': 0.0, 'decay': 1.0, 'nesterov': False}
+        >>> optimizer.iterations
+        2
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        learning_rate: float | Tensor | None = None,
+        momentum: float = 0.0,
+        decay: float = 0.0,
+        nesterov: bool = False,
+        lr: float | Tensor | None = None,
+    ) -> None:
+        if learning_rate is not None and lr is not None:
+            raise InvalidArgument("SGD.lr", lr, "left out where learning_rate is given: they are two names for one")
+        given = lr if learning_rate is None else learning_rate
+        self._decays(number("SGD.decay", decay, "a finite number >= 0", at_least=0.0))
+        super().__init__(params, 0.01 if given is None else given, momentum, nesterov)
+
+    def _decays(self, decay: float) -> None:
+        self.decay = decay
+        self.decay_schedule = InverseTimeDecay(1.0, decay_steps=1, decay_rate=decay)
+        self._factors: list[float] = []
+        self._factors_from = 0
+
+    @property
+    def iterations(self) -> int:
+        """How many updates it has made."""
+        iterations: int = self.param_groups[0]["iterations"]
+        return iterations
+
+    def learning_rate_factor(self) -> float:
+        """What multiplies the learning rates of the coming update: `1 / (1 + decay * iterations)`."""
+        if not self.decay:
+            return 1.0
+        ahead = self.iterations - self._factors_from
+        if not 0 <= ahead < len(self._factors):
+            self._factors_from, ahead = self.iterations, 0
+            steps = np.arange(self.iterations, self.iterations + _BLOCK)
+            self._factors = np.asarray(self.decay_schedule(steps)).tolist()
+        return self._factors[ahead]
+
+    def _used_learning_rate(self, group: dict[str, Any]) -> float | Tensor:
+        return super()._used_learning_rate(group) * self.learning_rate_factor()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Do one update of every parameter that has a gradient, and count it.
+
+        Args:
+            closure: evaluates the model anew, computes the gradients and returns the loss.
+
+        Returns:
+            The loss of `closure`; None without one.
+        """
+        loss = super().step(closure)
+        iterations = self.iterations + 1
+        for group in self.param_groups:
+            group["iterations"] = iterations
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; settings it does not name are those the optimizer was built with."""
+        if isinstance(param_group, dict):  # torch has the message for anything else
+            if param_group.get("decay", self.decay) != self.decay:
+                allowed = f"that of the optimizer, {self.decay:g}: it counts the updates of all groups together"
+                raise InvalidArgument("the decay of a param group", param_group["decay"], allowed)
+            iterations = self.iterations if self.param_groups else 0
+            param_group = {**param_group, "decay": self.decay, "iterations": iterations}
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that `state_dict` gave: velocities, decay and the count of updates come back.
+
+        Raises:
+            InvalidArgument: it is not the state of such an optimizer with as many parameters; nothing is loaded then.
+        """
+        super().load_state_dict(state_dict)
+        self._decays(float(self.param_groups[0]["decay"]))
+
+    def _check_state(self, state_dict: Any) -> None:
+        super()._check_state(state_dict)
+        for index, group in enumerate(state_dict["param_groups"]):
+            where = f"param_groups[{index}]"
+            count(group.get("iterations"), f"{where}.iterations in the state of SGD")
+            number(f"{where}.decay in the state of SGD", group.get("decay"), "a finite number >= 0", at_least=0.0)
+
+    def get_config(self, style: str = "keras2") -> dict[str, Any]:
+        """The settings as Keras' own `get_config` gives them.
+
+        Args:
+            style: `"keras2"` (default) calls the learning rate `lr`, `"keras3"` `learning_rate`.
+        """
+        name = LEARNING_RATE_NAMES[choice("SGD.get_config.style", style, LEARNING_RATE_NAMES)]
+        group = self.param_groups[0]
+        return {
+            name: float(group["lr"]),
+            "momentum": group["momentum"],
+            "decay": self.decay,
+            "nesterov": group["nesterov"],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], params: ParamsT) -> SGD:
+        """Build one from its `get_config` and the parameters, which Keras' config does not have.
+
+        Raises:
+            InvalidArgument: the config has a field that SGD does not know.
+
+        Example:
+            >>> import torch
+            >>> config = {"lr": 0.1, "momentum": 0.9, "decay": 0.005, "nesterov": False}
+            >>> SGD.from_config(config, [torch.nn.Parameter(torch.zeros(1))]).get_config() == config
+            True
+        """
+        fields = ("lr", "learning_rate", "momentum", "decay", "nesterov")
+        given = {name: value for name, value in config.items() if name != "name"}
+        others = [str(name) for name in given if name not in fields]
+        if others:
+            raise InvalidArgument("the config of SGD", ", ".join(others), f"made of {', '.join(fields)}")
+        return cls(params, **given)
