@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 # --- numbers and times ----------------------------------------------------------------------------------------
 
 
@@ -30,6 +32,26 @@ def format_bar_value(value: float) -> str:
         ['0.4354', '1.0000e-03', '-0.5000', '0.0000e+00']
     """
     return f"{value:.4f}" if abs(value) > 1e-3 else f"{value:.4e}"
+
+
+def format_rate(value: float | np.float32, style: str) -> str:
+    """A learning rate as the message of a scheduler shows it.
+
+    In Keras 2 a number of single precision has the digits of NumPy 1's `str`, in Keras 3 those of the same float.
+
+    Example:
+        >>> [format_rate(value, "keras2") for value in (1e-4, np.float32(1e-4), np.float32(1 / 3))]
+        ['0.0001', '1e-04', '0.33333334']
+        >>> format_rate(np.float32(0.1), "keras3")
+        '0.10000000149011612'
+    """
+    if not isinstance(value, np.float32):
+        return repr(value)
+    if style == "keras3":
+        return repr(float(value))
+    if value == 0 or 1e-4 <= abs(float(value)) < 1e16:
+        return np.format_float_positional(value, trim="0")
+    return np.format_float_scientific(value, trim="-", exp_digits=2)
 
 
 def format_metrics(logs: Mapping[str, float]) -> str:

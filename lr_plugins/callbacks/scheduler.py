@@ -26,6 +26,7 @@ from lr_plugins.callbacks.epoch_sums import (
     validate,
     validation_follows,
 )
+from lr_plugins.callbacks.keras_text import format_rate
 from lr_plugins.callbacks.length_check import check_lengths
 from lr_plugins.callbacks.observer import Observer
 from lr_plugins.callbacks.order import put_in_order
@@ -64,12 +65,9 @@ Schedules = (
     | Mapping[str, Schedule | Assign | Callable[..., float]]
 )
 MESSAGES = {
-    "keras2": "\nEpoch {epoch:05d}: {who} {verb} {what} to {value!r}.{why}",
-    "keras3": "\nEpoch {epoch}: {who} {verb} {what} to {value!r}.{why}",
+    "keras2": "\nEpoch {epoch:05d}: {who} {verb} {what} to {value}.{why}",
+    "keras3": "\nEpoch {epoch}: {who} {verb} {what} to {value}.{why}",
 }
-
-
-_SET = Change("LearningRateScheduler", "setting")
 
 
 class LearningRateScheduler(ChecksState, Callback):
@@ -154,6 +152,7 @@ class LearningRateScheduler(ChecksState, Callback):
         self._agreement = Agreement()
         self._as_long = True  # as far as is known, the run is as long as it was to be
         self._observed_until = -1  # epochs whose metrics have been observed
+        self._of_coming_epoch: list[tuple[Drive, Change]] = []  # decisions to be told at its start
         self._left: tuple[weakref.ref[Trainer], int] | None = (
             None  # the last Trainer, and its count of steps at the end
         )
@@ -507,7 +506,9 @@ class LearningRateScheduler(ChecksState, Callback):
         for writer in self._writers:
             writer.refresh()
         of_time = [drive for _, drive in self._drives() if not isinstance(drive.schedule, MetricDriven)]
-        self._say(trainer.current_epoch + 1, [(drive, _SET) for drive in of_time])
+        of_this_epoch, self._of_coming_epoch = self._of_coming_epoch, []
+        self._say(trainer.current_epoch + 1, of_this_epoch)
+        self._say(trainer.current_epoch + 1, [(drive, drive.schedule.announcement(drive.state)) for drive in of_time])
 
     def _what_differs(self, trainer: Trainer, now: RunLength) -> str:
         """In which way the run is of another length than when it began."""
@@ -588,9 +589,10 @@ class LearningRateScheduler(ChecksState, Callback):
         # A quantity measured now is the coming epoch's; a logged metric is that of the epoch before.
         changes = self._occur(EPOCH, measured)
         names = [{monitor.metric for monitor in drive.schedule.monitors} for drive, _ in changes]
-        for coming in (False, True):
-            mine = [one for one, observed in zip(changes, names, strict=True) if (observed <= {*measured}) == coming]
-            self._say(trainer.current_epoch + coming, mine)
+        of_coming = [observed <= {*measured} for observed in names]
+        self._say(trainer.current_epoch, [one for one, coming in zip(changes, of_coming, strict=True) if not coming])
+        # It belongs below the coming epoch's title, which may not have been printed yet.
+        self._of_coming_epoch = [one for one, coming in zip(changes, of_coming, strict=True) if coming]
 
     def _occur(self, when: str, measured: Mapping[str, SupportsFloat]) -> list[tuple[Drive, Change]]:
         """Let the schedules observe on an occasion; their decisions."""
@@ -649,9 +651,10 @@ class LearningRateScheduler(ChecksState, Callback):
         if not changes or not self._writers[0].active:
             return
         for _, change in changes if self.verbose <= 0 else ():
-            if change.warning:
+            if change.warning and not change.asked:
                 rank_zero_warn(f"{change.who}, epoch {epoch}: {change.why}")
-        if self.verbose <= 0:
+        changes = [(drive, change) for drive, change in changes if self.verbose > 0 or change.asked]
+        if not changes:
             return
         what = words(self._writers)  # one hyper-parameter after the other
         changes = sorted(changes, key=lambda one: list(what).index(one[0]))
@@ -661,7 +664,7 @@ class LearningRateScheduler(ChecksState, Callback):
                 who=change.who,
                 verb=change.verb,
                 what=what[drive],
-                value=drive.value,
+                value=format_rate(drive.value if change.value is None else change.value, self.style),
                 why="".join(f" ({why})" for why in (change.why, drive.span) if why),
             )
             for drive, change in changes

@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lr_plugins.keras.plateau import ReduceLROnPlateau
 from lr_plugins.keras.schedules import (
     CosineDecay,
     CosineDecayRestarts,
@@ -43,6 +44,7 @@ __all__ = [
     "LearningRateSchedule",
     "PiecewiseConstantDecay",
     "PolynomialDecay",
+    "ReduceLROnPlateau",
     "deserialize",
     "serialize",
 ]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins.checkpoint_state import count, finite, record
+from lr_plugins.checkpoint_state import count, finite, flag, record
 from lr_plugins.errors import InvalidArgument, TrainingError, shown
 from lr_plugins.schedules.duration import Duration
-from lr_plugins.schedules.observation import BEGIN, Observation
+from lr_plugins.schedules.observation import BEGIN, SET, Change, Observation
 from lr_plugins.schedules.ops import clip
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, choice, learning_rate
@@ -24,6 +24,10 @@ _WRONG_COUNT = re.compile(
     r"\btakes (?:from |exactly |at most |at least |no |\d)|\bmissing \d+ required "
     r"|\bexpected (?:at most |at least )?\d+ arg|\barguments: expected \d|\bgot multiple values for argument "
 )
+
+
+class _Single(float):
+    """A learning rate that a function returned in single precision."""
 
 
 class FunctionSchedule(Schedule):
@@ -119,7 +123,7 @@ class FunctionSchedule(Schedule):
             answers = np.array([self._at(one, position, state) for one in different.tolist()], dtype=np.float64)
             each: Value = answers[np.searchsorted(different, whole)]
             return each
-        return self._at(int(epoch), position, state)
+        return float(self._at(int(epoch), position, state))
 
     def start(self) -> State:
         """No epoch has been asked for yet."""
@@ -129,7 +133,7 @@ class FunctionSchedule(Schedule):
         """The epoch that was asked for last, and the answer."""
         super().check_state(state, where)
         if state:
-            record({"epoch": count, "learning_rate": finite})(state, where)
+            record({"epoch": count, "learning_rate": finite}, {"single": flag})(state, where)
 
     def observe(self, state: State, position: Position, observation: Observation) -> State:
         """Ask the function for this epoch, once."""
@@ -137,7 +141,14 @@ class FunctionSchedule(Schedule):
             return state
         epoch = position.elapsed("ep")
         assert not isinstance(epoch, np.ndarray)
-        return {"epoch": int(epoch), "learning_rate": self._at(int(epoch), position, state)}
+        answer = self._at(int(epoch), position, state)
+        # Keras 2 prints the digits of the type that the function answered in.
+        single = {"single": True} if isinstance(answer, _Single) else {}
+        return {"epoch": int(epoch), "learning_rate": float(answer), **single}
+
+    def announcement(self, state: State) -> Change:
+        """The number is the function's own answer."""
+        return SET._replace(value=np.float32(state["learning_rate"])) if state and state.get("single") else SET
 
     def _each(self, times: Value, kind: type[int] | type[float]) -> Value:
         if isinstance(times, np.ndarray):
@@ -208,7 +219,8 @@ class FunctionSchedule(Schedule):
         if isinstance(self.function, np.vectorize) and np.ndim(answer) == 0:
             answer = answer.item()  # it makes an array even of a single number
         try:
-            return learning_rate("the learning rate", answer)
+            checked = learning_rate("the learning rate", answer)
+            return _Single(checked) if isinstance(answer, np.float32) else checked
         except InvalidArgument:
             called = self._called(time, *learning_rate_so_far)
             raise TrainingError(

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, SupportsFloat
 
+import numpy as np
+
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Duration, advice
 
@@ -61,12 +63,20 @@ class Change(NamedTuple):
         verb: `"setting"`, `"reducing"`, `"raising"` or `"resetting"`.
         why: the observation it comes from, e.g. `"loss 2.3026"`.
         warning: whether it is to be told even where messages are not asked for.
+        value: the number in the message, of the type that was computed. Default None: the learning rate.
+        asked: whether the schedule itself asks for its messages.
     """
 
     who: str
     verb: str
     why: str = ""
     warning: bool = False
+    value: float | np.float32 | None = None
+    asked: bool = False
+
+
+SET = Change("LearningRateScheduler", "setting")
+"""What is said of a schedule of time at the start of each epoch."""
 
 
 def occasion(field: str, when: object) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from lr_plugins.checkpoint_state import Check, count, number_or_name, optional
+from lr_plugins.checkpoint_state import Check, count, finite, number_or_name, optional
 from lr_plugins.schedules.bound import Bound, bound, level
 from lr_plugins.schedules.metric_driven import (
     COMPARE,
@@ -21,10 +21,15 @@ from lr_plugins.schedules.metric_driven import (
     plain,
     whole,
 )
+from lr_plugins.schedules.observation import Change
 from lr_plugins.schedules.position import Position
-from lr_plugins.schedules.schedule import choice, number, start_of
+from lr_plugins.schedules.schedule import State, choice, number, start_of
 
-_OWN = {"keras": ("abs", 0.0), "torch": ("rel", 1e-8)}  # threshold_mode and eps where they are not given
+_OWN = {
+    "keras": ("abs", 0.0),
+    "keras2": ("abs", 0.0),
+    "torch": ("rel", 1e-8),
+}  # threshold_mode and eps where they are not given
 
 
 class ReduceLROnPlateau(Adjusting):
@@ -35,6 +40,9 @@ class ReduceLROnPlateau(Adjusting):
     `rule="keras"`: an observation improves if `observed + min_delta < best` (mode min), compared in float32. The
     `patience`-th in a row that does not is the plateau. After it the next `cooldown - 1` are not counted. At
     `min_lr` the count goes on. The first value is the best, whatever it is.
+
+    `rule="keras2"`: the same, compared in float64, as Keras 2.2.4 has it. NaN and infinity never are the best, and at a
+    `min_lr` that float32 does not hold exactly the learning rate is reduced to it again and again.
 
     `rule="torch"`: an observation improves if `observed < best * (1 - min_delta)`. The one after `patience` in a row
     that do not is the plateau. After it the next `cooldown` are not counted. A change of at most `eps` is not made.
@@ -47,8 +55,8 @@ class ReduceLROnPlateau(Adjusting):
         monitor: the logged metric to observe. Default `"val_loss"`.
         factor: by which it is multiplied, > 0 and < 1. Default 0.1.
         patience: how many observations in a row may fail to improve, a whole number >= 0, in units of `when`: the
-            last of them is the plateau (`"keras"`), or the one after (`"torch"`). Default 10.
-        rule: `"keras"` or `"torch"`. Default `"keras"`.
+            last of them is the plateau (in Keras), or the one after (`"torch"`). Default 10.
+        rule: `"keras"`, `"keras2"` or `"torch"`. Default `"keras"`.
         mode: `"min"` or `"max"`, the direction that is better; `"auto"` goes by the name of the metric. Default
             `"auto"`.
         min_delta: by how much it must be better, >= 0. Default 1e-4.
@@ -67,6 +75,8 @@ class ReduceLROnPlateau(Adjusting):
         on_nonfinite: what NaN and infinity do: `"error"`; `"hold"`, nothing; `"shrink"`, half the learning rate each
             time; `"compare"`, what they do in the original: NaN never improves (in Keras a NaN that comes first stays
             the best for ever, and nothing improves on it). Default `"error"`.
+        dtype: the precision that the learning rate is kept in: `"float64"` (default), or `"float32"` as in Keras, whose
+            messages show `old * factor` before it is rounded, e.g. 0.010000000149011612 for a tenth of 0.1.
 
     Raises:
         InvalidArgument: an argument outside its range.
@@ -90,6 +100,8 @@ class ReduceLROnPlateau(Adjusting):
         "best": optional(number_or_name),
         "bad": count,
         "cooldown": count,
+        "computed": finite,
+        "reductions": count,
     }
     non_finite = ("error", "hold", "shrink", COMPARE)
     bounds = ("min_lr",)
@@ -111,14 +123,17 @@ class ReduceLROnPlateau(Adjusting):
         smoothing: float | int | None = None,
         on_missing: str = "error",
         on_nonfinite: str = "error",
+        dtype: str = "float64",
     ) -> None:
         name = "ReduceLROnPlateau"
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self._listen(monitor, when, smoothing, on_missing, on_nonfinite)
-        self.factor = factor_below_1(f"{name}.factor", factor)
+        self.factor = self.checked_factor(f"{name}.factor", factor)
         self.patience = whole(f"{name}.patience", patience)
         self.rule = choice(f"{name}.rule", rule, _OWN)
-        self._sign, self.mode = direction(self, mode, monitor), mode
+        by_name = "max" if "acc" in monitor else "min"  # Keras 2 looks at nothing else
+        judged = by_name if self.rule == "keras2" and mode == "auto" else mode
+        self._sign, self.mode = direction(self, judged, monitor), mode
         self.min_delta = number(f"{name}.min_delta", min_delta, "a finite number >= 0", at_least=0.0)
         own_mode, own_eps = _OWN[self.rule]
         modes = ("abs", "rel")
@@ -130,7 +145,17 @@ class ReduceLROnPlateau(Adjusting):
         self.min_lr = bound(f"{name}.min_lr", min_lr)
         self.eps = None if eps is None else number(f"{name}.eps", eps, "a finite number >= 0, or null", at_least=0.0)
         self._eps = own_eps if self.eps is None else self.eps
+        self.dtype = choice(f"{name}.dtype", dtype, _ROUNDED)
         check_start(self, self.initial_learning_rate)
+
+    @staticmethod
+    def checked_factor(field: str, value: object) -> float:
+        """The factor: > 0 and < 1."""
+        return factor_below_1(field, value)
+
+    def current(self, memory: Memory, position: Position) -> float:
+        """The learning rate that the last decision left, in the precision of `dtype`."""
+        return _ROUNDED[self.dtype](super().current(memory, position))
 
     def floor(self, position: Position) -> float:
         """`min_lr`."""
@@ -138,22 +163,25 @@ class ReduceLROnPlateau(Adjusting):
 
     def decide(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
         """Count, and reduce at a plateau."""
-        return (self._keras if self.rule == "keras" else self._torch)(memory, position, observed)
+        return (self._torch if self.rule == "torch" else self._keras)(memory, position, observed)
 
     def _keras(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
         best, bad, cooldown = memory.get("best"), memory.get("bad", 0), memory.get("cooldown", 0)
-        rate = self.current(memory, position)
+        rate, reductions = self.current(memory, position), memory.get("reductions", 0)
         if cooldown:
             cooldown, bad = cooldown - 1, 0
-        if best is None or self._improves_in_keras(observed, float(best)):
+        if self._improves_in_keras(observed, None if best is None else float(best)):
             best, bad = plain(observed), 0
         elif not cooldown:
             bad += 1
             reduced = self._reduced(rate, position)
-            # At the floor Keras compares in float32, and does not begin to count anew.
-            if bad >= self.patience and _single(rate) > _single(self.floor(position)) and reduced < rate:
-                rate, bad, cooldown = reduced, 0, self.cooldown
-        return {"best": best, "bad": bad, "cooldown": cooldown, **self.left_at(memory, position, rate)}
+            # At the floor Keras does not begin to count anew.
+            if bad >= self.patience and self._compared(rate) > self._compared(self.floor(position)) and reduced < rate:
+                rate, bad, cooldown, reductions = reduced, 0, self.cooldown, reductions + 1
+        # Keras tells of a reduction that float32 does not show, too.
+        verb = "reducing" if reductions > memory.get("reductions", 0) else None
+        counts = {"best": best, "bad": bad, "cooldown": cooldown, "reductions": reductions}
+        return {**counts, **self.left_at(memory, position, rate, verb)}
 
     def _torch(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
         bad, cooldown = memory.get("bad", 0), memory.get("cooldown", 0)
@@ -169,19 +197,39 @@ class ReduceLROnPlateau(Adjusting):
             rate, bad, cooldown = self._reduced(rate, position), 0, self.cooldown
         return {"best": plain(best), "bad": bad, "cooldown": cooldown, **self.left_at(memory, position, rate)}
 
-    def _improves_in_keras(self, observed: float, best: float) -> bool:
+    def left_at(self, memory: Memory, position: Position, rate: float, verb: str | None = None) -> dict[str, Any]:
+        """What to remember of a learning rate; where it is rounded, what it was before as well: Keras prints that."""
+        left = super().left_at(memory, position, _ROUNDED[self.dtype](rate), verb)
+        return left if self.dtype == "float64" else {**left, "computed": rate}
+
+    def _improves_in_keras(self, observed: float, best: float | None) -> bool:
+        if best is None:
+            if self.rule == "keras":
+                return True
+            best = self._sign * math.inf
         if self._relative:
-            return better(_single(observed), _single(best), self._sign, self.min_delta, True)
-        return _single(self._sign * observed + self.min_delta) < _single(self._sign * best)
+            return better(self._compared(observed), self._compared(best), self._sign, self.min_delta, True)
+        if self.rule == "keras2":
+            bar = best - self._sign * self.min_delta
+            return observed < bar if self._sign == 1 else observed > bar
+        return self._compared(self._sign * observed + self.min_delta) < self._compared(self._sign * best)
+
+    def _compared(self, value: float) -> float:
+        """A number in the precision in which Keras compares: that of float32 since Keras 3.11."""
+        return _single(value) if self.rule == "keras" else value
 
     def _reduced(self, rate: float, position: Position) -> float:
         """What a plateau makes of a learning rate: itself, where that would change too little."""
         reduced = max(rate * self.factor, self.floor(position))
         return reduced if rate - reduced > self._eps else rate
 
+    def changes(self, before: State, after: State) -> Iterable[Change]:
+        """The last decision; its number is the one that was computed."""
+        return [change._replace(value=(after or {}).get("computed")) for change in super().changes(before, after)]
+
     def reason(self, before: Memory, after: Memory) -> str:
         """How long it has not improved; nothing for Keras' rule, whose line says no more."""
-        if self.rule == "keras":
+        if self.rule != "torch":
             return ""
         count = counted(self.patience + 1, self.when)
         return f"{self.monitor} {float(after['observed']):.5g} has not improved for {count}"
@@ -195,3 +243,7 @@ def factor_below_1(field: str, value: object) -> float:
 def _single(value: float) -> float:
     with np.errstate(over="ignore"):
         return float(np.float32(value))
+
+
+_ROUNDED: dict[str, Callable[[float], float]] = {"float64": float, "float32": _single}
+"""What each `dtype` keeps of a number."""

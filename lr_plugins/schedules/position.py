@@ -342,6 +342,9 @@ def as_position(position: Position | Count) -> Position:
         return position
     if isinstance(position, np.ndarray):
         return Position(position)
-    if isinstance(position, bool) or not isinstance(position, (int, np.integer)):
-        raise InvalidArgument("position", position, "a Position, an integer step or an array of steps")
+    whole = isinstance(position, (int, np.integer)) or (
+        isinstance(position, (float, np.floating)) and float(position).is_integer()
+    )
+    if isinstance(position, bool) or not whole:
+        raise InvalidArgument("position", position, "a Position, a whole number of steps or an array of steps")
     return Position(int(position))

@@ -23,7 +23,7 @@ from lr_plugins.schedules.arguments import learning_rate as learning_rate
 from lr_plugins.schedules.arguments import number as number
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.moments import Moment
-from lr_plugins.schedules.observation import Change, Monitor, Observation
+from lr_plugins.schedules.observation import SET, Change, Monitor, Observation
 from lr_plugins.schedules.position import Count, Position, Value, as_position
 
 if TYPE_CHECKING:
@@ -203,6 +203,10 @@ class Schedule(ABC):
     def observe(self, state: State, position: Position, observation: Observation) -> State:
         """What is remembered from here on, given what has been logged; the state as it is on others' occasions."""
         return state
+
+    def announcement(self, state: State) -> Change:
+        """What is said of a schedule of time at the start of an epoch."""
+        return SET
 
     def changes(self, before: State, after: State) -> Iterable[Change]:
         """What an observation has changed, to be told."""

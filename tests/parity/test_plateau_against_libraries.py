@@ -18,6 +18,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lr_plugins import keras as keras_named
 from lr_plugins.schedules import ReduceLROnPlateau
 from tests.parity.side_by_side import keras_model
 from tests.schedules.listening import listen
@@ -102,6 +103,21 @@ def test_keras_rates_and_lines(values, learning_rate, arguments):
 def test_keras_lines_to_the_last_digit_where_float32_holds_the_numbers(values, arguments):
     arguments = {**arguments, "factor": 0.5, "min_lr": 0.0}
     assert our_run(values, 0.5, **arguments) == keras_run(values, 0.5, **arguments)
+
+
+@given(values=losses, learning_rate=rates, arguments=for_keras)
+@example(values=[1.0] * 30, learning_rate=0.1, arguments={**PLAIN, "factor": 0.0})
+@example(values=[1.0] * 30, learning_rate=0.1, arguments={**PLAIN, "min_delta": -0.1})
+@example(values=[1.0] * 4, learning_rate=0.1, arguments={**PLAIN, "min_lr": 0.7})  # above the start
+@EXAMPLES
+def test_the_keras_named_schedule_is_keras_to_the_last_bit(values, learning_rate, arguments):
+    run = listen(keras_named.ReduceLROnPlateau(**arguments, verbose=1), values, own=learning_rate)
+    lines = [
+        f"\nEpoch {epoch + 1}: {change.who} {change.verb} learning rate to {change.value}.\n"
+        for epoch, said in enumerate(run.said)
+        for change in said
+    ]
+    assert (run.rates, "".join(lines)) == keras_run(values, learning_rate, **arguments)
 
 
 @given(values=losses, learning_rate=rates, arguments=for_torch, threshold=st.sampled_from([0.0, 1e-4, 1e-2, 0.3]))

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lr_plugins import keras, schedules
-from lr_plugins.keras.schedules import DTYPES
 from lr_plugins.errors import ImpossibleValue
+from lr_plugins.keras.schedules import DTYPES
 from lr_plugins.schedules import Observation, Position, RunLength, Schedule, ops
 from lr_plugins.schedules.config import from_config, to_config
 from lr_plugins.schedules.ops import FEW
