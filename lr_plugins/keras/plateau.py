@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
+from typing import ClassVar
 
 from lr_plugins.schedules import plateau
 from lr_plugins.schedules.arguments import number
 from lr_plugins.schedules.metric_driven import whole
 from lr_plugins.schedules.observation import Change
 from lr_plugins.schedules.schedule import State, choice
-
-_MODES = ("auto", "min", "max")
 
 
 class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
@@ -26,8 +24,7 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
         factor: by which the learning rate is multiplied, >= 0 and < 1. Default 0.1.
         patience: epochs without an improvement before it is, >= 0. Default 10.
         verbose: 1 prints its messages whatever the scheduler's own `verbose` is. Default 0.
-        mode: `"min"`, `"max"`, or `"auto"` (default), by the metric's name. Another one counts as `"auto"`, with a
-            warning.
+        mode: `"min"`, `"max"`, or `"auto"` (default), by the metric's name. Another one is an error here.
         min_delta: by how much the metric must be better. Default 1e-4. Keras 3 takes a negative one as positive.
         cooldown: epochs that do not count after a reduction, >= 0. Default 0.
         min_lr: the floor, >= 0. Default 0.
@@ -45,7 +42,7 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
         >>> callback = LearningRateScheduler(ReduceLROnPlateau("val_loss", factor=0.2, patience=5), verbose=1)
     """
 
-    bounds = ()  # Keras takes a floor above the start, and never reduces then
+    bounds: ClassVar[tuple[str, ...]] = ()  # Keras takes a floor above the start, and never reduces then
 
     def __init__(
         self,
@@ -64,9 +61,6 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
         self.verbose = whole("ReduceLROnPlateau.verbose", int(verbose) if isinstance(verbose, bool) else verbose, -1)
         rule = choice("ReduceLROnPlateau.rule", rule, ("keras", "keras2"))
         given = number("ReduceLROnPlateau.min_delta", min_delta, "a finite number")
-        if mode not in _MODES:
-            warnings.warn(f"ReduceLROnPlateau mode {mode!r} is unknown, fallback to auto mode.", stacklevel=2)
-            mode = "auto"
         super().__init__(
             initial_learning_rate,
             monitor,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.cosine import period_of
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, choice, flag, number, start_of
 
@@ -67,7 +68,7 @@ class ExponentialDecay(LearningRateSchedule):
     Args:
         initial_learning_rate: learning rate at step 0, >= 0; None: the optimizer's own.
         decay_steps: optimizer steps over which `decay_rate` applies once, > 0.
-        decay_rate: the factor, > 0.
+        decay_rate: the factor, >= 0.
         staircase: in steps instead of smoothly. Default False.
         name: kept for Keras' sake.
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
@@ -94,7 +95,7 @@ class ExponentialDecay(LearningRateSchedule):
         super().__init__(name, dtype)
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self.decay_steps = _steps(self, "decay_steps", decay_steps)
-        self.decay_rate = number("ExponentialDecay.decay_rate", decay_rate, "a finite number > 0", above=0.0)
+        self.decay_rate = number("ExponentialDecay.decay_rate", decay_rate, "a finite number >= 0", at_least=0.0)
         self.staircase = flag("ExponentialDecay.staircase", staircase)
 
     def formula(self, step: Any, exact: Any, position: Position) -> Any:
@@ -112,7 +113,7 @@ class InverseTimeDecay(LearningRateSchedule):
     Args:
         initial_learning_rate: learning rate at step 0, >= 0; None: the optimizer's own.
         decay_steps: optimizer steps after which `decay_rate` counts once, > 0.
-        decay_rate: how strongly it decays, >= 0.
+        decay_rate: how strongly it decays; below 0 it grows, until the divisor is 0.
         staircase: in steps instead of smoothly. Default False.
         name: kept for Keras' sake.
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
@@ -139,7 +140,7 @@ class InverseTimeDecay(LearningRateSchedule):
         super().__init__(name, dtype)
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self.decay_steps = _steps(self, "decay_steps", decay_steps)
-        self.decay_rate = number("InverseTimeDecay.decay_rate", decay_rate, "a finite number >= 0", at_least=0.0)
+        self.decay_rate = number("InverseTimeDecay.decay_rate", decay_rate, "a finite number")
         self.staircase = flag("InverseTimeDecay.staircase", staircase)
 
     def formula(self, step: Any, exact: Any, position: Position) -> Any:
@@ -152,10 +153,12 @@ class InverseTimeDecay(LearningRateSchedule):
 class PiecewiseConstantDecay(LearningRateSchedule):
     """Absolute values between boundaries; the old value still holds at the boundary.
 
-    `lr = values[number of boundaries below step]`: `values[0]` while `step <= boundaries[0]`, and so on.
+    `values[0]` while `step <= boundaries[0]`, `values[i]` while `boundaries[i - 1] < step <= boundaries[i]`, the last
+    value after the last boundary. As in Keras 3, the values of all pieces that a step lies in are added up: boundaries
+    that do not increase make pieces overlap, or leave a step with 0.
 
     Args:
-        boundaries: optimizer steps, increasing, at least one.
+        boundaries: optimizer steps, at least one; a list, a tuple or an array.
         values: the learning rates, each >= 0; one more than there are boundaries.
         name: kept for Keras' sake.
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
@@ -187,16 +190,18 @@ class PiecewiseConstantDecay(LearningRateSchedule):
                 values,
                 f"one longer than boundaries ({len(self.boundaries) + 1} values for {len(self.boundaries)} boundaries)",
             )
-        if any(after <= before for before, after in zip(self.boundaries, self.boundaries[1:], strict=False)):
-            raise InvalidArgument("PiecewiseConstantDecay.boundaries", boundaries, "increasing")
         for index, boundary in enumerate(self.boundaries):
             _whole_step(self, f"boundaries[{index}]", boundary)
 
     def formula(self, step: Any, exact: Any, position: Position) -> Any:
-        """`values[number of boundaries below step]`."""
+        """The sum of the values of the pieces that a step lies in."""
         # Keras casts the boundaries to the type of the step, an integer.
-        index = np.searchsorted(np.trunc(self.boundaries), step, side="left")
-        return np.asarray(self.values, dtype=exact)[index]
+        step, bounds = position.elapsed("st"), np.trunc(self.boundaries)
+        values = np.asarray(self.values, dtype=exact)
+        total = (step <= bounds[0]) * values[0] + (step > bounds[-1]) * values[-1]
+        for low, high, value in zip(bounds[:-1], bounds[1:], values[1:-1], strict=True):
+            total = total + ((step > low) & (step <= high)) * value
+        return total
 
 
 class PolynomialDecay(LearningRateSchedule):
@@ -209,7 +214,7 @@ class PolynomialDecay(LearningRateSchedule):
         initial_learning_rate: learning rate at step 0, >= 0; None: the optimizer's own.
         decay_steps: optimizer steps of the fall, > 0.
         end_learning_rate: learning rate at its end, >= 0. Default 0.0001.
-        power: the exponent, > 0. Default 1 (a straight line).
+        power: the exponent, >= 0. Default 1 (a straight line).
         cycle: whether to rise and fall again past the end. Default False.
         name: kept for Keras' sake.
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
@@ -240,7 +245,7 @@ class PolynomialDecay(LearningRateSchedule):
         self.end_learning_rate = number(
             "PolynomialDecay.end_learning_rate", end_learning_rate, "a finite number >= 0", at_least=0.0
         )
-        self.power = number("PolynomialDecay.power", power, "a finite number > 0", above=0.0)
+        self.power = number("PolynomialDecay.power", power, "a finite number >= 0", at_least=0.0)
         self.cycle = flag("PolynomialDecay.cycle", cycle)
 
     def formula(self, step: Any, exact: Any, position: Position) -> Any:
@@ -265,7 +270,7 @@ class CosineDecay(LearningRateSchedule):
     Args:
         initial_learning_rate: learning rate at step 0, >= 0; None: the optimizer's own.
         decay_steps: optimizer steps of the fall, > 0; the warm-up comes on top.
-        alpha: the floor as a share of the peak, 0 to 1. Default 0.
+        alpha: the floor as a share of the peak, >= 0. Default 0.
         name: kept for Keras' sake.
         warmup_target: learning rate at the end of the warm-up, >= 0. Default None: no warm-up.
         warmup_steps: optimizer steps of the warm-up, >= 0. Default 0.
@@ -325,14 +330,14 @@ class CosineDecayRestarts(LearningRateSchedule):
 
     `lr = initial_learning_rate * ((1 - alpha) * 0.5 * m_mul**i * (1 + cos(pi * f)) + alpha)`, where i counts the
     restarts and f is the share of the current period that has passed. Period i is `first_decay_steps * t_mul**i` long.
-    (In single precision Keras restarts one step late at some restarts; here they are exact.)
+    (In single precision Keras restarts one step late at some restarts; here all of them are at their own steps.)
 
     Args:
         initial_learning_rate: learning rate at step 0, >= 0; None: the optimizer's own.
         first_decay_steps: optimizer steps of the first period, > 0.
         t_mul: how many times as long each period is as the one before, >= 1. Default 2.
-        m_mul: how many times as high each peak is as the one before, > 0. Default 1.
-        alpha: the floor as a share of `initial_learning_rate`, 0 to 1. Default 0.
+        m_mul: how many times as high each peak is as the one before, >= 0. Default 1.
+        alpha: the floor as a share of `initial_learning_rate`, >= 0. Default 0.
         name: kept for Keras' sake.
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
 
@@ -361,30 +366,16 @@ class CosineDecayRestarts(LearningRateSchedule):
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self.first_decay_steps = _steps(self, "first_decay_steps", first_decay_steps)
         self.t_mul = number("CosineDecayRestarts.t_mul", t_mul, "a finite number >= 1", at_least=1.0)
-        self.m_mul = number("CosineDecayRestarts.m_mul", m_mul, "a finite number > 0", above=0.0)
+        self.m_mul = number("CosineDecayRestarts.m_mul", m_mul, "a finite number >= 0", at_least=0.0)
         self.alpha = _share(self, alpha)
 
     def formula(self, step: Any, exact: Any, position: Position) -> Any:
         """Half a cosine of the current period."""
-        restarts, passed = self._period(np.asarray(step, dtype=np.float64))
-        cosine = exact(0.5) * np.power(exact(self.m_mul), restarts.astype(exact))
-        cosine = cosine * (exact(1) + np.cos(exact(math.pi) * passed.astype(exact)))
+        period = period_of(np.asarray(position.elapsed("st"), np.float64), self.first_decay_steps, self.t_mul)
+        restarts, passed = (np.asarray(one, dtype=exact) for one in period)
+        cosine = exact(0.5) * np.power(exact(self.m_mul), restarts)
+        cosine = cosine * (exact(1) + np.cos(exact(math.pi) * passed))
         return exact(self.initial(position)) * ((exact(1) - exact(self.alpha)) * cosine + exact(self.alpha))
-
-    def _period(self, step: Any) -> tuple[Any, Any]:
-        """(index of the period, share of it that has passed)."""
-        periods = step / self.first_decay_steps
-        if self.t_mul == 1:
-            return np.floor(periods), periods - np.floor(periods)
-        index = np.floor(np.log1p(periods * (self.t_mul - 1)) / math.log(self.t_mul))
-        # The logarithm may miss a restart by one rounding: put right what lies outside its period.
-        index = np.where(periods >= self._begin(index + 1), index + 1, index)
-        index = np.where(periods < self._begin(index), index - 1, index)
-        return index, (periods - self._begin(index)) / np.power(self.t_mul, index)
-
-    def _begin(self, index: Any) -> Any:
-        """Where a period begins, in first periods."""
-        return (np.power(self.t_mul, index) - 1) / (self.t_mul - 1)
 
 
 SCHEDULES = {
@@ -432,13 +423,11 @@ def _whole_step(owner: Schedule, name: str, steps: float) -> float:
 
 
 def _share(owner: Schedule, value: object) -> float:
-    field, allowed = f"{type(owner).__name__}.alpha", "a number from 0 to 1"
-    if number(field, value, allowed, at_least=0.0) > 1:
-        raise InvalidArgument(field, value, allowed)
-    return number(field, value, allowed)
+    return number(f"{type(owner).__name__}.alpha", value, "a finite number >= 0", at_least=0.0)
 
 
 def _numbers(field: str, values: object) -> list[float]:
+    values = values.tolist() if isinstance(values, np.ndarray) else values
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
         raise InvalidArgument(field, values, "a list of at least one number")
     return [number(f"{field}[{index}]", one, "a finite number >= 0", at_least=0.0) for index, one in enumerate(values)]

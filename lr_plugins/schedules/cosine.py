@@ -145,15 +145,7 @@ class CosineRestarts(Schedule):
     def _period(self, position: Position) -> tuple[Value, Value]:
         """Which period it is, and how much of it has passed, from 0 to 1."""
         passed, first = self.first_decay_steps.measure(position)
-        passed = maximum(passed, 0.0)
-        soon = passed * ((1.0 + _CLOSE) / first)
-        if self.t_mul == 1.0:
-            index = floor(soon)
-            return index, maximum(passed - index * first, 0.0) / first
-        growth = self.t_mul - 1.0
-        index = floor(log1p(soon * growth) / math.log1p(growth))
-        times = _powers(self.t_mul, index)
-        return index, maximum(passed - (times - 1.0) * (first / growth), 0.0) / (times * first)
+        return period_of(passed, first, self.t_mul)
 
     def _peak(self, first: float, index: Value) -> Value:
         if self.m_mul == 1.0:
@@ -161,6 +153,31 @@ class CosineRestarts(Schedule):
         if self.whole_peak:
             return first * power(self.m_mul, index)
         return between(self.end_learning_rate, first, power(self.m_mul, index))
+
+
+def period_of(passed: Value, first: float, t_mul: float) -> tuple[Value, Value]:
+    """Which of growing periods it is, and how much of it has passed, from 0 to 1.
+
+    A restart that falls between two steps counts from the step after it; what is one but for rounding is exact.
+
+    Args:
+        passed: the time since the first period's begin.
+        first: how long the first period is, > 0.
+        t_mul: how many times as long each period is as the one before, >= 1.
+
+    Example:
+        >>> period_of(23, 10, 1.3), period_of(22, 10, 1.3)[0]  # 10 + 13 = 23
+        ((2.0, 0.0), 1.0)
+    """
+    passed = maximum(passed, 0.0)
+    soon = passed * ((1.0 + _CLOSE) / first)
+    if t_mul == 1.0:
+        index = floor(soon)
+        return index, maximum(passed - index * first, 0.0) / first
+    growth = t_mul - 1.0
+    index = floor(log1p(soon * growth) / math.log1p(growth))
+    times = _powers(t_mul, index)
+    return index, maximum(passed - (times - 1.0) * (first / growth), 0.0) / (times * first)
 
 
 def _powers(base: float, index: Value) -> Value:

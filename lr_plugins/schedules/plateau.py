@@ -104,7 +104,7 @@ class ReduceLROnPlateau(Adjusting):
         "reductions": count,
     }
     non_finite = ("error", "hold", "shrink", COMPARE)
-    bounds = ("min_lr",)
+    bounds: ClassVar[tuple[str, ...]] = ("min_lr",)
 
     def __init__(
         self,

@@ -16,7 +16,8 @@ from lr_plugins.keras import ReduceLROnPlateau
 from lr_plugins.schedules import Observation
 
 RECORDED = json.loads((Path(__file__).parent / "recordings/plateau_keras_2_2_4.json").read_text())["data"]["cases"]
-REFUSED = {"factor_1", "factor_neg", "epsilon_kwarg"}  # a factor that raises or negates, and Keras 2's older name
+# A factor that raises or negates, a mode that does not exist, and an older name.
+REFUSED = {"factor_1", "factor_neg", "mode_bogus", "epsilon_kwarg"}
 CASES = {name: case for name, case in RECORDED.items() if name not in REFUSED}
 
 
@@ -66,8 +67,3 @@ def test_the_recordings_have_reductions():
 def test_a_factor_that_does_not_reduce_is_refused(name):
     with pytest.raises(InvalidArgument, match=r"ReduceLROnPlateau\.factor must be a number >= 0 and < 1"):
         ReduceLROnPlateau(**RECORDED[name]["args"])
-
-
-def test_an_unknown_mode_counts_as_auto_with_the_warning_of_keras():
-    with pytest.warns(UserWarning, match="ReduceLROnPlateau mode 'bogus' is unknown, fallback to auto mode"):
-        assert ReduceLROnPlateau(mode="bogus").mode == "auto"

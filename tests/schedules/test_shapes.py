@@ -97,7 +97,7 @@ def test_a_number_is_a_step_for_schedules_that_count_steps_only():
 
 @pytest.mark.parametrize("position", [1.5, "3", None, True])
 def test_a_position_is_a_whole_number_or_a_position(position):
-    with pytest.raises(InvalidArgument, match="position must be a Position, an integer step"):
+    with pytest.raises(InvalidArgument, match="position must be a Position, a whole number of steps"):
         Constant(0.1)(position)
 
 
