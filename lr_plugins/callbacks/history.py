@@ -11,9 +11,9 @@ from lr_plugins._lightning import Callback, LightningModule, Trainer
 from lr_plugins.callbacks.epoch_sums import are_batches_done, is_at_last_batch, means_of_all_processes
 from lr_plugins.callbacks.observer import logged_since
 from lr_plugins.callbacks.pickling import state_without_fit
-from lr_plugins.callbacks.used_rate import UsedRate
+from lr_plugins.callbacks.used_rate import UsedRate, is_scheduled
 from lr_plugins.callbacks.worker_results import bring_back
-from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, list_of, optional, real
+from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, flag, list_of, optional, real
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.keras_styles import LEARNING_RATE_NAMES
 
@@ -23,9 +23,10 @@ class History(ChecksState, Callback):
 
     `history["val_loss"]`, or `history.history["val_loss"]` as in Keras, is a list of one number per epoch that
     logged it: an epoch without validation has none, and of several validations in an epoch the last counts.
-    `history.values["val_loss"]` has the same by epoch. The names are Lightning's, `loss_step` among them; and
-    `lr` is the learning rate of the epoch's last optimizer step (of the first param group, as it was used; Keras
-    rounds it to float32), unless the module logs something of that name. `history.epoch` lists the epochs, from 0.
+    `history.values["val_loss"]` has the same by epoch. The names are Lightning's, `loss_step` among them, in Keras'
+    order. Where something schedules it, `lr` is the learning rate of the epoch's last optimizer step (of the first
+    param group; Keras rounds it to float32), unless the module logs something of that name; `history.learning_rates`
+    has it by epoch in any case. `history.epoch` lists the epochs, from 0.
 
     An epoch's metrics are taken once they are complete, those that a module logs in its own `on_train_epoch_end`
     included: at the begin of the next epoch, or at the end of training. Put it before callbacks that log something at
@@ -35,7 +36,8 @@ class History(ChecksState, Callback):
     schedule follows).
 
     Args:
-        style: `"keras2"` (default) calls the learning rate `lr`, `"keras3"` `learning_rate`.
+        style: `"keras2"` (default) calls the learning rate `lr` and has the metrics of validation first, `"keras3"`
+            calls it `learning_rate` and sorts the metrics, those of training first.
 
     Raises:
         InvalidArgument: for another style.
@@ -62,6 +64,7 @@ class History(ChecksState, Callback):
             "ended": optional(count),
             "ended_with": optional(real),
         },
+        {"is_scheduled": flag},
     )
 
     def __init__(self, style: str = "keras2") -> None:
@@ -73,6 +76,8 @@ class History(ChecksState, Callback):
         """The metrics by name and epoch, without the learning rate."""
         self.learning_rates: dict[int, float] = {}
         """The learning rate by epoch."""
+        self.is_scheduled = False
+        """Whether something schedules the learning rate: only then does Keras' history have it."""
         self._rate = UsedRate()
         self._taken: dict[str, Tensor] = {}  # what the epochs so far have left in Lightning's dictionary
         self._waiting: dict[str, float] = {}  # logged before the checkpoint, for an epoch that was not taken yet
@@ -82,11 +87,21 @@ class History(ChecksState, Callback):
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """The values of each epoch by name, those of the learning rate last; a copy."""
-        by_name = {**self.values}
-        if self.learning_rates:
+        """The values of each epoch by name, in the order that Keras has; a copy."""
+        by_name = {name: self.values[name] for name in self._in_order()}
+        if self.learning_rates and self.is_scheduled:
             by_name.setdefault(LEARNING_RATE_NAMES[self.style], self.learning_rates)
         return {name: [value for _, value in sorted(values.items())] for name, values in by_name.items()}
+
+    def _in_order(self) -> list[str]:
+        """Keras 3 sorts the metrics of training, then those of validation; Keras 2 has the latter first, loss ahead."""
+        validation = [name for name in self.values if name.startswith("val_")]
+        training = [name for name in self.values if name not in validation]
+        if self.style == "keras3":
+            return sorted(training) + sorted(validation)
+        return sorted(validation, key=lambda name: name != "val_loss") + sorted(
+            training, key=lambda name: name != "loss"
+        )
 
     def __getitem__(self, name: str) -> list[float]:
         """The values of each epoch; a copy."""
@@ -110,7 +125,7 @@ class History(ChecksState, Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with a run's first epoch; one that goes on keeps its past."""
-        self._trainer, self._rate = trainer, UsedRate()
+        self._trainer, self._rate, self.is_scheduled = trainer, UsedRate(), is_scheduled(trainer)
         if trainer.current_epoch == 0:
             self.epoch, self.values, self.learning_rates = [], {}, {}
 
@@ -145,7 +160,12 @@ class History(ChecksState, Callback):
         if self._ended is not None:
             self._take(trainer)
         self._trainer = None
-        results = {"epoch": self.epoch, "values": self.values, "learning_rates": self.learning_rates}
+        results = {
+            "epoch": self.epoch,
+            "values": self.values,
+            "learning_rates": self.learning_rates,
+            "is_scheduled": self.is_scheduled,
+        }
         bring_back(trainer, self, results)
 
     def _take(self, trainer: Trainer) -> None:
@@ -177,6 +197,7 @@ class History(ChecksState, Callback):
             "waiting": self._news(self._trainer) if self._trainer is not None else dict(self._waiting),
             "ended": self._ended,
             "ended_with": self._ended_with,
+            "is_scheduled": self.is_scheduled,
         }
         return self.state_format.stamped(state)
 
@@ -198,3 +219,4 @@ class History(ChecksState, Callback):
         self.learning_rates = dict(state["learning_rates"])
         self._waiting, self._ended = dict(state["waiting"]), state["ended"]
         self._ended_with = state["ended_with"]
+        self.is_scheduled = state.get("is_scheduled", True)

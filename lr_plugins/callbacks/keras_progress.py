@@ -18,8 +18,9 @@ from lr_plugins.callbacks.epoch_size import Units, samples_of_run
 from lr_plugins.callbacks.epoch_sums import metrics_so_far
 from lr_plugins.callbacks.keras_text import Moment, draw, format_header, keras2_line, keras3_line
 from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.order import put_first
 from lr_plugins.callbacks.pickling import state_without_fit
-from lr_plugins.callbacks.used_rate import UsedRate, in_float32
+from lr_plugins.callbacks.used_rate import UsedRate, in_float32, is_scheduled
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.keras_styles import STYLES
 
@@ -87,9 +88,8 @@ class _Epoch:
 class KerasProgress(Callback):
     """Print what Keras' `fit` prints, to standard output: a progress bar, or one line per epoch.
 
-    Switch Lightning's own bar off with `Trainer(enable_progress_bar=False)`. Put this callback before a
-    learning-rate scheduler in the list: the scheduler's messages then stand where Keras has them. Nothing is
-    printed in `validate`, `test` and `predict`, in sanity validation, and by processes other than the first.
+    Switch Lightning's own bar off with `Trainer(enable_progress_bar=False)`. The callback moves to the front of the
+    list, so that the messages of others stand where Keras has them. Nothing is printed in `validate`, `test` and `predict`, in sanity validation, and by processes other than the first.
 
     Shown are the scalars of `trainer.callback_metrics` that were logged in the epoch, those of training
     before those of validation (logged by a validation, or named `val_...`). A metric logged with both
@@ -110,9 +110,9 @@ class KerasProgress(Callback):
     Args:
         style: `"keras2"` (default) prints what Keras 2.2.4 prints: sizes of the data, loss first, other metrics
             in the order they were logged; the bar counts samples where their number is known. `"keras3"` prints
-            what Keras 3 prints: steps and time per step, metrics in alphabetical order, then the learning rate of the
-            epoch's last optimizer step; no title when there is one epoch only; control characters on a terminal only.
-            An epoch cut short shows the steps it made, where Keras claims all.
+            what Keras 3 prints: steps and time per step, metrics in alphabetical order, then, where something schedules
+            it, the learning rate of the epoch's last optimizer step; no title when there is one epoch only; control
+            characters on a terminal only. An epoch cut short shows the steps it made, where Keras claims all.
         metrics: names of the metrics to show, in this order. Default: all. One that is not logged is left out,
             with one warning that lists what is.
         verbose: 2 (default) one line per epoch, 1 a progress bar, 0 nothing.
@@ -142,16 +142,22 @@ class KerasProgress(Callback):
         self.metrics = None if metrics is None else _checked_names(metrics)
         self._epoch: _Epoch | None = None
         self._rate = UsedRate()
+        self._shows_rate = False
         self._order: dict[str, int] = {}  # of the names of training, as they came
         self._stream: int | None = None  # steps that the last epoch of a stream of unknown length had
         self._checked_logged = False
 
     # The order of the hooks below is that of a run.
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the first place, as Keras' own has: what other callbacks say comes below the title."""
+        put_first(trainer, self)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the sizes of the data, where Keras does."""
         # Forget what a failed fit, the sanity validation or a call of `validate` left.
         self._epoch, self._rate, self._order, self._stream, self._checked_logged = None, UsedRate(), {}, None, False
+        self._shows_rate = is_scheduled(trainer)
         samples = samples_of_run(trainer) if self.style == "keras2" else None
         if samples is not None:
             self._say(f"Train on {samples[0]} samples, validate on {samples[1]} samples")
@@ -280,7 +286,7 @@ class KerasProgress(Callback):
             self._warn_of_missing(logged)
 
     def _print_epoch(self, epoch: _Epoch, elapsed: float, logs: dict[str, float]) -> None:
-        if self.style == "keras3" and epoch.learning_rate is not None:
+        if self.style == "keras3" and self._shows_rate and epoch.learning_rate is not None:
             logs.setdefault("learning_rate", in_float32(epoch.learning_rate))
         if self.verbose == 1:
             moment = epoch.moment(self.style, elapsed, logs, final=True)

@@ -26,6 +26,12 @@ def put_in_order(trainer: Trainer, scheduler: Callback) -> None:
     trainer.callbacks = [*before, *builders, scheduler, *readers, *behind]  # type: ignore[attr-defined]
 
 
+def put_first(trainer: Trainer, callback: Callback) -> None:
+    """Let a callback stand before all others."""
+    others = [one for one in trainer.callbacks if one is not callback]  # type: ignore[attr-defined]
+    trainer.callbacks = [callback, *others]  # type: ignore[attr-defined]
+
+
 def put_before(trainer: Trainer, callback: Callback, kind: type[Callback]) -> None:
     """Let a callback stand before the first one of a kind, which takes up what it has found."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from lr_plugins._lightning import Trainer
+from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE
 from lr_plugins.callbacks.recorder import decays_by_itself
+from lr_plugins.callbacks.scheduler import LearningRateScheduler
 
 
 class UsedRate:
@@ -35,6 +37,13 @@ class UsedRate:
         traced = None if self._is_undecayed else _traced(trainer)
         noted = None if self._noted is None else float(self._noted)
         return noted if traced is None else traced
+
+
+def is_scheduled(trainer: Trainer) -> bool:
+    """Whether a callback or a scheduler of torch sets the learning rate: only then does Keras show it."""
+    schedulers = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]  # type: ignore[attr-defined]
+    drives = any(one.to == LEARNING_RATE.name for scheduler in schedulers for one in scheduler.assignments)
+    return drives or bool(trainer.lr_scheduler_configs)
 
 
 def _traced(trainer: Trainer) -> float | None:

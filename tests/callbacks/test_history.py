@@ -39,11 +39,25 @@ def test_it_is_a_dictionary_of_lists_as_in_keras():
 
 
 def test_keras3_calls_it_learning_rate():
-    assert fitted(style="keras3")["learning_rate"] == [0.5, 0.5, 0.5]
+    history = fitted(Module(), LearningRateScheduler(StepDecay(0.5, every="2ep")), style="keras3")
+    assert history["learning_rate"] == [0.5, 0.5, 0.25]
+    assert list(history) == ["acc", "loss", "val_acc", "val_loss", "learning_rate"]
+
+
+def test_keras2_has_the_metrics_of_validation_first():
+    history = fitted(Module(), LearningRateScheduler(StepDecay(0.5, every="2ep")))
+    assert list(history) == ["val_loss", "val_acc", "loss", "acc", "lr"]
+
+
+@pytest.mark.parametrize("style", ["keras2", "keras3"])
+def test_without_a_scheduler_the_learning_rate_is_apart(style):
+    history = fitted(style=style)
+    assert {"lr", "learning_rate"}.isdisjoint(history)
+    assert history.learning_rates == {0: 0.5, 1: 0.5, 2: 0.5}
 
 
 def test_what_is_not_there_is_told():
-    with pytest.raises(KeyError, match="'accuracy'; the history has: val_acc, val_loss, acc, loss, lr"):
+    with pytest.raises(KeyError, match="'accuracy'; the history has: val_loss, val_acc, loss, acc"):
         fitted(max_epochs=1)["accuracy"]
     with pytest.raises(KeyError, match="the history has: nothing yet"):
         History()["loss"]
@@ -87,7 +101,7 @@ def test_an_epoch_without_validation_has_no_value_and_by_epoch_it_is_told_which(
     history = fitted(max_epochs=5, check_val_every_n_epoch=2)
     assert history["val_loss"] == [2.25, 4.25]  # Keras' list is as short
     assert history.values["val_loss"] == {1: 2.25, 3: 4.25}
-    assert len(history["loss"]) == len(history["lr"]) == len(history.epoch) == 5
+    assert len(history["loss"]) == len(history.learning_rates) == len(history.epoch) == 5
 
 
 def test_of_several_validations_in_an_epoch_the_last_counts():
@@ -107,7 +121,6 @@ def test_names_are_lightnings():
         "loss": [3.0],
         "loss_step": [5.0],
         "loss_epoch": [3.0],
-        "lr": [0.5],
     }
 
 
@@ -119,7 +132,7 @@ def test_another_fit_of_the_same_trainer_goes_on_and_a_new_one_begins_anew():
     run.fit(module)
     assert (history["loss"], history.epoch) == ([1.5, 2.5], [0, 1])
     trainer(history, max_epochs=1).fit(Module())
-    assert (history["loss"], history["lr"], history.epoch) == ([1.5], [0.5], [0])
+    assert (history["loss"], history.learning_rates, history.epoch) == ([1.5], {0: 0.5}, [0])
 
 
 def test_after_an_error_it_has_the_epochs_that_were_complete():

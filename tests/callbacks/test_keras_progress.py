@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from lr_plugins import Constant, LearningRateScheduler
 from lr_plugins._lightning import rank_zero_only
 from lr_plugins.callbacks import keras_progress
 from lr_plugins.callbacks.keras_progress import KerasProgress
@@ -64,6 +65,14 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
+class Scheduled(Module):
+    """With a scheduler, which changes nothing."""
+
+    def configure_optimizers(self) -> object:
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)]
+
+
 def loader(samples: int = SAMPLES, **settings: object) -> DataLoader:
     return DataLoader(TensorDataset(torch.zeros(samples, 2)), **{"batch_size": BATCH, **settings})
 
@@ -108,7 +117,7 @@ def test_keras2_prints_sizes_titles_and_lines(console):
 
 
 def test_keras3_prints_steps_sorted_metrics_and_learning_rate(console):
-    assert console(progress=KerasProgress("keras3")) == (
+    assert console(Scheduled(), progress=KerasProgress("keras3")) == (
         "Epoch 1/2\n"
         "5/5 - 0s - 0s/step - acc: 0.1500 - loss: 1.5000 - val_acc: 0.2500 - val_loss: 1.2500"
         " - learning_rate: 0.5000\n"
@@ -121,7 +130,10 @@ def test_keras3_prints_steps_sorted_metrics_and_learning_rate(console):
 def test_keras3_sorts_training_and_validation_apart(console):
     module = Logs({"zeta": 1.0, "loss": 1.0, "Acc": 1.0}, {"val_loss": 0.5, "accuracy_there": 0.5})
     out = console(module, max_epochs=1, progress=KerasProgress("keras3"))
-    assert re.findall(r"(\w+):", out) == ["Acc", "loss", "zeta", "accuracy_there", "val_loss", "learning_rate"]
+    # Keras shows the learning rate where something schedules it.
+    assert re.findall(r"(\w+):", out) == ["Acc", "loss", "zeta", "accuracy_there", "val_loss"]
+    scheduled = console(Module(), LearningRateScheduler(Constant(0.25)), progress=KerasProgress("keras3"))
+    assert learning_rates(scheduled) == ["0.2500"] * 2
 
 
 def test_one_epoch_has_a_title_in_keras2_only(console):
@@ -297,7 +309,8 @@ def test_metrics_select_and_order(console):
 
 def test_selected_metrics_keep_the_learning_rate_of_keras3(console):
     progress = KerasProgress("keras3", metrics=["loss"])
-    assert last_line(console(progress=progress)) == "5/5 - 0s - 0s/step - loss: 2.5000 - learning_rate: 0.5000"
+    line = last_line(console(Scheduled(), progress=progress))
+    assert line == "5/5 - 0s - 0s/step - loss: 2.5000 - learning_rate: 0.5000"
 
 
 def test_no_metrics_at_all_leave_the_time(console):
@@ -374,7 +387,7 @@ def test_in_keras2_a_later_callback_speaks_after_the_title(console):
 
 def test_in_keras3_a_later_callback_speaks_before_the_title(console):
     out = console(Logs({"loss": 1.0}), Speaker(), progress=KerasProgress("keras3", metrics=[]))
-    line = "5/5 - 0s - 0s/step - learning_rate: 0.5000\n"
+    line = "5/5 - 0s - 0s/step\n"
     assert out == f"begin 0\nEpoch 1/2\n{line}begin 1\nEpoch 2/2\n{line}"
 
 
@@ -426,7 +439,7 @@ def lines_until_failure(capsys: pytest.CaptureFixture[str], *callbacks: pl.Callb
 
 def test_a_complete_epoch_is_printed_when_an_exception_comes_before_the_next(capsys):
     lines = lines_until_failure(capsys, Fail("on_train_epoch_start"), KerasProgress())
-    assert lines == ["Epoch 1/2", " - 0s - loss: 3.0000"]
+    assert lines == ["Epoch 1/2", " - 0s - loss: 3.0000", "Epoch 2/2"]  # the progress is first, wherever it stands
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end"])
@@ -537,7 +550,7 @@ def test_a_run_resumed_within_an_epoch_reports_that_epoch(capsys, tmp_path, cloc
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
         trainer(progress).fit(Slow(), ckpt_path=tmp_path / "mid.ckpt")
     # The count is the epoch's, the mean time that of the two steps made here.
-    assert capsys.readouterr().out == ("Epoch 2/2\n5/5 - 2s - 1s/step - loss: 2.5000 - learning_rate: 0.5000\n")
+    assert capsys.readouterr().out == ("Epoch 2/2\n5/5 - 2s - 1s/step - loss: 2.5000\n")
 
 
 # --- the learning rate of keras3 ----------------------------------------------------------------------------
@@ -556,7 +569,7 @@ def learning_rates(text: str) -> list[str]:
 
 
 def test_the_learning_rate_is_that_of_the_trace(console):
-    out = console(None, Tracing(0.25, 0.001), progress=KerasProgress("keras3"))
+    out = console(Scheduled(), Tracing(0.25, 0.001), progress=KerasProgress("keras3"))
     # In float32, where Keras keeps it, 0.001 is above 1e-3 and so not in exponent form.
     assert learning_rates(out) == ["0.2500", "0.0010"]
 
@@ -564,7 +577,7 @@ def test_the_learning_rate_is_that_of_the_trace(console):
 def test_an_empty_trace_leaves_it_to_the_optimizer(console):
     other = pl.Callback()
     other.trace = "something else"
-    out = console(None, other, Tracing(None, None), progress=KerasProgress("keras3"))
+    out = console(Scheduled(), other, Tracing(None, None), progress=KerasProgress("keras3"))
     assert learning_rates(out) == ["0.5000", "0.5000"]
 
 

@@ -274,7 +274,7 @@ def test_several_optimizers(show):
         def configure_optimizers(self):
             return [torch.optim.SGD(self.parameters(), lr=lr) for lr in (0.25, 0.125)]
 
-    lines = show(Two(validates=False), style="keras3")
+    lines = show(Two(validates=False), LearningRateScheduler(lambda epoch, lr: lr), style="keras3")
     assert counts(lines) == ["1/5", "2/5", "3/5", "4/5", "5/5", "5/5"]
     assert shown(lines, "learning_rate") == [0.25]
 

@@ -171,7 +171,7 @@ def test_without_a_scheduler_the_trace_has_the_decayed_rates():
     used = trace.trace["lr"].values
     np.testing.assert_allclose(used, 0.1 / (1 + 0.01 * np.arange(len(used))), rtol=1e-12)
     assert len(used) > 2
-    assert history["lr"] == [0.1, 0.1]
+    assert history.learning_rates == {0: 0.1, 1: 0.1}
 
 
 def test_a_resumed_run_continues_the_decay(tmp_path):

@@ -22,9 +22,11 @@ from keras.src.callbacks.progbar_logger import ProgbarLogger
 from keras.src.utils import progbar
 from torch.utils.data import DataLoader, TensorDataset
 
+from lr_plugins import LearningRateScheduler, LossDriven
 from lr_plugins.callbacks import keras_progress
 from lr_plugins.callbacks.keras_progress import KerasProgress
 from lr_plugins.callbacks.keras_text import format_header, keras2_line, keras3_line
+from lr_plugins.keras import ReduceLROnPlateau
 
 # --- lines, against the real Keras 3 ------------------------------------------------------------------------
 
@@ -92,8 +94,9 @@ def rate(epoch: int) -> float:
 class SameNet(pl.LightningModule):
     """The network, loss and metrics of `keras_console` in torch."""
 
-    def __init__(self) -> None:
+    def __init__(self, lr: float = 9.0) -> None:
         super().__init__()
+        self.lr = lr
         self.layer = torch.nn.Linear(3, 1)
         self.layer.load_state_dict({"weight": torch.tensor(WEIGHTS.T), "bias": torch.zeros(1)})
 
@@ -113,19 +116,18 @@ class SameNet(pl.LightningModule):
         self.both(batch, "val_")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=9.0)
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
-class Scheduler(pl.Callback):
-    """What Keras' scheduler does and says, at its moment."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        value = trainer.optimizers[0].param_groups[0]["lr"] = rate(trainer.current_epoch)
-        number = trainer.current_epoch + 1
-        print(f"\nEpoch {number}: LearningRateScheduler setting learning rate to {value}.")
+def theirs() -> keras.callbacks.LearningRateScheduler:
+    return keras.callbacks.LearningRateScheduler(rate, verbose=1)
 
 
-def keras_console(**extra: object) -> str:
+def scheduler() -> LearningRateScheduler:
+    return LearningRateScheduler(rate, verbose=1, style="keras3")
+
+
+def keras_console(*callbacks: object, **extra: object) -> str:
     model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(1, activation="sigmoid")])
     model.layers[-1].set_weights([WEIGHTS, np.zeros(1, np.float32)])
     model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy", metrics=["accuracy"])
@@ -136,7 +138,7 @@ def keras_console(**extra: object) -> str:
             batch_size=BATCH,
             shuffle=False,
             verbose=2,
-            callbacks=[keras.callbacks.LearningRateScheduler(rate, verbose=1)],
+            callbacks=list(callbacks),
             validation_data=(INPUTS[20:], TARGETS[20:]),
             **extra,
         )
@@ -162,16 +164,32 @@ def without_times(text: str) -> str:
 
 @pytest.mark.parametrize("epochs", [1, EPOCHS])
 def test_a_whole_fit_prints_what_keras_prints(epochs):
-    keras_text = without_times(keras_console(epochs=epochs))
-    text = lightning_console(SameNet(), KerasProgress("keras3"), Scheduler(), max_epochs=epochs)
+    keras_text = without_times(keras_console(theirs(), epochs=epochs))
+    text = lightning_console(SameNet(), KerasProgress("keras3"), scheduler(), max_epochs=epochs)
     assert without_times(text) == keras_text
     assert keras_text.count("5/5 - TIME - accuracy: ") == epochs
 
 
+def test_without_a_scheduler_no_learning_rate_is_printed():
+    keras_text = without_times(keras_console(epochs=EPOCHS))
+    text = lightning_console(SameNet(0.5), KerasProgress("keras3"), max_epochs=EPOCHS)
+    assert without_times(text) == keras_text
+    assert "learning_rate" not in text
+
+
+def test_a_plateau_prints_what_keras_prints():
+    arguments = {"monitor": "val_loss", "factor": 0.1, "patience": 1, "min_delta": 10.0, "verbose": 1}
+    keras_text = without_times(keras_console(keras.callbacks.ReduceLROnPlateau(**arguments), epochs=EPOCHS))
+    plateau = LearningRateScheduler(ReduceLROnPlateau(**arguments), style="keras3")
+    text = lightning_console(SameNet(0.5), KerasProgress("keras3"), plateau, max_epochs=EPOCHS)
+    assert without_times(text) == keras_text
+    assert keras_text.count("ReduceLROnPlateau reducing learning rate to 0.0") == 2
+
+
 def test_epochs_without_validation_print_what_keras_prints():
-    keras_text = without_times(keras_console(epochs=EPOCHS, validation_freq=2))
+    keras_text = without_times(keras_console(theirs(), epochs=EPOCHS, validation_freq=2))
     extra = {"max_epochs": EPOCHS, "check_val_every_n_epoch": 2}
-    text = lightning_console(SameNet(), KerasProgress("keras3"), Scheduler(), **extra)
+    text = lightning_console(SameNet(), KerasProgress("keras3"), scheduler(), **extra)
     assert without_times(text) == keras_text
     assert keras_text.count("val_loss") == 1
 
@@ -238,13 +256,11 @@ class Replay(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class Keras2Scheduler(pl.Callback):
-    """The words of Keras 2.2.4's scheduler."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        value = (0.002, 0.001, 0.0005)[trainer.current_epoch]
-        number = trainer.current_epoch + 1
-        print(f"\nEpoch {number:05d}: LearningRateScheduler setting learning rate to {value}.")
+def fit(module: pl.LightningModule, callbacks: list[pl.Callback]) -> None:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(callbacks=callbacks, max_epochs=3, enable_progress_bar=False, **quiet)
+    data = DataLoader(TensorDataset(torch.zeros(600, 1)), batch_size=120)
+    trainer.fit(module, data, DataLoader(TensorDataset(torch.zeros(100, 1)), batch_size=100))
 
 
 # fit(x, y, epochs=3, verbose=2, validation_data=..., callbacks=[LearningRateScheduler(..., verbose=1)])
@@ -267,15 +283,49 @@ Epoch 00003: LearningRateScheduler setting learning rate to 0.0005.
 
 def test_a_whole_run_prints_what_keras_2_printed(capsys, monkeypatch):
     monkeypatch.setattr(keras_progress, "perf_counter", lambda: 0.0)
-    trainer = pl.Trainer(
-        callbacks=[KerasProgress(), Keras2Scheduler()],
-        max_epochs=3,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    data = DataLoader(TensorDataset(torch.zeros(600, 1)), batch_size=120)
-    trainer.fit(Replay(), data, DataLoader(TensorDataset(torch.zeros(100, 1)), batch_size=100))
+    fit(Replay(), [KerasProgress(), LearningRateScheduler([0.002, 0.001, 0.0005].__getitem__, verbose=1)])
     assert capsys.readouterr().out == KERAS_2_2_4
+
+
+# fit(x, y, epochs=3, verbose=2, validation_data=..., callbacks=[ReduceLROnPlateau(..., verbose=1)])
+PLATEAU_KERAS_2_2_4 = """\
+Train on 600 samples, validate on 100 samples
+Epoch 1/3
+ - 0s - loss: 0.9974 - acc: 0.4900 - val_loss: 0.9777 - val_acc: 0.5300
+Epoch 2/3
+ - 0s - loss: 0.9930 - acc: 0.4967 - val_loss: 0.9722 - val_acc: 0.5300
+
+Epoch 00002: ReduceLROnPlateau reducing learning rate to 0.00020000000949949026.
+Epoch 3/3
+ - 0s - loss: 0.9867 - acc: 0.4983 - val_loss: 0.9675 - val_acc: 0.5300
+
+Epoch 00003: ReduceLROnPlateau reducing learning rate to 2.0000000949949027e-05.
+"""
+
+
+class PlateauReplay(Replay):
+    TRAIN = ((0.9974, 0.4900), (0.9930, 0.4967), (0.9867, 0.4983))
+    VALIDATION = ((0.9777, 0.5300), (0.9722, 0.5300), (0.9675, 0.5300))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.002)
+
+
+@pytest.mark.parametrize("progress_first", [True, False])
+def test_a_run_with_a_plateau_prints_what_keras_2_printed(capsys, monkeypatch, progress_first):
+    monkeypatch.setattr(keras_progress, "perf_counter", lambda: 0.0)
+    plateau = LearningRateScheduler(ReduceLROnPlateau(patience=1, min_delta=1.0, verbose=1))
+    callbacks = [KerasProgress(), plateau] if progress_first else [plateau, KerasProgress()]
+    fit(PlateauReplay(), callbacks)
+    assert capsys.readouterr().out == PLATEAU_KERAS_2_2_4
+
+
+def test_a_measured_quantity_is_told_of_below_the_title(capsys, monkeypatch):
+    """As a callback's message in Keras 2, which comes after `Epoch 1/3`."""
+    monkeypatch.setattr(keras_progress, "perf_counter", lambda: 0.0)
+    losses = iter([1.0, 0.5, 0.25, 0.125])
+    schedule = LossDriven(0.01, monitor="full_loss", max_learning_rate=None)
+    scheduler = LearningRateScheduler(schedule, verbose=1, measure={"full_loss": lambda *_: next(losses)})
+    fit(Replay(), [KerasProgress(metrics=[]), scheduler])
+    out = capsys.readouterr().out
+    assert re.findall(r"^Epoch (\S+)", out, re.MULTILINE) == ["1/3", "00001:", "2/3", "00002:", "3/3", "00003:"]
