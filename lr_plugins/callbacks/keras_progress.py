@@ -89,7 +89,8 @@ class KerasProgress(Callback):
     """Print what Keras' `fit` prints, to standard output: a progress bar, or one line per epoch.
 
     Switch Lightning's own bar off with `Trainer(enable_progress_bar=False)`. The callback moves to the front of the
-    list, so that the messages of others stand where Keras has them. Nothing is printed in `validate`, `test` and `predict`, in sanity validation, and by processes other than the first.
+    list, so that the messages of others stand where Keras has them. Nothing is printed in sanity validation, and by
+    processes other than the first.
 
     Shown are the scalars of `trainer.callback_metrics` that were logged in the epoch, those of training
     before those of validation (logged by a validation, or named `val_...`). A metric logged with both

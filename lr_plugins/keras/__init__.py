@@ -31,20 +31,31 @@ from lr_plugins.keras.schedules import (
 )
 
 if TYPE_CHECKING:
+    from lr_plugins.keras.csv_logger import CSVLogger
+    from lr_plugins.keras.early_stopping import EarlyStopping
     from lr_plugins.keras.optimizers import SGD
+    from lr_plugins.keras.terminate_on_nan import TerminateOnNaN
 
-_HOME = {"SGD": "lr_plugins.keras.optimizers"}
+_HOME = {
+    "CSVLogger": "lr_plugins.keras.csv_logger",
+    "EarlyStopping": "lr_plugins.keras.early_stopping",
+    "SGD": "lr_plugins.keras.optimizers",
+    "TerminateOnNaN": "lr_plugins.keras.terminate_on_nan",
+}
 
 __all__ = [
     "SGD",
+    "CSVLogger",
     "CosineDecay",
     "CosineDecayRestarts",
+    "EarlyStopping",
     "ExponentialDecay",
     "InverseTimeDecay",
     "LearningRateSchedule",
     "PiecewiseConstantDecay",
     "PolynomialDecay",
     "ReduceLROnPlateau",
+    "TerminateOnNaN",
     "deserialize",
     "serialize",
 ]

@@ -1,0 +1,97 @@
+"""Keras' CSVLogger: a table with one row for each epoch."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lr_plugins._lightning import LightningModule, Trainer
+from lr_plugins.callbacks.history import History
+from lr_plugins.callbacks.keras_text import format_rate
+from lr_plugins.callbacks.used_rate import in_float32
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.keras_styles import LEARNING_RATE_NAMES
+from lr_plugins.places import from_start
+
+
+class CSVLogger(History):
+    """Write the metrics of each epoch, and its learning rate where something schedules it, into a row of a table.
+
+    The columns are `epoch` (from 0) and the names of the first epoch's metrics, sorted. What an epoch does not log is
+    `NA`. Keras 3 adds columns `val_...` where the first epoch has no validation. A row is written once the epoch's
+    metrics are complete: at the start of the next epoch, or at the end of training.
+
+    (Lightning's logger of this name writes a row for each call of `log`, with training and validation in different
+    rows.)
+
+    Args:
+        filename: the file, whose folder is created.
+        separator: what stands between two columns. Default `","`.
+        append: keep what the file has, and continue below it. Default False: it is replaced. A run that is resumed from
+            a checkpoint writes the rows of the epochs before as well.
+        style: `"keras2"` (default) calls the learning rate `lr`, `"keras3"` `learning_rate`, each with its digits.
+
+    Raises:
+        InvalidArgument: the separator is not a single character, or another style.
+
+    Source: keras.callbacks.CSVLogger.
+
+    Example:
+        >>> callback = CSVLogger("training.csv", append=True)
+    """
+
+    def __init__(self, filename: str | Path, separator: str = ",", append: bool = False, style: str = "keras2") -> None:
+        super().__init__(style)
+        if not isinstance(separator, str) or len(separator) != 1:
+            raise InvalidArgument("CSVLogger.separator", separator, "a single character")
+        self.filename, self.separator, self.append = from_start(filename), separator, append
+        self._columns: list[str] | None = None
+        self._written = 0  # rows of this run
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the table; of a resumed run, with the rows that there were."""
+        super().on_train_start(trainer, pl_module)
+        self._columns, self._written = None, 0
+        if trainer.is_global_zero:
+            self.filename.parent.mkdir(parents=True, exist_ok=True)
+            if not self.append:
+                self.filename.write_text("")
+            self._write_rows(trainer)
+
+    def _take(self, trainer: Trainer) -> None:
+        super()._take(trainer)
+        if trainer.is_global_zero:
+            self._write_rows(trainer)
+
+    def _write_rows(self, trainer: Trainer) -> None:
+        """Write the epochs that are not written yet."""
+        if self._written == len(self.epoch):
+            return
+        has_header = self.filename.is_file() and self.filename.stat().st_size > 0
+        with self.filename.open("a", newline="") as file:
+            table = csv.writer(file, delimiter=self.separator)
+            for epoch in self.epoch[self._written :]:
+                values = self._of_epoch(epoch)
+                if self._columns is None:
+                    self._columns = self._all_columns(sorted(values))
+                    if not has_header:
+                        table.writerow(["epoch", *self._columns])
+                table.writerow([epoch, *(values.get(name, "NA") for name in self._columns)])
+        self._written = len(self.epoch)
+
+    def _of_epoch(self, epoch: int) -> dict[str, Any]:
+        values: dict[str, Any] = {name: by_epoch[epoch] for name, by_epoch in self.values.items() if epoch in by_epoch}
+        if self.is_scheduled and epoch in self.learning_rates:
+            rate = self.learning_rates[epoch]
+            # Both generations keep it in single precision, and Keras 2 writes the digits of that type.
+            digits = format_rate(np.float32(rate), "keras2") if self.style == "keras2" else in_float32(rate)
+            values.setdefault(LEARNING_RATE_NAMES[self.style], digits)
+        return values
+
+    def _all_columns(self, names: list[str]) -> list[str]:
+        if self.style == "keras2" or any(name.startswith("val_") for name in names):
+            return names
+        return names + [f"val_{name}" for name in names]
