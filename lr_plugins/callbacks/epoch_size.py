@@ -67,6 +67,21 @@ class Units(NamedTuple):
             return Units(samples.per_batch * trainer.world_size, samples.total * trainer.world_size)
         return Units(1, None if batches == float("inf") else int(batches))
 
+    @staticmethod
+    def of_evaluation(trainer: Trainer, stage: str, style: str) -> Units:
+        """Those of all loaders of `validate`, `test` or `predict` together."""
+        name = {"validate": "val"}.get(stage, stage)
+        loaders, batches = getattr(trainer, f"{name}_dataloaders"), list(getattr(trainer, f"num_{name}_batches"))
+        if isinstance(loaders, Mapping):
+            loaders = list(loaders.values())
+        loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
+        parts = [_samples(loader, limit) for loader, limit in zip(loaders, batches, strict=False)]
+        known = [part for part in parts if part is not None and part.total]
+        if style == "keras2" and known and len(known) == len(batches):
+            return Units(known[0].per_batch * trainer.world_size, sum(one.total for one in known) * trainer.world_size)
+        steps = sum(batches)
+        return Units(1, None if steps == float("inf") else int(steps))
+
     def done(self, steps: int) -> int:
         """Units of so many steps; the last one may have fewer."""
         return steps * self.per_step if self.per_step == 1 else min(steps * self.per_step, self.target or 0)

@@ -126,15 +126,18 @@ def validate(trainer: Trainer) -> None:
     connector._first_loop_iter = first_batch
 
 
-def metrics_so_far(trainer: Trainer) -> dict[str, Any]:
-    """What the training epoch under way has logged so far, by the names under which Lightning logs it; tensors.
+def metrics_so_far(results: Any) -> dict[str, Any]:
+    """What a loop has logged so far, by the names under which Lightning logs it; tensors.
 
     Of what is logged for the epoch it is the mean (or sum, or whatever it reduces to) over the batches so far, in this
     process; of what is logged for steps only, and of an object of torchmetrics, which may take its time to compute, the
     value of the last batch, if it is logged for steps. Nothing is waited for.
+
+    Args:
+        results: the loop's collection, e.g. `trainer.fit_loop.epoch_loop._results`.
     """
     found: dict[str, Any] = {}
-    for item in trainer.fit_loop.epoch_loop._results.result_metrics:
+    for item in results.result_metrics if results is not None else ():
         meta = item.meta
         if item.has_reset or meta.dataloader_idx is not None:
             continue

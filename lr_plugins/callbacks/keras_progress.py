@@ -16,18 +16,16 @@ from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_
 from lr_plugins.callbacks.console_line import ConsoleLine, write
 from lr_plugins.callbacks.epoch_size import Units, samples_of_run
 from lr_plugins.callbacks.epoch_sums import metrics_so_far
+from lr_plugins.callbacks.keras_evaluation import INTERVAL, EvaluationProgress
 from lr_plugins.callbacks.keras_text import Moment, draw, format_header, keras2_line, keras3_line
 from lr_plugins.callbacks.observer import logged_since
-from lr_plugins.callbacks.order import put_first
+from lr_plugins.callbacks.order import put_before
 from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.used_rate import UsedRate, in_float32, is_scheduled
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.keras_styles import STYLES
 
 __all__ = ["KerasProgress"]
-
-INTERVAL = 0.05
-"""Seconds from one refresh of a progress bar to the next, at least: Keras' own."""
 
 
 def _without_forks(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,9 +86,10 @@ class _Epoch:
 class KerasProgress(Callback):
     """Print what Keras' `fit` prints, to standard output: a progress bar, or one line per epoch.
 
-    Switch Lightning's own bar off with `Trainer(enable_progress_bar=False)`. The callback moves to the front of the
-    list, so that the messages of others stand where Keras has them. Nothing is printed in sanity validation, and by
-    processes other than the first.
+    Switch Lightning's own bar off with `Trainer(enable_progress_bar=False)`. The callback moves before a scheduler and
+    an early stopping, so that their messages stand where Keras has them. `validate` and `test` print what Keras'
+    `evaluate` does, and `predict` its bar. Nothing is printed in sanity validation, and by processes other than the
+    first.
 
     Shown are the scalars of `trainer.callback_metrics` that were logged in the epoch, those of training
     before those of validation (logged by a validation, or named `val_...`). A metric logged with both
@@ -142,6 +141,7 @@ class KerasProgress(Callback):
         self.style, self.verbose = style, verbose
         self.metrics = None if metrics is None else _checked_names(metrics)
         self._epoch: _Epoch | None = None
+        self._evaluation: EvaluationProgress | None = None  # during validate, test or predict
         self._rate = UsedRate()
         self._shows_rate = False
         self._order: dict[str, int] = {}  # of the names of training, as they came
@@ -151,8 +151,8 @@ class KerasProgress(Callback):
     # The order of the hooks below is that of a run.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the first place, as Keras' own has: what other callbacks say comes below the title."""
-        put_first(trainer, self)
+        """Take a place before the callbacks whose messages come below the title, as Keras' own has."""
+        put_before(trainer, self, "LearningRateScheduler", "EarlyStopping")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the sizes of the data, where Keras does."""
@@ -197,11 +197,17 @@ class KerasProgress(Callback):
                 self._refresh(trainer, pl_module, epoch, now)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note which metrics are there before the validation."""
+        """Note which metrics are there before the validation; begin the progress of `validate`."""
+        if trainer.state.fn != "fit":
+            self._begin_evaluation(trainer)
+            return
         self._open(trainer).before_validation = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note which metrics are the validation's."""
+        """Note which metrics are the validation's; end the progress of `validate`."""
+        if trainer.state.fn != "fit":
+            self._end_evaluation()
+            return
         epoch = self._open(trainer)
         epoch.validated.update(logged_since(trainer.callback_metrics, epoch.before_validation))
 
@@ -230,6 +236,9 @@ class KerasProgress(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Print the line of an epoch that was complete; end that of a progress bar."""
+        if self._evaluation is not None:
+            self._evaluation.abort()
+            self._evaluation = None
         # Otherwise its metrics are not reduced yet, which one process cannot do alone after an error.
         if self._epoch is not None and trainer.current_epoch > self._epoch.index:
             self._print_line(trainer, last=True)
@@ -238,7 +247,51 @@ class KerasProgress(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the module of a fit."""
-        return state_without_fit(self)
+        return state_without_fit(self, _evaluation=None)
+
+    # --- validate, test and predict ---------------------------------------------------------------------------
+
+    def _begin_evaluation(self, trainer: Trainer) -> None:
+        self._evaluation = EvaluationProgress(trainer, self.style, self.verbose, self.metrics) if self.verbose else None
+
+    def _after_evaluation_batch(self) -> None:
+        if self._evaluation is not None:
+            self._evaluation.after_batch()
+
+    def _end_evaluation(self) -> None:
+        if self._evaluation is not None:
+            self._evaluation.end()
+        self._evaluation = None
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Count a batch of `validate`."""
+        self._after_evaluation_batch()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the progress of `test`."""
+        self._begin_evaluation(trainer)
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Count a batch of `test`."""
+        self._after_evaluation_batch()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the progress of `test`."""
+        self._end_evaluation()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the progress of `predict`."""
+        self._begin_evaluation(trainer)
+
+    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Count a batch of `predict`."""
+        self._after_evaluation_batch()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the progress of `predict`."""
+        self._end_evaluation()
+
+    # --- the epoch under way ----------------------------------------------------------------------------------
 
     def _open(self, trainer: Trainer) -> _Epoch:
         """The epoch under way. A run resumed within an epoch enters it by a batch or a validation."""
@@ -265,7 +318,8 @@ class KerasProgress(Callback):
             return
         epoch.refreshed = now
         own = getattr(pl_module, "metrics_so_far", None)
-        found = {**metrics_so_far(trainer), **(own() if callable(own) else {})}
+        logged: Any = trainer.fit_loop.epoch_loop._results
+        found = {**metrics_so_far(logged), **(own() if callable(own) else {})}
         logs = {name: float(found[name]) for name in self._names(found, epoch)}
         moment = epoch.moment(self.style, now - epoch.started, logs)
         epoch.line.show(lambda columns: draw(self.style, moment, columns))

@@ -26,16 +26,11 @@ def put_in_order(trainer: Trainer, scheduler: Callback) -> None:
     trainer.callbacks = [*before, *builders, scheduler, *readers, *behind]  # type: ignore[attr-defined]
 
 
-def put_first(trainer: Trainer, callback: Callback) -> None:
-    """Let a callback stand before all others."""
-    others = [one for one in trainer.callbacks if one is not callback]  # type: ignore[attr-defined]
-    trainer.callbacks = [callback, *others]  # type: ignore[attr-defined]
-
-
-def put_before(trainer: Trainer, callback: Callback, kind: type[Callback]) -> None:
-    """Let a callback stand before the first one of a kind, which takes up what it has found."""
+def put_before(trainer: Trainer, callback: Callback, *kinds: str) -> None:
+    """Let a callback stand before the first one of some classes, given by their names."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    first = next((at for at, one in enumerate(callbacks) if isinstance(one, kind)), len(callbacks))
+    others = (at for at, one in enumerate(callbacks) if any(is_a(kind, one) for kind in kinds))
+    first = next(others, len(callbacks))
     if first < callbacks.index(callback):
-        others = [one for one in callbacks if one is not callback]
-        trainer.callbacks = [*others[:first], callback, *others[first:]]  # type: ignore[attr-defined]
+        rest = [one for one in callbacks if one is not callback]
+        trainer.callbacks = [*rest[:first], callback, *rest[first:]]  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from keras.src.utils import progbar
 from torch.utils.data import DataLoader, TensorDataset
 
 from lr_plugins import LearningRateScheduler, LossDriven
-from lr_plugins.callbacks import keras_progress
+from lr_plugins.callbacks import keras_evaluation, keras_progress
 from lr_plugins.callbacks.keras_progress import KerasProgress
 from lr_plugins.callbacks.keras_text import format_header, keras2_line, keras3_line
 from lr_plugins.keras import ReduceLROnPlateau
@@ -192,6 +192,62 @@ def test_epochs_without_validation_print_what_keras_prints():
     text = lightning_console(SameNet(), KerasProgress("keras3"), scheduler(), **extra)
     assert without_times(text) == keras_text
     assert keras_text.count("val_loss") == 1
+
+
+# --- evaluate and predict -----------------------------------------------------------------------------------
+
+
+def plain(text: str) -> list[str]:
+    """The lines, without colours, times, and the refreshes of a bar that were written over."""
+    text = re.sub(r"\x1b\[\d*m", "", text).replace("\b", "")
+    text = re.sub(r"\d+s \d+(s|ms|us)/step", "TIME", without_times(text))
+    return [line.split("\r")[-1].rstrip() for line in text.split("\n") if line.strip()]
+
+
+def keras_net() -> keras.Model:
+    model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(1, activation="sigmoid")])
+    model.layers[-1].set_weights([WEIGHTS, np.zeros(1, np.float32)])
+    model.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def evaluated(stage: str, style: str, verbose: int) -> str:
+    class Net(SameNet):
+        def test_step(self, batch, batch_idx):
+            self.both(batch, "test_")
+
+        def predict_step(self, batch, batch_idx):
+            return self.layer(batch[0])
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(callbacks=[KerasProgress(style, verbose=verbose)], enable_progress_bar=False, **quiet)
+    data = DataLoader(TensorDataset(torch.tensor(INPUTS), torch.tensor(TARGETS)), batch_size=BATCH)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        getattr(trainer, stage)(Net(), data, **({} if stage == "predict" else {"verbose": False}))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_validate_and_test_print_what_evaluate_prints(stage, verbose):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        keras_net().evaluate(INPUTS, TARGETS, batch_size=BATCH, verbose=verbose)
+    line = plain(evaluated(stage, "keras3", verbose))[-1]
+    assert line == plain(out.getvalue())[-1]
+    assert re.search(r" - accuracy: 0\.\d{4} - loss: \d\.\d{4}$", line)
+
+
+def test_predict_prints_its_bar():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        keras_net().predict(INPUTS, batch_size=BATCH, verbose=1)
+    assert plain(evaluated("predict", "keras3", 1))[-1] == plain(out.getvalue())[-1] == f"7/7 {'━' * 20} TIME"
+
+
+def test_keras_2_shows_the_time_of_an_evaluation_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(keras_evaluation, "perf_counter", lambda: 0.0)
+    for stage in ("validate", "test", "predict"):
+        assert evaluated(stage, "keras2", 1).splitlines()[-1] == f"28/28 [{'=' * 30}] - 0s 0us/step"
+        assert evaluated(stage, "keras2", 2) == ""
 
 
 # --- Keras 2.2.4, from recordings ---------------------------------------------------------------------------

@@ -168,7 +168,7 @@ class LearningRateRangeTest(ChecksState, Callback):
         if stage != "fit":
             return
         self._restored = None  # that of a checkpoint which was only tested; the fit's own comes after this
-        put_before(trainer, self, LearningRateScheduler)
+        put_before(trainer, self, "LearningRateScheduler")
         if self.dirpath is not None:
             make_folder(_field("dirpath"), self.dirpath)
             warn_of_no_picture(type(self).__name__)
