@@ -30,6 +30,7 @@ class LearningRateScheduleMixin(_Base):
         learning_rate_style: `"keras2"` (the default) or `"keras3"`, the form of the message.
         learning_rate_measure: quantities to measure for the schedule, as in `LearningRateScheduler`.
         learning_rate_on_resume: `"error"` (the default), `"config"`, `"checkpoint"` or `"rescale"`, as there.
+        learning_rate_advice: whether to say the rule of thumb, as there. Default True.
 
     Raises:
         InvalidArgument: at the begin of the fit, when the module names no schedule; as the class is made, when
@@ -48,6 +49,7 @@ class LearningRateScheduleMixin(_Base):
     learning_rate_style: str = "keras2"
     learning_rate_measure: Mapping[str, Measure] | None = None
     learning_rate_on_resume: str = "error"
+    learning_rate_advice: bool = True
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Refuse an order of bases in which Lightning would never hear of the schedule."""
@@ -83,16 +85,17 @@ class LearningRateScheduleMixin(_Base):
     def _scheduler(self) -> LearningRateScheduler:
         """One for the life of the module: Lightning asks at every fit, and the next goes on where the last ended."""
         schedule = self.configure_learning_rate_schedule()
-        settings = (
-            self.learning_rate_verbose,
-            self.learning_rate_style,
-            self.learning_rate_measure,
-            self.learning_rate_on_resume,
-        )
+        settings: dict[str, Any] = {
+            "verbose": self.learning_rate_verbose,
+            "style": self.learning_rate_style,
+            "measure": self.learning_rate_measure,
+            "on_resume": self.learning_rate_on_resume,
+            "advice": self.learning_rate_advice,
+        }
         known = vars(self).get("_learning_rate_scheduler")
         if known is not None and known[1:] == (schedule, settings):
             scheduler: LearningRateScheduler = known[0]
             return scheduler
-        scheduler = LearningRateScheduler(schedule, *settings)
+        scheduler = LearningRateScheduler(schedule, **settings)
         vars(self)["_learning_rate_scheduler"] = (scheduler, schedule, settings)
         return scheduler

@@ -12,6 +12,7 @@ from typing import Any, SupportsFloat
 from torch.optim import Optimizer
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_only, rank_zero_warn
+from lr_plugins.callbacks.advice import advise
 from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.audit import CHOICES, Audit, unknown
 from lr_plugins.callbacks.checkpoint_optimizers import SavedOptimizer, saved_optimizers
@@ -53,7 +54,7 @@ from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.metric_driven import MetricDriven
 from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Monitor, Observation
 from lr_plugins.schedules.position import Count
-from lr_plugins.schedules.schedule import choice
+from lr_plugins.schedules.schedule import choice, flag
 
 Measure = Callable[[Trainer, LightningModule], float]
 Schedules = (
@@ -96,6 +97,9 @@ class LearningRateScheduler(ChecksState, Callback):
             returns as well, StochasticWeightAveraging, code of yours): `"ours"` (the default) uses the schedule's
             value and tells of each source once; `"theirs"` gives way to them, from the first such value on, and only
             records; `"error"` stops. `audit` keeps count.
+        advice: say, as information and once, when the fit starts, where the learning rate is not as the rule of thumb
+            has it: a start from 0.001 to 0.01 in a network without normalization, and a fall of 100-fold or more.
+            True (the default) says it in Lightning's log, a function is given each line, False leaves it out.
 
     Raises:
         InvalidArgument: an argument of the wrong kind; at the begin of the fit, an assignment for something that the
@@ -122,6 +126,7 @@ class LearningRateScheduler(ChecksState, Callback):
         measure: Mapping[str, Measure] | None = None,
         on_resume: str = "error",
         on_conflict: str = "ours",
+        advice: bool | Callable[[str], object] = True,
     ) -> None:
         self.assignments = Assignments.of(schedule)
         if not isinstance(verbose, int):
@@ -130,6 +135,7 @@ class LearningRateScheduler(ChecksState, Callback):
         self.measure = _measures(measure or {})
         self.on_resume = choice("LearningRateScheduler.on_resume", on_resume, POLICIES)
         self.on_conflict = choice("LearningRateScheduler.on_conflict", on_conflict, CHOICES)
+        self.advice = advice if callable(advice) else flag("LearningRateScheduler.advice", advice)
         self.audit = Audit()
         self.trace = Trace()
         self.run_length = RunLength()
@@ -505,6 +511,9 @@ class LearningRateScheduler(ChecksState, Callback):
         self._occur(BEGIN, {})
         for writer in self._writers:
             writer.refresh()
+        if self.advice and not self._steps and self._writers[0].active:
+            for _, drive in self._drives():
+                advise(pl_module, drive, self.run_length.steps, self._say_advice)
         of_time = [drive for _, drive in self._drives() if not isinstance(drive.schedule, MetricDriven)]
         of_this_epoch, self._of_coming_epoch = self._of_coming_epoch, []
         self._say(trainer.current_epoch + 1, of_this_epoch)
@@ -645,6 +654,13 @@ class LearningRateScheduler(ChecksState, Callback):
     def _position(self, step: Count, base: float) -> Position:
         assert self._trainer is not None
         return Position(step, self._trainer.current_epoch + self._ahead, self.run_length, base)
+
+    @rank_zero_only
+    def _say_advice(self, line: str) -> None:
+        if callable(self.advice):
+            self.advice(line)
+        else:
+            rank_zero_info(f"LearningRateScheduler: {line} (advice=False leaves this out)")
 
     @rank_zero_only
     def _say(self, epoch: int, changes: Sequence[tuple[Drive, Change]]) -> None:

@@ -9,9 +9,7 @@ import numpy as np
 from lr_plugins.report.plan import Plan
 from lr_plugins.schedules.moments import END, FLOOR, MILESTONE, PERIOD, POINT, WARMUP, Moment
 from lr_plugins.schedules.position import RunLength
-
-LEAST_FALL = 100.0
-"""By how much a learning rate should fall over a run, as a rule of thumb."""
+from lr_plugins.schedules.rules_of_thumb import fall_line
 
 TINY = 1e-8
 """A learning rate below which nothing is learnt any more."""
@@ -35,8 +33,9 @@ def mistakes(plan: Plan, run: RunLength, follows_metrics: bool) -> Iterator[str]
     early = [moment for moment in plan.moments if moment.kind == END and moment.argument in told and moment.at.size]
     if not early:
         yield from _tiny(plan, run)
-    if not follows_metrics:
-        yield from _small_fall(plan)
+    # Where it starts depends on the network, which a preview does not know: a fit says it.
+    if not follows_metrics and (line := fall_line(float(plan.values.max()), plan.end)):
+        yield line
 
 
 def _past(moment: Moment, share: float, run: RunLength) -> str | None:
@@ -114,16 +113,6 @@ def _tiny(plan: Plan, run: RunLength) -> Iterator[str]:
         yield (
             f"lr is below {TINY:g} from step {plan.steps[first]} on, for the last {100 * left:.3g} % of the run, in "
             "which nothing is learnt; let it fall more slowly, or give it a floor (at_least)"
-        )
-
-
-def _small_fall(plan: Plan) -> Iterator[str]:
-    peak, last = float(plan.values.max()), plan.end
-    if peak < LEAST_FALL * last * (1 - 1e-9):  # 0.1 to 0.1 * 0.1 ** 2 is a hundredth but for rounding
-        alike = f"{peak:.4g}" == f"{last:.4g}"
-        falls = f"ends at its peak, {peak:.4g}" if alike else f"falls {peak / last:.3g}-fold, {peak:.4g} to {last:.4g}"
-        yield (
-            f"lr {falls}; the rule of thumb is {LEAST_FALL:g}-fold or more over a run: a lower end, or a stronger decay"
         )
 
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +187,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _advise(line: str) -> None:
+    """Tell it beside what the run prints."""
+    print(f"{line} (callbacks.scheduler.advice=false leaves this out)", file=sys.stderr, flush=True)
+
+
 def _mask_what_hydra_wrote() -> None:
     """Mask the passwords that configuration files had, in the copies that Hydra keeps of them."""
     if not HydraConfig.initialized():
@@ -307,6 +313,8 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
         if node is None:
             continue
         callback = instantiate(_judged(str(name), node, data)) if isinstance(node, DictConfig) else node
+        if isinstance(callback, LearningRateScheduler) and callback.advice:
+            callback.advice = _advise  # Lightning's log is silenced here
         if not isinstance(callback, Callback):
             raise InvalidArgument(f"callbacks.{name}", node, "null, or a callback with a _target_")
         yield callback

@@ -1,0 +1,60 @@
+"""The rule of thumb for learning rates, said when a fit starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from lr_plugins._lightning import LightningModule
+from lr_plugins.callbacks.drive import Drive, sampled_steps
+from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE
+from lr_plugins.errors import LearningRateError
+from lr_plugins.schedules.rules_of_thumb import fall_line, start_line
+
+_SAID: set[str] = set()  # in this process: a search with a hundred fits needs each line once
+
+
+def advise(module: LightningModule, drive: Drive, total_steps: float | None, say: Callable[[str], object]) -> None:
+    """Say where a learning rate is not as the rule of thumb has it; each line once in a process.
+
+    Args:
+        module: what is trained: a network with normalization is not a plain one, and may start higher.
+        drive: the schedule, whose first value has been written.
+        total_steps: of the run; None or infinite if unknown.
+        say: is given each line.
+    """
+    for line in _lines(module, drive, total_steps):
+        if line and line not in _SAID:
+            _SAID.add(line)
+            say(line)
+
+
+def _lines(module: LightningModule, drive: Drive, total_steps: float | None) -> Iterator[str]:
+    if drive.hyper != LEARNING_RATE:
+        return
+    values = [drive.value, *_ahead(drive, total_steps)]
+    is_plain = not any("Norm" in type(layer).__name__ for layer in module.modules())
+    if is_plain:
+        yield start_line(values[0], max(values))
+    if len(values) > 1:
+        yield fall_line(max(values), values[-1])
+
+
+def _ahead(drive: Drive, total_steps: float | None) -> list[float]:
+    """Some values up to the last step; none where they are not known ahead."""
+    if total_steps is None or total_steps == float("inf") or not drive.schedule.foreseeable or drive.schedule.monitors:
+        return []
+    try:
+        values = [_value_at(drive, step) for step in sampled_steps(0, total_steps - 1)]
+        before = _value_at(drive, max(round(total_steps) - 2, 0))
+        # A fall that arrives at the very end of the run counts as a whole one; past the end nothing may be asked.
+        return [*values, min(values[-1], max(2 * values[-1] - before, 0.0))]
+    except LearningRateError:  # which is raised when the value is needed
+        return []
+
+
+def _value_at(drive: Drive, step: int) -> float:
+    """The value at a step to come, in the epoch of that step."""
+    place = drive.place(step, drive.base)
+    if place.run.steps_per_epoch is not None:
+        place = place._replace(epoch=place.run.position(step).epoch)
+    return float(drive.schedule(place, drive.state))

@@ -1,0 +1,93 @@
+"""The rule of thumb for learning rates, where a fit starts."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from lr_plugins import Assign, Constant, CosineDecay, ExponentialDecay, LearningRateScheduler, LinearDecay, StepDecay
+from lr_plugins.callbacks import advice
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.rules_of_thumb import fall_line, start_line
+from tests.toys import Toy, fit
+
+DEADLY = "lr starts at 0.1; the rule of thumb is a start from 0.001 to 0.01: of plain networks"
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet(monkeypatch):
+    monkeypatch.setattr(advice, "_SAID", set())
+
+
+def said(schedule, module=None, **options):
+    lines = []
+    fit(module or Toy(), LearningRateScheduler(schedule, advice=lines.append), **options)
+    return lines
+
+
+def test_a_start_within_the_rule_and_a_fall_of_a_hundredfold_need_no_word():
+    assert said(ExponentialDecay(0.01, "100%", 0.01)) == []
+    assert said(CosineDecay(0.01)) == said(LinearDecay(0.001)) == []  # the end counts, though no step has it
+    assert said(StepDecay(0.01, drop=0.01, every="1ep")) == []
+
+
+def test_a_start_at_a_tenth_gets_a_line_with_the_reason():
+    (line,) = said(CosineDecay(0.1))
+    assert line.startswith(DEADLY)
+    assert "nine of ten die" in line
+
+
+def test_a_start_outside_the_rule_and_a_small_fall_get_a_line_each():
+    assert said(StepDecay(0.05, drop=0.5, every="1ep")) == [start_line(0.05, 0.05), fall_line(0.05, 0.0125)]
+    assert said(CosineDecay(1e-5)) == ["lr starts at 1e-05; the rule of thumb is a start from 0.001 to 0.01"]
+
+
+def test_a_warmup_starts_where_it_ends():
+    lines = said(CosineDecay(0.1).with_warmup("1ep"))
+    assert lines[0].startswith("lr rises to 0.1; the rule of thumb is a start from 0.001 to 0.01: of plain networks")
+
+
+def test_of_a_function_only_the_first_value_is_looked_at():
+    asked = []
+    assert said(lambda epoch: asked.append(epoch) or 0.01) == []
+    assert asked == [0, 1, 2]
+
+
+def test_a_network_with_normalization_may_start_higher():
+    class Normalized(Toy):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+
+    assert said(CosineDecay(0.1), Normalized()) == []
+
+
+def test_other_hyper_parameters_have_no_rule():
+    schedules = [CosineDecay(0.01), Assign(Constant(0.9), to="momentum")]
+    assert said(schedules, Toy(lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.5))) == []
+
+
+def test_each_line_is_said_once_and_not_in_a_run_that_is_resumed(tmp_path):
+    assert len(said(CosineDecay(0.1))) == 1
+    assert said(CosineDecay(0.1)) == []
+    run = fit(Toy(), LearningRateScheduler(Constant(0.05), advice=False), epochs=1)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    assert said(Constant(0.05), ckpt_path=tmp_path / "one.ckpt") == []
+
+
+def test_it_is_in_lightnings_log_by_default_and_can_be_switched_off(caplog):
+    with caplog.at_level(logging.INFO, logger="pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger("pytorch_lightning").propagate = True
+        fit(Toy(), LearningRateScheduler(CosineDecay(0.1), advice=False))
+        assert "rule of thumb" not in caplog.text
+        fit(Toy(), LearningRateScheduler(CosineDecay(0.1)))
+    logging.getLogger("pytorch_lightning").propagate = False
+    assert f"LearningRateScheduler: {DEADLY}" in caplog.text
+    assert "(advice=False leaves this out)" in caplog.text
+
+
+def test_what_advice_can_be():
+    with pytest.raises(InvalidArgument, match=r"LearningRateScheduler\.advice must be"):
+        LearningRateScheduler(Constant(0.1), advice="yes")
