@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,8 +16,12 @@ from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.callbacks.used_rate import UsedRate, is_scheduled
 from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, flag, list_of, optional, real
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgument, require
 from lr_plugins.keras_styles import LEARNING_RATE_NAMES
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 
 class History(ChecksState, Callback):
@@ -88,10 +94,13 @@ class History(ChecksState, Callback):
     @property
     def history(self) -> dict[str, list[float]]:
         """The values of each epoch by name, in the order that Keras has; a copy."""
+        return {name: [value for _, value in sorted(values.items())] for name, values in self._by_name().items()}
+
+    def _by_name(self) -> dict[str, dict[int, float]]:
         by_name = {name: self.values[name] for name in self._in_order()}
         if self.learning_rates and self.is_scheduled:
             by_name.setdefault(LEARNING_RATE_NAMES[self.style], self.learning_rates)
-        return {name: [value for _, value in sorted(values.items())] for name, values in by_name.items()}
+        return by_name
 
     def _in_order(self) -> list[str]:
         """Keras 3 sorts the metrics of training, then those of validation; Keras 2 has the latter first, loss ahead."""
@@ -115,6 +124,45 @@ class History(ChecksState, Callback):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.history)
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw losses, other metrics and the learning rate over the epochs, one panel below the other.
+
+        Args:
+            path: a PNG to write. Default None: none; a notebook shows the figure that comes back.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+
+        Example:
+            >>> figure = History().plot()
+        """
+        from lr_plugins.report.history import RATE, plot_history
+
+        curves = {**self._by_name(), RATE: self.learning_rates}
+        rate = curves.pop(LEARNING_RATE_NAMES[self.style], self.learning_rates)
+        return plot_history({**curves, RATE: rate}, path)
+
+    def frame(self) -> pandas.DataFrame:
+        """A pandas frame with a row per epoch and a column per name; NaN where an epoch did not log it.
+
+        The columns are those of `history`, in the same order.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+
+        Example:
+            >>> History().frame().empty
+            True
+        """
+        require("pandas", "plot", "History.frame")
+        import pandas
+
+        index = pandas.Index(self.epoch, name="epoch", dtype="int64")
+        columns = {
+            name: [values.get(epoch, math.nan) for epoch in self.epoch] for name, values in self._by_name().items()
+        }
+        return pandas.DataFrame(columns, index)
 
     # --- the run ----------------------------------------------------------------------------------------------
 

@@ -97,6 +97,42 @@ def test_what_the_module_logs_under_the_name_is_kept():
     assert fitted(Logs({"lr": 7.0}), max_epochs=1)["lr"] == [9.0]
 
 
+# --- the picture and the frame ------------------------------------------------------------------------------
+
+
+def test_the_picture_has_loss_accuracy_and_learning_rate_over_epochs(tmp_path):
+    history = fitted(Module(), LearningRateScheduler(StepDecay(0.5, every="2ep")), max_epochs=4)
+    figure = history.plot(tmp_path / "history.png")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "learning rate"]
+    loss, _, rate = figure.axes
+    assert {line.get_label(): list(line.get_ydata()) for line in loss.lines} == {
+        "training": history["loss"],
+        "validation": history["val_loss"],
+    }
+    assert list(rate.lines[0].get_xdata()) == [0, 1, 2, 3]
+    assert list(rate.lines[0].get_ydata()) == history["lr"]
+    assert figure.axes[-1].get_xlabel() == "epoch"
+    assert (tmp_path / "history.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_picture_of_nothing_and_of_epochs_without_validation():
+    assert len(History().plot().axes) == 1
+    figure = fitted(max_epochs=5, check_val_every_n_epoch=2).plot()
+    assert list(figure.axes[0].lines[1].get_xdata()) == [1, 3]
+    assert figure.axes[-1].get_ylabel() == "learning rate"  # there, though nothing schedules it
+
+
+def test_the_frame_has_a_row_per_epoch_and_keras_names():
+    history = fitted(Module(), LearningRateScheduler(StepDecay(0.5)), max_epochs=5, check_val_every_n_epoch=2)
+    frame = history.frame()
+    assert list(frame.columns) == list(history)
+    assert frame.index.tolist() == [0, 1, 2, 3, 4]
+    assert frame.index.name == "epoch"
+    assert frame["loss"].tolist() == history["loss"]
+    assert frame["val_loss"].isna().tolist() == [True, False, True, False, True]
+    assert History().frame().empty
+
+
 def test_an_epoch_without_validation_has_no_value_and_by_epoch_it_is_told_which():
     history = fitted(max_epochs=5, check_val_every_n_epoch=2)
     assert history["val_loss"] == [2.25, 4.25]  # Keras' list is as short
