@@ -31,6 +31,8 @@ from lr_plugins.keras.schedules import (
 )
 
 if TYPE_CHECKING:
+    from lr_plugins.callbacks.history import History
+    from lr_plugins.callbacks.scheduler import LearningRateScheduler
     from lr_plugins.keras.csv_logger import CSVLogger
     from lr_plugins.keras.early_stopping import EarlyStopping
     from lr_plugins.keras.optimizers import SGD
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 _HOME = {
     "CSVLogger": "lr_plugins.keras.csv_logger",
     "EarlyStopping": "lr_plugins.keras.early_stopping",
+    "History": "lr_plugins.callbacks.history",
+    "LearningRateScheduler": "lr_plugins.callbacks.scheduler",
     "SGD": "lr_plugins.keras.optimizers",
     "TerminateOnNaN": "lr_plugins.keras.terminate_on_nan",
 }
@@ -50,8 +54,10 @@ __all__ = [
     "CosineDecayRestarts",
     "EarlyStopping",
     "ExponentialDecay",
+    "History",
     "InverseTimeDecay",
     "LearningRateSchedule",
+    "LearningRateScheduler",
     "PiecewiseConstantDecay",
     "PolynomialDecay",
     "ReduceLROnPlateau",

@@ -27,6 +27,7 @@ from lr_plugins.callbacks import keras_evaluation, keras_progress
 from lr_plugins.callbacks.keras_progress import KerasProgress
 from lr_plugins.callbacks.keras_text import format_header, keras2_line, keras3_line
 from lr_plugins.keras import ReduceLROnPlateau
+from lr_plugins.training.recipes import article_mnist
 
 # --- lines, against the real Keras 3 ------------------------------------------------------------------------
 
@@ -385,3 +386,56 @@ def test_a_measured_quantity_is_told_of_below_the_title(capsys, monkeypatch):
     fit(Replay(), [KerasProgress(metrics=[]), scheduler])
     out = capsys.readouterr().out
     assert re.findall(r"^Epoch (\S+)", out, re.MULTILINE) == ["1/3", "00001:", "2/3", "00002:", "3/3", "00003:"]
+
+
+# --- the output that the MNIST article shows ------------------------------------------------------------------
+
+ARTICLE = [  # seconds, loss, acc, val_loss, val_acc
+    (13, 0.4354, 0.8625, 0.0707, 0.9762),
+    (12, 0.1748, 0.9476, 0.0534, 0.9823),
+    (12, 0.1376, 0.9590, 0.0387, 0.9872),
+    (14, 0.1105, 0.9675, 0.0332, 0.9882),
+    (15, 0.1041, 0.9694, 0.0311, 0.9902),
+    (15, 0.0960, 0.9725, 0.0293, 0.9899),
+    (14, 0.0889, 0.9735, 0.0275, 0.9899),
+    (18, 0.0880, 0.9747, 0.0273, 0.9899),
+    (14, 0.0856, 0.9746, 0.0274, 0.9905),
+    (13, 0.0811, 0.9764, 0.0264, 0.9906),
+]
+
+
+class ArticleReplay(Replay):
+    """Logs the article's metrics, and takes as long as it took."""
+
+    TRAIN = tuple((loss, acc) for _, loss, acc, _, _ in ARTICLE)
+    VALIDATION = tuple((loss, acc) for _, _, _, loss, acc in ARTICLE)
+
+    def __init__(self, clock: SimpleNamespace) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.clock.now += ARTICLE[self.current_epoch][0]
+
+
+def test_the_output_of_the_article_byte_for_byte(capsys, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(keras_progress, "perf_counter", lambda: clock.now)
+    train, test = (DataLoader(TensorDataset(torch.zeros(count, 1)), batch_size=count) for count in (60_000, 10_000))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    callbacks = [LearningRateScheduler(article_mnist, verbose=1), KerasProgress()]
+    pl.Trainer(max_epochs=10, callbacks=callbacks, enable_progress_bar=False, **quiet).fit(
+        ArticleReplay(clock), train, test
+    )
+    lines = ["Train on 60000 samples, validate on 10000 samples"]
+    for epoch, (seconds, loss, acc, val_loss, val_acc) in enumerate(ARTICLE, start=1):
+        rate = "0.002" if epoch < 4 else "0.001" if epoch < 6 else "0.0005"
+        lines += [
+            f"Epoch {epoch}/10",
+            "",
+            f"Epoch {epoch:05d}: LearningRateScheduler setting learning rate to {rate}.",
+            f" - {seconds}s - loss: {loss:.4f} - acc: {acc:.4f} - val_loss: {val_loss:.4f} - val_acc: {val_acc:.4f}",
+        ]
+    out = capsys.readouterr().out
+    assert out.splitlines() == lines
+    assert len(out.encode()) == 1576
