@@ -38,6 +38,7 @@ INSTEAD = {
     ): [*IN_MLFLOW, "hydra.sweeper.n_trials=2"],
     ("shootout.md", "python train.py experiment=schedule_shootout"): [*SHORT, *AS_ONE, *FEW],
     ("articles.md", "python train.py experiment=mnist_piecewise"): ONLY_COMPOSED,  # downloads MNIST
+    ("articles.md", "python train.py experiment=mnist_loss_driven"): ONLY_COMPOSED,
     (
         "articles.md",
         "python train.py schedule=function schedule.function.path=lr_plugins.training.recipes.article_mnist",
