@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,27 @@ class LearningRateTrace(ChecksState, Callback):
 
     Args:
         dirpath: folder for `lr_trace.csv` and `lr_trace.png`, written when training ends, also by an error. They
-            are handed to every logger that takes artifacts. In the picture are the losses that were logged for epochs,
-            too, and the steps before the checkpoint that a run goes on from. Default None: no files.
+            are handed to every logger that takes artifacts. The picture shows metrics as well (see `metrics`), and
+            the steps before the checkpoint that a run goes on from. Default None: no files.
         every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
             Default 10: of so many, the last may be lacking when a training is killed. 1 hands over each, for more time
             at each step.
         names: metric names: `"plain"` (default), or `"monitor"` for those of LearningRateMonitor, e.g. `lr-SGD` and
             `lr-SGD/pg1`. The table always uses the plain names.
+        metrics: metrics that the picture shows in panels below the learning rate: a name has a panel of its own, a
+            list of names shares one. What an epoch has logged has a point at the step at which the epoch ended; what
+            was measured before an epoch (`LearningRateScheduler(measure=...)`), at the step at which it began. Default
+            None: no panels, and every logged metric with `loss` in its name is drawn beside the learning rate, on an
+            axis of its own.
 
     Raises:
         InvalidArgument: an argument outside its range.
 
     Example:
         >>> callback = LearningRateTrace(dirpath="outputs")
+        >>> callback = LearningRateTrace("outputs", metrics=["training_set_loss", ["acc", "val_acc"]])
+        >>> callback.metrics
+        (('training_set_loss',), ('acc', 'val_acc'))
     """
 
     state_format = StateFormat(
@@ -77,23 +85,30 @@ class LearningRateTrace(ChecksState, Callback):
         {
             "trace": dict_of(row(count, tensor("float64", 1))),
             "published": dict_of(count),
-            "losses": record(
+            "metrics": record(
                 {"curves": dict_of(list_of(row(count, real))), "epochs": list_of(count), "waiting": dict_of(real)}
             ),
         },
     )
 
-    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int = 10, names: str = "plain") -> None:
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        every_n_steps: int = 10,
+        names: str = "plain",
+        metrics: Sequence[str | Sequence[str]] | None = None,
+    ) -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise InvalidArgument("LearningRateTrace.every_n_steps", every_n_steps, "an integer >= 1")
         self.dirpath = from_start(dirpath) if dirpath is not None else None
         self.every_n_steps, self.names = every_n_steps, choice("LearningRateTrace.names", names, NAMES)
+        self.metrics = None if metrics is None else _panels(metrics)
         self._monitor_names = MonitorNames()
         self._scheduler: LearningRateScheduler | None = None
         self._recorders: list[Recorder] = []
         self._changes: OptimizerChanges | None = None
         self._recorded = Trace()  # where there is no scheduler
-        self._losses = Losses()
+        self._epoch_metrics = self._no_metrics()
         self._restored: dict[str, Any] | None = None  # a checkpoint's, until training begins
         self._trainer: Trainer | None = None  # while training
         self._published_of = self._recorded
@@ -122,7 +137,11 @@ class LearningRateTrace(ChecksState, Callback):
         self._scheduler = next((one for one in callbacks if isinstance(one, LearningRateScheduler)), None)
         if self._scheduler is None:
             self._record(trainer)
-        self._losses, self._trainer, self._batches_to_go = Losses(), trainer, 1
+        self._epoch_metrics, self._trainer, self._batches_to_go = self._no_metrics(), trainer, 1
+
+    def _no_metrics(self) -> EpochMetrics:
+        names = None if self.metrics is None else {name for panel in self.metrics for name in panel}
+        return EpochMetrics(names, measured=self._scheduler.measure if self._scheduler is not None else ())
 
     def _record(self, trainer: Trainer) -> None:
         self._recorded = Trace()
@@ -153,9 +172,9 @@ class LearningRateTrace(ChecksState, Callback):
         self._recorders[:] = recorders
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the losses of the epoch before: now they are complete."""
+        """Note the metrics of the epoch before, which are complete now, and what was measured before this one."""
         self._restore()
-        self._losses.take(trainer, self._steps)
+        self._epoch_metrics.take(trainer, self._steps, is_epoch_start=True)
 
     @property
     def _resumed_at(self) -> int | None:
@@ -202,7 +221,8 @@ class LearningRateTrace(ChecksState, Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the last points and save."""
         self._trainer = None
-        self._losses.take(trainer, self._steps)
+        self._epoch_metrics.take(trainer, self._steps)
+        self._warn_of_missing(trainer)
         self._stop_recording()
         self.publish(trainer)
         self.save(trainer)
@@ -220,9 +240,9 @@ class LearningRateTrace(ChecksState, Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish and save what a checkpoint has of a run in which nothing was left to train."""
         if self._restored is not None:
-            self._scheduler, self._recorded, self._losses = None, Trace(), Losses()
+            self._scheduler, self._recorded, self._epoch_metrics = None, Trace(), self._no_metrics()
             self._restore()
-            self._losses.take(trainer, self._steps)
+            self._epoch_metrics.take(trainer, self._steps)
             self.publish(trainer)
             self.save(trainer)
 
@@ -246,7 +266,7 @@ class LearningRateTrace(ChecksState, Callback):
                 _hand_over(logger, self._monitor_names.of(name), first, values)
 
     def state_dict(self) -> dict[str, Any]:
-        """The trace so far, 8 bytes a step, what of it the loggers have, and the losses; plain values and tensors."""
+        """The trace so far, 8 bytes a step, what of it the loggers have, and the metrics; plain values and tensors."""
         if self._restored is not None:  # training has not begun
             return self.state_format.stamped(self._restored)
         state = {
@@ -254,7 +274,9 @@ class LearningRateTrace(ChecksState, Callback):
                 name: [series.first_step, torch.from_numpy(series.values)] for name, series in self.trace.items()
             },
             "published": dict(self._published) if self._published_of is self.trace else {},
-            "losses": self._losses.state(dict(self._trainer.callback_metrics) if self._trainer is not None else {}),
+            "metrics": self._epoch_metrics.state(
+                dict(self._trainer.callback_metrics) if self._trainer is not None else {}
+            ),
         }
         return self.state_format.stamped(state)
 
@@ -290,7 +312,7 @@ class LearningRateTrace(ChecksState, Callback):
                 for value in values.tolist():
                     series.append(value)
         self._published_of, self._published = self.trace, dict(state["published"])
-        self._losses.load(state["losses"])
+        self._epoch_metrics.load(state["metrics"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the Trainer and the optimizers of a fit."""
@@ -304,6 +326,16 @@ class LearningRateTrace(ChecksState, Callback):
         self._recorders, self._changes = [], None
 
     @rank_zero_only
+    def _warn_of_missing(self, trainer: Trainer) -> None:
+        missing = sorted(self._epoch_metrics.missing) if self.dirpath is not None else []
+        if missing:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "none"
+            rank_zero_warn(
+                f"LearningRateTrace.metrics names {', '.join(missing)}, of which nothing was logged, so the picture "
+                f"has no curve of it; logged are: {logged}."
+            )
+
+    @rank_zero_only
     def save(self, trainer: Trainer) -> None:
         """Write the table and the picture, and hand them to each logger that takes artifacts."""
         if self.dirpath is None or not self.trace:
@@ -312,8 +344,14 @@ class LearningRateTrace(ChecksState, Callback):
         if can_draw():
             from lr_plugins.report.plot import plot_learning_rate
 
-            picture, losses = self.dirpath / "lr_trace.png", self._losses
-            files.append(plot_learning_rate(self.trace, picture, metrics=losses.curves, epochs=losses.epochs))
+            picture, epochs, curves = (
+                self.dirpath / "lr_trace.png",
+                self._epoch_metrics.epochs,
+                self._epoch_metrics.curves,
+            )
+            panels = [{name: curves[name] for name in panel if name in curves} for panel in self.metrics or ()]
+            beside = curves if self.metrics is None else {}
+            files.append(plot_learning_rate(self.trace, picture, metrics=beside, epochs=epochs, panels=panels))
         hand_to_loggers(trainer, files)
 
 
@@ -339,27 +377,70 @@ def _without_gaps(first_step: int, values: array[float]) -> Iterator[tuple[int, 
             yield points[0][0], array("d", (value for _, value in points))
 
 
-class Losses:
-    """The losses that each epoch has logged, at the steps at which the epochs ended."""
+def _panels(metrics: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """The names in each panel.
 
-    def __init__(self) -> None:
+    Raises:
+        InvalidArgument: it is not a list of names or of lists of names.
+    """
+
+    def are(kind: Callable[[object], bool], values: object) -> bool:
+        return isinstance(values, Sequence) and not isinstance(values, str) and all(map(kind, values))
+
+    def is_name(value: object) -> bool:
+        return isinstance(value, str) and value != ""
+
+    def is_panel(value: object) -> bool:
+        return is_name(value) or (are(is_name, value) and bool(value))
+
+    if not are(is_panel, metrics):
+        allowed = 'null, or a list of metric names and of lists of names, e.g. ["loss", ["acc", "val_acc"]]'
+        raise InvalidArgument("LearningRateTrace.metrics", metrics, allowed)
+    return tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in metrics)
+
+
+class EpochMetrics:
+    """What each epoch has logged, at the step at which it was complete.
+
+    Args:
+        names: the metrics to keep. Default None: every one with `loss` in its name.
+        measured: those that are measured when an epoch starts, and noted only then: where a run is resumed within an
+            epoch, what was measured before the epoch is logged again at its end. Default: none.
+    """
+
+    def __init__(self, names: Collection[str] | None = None, measured: Collection[str] = ()) -> None:
+        self._names, self._measured = names, measured
         self.curves: dict[str, Points] = {}
         self.epochs: list[int] = []  # the steps at which they begin
         self._seen: dict[str, Tensor] = {}
         self._waiting: dict[str, float] = {}  # logged before the checkpoint
 
-    def take(self, trainer: Trainer, steps: int) -> None:
-        """Note what has been logged since the last time, `steps` optimizer steps from the begin."""
+    @property
+    def missing(self) -> set[str]:
+        """The names of which nothing has been logged."""
+        return set(self._names or ()) - set(self.curves)
+
+    def take(self, trainer: Trainer, steps: int, is_epoch_start: bool = False) -> None:
+        """Note what has been logged since the last time, `steps` optimizer steps after the start of the run."""
         metrics = dict(trainer.callback_metrics)
-        for name, value in self._news(metrics).items():
+        measured = {name: metrics[name] for name in self._measured if name in metrics} if is_epoch_start else {}
+        for name, value in {**self._news(metrics), **self._kept(measured)}.items():
             self.curves.setdefault(name, Points()).append(steps, value)
         self._seen, self._waiting = metrics, {}
         self.epochs.append(steps)
 
+    def _is_kept(self, name: str) -> bool:
+        return "loss" in name if self._names is None else name in self._names
+
+    def _kept(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        return {name: float(value) for name, value in metrics.items() if self._is_kept(name) and value.numel() == 1}
+
     def _news(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         logged = logged_since(metrics, self._seen)
-        found = {name: float(value) for name, value in logged.items() if "loss" in name and value.numel() == 1}
-        return {**self._waiting, **found}
+        return {
+            **self._waiting,
+            **self._kept({name: value for name, value in logged.items() if name not in self._measured}),
+        }
 
     def state(self, metrics: Mapping[str, Tensor]) -> dict[str, Any]:
         """What has been noted, and what waits in `metrics` to be noted; plain numbers."""
@@ -370,12 +451,14 @@ class Losses:
         return {"curves": curves, "epochs": list(self.epochs), "waiting": self._news(metrics)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state, which may be of a run with other names."""
         for name, points in state["curves"].items():
-            curve = self.curves[name] = Points()
-            for step, value in points:
-                curve.append(step, value)
-        self.epochs, self._waiting = list(state["epochs"]), dict(state["waiting"])
+            if self._is_kept(name):
+                curve = self.curves[name] = Points()
+                for step, value in points:
+                    curve.append(step, value)
+        self.epochs = list(state["epochs"])
+        self._waiting = {name: value for name, value in state["waiting"].items() if self._is_kept(name)}
 
 
 class Points:

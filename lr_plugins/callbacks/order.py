@@ -7,19 +7,22 @@ from typing import Any
 from lr_plugins._lightning import Callback, Trainer
 from lr_plugins.callbacks.trainer_facts import is_a
 
+_READERS = ("LearningRateMonitor", "LearningRateTrace")
+
 
 def put_in_order(trainer: Trainer, scheduler: Callback) -> None:
     """Let a scheduler follow those callbacks that build param groups, and those that read follow it.
 
-    At the begin of an epoch, LearningRateMonitor reads the learning rate that the scheduler writes at the begin of an
-    epoch, too. A finetuning callback adds the groups of what it unfreezes there, and in a resumed run rebuilds them
-    when the fit begins: they have to be there before the scheduler looks. A scheduler that the module brings along is
-    always behind the Trainer's own callbacks, so that the user could not change the order.
+    At the begin of an epoch, LearningRateMonitor reads the learning rate that the scheduler writes there, and
+    LearningRateTrace what the scheduler measures there. A finetuning callback adds the groups of what it unfreezes
+    there, and in a resumed run rebuilds them when the fit begins: they have to be there before the scheduler looks. A
+    scheduler that the module brings along is always behind the Trainer's own callbacks, so that the user could not
+    change the order.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     at = callbacks.index(scheduler)
     builders = [one for one in callbacks[at + 1 :] if hasattr(one, "finetune_function")]
-    readers = [one for one in callbacks[:at] if is_a("LearningRateMonitor", one)]
+    readers = [one for one in callbacks[:at] if any(is_a(name, one) for name in _READERS)]
     before = [one for one in callbacks[:at] if one not in readers]
     behind = [one for one in callbacks[at + 1 :] if one not in builders]
     # A new list: Lightning is going through the old one.

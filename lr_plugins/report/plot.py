@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ def plot_learning_rate(
     small: bool = False,
     metrics: Mapping[str, Curve] | None = None,
     epochs: Sequence[int] = (),
+    panels: Sequence[Mapping[str, Curve]] = (),
 ) -> Path:
     """Draw learning rate over optimizer steps, a line per name, as a PNG; and below it, what else was scheduled.
 
@@ -49,6 +51,8 @@ def plot_learning_rate(
         small: a quarter of the size, for pages with many.
         metrics: losses to draw with an axis of their own, on the right; by name, the steps and the values.
         epochs: the steps at which epochs begin, to be marked; left out where there would be too many marks.
+        panels: metrics to draw below all this, a panel for each mapping of names to steps and values; one without
+            any point is left out.
     """
     require("matplotlib", "plot", "The picture")
     # The object-oriented interface: pyplot would pick a backend for the whole process.
@@ -56,21 +60,27 @@ def plot_learning_rate(
     from matplotlib.figure import Figure
 
     quantities = list(dict.fromkeys(name.partition("/")[0] for name in curves)) or ["lr"]
+    drawn = [panel for panel in panels if any(len(curve.steps) for curve in panel.values())]
+    count = len(quantities) + len(drawn)
     (width, height), dpi = ((5.0, 2.2), 80) if small else ((8.0, 4.5), 120)
-    figure = Figure(figsize=(width, height * (1 + 0.6 * (len(quantities) - 1))), dpi=dpi, layout="constrained")
+    figure = Figure(figsize=(width, height * (1 + 0.6 * (count - 1))), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(len(quantities), sharex=True, squeeze=False)[:, 0]
-    for axes, quantity in zip(panels, quantities, strict=True):
+    axes_of_all = figure.subplots(count, sharex=True, squeeze=False)[:, 0]
+    for axes, quantity in zip(axes_of_all, quantities, strict=False):
         mine = {name: curve for name, curve in curves.items() if name.partition("/")[0] == quantity}
         _draw(axes, mine)
         axes.set_ylabel("learning rate" if quantity == "lr" else quantity.replace("_", " "))
+    for axes, panel in zip(axes_of_all[len(quantities) :], drawn, strict=True):
+        _draw_panel(axes, panel)
     if metrics:
-        _draw_metrics(panels[0].twinx(), metrics)
-    for axes in panels if len(epochs) <= _MARKS else ():
-        for step in epochs:
-            axes.axvline(step, color="0.85", linewidth=0.7, zorder=0)
-    panels[0].set_title(title)
-    panels[-1].set_xlabel("optimizer step")
+        _draw_metrics(axes_of_all[0].twinx(), metrics)
+    marks = sorted({*epochs}) if len(epochs) <= _MARKS else []
+    for axes in axes_of_all if marks else ():
+        axes.grid(visible=False, axis="x")  # the vertical lines are those of the epochs
+        for step in marks:
+            axes.axvline(step, color="0.8", linewidth=0.8, zorder=0)
+    axes_of_all[0].set_title(title)
+    axes_of_all[-1].set_xlabel("optimizer step" + (" (vertical lines: epochs)" if marks and not small else ""))
     figure.savefig(path)
     return Path(path)
 
@@ -98,6 +108,31 @@ def _draw_metrics(axes: Any, metrics: Mapping[str, Curve]) -> None:
     axes.set_ylabel("loss")
     axes.spines["top"].set_visible(False)
     axes.legend(loc="upper right")
+
+
+def _draw_panel(axes: Any, metrics: Mapping[str, Curve]) -> None:
+    for index, (name, curve) in enumerate(metrics.items(), start=1):  # the first color is that of the learning rate
+        axes.plot(curve.steps, curve.values, ".-", color=f"C{index}", linewidth=1.2, label=name)
+    if spans_decades(metrics):
+        axes.set_yscale("log")
+    axes.set_ylabel(shared_words(list(metrics)))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(metrics) <= _NAMES:
+        axes.legend(loc="best")
+
+
+def shared_words(names: Sequence[str]) -> str:
+    """The words that all names end with, as the label of an axis; `metric` where there are none.
+
+    Example:
+        >>> shared_words(["training_set_loss"]), shared_words(["loss", "val_loss"]), shared_words(["acc", "loss"])
+        ('training set loss', 'loss', 'metric')
+    """
+    words = [name.replace("/", "_").split("_") for name in names]
+    backwards = zip(*(reversed(each) for each in words), strict=False)
+    shared = itertools.takewhile(lambda same: len({*same}) == 1, backwards)
+    return " ".join(reversed([first for first, *_ in shared])) or "metric"
 
 
 def spans_decades(curves: Mapping[str, Curve]) -> bool:

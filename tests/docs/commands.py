@@ -38,6 +38,7 @@ INSTEAD = {
     ): [*IN_MLFLOW, "hydra.sweeper.n_trials=2"],
     ("shootout.md", "python train.py experiment=schedule_shootout"): [*SHORT, *AS_ONE, *FEW],
     ("articles.md", "python train.py experiment=mnist_piecewise"): ONLY_COMPOSED,  # downloads MNIST
+    ("articles.md", "python train.py experiment=mnist_loss_driven"): ONLY_COMPOSED,
     (
         "articles.md",
         "python train.py schedule=function schedule.function.path=lr_plugins.training.recipes.article_mnist",
@@ -48,12 +49,14 @@ INSTEAD = {
 ELSEWHERE = {
     "mlflow ui": "tests/training/test_main.py::test_mlflow_ui_without_flags_shows_the_run",
     "pip wheel": "tests/package/test_wheel.py::test_the_wheel_has_what_it_needs_and_nothing_else",
+    "python benchmarks/recipes.py --seeds": (  # 100 of them take 20 minutes
+        "tests/docs/test_recipes_benchmark.py::test_every_recipe_ends_with_the_same_bits_in_both_engines"
+    ),
     "pip install dist/": "tests/package/test_wheel.py::test_the_library_by_itself",
 }
 
 # What no test runs, and why.
 NOT_RUN = {
-    "python benchmarks/recipes.py --seeds 100": "takes 20 minutes",
     "mlflow server --host 0.0.0.0 --backend-store-uri postgresql://USER:PASSWORD@HOST/mlflow"
     " --artifacts-destination s3://BUCKET": "needs a PostgreSQL server and an object store",
     "export MLFLOW_TRACKING_URI=http://HOST:5000": "names that server",

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lr_plugins import Constant, CosineDecay, LearningRateScheduler, LearningRateTrace, LossDriven, ReduceLROnPlateau
-from lr_plugins.callbacks import History, files
+from lr_plugins.callbacks import FullPass, History, files
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.checkpoints import read_checkpoint
@@ -70,19 +70,22 @@ class Logs(pl.Callback):
         pl_module.log("max", outputs["loss"], on_step=False, on_epoch=True, reduce_fx="max")
 
 
+DRAWN = [["loss", "val_loss", "whole"], "val_acc", ["begin", "mean", "both_epoch", "max"]]  # in the picture
+
+
 class Training:
     """A training of some epochs of four batches, with all that takes part in resuming."""
 
-    def __init__(self, folder, schedule, ckpt_path=None, points=None, extra=(), epochs=2, **options):
+    def __init__(self, folder, schedule, ckpt_path=None, points=None, extra=(), epochs=2, measure=None, **options):
         pl.seed_everything(3, verbose=False)
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Dropout(0.3), nn.Linear(12, 10))
         self.module = Classifier(net, nn.CrossEntropyLoss(), partial(torch.optim.Adam, lr=0.01))
         folder.mkdir(exist_ok=True)
         self.last = LastCheckpoint(folder / "checkpoints", every_n_steps=1)
         self.copies = Copies(self.last, folder)
-        self.history, self.trace, self.logger = History(), LearningRateTrace(folder), Memory()
+        self.history, self.trace, self.logger = History(), LearningRateTrace(folder, metrics=DRAWN), Memory()
         self.logger.points |= points or {}
-        scheduler = LearningRateScheduler(schedule() if callable(schedule) else schedule)
+        scheduler = LearningRateScheduler(schedule() if callable(schedule) else schedule, measure=measure)
         callbacks = [
             self.history,
             self.last,
@@ -106,7 +109,7 @@ class Training:
             "trace": (self.last.path.parent.parent / "lr_trace.csv").read_text(),
             "history": (self.history.history, self.history.values, self.history.epoch),
             "points": self.logger.points,
-            "losses": self.trace._losses.state({}),
+            "drawn": self.trace._epoch_metrics.state({}),
             "steps": self.trainer.global_step,
         }
 
@@ -116,6 +119,10 @@ WAYS = {
     "a function of (epoch, lr)": (lambda: lambda epoch, lr: lr * 0.9, {}),
     "plateau": (DECIDED, {}),
     "loss-driven within epochs": (partial(LossDriven, 0.01, when="2st", k=0.3), {}),
+    "loss-driven by a measured loss": (
+        partial(LossDriven, 0.001, monitor="whole"),
+        {"measure": {"whole": FullPass()}, "check_val_every_n_epoch": 2},
+    ),
     "two batches a step": (CosineDecay, {"accumulate_grad_batches": 2}),
     "metrics of Lightning's own": (DECIDED, {"extra": [Logs]}),
     "validated twice an epoch": (
@@ -176,7 +183,7 @@ def test_more_epochs_go_on_as_if_they_had_been_meant_from_the_begin(tmp_path):
     more = Training(tmp_path / "more", DECIDED, part.last.path, part.logger.points, epochs=4)
     expected, found = whole.outcome(), more.outcome()
     for outcome in (expected, found):
-        outcome["losses"]["epochs"] = sorted(set(outcome["losses"]["epochs"]))
+        outcome["drawn"]["epochs"] = sorted(set(outcome["drawn"]["epochs"]))
     assert found == expected
 
 

@@ -1,0 +1,25 @@
+"""`python benchmarks/recipes.py`, which the page about the articles names, on one seed of every recipe."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+from tests.docs.pages import ROOT
+
+SCRIPT = ROOT / "benchmarks/recipes.py"
+RECIPES = list(runpy.run_path(str(SCRIPT))["RECIPES"])
+
+
+def test_every_recipe_ends_with_the_same_bits_in_both_engines(tmp_path):
+    """The documented command as it is for many seeds: both engines compared, then the loop; of fewer epochs."""
+    options = ["--seeds", "1", "--engine", "loop", "--epochs", "2", "--processes", "1", "--experiment", *RECIPES]
+    command = [sys.executable, str(SCRIPT), *options]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stdout + process.stderr
+    agreed = r"loop = lightning\? (\S+): .* bit for bit in 1 of 1 seeds, loss and accuracy of the last epoch equal\n"
+    assert re.findall(agreed, process.stdout) == RECIPES
+    rows = re.findall(r"^\| (\S+) \| (\S+) / \S+ / \S+ \|.*\| no bands \|$", process.stdout, re.MULTILINE)
+    assert [recipe for recipe, _ in rows] == RECIPES
+    assert all(0 < float(loss) < 10 for _, loss in rows)
+    assert {"iris_exponential", "iris_loss_driven"} < {*RECIPES}
