@@ -85,7 +85,7 @@ class LearningRateTrace(ChecksState, Callback):
         {
             "trace": dict_of(row(count, tensor("float64", 1))),
             "published": dict_of(count),
-            "metrics": record(
+            "losses": record(  # of checkpoints from before any metric could be drawn
                 {"curves": dict_of(list_of(row(count, real))), "epochs": list_of(count), "waiting": dict_of(real)}
             ),
         },
@@ -274,7 +274,7 @@ class LearningRateTrace(ChecksState, Callback):
                 name: [series.first_step, torch.from_numpy(series.values)] for name, series in self.trace.items()
             },
             "published": dict(self._published) if self._published_of is self.trace else {},
-            "metrics": self._epoch_metrics.state(
+            "losses": self._epoch_metrics.state(
                 dict(self._trainer.callback_metrics) if self._trainer is not None else {}
             ),
         }
@@ -312,7 +312,7 @@ class LearningRateTrace(ChecksState, Callback):
                 for value in values.tolist():
                     series.append(value)
         self._published_of, self._published = self.trace, dict(state["published"])
-        self._epoch_metrics.load(state["metrics"])
+        self._epoch_metrics.load(state["losses"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the Trainer and the optimizers of a fit."""

@@ -169,7 +169,7 @@ def compare(name: str, undisturbed: Result, resumed: Result, figures: Figures) -
         one, other = undisturbed.checkpoint(file), resumed.checkpoint(file)
         for part in ("state_dict", "optimizer_states"):
             figures.check(f"{name}: {part} of {file}", _equal(one[part], other[part]))
-    drawn = [one.checkpoint("last.ckpt")["callbacks"]["LearningRateTrace"]["metrics"] for one in (undisturbed, resumed)]
+    drawn = [one.checkpoint("last.ckpt")["callbacks"]["LearningRateTrace"]["losses"] for one in (undisturbed, resumed)]
     figures.check(f"{name}: metrics in the picture", drawn[0] == drawn[1])
     figures.check(f"{name}: lr_trace.csv", undisturbed.table == resumed.table)
     figures.check(f"{name}: summary {undisturbed.best} {resumed.best}", undisturbed.best == resumed.best)
