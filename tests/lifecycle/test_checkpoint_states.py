@@ -169,7 +169,7 @@ def test_any_part_that_is_another_loads_or_is_one_error(checkpoints, tmp_path, n
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_missing_unknown_or_foreign_is_refused(checkpoints, tmp_path, name):
     state = states(checkpoints["plateau"])[name]
-    later = {"counts", "begins", "series", "begun", "active"}
+    later = {"counts", "begins", "series", "begun", "active", "is_scheduled"}
     for key in set(state) - {"epoch_sums", "sums", "unended", "gradients", "version"} - later:
         assert not load(tmp_path, "plateau", name, changed(state, (key,), delete=True))
     assert not load(tmp_path, "plateau", name, {**state, "unknown": 1})
