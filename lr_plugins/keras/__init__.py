@@ -29,7 +29,11 @@ from lr_plugins.keras.schedules import (
     serialize,
 )
 
+if TYPE_CHECKING:
+    from lr_plugins.keras import constraints as constraints
+
 _HOME: dict[str, str] = {}
+_MODULES = {"constraints"}
 
 __all__ = [
     "CosineDecay",
@@ -45,10 +49,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_HOME, *_MODULES])
