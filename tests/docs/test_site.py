@@ -162,7 +162,7 @@ def test_the_page_of_the_groups_names_every_option():
     page = (ROOT / "docs/hydra.md").read_text()
     folders = [*(ROOT / "conf").iterdir(), *(ROOT / "lr_plugins/conf").iterdir()]
     groups = {folder.name for folder in folders if folder.is_dir()} - {"hydra", "__pycache__"}
-    assert len(groups) == 10
+    assert len(groups) == 11
     for group in groups:
         for option in [*ROOT.glob(f"conf/{group}/*.yaml"), *ROOT.glob(f"lr_plugins/conf/{group}/*.yaml")]:
             if option.stem != "article_exponential":  # a recipe's own

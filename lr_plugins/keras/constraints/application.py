@@ -270,9 +270,18 @@ class Constraints(Callback):
         self._unseen: list[UnseenSteps] = []  # of each optimizer of the Trainer, while training
         self._told_unseen: set[str] = set()  # while training
 
+    def check(self, module: nn.Module) -> None:
+        """Refuse a module that the constraints do not fit, as the start of a fit does.
+
+        Raises:
+            InvalidArgument: a regular expression is found in no parameter's name, or an axis is not one of a parameter.
+            TrainingError: a parameter with a constraint is sharded.
+        """
+        self._rules.check(module)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module that the constraints do not fit."""
-        self._rules.check(pl_module)
+        self.check(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to follow the optimizers."""
