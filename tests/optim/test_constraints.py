@@ -17,13 +17,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from omegaconf import OmegaConf
+from pytorch_lightning.cli import LightningCLI
 from torch import nn
 
 from lr_plugins import Assign, Constant, KerasSGD, LearningRateScheduler, StepDecay
-from lr_plugins.callbacks import step_hooks
+from lr_plugins.callbacks import real_steps, step_hooks
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.keras.constraints import (
     Constraint,
@@ -39,7 +42,7 @@ from lr_plugins.keras.constraints import (
 )
 from tests.lifecycle.test_replaced_optimizers import Does, by_strategy
 from tests.lifecycle.test_wrapping_optimizers import AUTOMATIC, Dictionary, OwnArithmetic, SlottedDuck, TwoSteps
-from tests.toys import Toy, fit, loader
+from tests.toys import QUIET, Toy, fit, loader
 
 EPS = 1e-7
 EACH = [MaxNorm(0.5), UnitNorm(), MinMaxNorm(0.2, 0.6, 0.5), NonNeg(), NonNeg("keras2")]
@@ -325,6 +328,20 @@ def test_any_function_sees_the_weight_as_the_layout_has_it():
     assert torch.equal(halved["head.weight"], before["head.weight"] / 2)
 
 
+def test_a_class_that_changes_what_a_constraint_does_is_applied_as_it_says():
+    class Positive(UnitNorm):
+        def __call__(self, w):
+            return super().__call__(w).abs()
+
+    class Wider(MaxNorm):
+        def __init__(self):
+            super().__init__(4)
+
+    before, after = constrained({r"^head\.weight$": Positive(), r"^own$": Wider()})
+    assert torch.equal(after["head.weight"].T, UnitNorm()(before["head.weight"].T).abs())
+    assert torch.equal(after["own"], MaxNorm(4)(before["own"]))
+
+
 def test_the_last_expression_that_is_found_counts_and_none_is_no_constraint():
     before, after = constrained({r"weight$": "unit_norm", r"^body": None, r"0\.bias$": NonNeg, r"head": MaxNorm(0.5)})
     norm = torch.linalg.vector_norm
@@ -501,9 +518,17 @@ def test_a_parameter_that_is_added_or_exchanged_later_is_constrained_too():
     assert step() == [True, True]
 
 
-def test_a_step_that_a_scaler_skips_changes_nothing():
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: KerasSGD(parameters, lr=0.25, momentum=0.5),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.25, fused=True),  # it skips within its kernel
+    ],
+    ids=["KerasSGD", "SGD, fused"],
+)
+def test_a_step_that_a_scaler_skips_changes_nothing(make):
     weight = parameter(3.0)
-    optimizer = KerasSGD([weight], lr=0.25, momentum=0.5)
+    optimizer = make([weight])
     constrain(optimizer, module_of(weight=weight), {"weight": UnitNorm()})
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for factor, expected in ((float("inf"), 3.0), (0.0, 1.0), (float("inf"), 1.0)):
@@ -512,6 +537,17 @@ def test_a_step_that_a_scaler_skips_changes_nothing():
         scaler.step(optimizer)
         scaler.update()
         assert weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_step_that_is_captured_takes_its_constraints_along(monkeypatch):
+    # A CUDA graph replays what happened while it was captured, and nothing else.
+    monkeypatch.setattr(real_steps, "_captures", lambda: True)
+    weight = parameter(3.0)
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    constrain(optimizer, module_of(weight=weight), {"weight": UnitNorm()})
+    backward(weight, [0.0])
+    optimizer.step()
+    assert weight.item() == pytest.approx(1.0)
 
 
 def test_a_closure_that_is_called_many_times_is_one_update():
@@ -897,6 +933,35 @@ def test_a_fit_starts_with_an_error_where_the_module_does_not_fit():
         InvalidArgument, match=r"MaxNorm\.axis must be different axes of layer\.weight, whose shape \(1, 3\)"
     ):
         fit(Toy(), Constraints({"weight": MaxNorm(axis=[0, 1, 2])}))
+
+
+def test_hydra_builds_the_callback_from_plain_values():
+    constraints = {
+        r"layer\.weight$": {"_target_": "lr_plugins.keras.constraints.MaxNorm", "max_value": 3, "axis": [0, 1]},
+        "bias": "non_neg",
+        "head": None,
+    }
+    node = {"_target_": "lr_plugins.keras.constraints.Constraints", "constraints": constraints}
+    callback = instantiate(OmegaConf.create(node))
+    assert callback.constraints == {r"layer\.weight$": MaxNorm(3, [0, 1]), "bias": NonNeg(), "head": None}
+
+
+class NoArguments(Toy):
+    def __init__(self):
+        super().__init__()
+
+
+def test_lightning_cli_builds_the_callback_from_plain_values():
+    unit = {"class_path": "lr_plugins.keras.constraints.MaxNorm", "init_args": {"max_value": 0.3}}
+    callback = {
+        "class_path": "lr_plugins.keras.constraints.Constraints",
+        "init_args": {"constraints": {r"weight$": unit, r"bias$": "non_neg"}},
+    }
+    config = {"trainer": {**QUIET, "max_epochs": 1, "callbacks": [callback]}}
+    cli = LightningCLI(NoArguments, args=config, run=False, save_config_callback=None)
+    cli.trainer.fit(cli.model, FOUR)
+    assert cli.model.layer.weight.norm().item() == pytest.approx(0.3, rel=1e-5)
+    assert cli.model.layer.bias.item() >= 0
 
 
 def test_after_a_fit_and_after_an_error_nothing_is_followed_any_more():

@@ -223,9 +223,10 @@ class Constraints(Callback):
 
     `w = constraint(w)` after each real optimizer step, for the parameters that the step has updated. The weights that
     training starts from are left as they are until the first update; the optimizer's state (the velocity) is not
-    constrained. It happens within the optimizer's step: `on_train_batch_end`, checkpoints and averages of weights see
-    the constrained weights. Works with any optimizer, with several of them, under accumulation, manual optimization and
-    closures; a step that a gradient scaler skips changes nothing. Checkpoints need no state of it.
+    constrained. It happens within the optimizer's step, behind hooks of the optimizer itself: `on_train_batch_end`,
+    checkpoints and callbacks that average weights see the constrained ones. Works with any optimizer, with several of
+    them, under accumulation, manual optimization and closures; a step that a gradient scaler skips changes nothing.
+    Checkpoints need no state of it.
 
     The axes of a constraint are counted as Keras lays out the weights of the layer, so that `MaxNorm(2)` and
     `MaxNorm(2, axis=[0, 1, 2])` mean what they mean in a Keras script:

@@ -36,6 +36,12 @@ class Constraint:
         tensor([-1.0000,  0.5000])
     """
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Let a class that overrides `__call__` alone be applied by that, and not by what its parent has for many."""
+        super().__init_subclass__(**arguments)
+        if "__call__" in vars(cls) and "apply_" not in vars(cls):
+            cls.apply_ = Constraint.apply_  # type: ignore[method-assign]
+
     def __call__(self, w: Tensor) -> Tensor:
         """The constrained weight; `w` itself is not changed."""
         return w
@@ -104,32 +110,35 @@ class _NormConstraint(Constraint):
     def _axes(self) -> tuple[int, ...]:
         return (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
 
-    def _norms(self, weights: Sequence[Tensor], order: Sequence[int] | None = None) -> list[Tensor]:
-        axes = self._axes if order is None else tuple(order[axis] for axis in self._axes)
-        sums = [torch.sum(torch.square(weight), dim=axes, keepdim=True) for weight in weights]
-        return list(torch._foreach_sqrt(sums))
-
-
-class _FactorConstraint(_NormConstraint):
-    """A constraint that multiplies the weights by a function of their norms."""
-
     def __call__(self, w: Tensor) -> Tensor:
+        """The constrained weight; `w` itself is not changed."""
         self.check(w, "the weight")
-        [factor] = self._factors(self._norms([w]))
-        return w * factor
+        return self._scaled(w, self._scales(self._sum(w, self._axes)))
 
     def apply_(self, weights: Sequence[Tensor], order: Sequence[int] | None = None) -> None:
-        torch._foreach_mul_(list(weights), self._factors(self._norms(weights, order)))
+        """Constrain weights of one device and type in place, those of all sizes together."""
+        axes = self._axes if order is None else tuple(order[axis] for axis in self._axes)
+        sums = [self._sum(weight, axes) for weight in weights]
+        scales = self._scales(torch.cat([one.reshape(-1) for one in sums]))
+        parts = torch.split(scales, [one.numel() for one in sums])
+        self._rescale_(list(weights), [part.view_as(one) for part, one in zip(parts, sums, strict=True)])
 
-    def _factors(self, norms: list[Tensor]) -> list[Tensor]:
-        return list(torch._foreach_div(self._desired(norms), list(torch._foreach_add(norms, EPSILON))))
+    @staticmethod
+    def _sum(weight: Tensor, axes: tuple[int, ...]) -> Tensor:
+        return torch.sum(torch.square(weight), dim=axes, keepdim=True)
 
-    def _desired(self, norms: list[Tensor]) -> list[Tensor]:
-        """The norms that the weights are to have."""
+    def _scales(self, sums: Tensor) -> Tensor:
+        """What the weights are scaled with, of the sums of their squares."""
         raise NotImplementedError
 
+    def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
+        return weight * scale
 
-class MaxNorm(_FactorConstraint):
+    def _rescale_(self, weights: list[Tensor], scales: list[Tensor]) -> None:
+        torch._foreach_mul_(weights, scales)
+
+
+class MaxNorm(_NormConstraint):
     """Scale down weights whose norm is too large.
 
     `w * clip(n, 0, max_value) / (1e-7 + n)` with `n = sqrt(sum(w ** 2, axis, keepdims=True))`. A weight whose norm is
@@ -155,8 +164,9 @@ class MaxNorm(_FactorConstraint):
         self.max_value = _norm("MaxNorm.max_value", max_value)
         super().__init__(axis)
 
-    def _desired(self, norms: list[Tensor]) -> list[Tensor]:
-        return list(torch._foreach_clamp_max(norms, self.max_value))
+    def _scales(self, sums: Tensor) -> Tensor:
+        norms = torch.sqrt(sums)
+        return torch.clamp(norms, 0, self.max_value) / (EPSILON + norms)
 
     def get_config(self) -> dict[str, Any]:
         """`max_value` and `axis`."""
@@ -227,22 +237,21 @@ class UnitNorm(_NormConstraint):
     def __init__(self, axis: Axis = 0) -> None:
         super().__init__(axis)
 
-    def __call__(self, w: Tensor) -> Tensor:
-        """The weight with norms of 1."""
-        self.check(w, "the weight")
-        [norm] = self._norms([w])
-        return w / (EPSILON + norm)
+    def _scales(self, sums: Tensor) -> Tensor:
+        return EPSILON + torch.sqrt(sums)
 
-    def apply_(self, weights: Sequence[Tensor], order: Sequence[int] | None = None) -> None:
-        """Constrain weights in place."""
-        torch._foreach_div_(list(weights), list(torch._foreach_add(self._norms(weights, order), EPSILON)))
+    def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
+        return weight / scale
+
+    def _rescale_(self, weights: list[Tensor], scales: list[Tensor]) -> None:
+        torch._foreach_div_(weights, scales)
 
     def get_config(self) -> dict[str, Any]:
         """`axis`."""
         return {"axis": self.axis}
 
 
-class MinMaxNorm(_FactorConstraint):
+class MinMaxNorm(_NormConstraint):
     """Scale the weights so that their norm is within bounds, at once or step by step.
 
     `w * (rate * clip(n, min_value, max_value) + (1 - rate) * n) / (1e-7 + n)` with
@@ -274,10 +283,10 @@ class MinMaxNorm(_FactorConstraint):
         self.rate = _finite("MinMaxNorm.rate", rate, "a number from 0 to 1", at_least=0.0, at_most=1.0)
         super().__init__(axis)
 
-    def _desired(self, norms: list[Tensor]) -> list[Tensor]:
-        clipped = torch._foreach_clamp_max(torch._foreach_clamp_min(norms, self.min_value), self.max_value)
-        own = torch._foreach_mul(norms, 1 - self.rate)
-        return list(torch._foreach_add(torch._foreach_mul(clipped, self.rate), own))
+    def _scales(self, sums: Tensor) -> Tensor:
+        norms = torch.sqrt(sums)
+        desired = self.rate * torch.clamp(norms, self.min_value, self.max_value) + (1 - self.rate) * norms
+        return desired / (EPSILON + norms)
 
     def get_config(self) -> dict[str, Any]:
         """`min_value`, `max_value`, `rate` and `axis`."""
