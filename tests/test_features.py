@@ -22,6 +22,7 @@ from timm.scheduler.wsd_lr import WSDLRScheduler
 import lr_plugins
 from lr_plugins import RunLength, Schedule
 from lr_plugins.interop import TorchSchedule
+from lr_plugins.keras.constraints import Constraints, MaxNorm
 
 BASE, STEPS = 0.1, 1000
 RUN = RunLength.of(steps_per_epoch=100, epochs=10, batch_size=32)
@@ -37,6 +38,7 @@ THEIRS = {
 }
 OURS = {name: getattr(lr_plugins, name) for name in lr_plugins.__all__}
 OURS |= {"TorchSchedule": TorchSchedule, "MultiplicativeLR": TORCH["MultiplicativeLR"], "StepLR": TORCH["StepLR"]}
+OURS |= {"Constraints": Constraints, "MaxNorm": MaxNorm}
 
 
 def rows():

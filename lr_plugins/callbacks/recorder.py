@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch.optim import Optimizer
 
 from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE, HyperParameter
@@ -20,7 +18,8 @@ from lr_plugins.callbacks.known_groups import (
     remember,
     remembered,
 )
-from lr_plugins.callbacks.step_hooks import Arguments, Following, calls_its_parents, is_stepping, optimizers_within
+from lr_plugins.callbacks.real_steps import RealSteps
+from lr_plugins.callbacks.step_hooks import optimizers_within
 from lr_plugins.callbacks.trace import Series, Trace
 
 
@@ -31,7 +30,7 @@ class Column(NamedTuple):
     note: Callable[[float], None]
 
 
-class Recorder:
+class Recorder(RealSteps):
     """Follows one optimizer: counts its real steps, and records the learning rate that each of them uses.
 
     It counts inside the optimizer's step, so the count is that of the steps taken, under gradient accumulation, in
@@ -45,9 +44,9 @@ class Recorder:
     """
 
     def __init__(self, optimizer: Optimizer, suffix: str = "", instead_of: Recorder | None = None) -> None:
-        self.optimizer = optimizer
+        super().__init__(optimizer)
+        self._kept = optimizer  # alive
         self.step: int = 0 if instead_of is None else instead_of.step  # steps taken
-        self.seen_steps = 0  # of them, those that were announced while it followed
         self.suffix = suffix
         self.groups: list[KnownGroup] = []
         self._gone: list[KnownGroup] = []  # that may come back
@@ -57,11 +56,7 @@ class Recorder:
         self._doubtful = False  # something steps within its steps that could not be followed
         self._recorded = [LEARNING_RATE.name]
         self._columns: list[Column] | None = None
-        self._following: Following | None = None
-        self._under_way: list[Any] = []  # the optimizers whose steps have begun: one, and those within it
-        self._counts = True  # the step under way
         self._used: list[float] = []  # by the step under way
-        self._away: Callable[[], bool] | None = None
         if instead_of is not None:
             remember(optimizer, instead_of.known_groups())
         else:
@@ -77,30 +72,13 @@ class Recorder:
 
         Steps that are taken while `away` says yes are not those of the run.
         """
-        self._trace, self.step, self._columns, self._away = trace, step, None, away
-        self._following = Following(self.optimizer, self)
-
-    def detach(self) -> None:
-        """Stop following it."""
-        if self._following is not None:
-            self._following.stop()
-        self._following = None
-
-    def follows(self, optimizer: Any) -> bool:
-        """Whether it follows an optimizer: its own, or one within."""
-        return self._following is not None and self._following.has(optimizer)
-
-    @property
-    def hears_steps(self) -> bool:
-        """Whether there is anything that announces the optimizer's steps."""
-        return self._following is not None and self._following.reaches_steps
+        self._trace, self.step, self._columns = trace, step, None
+        self.follow(away)
 
     def follow_within(self) -> None:
         """Follow what the optimizer holds by now, too."""
-        if self._following is not None:
-            self._following.stop()
-            self._following = Following(self.optimizer, self)
-            self._forget_groups()  # those of what has come are to be looked at, too
+        super().follow_within()
+        self._forget_groups()  # those of what has come are to be looked at, too
 
     def doubt(self) -> None:
         """Note that something that could not be followed changes the weights within its steps."""
@@ -164,60 +142,6 @@ class Recorder:
         if self._bound and not self.has_parameters:
             self._forget_groups()
 
-    def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
-        """A step begins, or one within it."""
-        again = bool(self._under_way) and self._under_way[0] is optimizer
-        if again and not (calls_its_parents(optimizer) and is_stepping(optimizer)):
-            self._under_way.clear()  # the step before has ended by an error
-        if not self._under_way:
-            # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
-            self._counts = not (_captures() or (self._away is not None and self._away()))
-        self._under_way.append(optimizer)
-        if not self._counts:
-            return None
-        self._begin_step()
-        return self._after_closure(args, given)
-
-    def look_again(self) -> None:
-        """See to the values once more, behind the hooks of others."""
-        if self._under_way and self._counts:
-            self._begin_step()
-
-    def after_step(self, optimizer: Any) -> None:
-        """A step is over; it has been taken when those around it are over, too."""
-        if not self._under_way:
-            return
-        self._under_way.pop()
-        if not self._under_way and self._counts and not _skipped(optimizer):
-            self.seen_steps += 1
-            self._end_step()
-
-    def count_unseen_step(self) -> None:
-        """Count a step that nothing has announced."""
-        self._begin_step()
-        self._end_step()
-
-    def _after_closure(self, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
-        """A step's arguments with a closure after which the step begins: a module may write in it, unseen before."""
-        closure = given.get("closure", args[1] if len(args) > 1 else None)
-        if not callable(closure):
-            return None
-
-        @functools.wraps(closure)
-        def then_begin() -> Any:
-            try:
-                loss = closure()
-            except BaseException:
-                self._under_way.clear()  # nobody says that the step has ended
-                raise
-            if self._under_way and self._counts:
-                self._begin_step()
-            return loss
-
-        if "closure" in given:
-            return args, {**given, "closure": then_begin}
-        return (args[0], then_begin, *args[2:]), given
-
     def _begin_step(self) -> None:
         if not self.has_groups:
             self._take_groups()
@@ -268,17 +192,3 @@ class Recorder:
 def decays_by_itself(optimizer: Any) -> bool:
     """Whether an optimizer multiplies the learning rates in its groups by a factor of its own at each step."""
     return callable(getattr(optimizer, "learning_rate_factor", None))
-
-
-def _captures() -> bool:
-    """Whether a CUDA graph is being captured."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
-
-
-def _skipped(optimizer: Any) -> bool:
-    """Whether a fused optimizer has skipped the step under way, in its kernel, because a gradient was not finite.
-
-    A gradient scaler leaves it the flag; only then is it looked at, for that waits for the device.
-    """
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)

@@ -7,6 +7,7 @@ another (the base optimizer of SAM or Lookahead) belongs to that one: it may be 
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 import weakref
@@ -32,15 +33,23 @@ class Follower(Protocol):
 
 _TORCH = Optimizer.profile_hook_step.__code__.co_filename  # the file in which steps are announced
 
-_followers: dict[int, list[Follower]] = {}  # by the identity of an optimizer, which is kept alive by its followers
+_followers: dict[int, list[Follower]] = {}  # by the identity of an optimizer, until it is gone
 _watchers: list[Callable[[Any], None]] = []
 _strangers: dict[int, weakref.ref[Any]] = {}  # optimizers that no watcher has wanted, by their identity
 _handles: list[Any] = []
 _last_looks: dict[int, Any] = {}  # handles of hooks behind all others, by the identity of an optimizer
 
 
+def weak_reference(one: Any, gone: Callable[[], None] = lambda: None) -> Callable[[], Any]:
+    """A weak reference; of an object with slots that has no room for one, a strong one."""
+    try:
+        return weakref.ref(one, lambda _: gone())
+    except TypeError:
+        return lambda: one
+
+
 class Following:
-    """Follows an optimizer, and those within it, until `stop`.
+    """Follows an optimizer, and those within it, until `stop`. It keeps none of them alive.
 
     Args:
         optimizer: the optimizer.
@@ -49,36 +58,47 @@ class Following:
 
     def __init__(self, optimizer: Any, follower: Follower) -> None:
         self._follower = follower
-        self._optimizers = [optimizer, *optimizers_within(optimizer)]
-        unhooked = [(one, _wrap_step(one)) for one in self._optimizers if not _calls_hooks(one)]
-        self._wrapped = [(one, step) for one, step in unhooked if step is not None]
-        for one in self._optimizers:
+        optimizers = [optimizer, *optimizers_within(optimizer)]
+        self._references = [weak_reference(one, functools.partial(_leave, id(one), follower)) for one in optimizers]
+        unhooked = [(one, _wrap_step(one)) for one in optimizers if not _calls_hooks(one)]
+        self._wrapped = [(weak_reference(one), weakref.ref(step)) for one, step in unhooked if step is not None]
+        for one in optimizers:
             _followers.setdefault(id(one), []).append(follower)
         _install()
 
     @property
+    def optimizers(self) -> list[Any]:
+        """The optimizers that it follows, the outermost first; those that are gone are left out."""
+        return [one for reference in self._references if (one := reference()) is not None]
+
+    @property
     def reaches_steps(self) -> bool:
         """Whether there is anything that announces a step."""
-        return bool(self._wrapped) or any(map(_calls_hooks, self._optimizers))
+        return bool(self._wrapped) or any(map(_calls_hooks, self.optimizers))
 
     def has(self, optimizer: Any) -> bool:
         """Whether it follows an optimizer."""
-        return any(one is optimizer for one in self._optimizers)
+        return any(one is optimizer for one in self.optimizers)
 
     def stop(self) -> None:
         """Follow no more; the optimizers are as they were."""
-        for one in self._optimizers:
-            followers = _followers.get(id(one), [])
-            if self._follower in followers:
-                followers.remove(self._follower)
-            if not followers:
-                _followers.pop(id(one), None)
-                if id(one) in _last_looks:
-                    _last_looks.pop(id(one)).remove()
-        for one, step in self._wrapped:
-            _unwrap_step(one, step)
-        self._optimizers, self._wrapped = [], []
+        for one in self.optimizers:
+            _leave(id(one), self._follower)
+        for reference, step in self._wrapped:
+            _unwrap_step(reference(), step())
+        self._references, self._wrapped = [], []
         _install()
+
+
+def _leave(identity: int, follower: Follower) -> None:
+    """Take a follower from those of an optimizer, which may be gone."""
+    followers = _followers.get(identity, [])
+    if follower in followers:
+        followers.remove(follower)
+    if not followers:
+        _followers.pop(identity, None)
+        if identity in _last_looks:
+            _last_looks.pop(identity).remove()
 
 
 def watch(found: Callable[[Any], None]) -> Callable[[], None]:
@@ -268,6 +288,8 @@ def _wrap_step(optimizer: Any) -> Any:
 
 
 def _unwrap_step(optimizer: Any, step: Any) -> None:
+    if optimizer is None or step is None:  # gone
+        return
     original: Any = step.original
     step.followers -= 1
     if step.followers or getattr(vars(optimizer).get("step"), "__func__", None) is not step:

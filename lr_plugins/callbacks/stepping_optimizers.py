@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lr_plugins._lightning import Trainer, rank_zero_warn
 from lr_plugins.callbacks.epoch_sums import is_at_last_batch
-from lr_plugins.callbacks.recorder import Recorder
+from lr_plugins.callbacks.real_steps import RealSteps
 from lr_plugins.callbacks.step_hooks import parameters_of, watch
 
 
@@ -27,12 +27,19 @@ class OptimizerChanges:
         trainer: the Trainer of the run.
         recorders: follow its optimizers; a list that `changed` changes.
         changed: is given the optimizers that are to be followed from now on.
+        foreign: is given an optimizer that is about to step and is not the Trainer's. Default None: if it steps
+            parameters of the Trainer's, a warning says that it is not driven.
     """
 
     def __init__(
-        self, trainer: Trainer, recorders: Sequence[Recorder], changed: Callable[[list[Optimizer]], None]
+        self,
+        trainer: Trainer,
+        recorders: Sequence[RealSteps],
+        changed: Callable[[list[Optimizer]], None],
+        foreign: Callable[[Any], None] | None = None,
     ) -> None:
         self._trainer, self._recorders, self._changed = trainer, recorders, changed
+        self._foreign = self._tell if foreign is None else foreign
         self._told = False
         self.stop = watch(self.check)
 
@@ -50,7 +57,8 @@ class OptimizerChanges:
                 return
             now = self._with(stepping, now)
             if not any(one is stepping for one in now):
-                self._tell(stepping)
+                if not type(stepping).__name__.startswith("Lightning"):  # what wraps one of them
+                    self._foreign(stepping)
                 return
         if len(now) != len(followed) or any(one is not other for one, other in zip(now, followed, strict=True)):
             self._changed(now)
@@ -64,8 +72,6 @@ class OptimizerChanges:
 
     def _tell(self, stepping: Any) -> None:
         """Tell once of an optimizer that steps driven parameters and is not the Trainer's."""
-        if type(stepping).__name__.startswith("Lightning"):  # what wraps one of them
-            return
         mine = parameters_of(stepping)
         sharing = [one for one in self._recorders if mine & parameters_of(one.optimizer)]
         for recorder in sharing:
@@ -92,12 +98,19 @@ class UnseenSteps:
         others: those of the other optimizers, whose steps may change parameters of this one, too.
         told: the kinds of optimizers that have been told of.
         counts: whether it is known already that steps are not announced. Default False.
+        who: who tells of them. Default `"LearningRateScheduler"`.
     """
 
     def __init__(
-        self, trainer: Trainer, recorder: Recorder, others: Sequence[Recorder], told: set[str], counts: bool = False
+        self,
+        trainer: Trainer,
+        recorder: RealSteps,
+        others: Sequence[RealSteps],
+        told: set[str],
+        counts: bool = False,
+        who: str = "LearningRateScheduler",
     ) -> None:
-        self._trainer, self._recorder, self._told = trainer, recorder, told
+        self._trainer, self._recorder, self._told, self._who = trainer, recorder, told, who
         shared = {one for other in others if other is not recorder for one in parameters_of(other.optimizer)}
         groups = recorder.optimizer.param_groups
         self._parameters = [one for group in groups for one in group["params"] if id(one) not in shared]
@@ -139,7 +152,7 @@ class UnseenSteps:
         if kind not in self._told:
             self._told.add(kind)
             rank_zero_warn(
-                f"LearningRateScheduler: the weights of {kind} have changed, but no call of step() was seen. Each "
+                f"{self._who}: the weights of {kind} have changed, but no call of step() was seen. Each "
                 f"batch that changes them is counted as one step. Call {kind}.step(), so that every step is followed."
             )
 

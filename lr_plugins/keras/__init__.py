@@ -33,6 +33,7 @@ from lr_plugins.keras.schedules import (
 if TYPE_CHECKING:
     from lr_plugins.callbacks.history import History
     from lr_plugins.callbacks.scheduler import LearningRateScheduler
+    from lr_plugins.keras import constraints as constraints
     from lr_plugins.keras.csv_logger import CSVLogger
     from lr_plugins.keras.early_stopping import EarlyStopping
     from lr_plugins.keras.optimizers import SGD
@@ -46,6 +47,7 @@ _HOME = {
     "SGD": "lr_plugins.keras.optimizers",
     "TerminateOnNaN": "lr_plugins.keras.terminate_on_nan",
 }
+_MODULES = {"constraints"}
 
 __all__ = [
     "SGD",
@@ -68,10 +70,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_HOME, *_MODULES])

@@ -13,13 +13,10 @@ from torch.optim import Optimizer
 
 from lr_plugins.checkpoint_state import anything, count, dict_of, list_of, record, tensor
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.optim.batches import spans
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
-
-# Elements of one batch of tensors on the CPU. The rule passes over a batch three times; 2**16 float32 weights with
-# their gradients and velocities are 768 KiB, which an L2 cache keeps from one pass to the next.
-_CPU_BATCH_ELEMENTS = 2**16
 
 # The state of an optimizer, as torch has it.
 _FORM = record(
@@ -187,20 +184,8 @@ def _batches(tensors: _Tensors) -> Iterator[list[list[Any]]]:
         return
     grouped = Optimizer._group_tensors_by_device_and_dtype(list(tensors))
     for columns, _ in grouped.values():
-        for start, end in _spans(columns[0]):
+        for start, end in spans(columns[0]):
             yield [column[start:end] for column in columns]
-
-
-def _spans(weights: list[Any]) -> Iterator[tuple[int, int]]:
-    """Ranges of consecutive tensors: all at once, but on the CPU no more than its cache keeps between two passes."""
-    start = elements = 0
-    if weights[0].device.type == "cpu":
-        for end, weight in enumerate(weights):
-            elements += weight.numel()
-            if elements > _CPU_BATCH_ELEMENTS and end > start:
-                yield start, end
-                start, elements = end, weight.numel()
-    yield start, len(weights)
 
 
 def _step_size(lr: float | Tensor, device: torch.device) -> float | Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import sys
 from collections.abc import Iterable
 
@@ -97,4 +98,16 @@ def flag(field: str, value: object) -> bool:
     """True or false."""
     if not isinstance(value, bool):
         raise InvalidArgument(field, value, "true or false")
+    return value
+
+
+def pattern(field: str, value: object) -> str:
+    """A regular expression for the names of parameters."""
+    allowed = "a regular expression for the names of parameters"
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(field, value, allowed)
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise InvalidArgument(field, value, f"a regular expression ({error})") from None
     return value

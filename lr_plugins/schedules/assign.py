@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.arguments import pattern
 from lr_plugins.schedules.function import as_schedule
 from lr_plugins.schedules.schedule import Schedule, choice, number
 
@@ -69,7 +69,7 @@ class Assign:
     ) -> None:
         self.schedule = as_schedule(schedule, "Assign.schedule")
         self.to = _text("Assign.to", to, "the name of a hyper-parameter, e.g. lr, momentum, weight_decay")
-        self.params = None if params is None else _pattern("Assign.params", params)
+        self.params = None if params is None else pattern("Assign.params", params)
         self.group = _key("Assign.group", group, "the name or the index (from 0) of a param group, or null")
         self.optimizer = _key(
             "Assign.optimizer", optimizer, "the class name or index (from 0) of an optimizer, or null"
@@ -188,19 +188,10 @@ def _text(field: str, value: object, allowed: str) -> str:
     return value
 
 
-def _pattern(field: str, value: object) -> str:
-    text = _text(field, value, "a regular expression for the names of parameters")
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise InvalidArgument(field, value, f"a regular expression ({error})") from None
-    return text
-
-
 def _patterns(layers: object) -> list[str]:
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
         raise InvalidArgument("Assign.layers", layers, "a list of regular expressions, the lowest layer first, or null")
-    return [_pattern(f"Assign.layers[{index}]", one) for index, one in enumerate(layers)]
+    return [pattern(f"Assign.layers[{index}]", one) for index, one in enumerate(layers)]
 
 
 def _key(field: str, value: object, allowed: str) -> str | int | None:

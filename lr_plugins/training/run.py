@@ -26,6 +26,7 @@ from lr_plugins.callbacks import History, LearningRateRangeTest, LearningRateSch
 from lr_plugins.callbacks.files import make_folder
 from lr_plugins.callbacks.length_check import check_end
 from lr_plugins.errors import InvalidArgument, LearningRateError, TrackingError
+from lr_plugins.keras.constraints import Constraints
 from lr_plugins.metric_direction import better
 from lr_plugins.places import from_start, start_folder
 from lr_plugins.report.runs import OVERRIDES
@@ -213,7 +214,7 @@ def _assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:
     others = [one for one in others if one not in last]
     # The history first: what the scheduler measures at an epoch's begin is that epoch's. Then the checkpoint, before
     # the others act on the epoch's begin: they do it again when the run goes on from there.
-    callbacks = [history, *last, *others, recorder, RandomStates()]
+    callbacks = [history, *_constraints(config, module), *last, *others, recorder, RandomStates()]
     logger = _logger(config)
     run_file = RunFile(_job_folder(config), _about(config), logger)
     saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
@@ -318,6 +319,19 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
         if not isinstance(callback, Callback):
             raise InvalidArgument(f"callbacks.{name}", node, "null, or a callback with a _target_")
         yield callback
+
+
+def _constraints(config: DictConfig, module: Classifier) -> Iterator[Constraints]:
+    """The callback for the option of the group `constraint`, if one is chosen; it fits the module."""
+    node = config.get("constraint")
+    if node is None:
+        return
+    if not isinstance(node, DictConfig) or not node.get("_target_"):
+        raise InvalidArgument("constraint", node, "null, or an option of the group, e.g. max_norm")
+    arguments = {name: value for name, value in node.items() if name not in ("params", "layout")}
+    constraints = Constraints({node.get("params"): instantiate(arguments)}, node.get("layout"))
+    constraints.check(module)
+    yield constraints
 
 
 def _judged(name: str, node: DictConfig, data: Any) -> DictConfig:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lr_plugins
 import lr_plugins.keras
 from lr_plugins import RunLength
+from lr_plugins.keras import constraints
 from tests.docs.pages import ROOT, blocks_of
 from tests.docs.test_blocks import form, without_empty_lines
 
@@ -154,6 +155,59 @@ def test_a_line_of_keras_can_be_written_so_in_keras(line):
             eval(line.replace("lr=", "learning_rate="), known)
     else:
         assert eval(line, known) is not None
+
+
+CONSTRAINTS = [(code(row[0]), code(row[1])) for row in rows("Constraints")]
+
+
+class Layers(torch.nn.Module):
+    """The layers that the table names."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.conv = torch.nn.Linear(5, 4), torch.nn.Conv2d(2, 4, 3)
+
+
+def first_update(theirs, ours):
+    """The weights before and after an update that moves nothing: in Keras, and in the layer of ours."""
+    layer = eval(theirs, {**vars(keras.layers), **vars(keras.constraints)})
+    is_conv = theirs.startswith("Conv")
+    layer.build((None, 8, 8, 2) if is_conv else (None, 5))
+    generator = np.random.default_rng(0)
+    for weight in layer.trainable_variables:
+        weight.assign(3 * generator.standard_normal(weight.shape))
+    starts = [weight.value.detach().clone() for weight in layer.trainable_variables]
+    with keras.device("cpu"):
+        optimizer = keras.optimizers.SGD(0.0)
+        optimizer.apply([torch.zeros_like(start) for start in starts], layer.trainable_variables)
+    module = Layers()
+    port, to_torch, to_keras = (module.conv, (3, 2, 0, 1), (2, 3, 1, 0)) if is_conv else (module.hidden, (1, 0), (1, 0))
+    callback = eval(ours, {"Constraints": constraints.Constraints, **vars(constraints)})
+    with torch.no_grad():
+        port.weight.copy_(starts[0].permute(to_torch))
+        port.bias.copy_(starts[1])
+    sgd = torch.optim.SGD(module.parameters(), lr=0.0)
+    constraints.constrain(sgd, module, callback.constraints, callback.layout)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    sgd.step()
+    expected = [weight.value.detach() for weight in layer.trainable_variables]
+    return starts, expected, [port.weight.detach().permute(to_keras), port.bias.detach()]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), CONSTRAINTS)
+def test_a_constraint_does_what_it_does_in_keras(theirs, ours):
+    starts, expected, found = first_update(theirs, ours)
+    assert not torch.equal(starts[0], expected[0])
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-7)
+
+
+def test_every_constraint_of_keras_has_a_row():
+    table = " ".join(theirs for theirs, _ in CONSTRAINTS)
+    public = [one for one in vars(keras.constraints).values() if isinstance(one, type)]
+    assert {one.__name__ for one in public} == {"Constraint", "MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"}
+    assert all(f"{name}(" in table for name in ("MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"))
 
 
 # --- traps that no test of tests/parity has ------------------------------------------------------------------

@@ -17,6 +17,7 @@ import lr_plugins
 import lr_plugins.callbacks
 import lr_plugins.interop
 import lr_plugins.keras
+import lr_plugins.keras.constraints
 import lr_plugins.schedules
 import lr_plugins.tracking
 from tests.docs.pages import PAGES, ROOT
@@ -114,6 +115,7 @@ PUBLIC = {
     "lr_plugins": set(lr_plugins.__all__) | set(lr_plugins.schedules.__all__),
     "lr_plugins.callbacks": set(lr_plugins.callbacks.__all__) - set(lr_plugins.__all__),
     "lr_plugins.keras": set(lr_plugins.keras.__all__),
+    "lr_plugins.keras.constraints": set(lr_plugins.keras.constraints.__all__),
     "lr_plugins.interop": {"ScheduleLR", "TorchSchedule"},
     "lr_plugins.tracking": set(lr_plugins.tracking.__all__),
 }
@@ -127,8 +129,9 @@ def test_every_public_name_is_in_the_reference(site, module):
         known = getattr(home, name)
         places = {
             f"{module}.{name}",
+            f"{module}.{known.__name__}",
             f"{known.__module__}.{known.__qualname__}",
-        }  # where it is imported from, or defined
+        }  # where it is imported from, also by another name, or defined
         assert name.startswith("_") or places & pages["api.html"].anchors, name
 
 
@@ -159,7 +162,7 @@ def test_the_page_of_the_groups_names_every_option():
     page = (ROOT / "docs/hydra.md").read_text()
     folders = [*(ROOT / "conf").iterdir(), *(ROOT / "lr_plugins/conf").iterdir()]
     groups = {folder.name for folder in folders if folder.is_dir()} - {"hydra", "__pycache__"}
-    assert len(groups) == 10
+    assert len(groups) == 11
     for group in groups:
         for option in [*ROOT.glob(f"conf/{group}/*.yaml"), *ROOT.glob(f"lr_plugins/conf/{group}/*.yaml")]:
             if option.stem != "article_exponential":  # a recipe's own

@@ -8,6 +8,8 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from lr_plugins.keras.constraints import get
+
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -20,7 +22,9 @@ NAMES = {
     "model": ["mlp", "cnn", "torchvision"],
     "loss": ["cross_entropy", "keras"],
     "optimizer": ["sgd", "keras_sgd", "adam", "adamw"],
+    "constraint": ["max_norm", "non_neg", "unit_norm", "min_max_norm"],
 }
+OF_THE_CALLBACK = {"params": r"weight$", "layout": "keras"}  # beside the arguments of a constraint
 
 
 @pytest.mark.parametrize("name", NAMES["data"])
@@ -52,13 +56,21 @@ def test_optimizer(name, lr):
     assert (parameters[0] < 1).all()
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("data", "model") for n in NAMES[g]])
+@pytest.mark.parametrize("name", NAMES["constraint"])
+def test_constraint(name):
+    config = OmegaConf.to_container(load("constraint", name))
+    assert {key: config.pop(key) for key in OF_THE_CALLBACK} == OF_THE_CALLBACK
+    assert instantiate(config) == get(name)
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("data", "model", "constraint") for n in NAMES[g]])
 def test_every_knob_is_there_with_the_default_of_the_class_and_a_comment(group, name):
     target = get_class(load(group, name)["_target_"])
     parameters = inspect.signature(target).parameters.values()
     knobs = {p.name: p.default for p in parameters if p.default is not p.empty and p.kind is not p.VAR_KEYWORD}
     config = OmegaConf.to_container(load(group, name), resolve=True)
-    config.pop("_target_")
+    for key in ("_target_", *(OF_THE_CALLBACK if group == "constraint" else ())):
+        config.pop(key)
     assert {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()} == knobs
 
 

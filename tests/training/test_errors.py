@@ -114,6 +114,27 @@ BEFORE_TRAINING = [
     (["schedule.every=3epochs"], r'StepDecay\.every must be .* got \'3epochs\'\. Did you mean "3ep"\?'),
     (["optimizer.lr=-1"], r"optimizer\.lr must be a finite number >= 0; got -1"),
     (["optimizer=keras_sgd", "optimizer.momentum=2"], r"KerasSGD\.momentum must be .*got 2"),
+    (["constraint=maxnorm"], r"Could not find 'constraint/maxnorm'.*max_norm"),
+    (
+        ["constraint=max_norm", "constraint.max=3"],
+        r"constraint\.max: no such field\. constraint has: .*max_value, a",
+    ),
+    (["constraint=max_norm", "constraint.max_value=-1"], r"MaxNorm\.max_value must be a finite number >= 0; got -1"),
+    (
+        ["constraint=max_norm", "constraint.axis=[0,1,2]"],
+        r"MaxNorm\.axis must be different axes of net\.7\.weight.*got",
+    ),
+    (
+        ["constraint=non_neg", "constraint.params=kernel"],
+        r"found in the name of a parameter \(net\.0.*got 'kernel'",
+    ),
+    (["constraint=non_neg", "constraint.params=null"], r"a regular expression for the names of parameters; got None"),
+    (["constraint=unit_norm", "constraint.layout=tf"], r"Constraints\.layout must be one of keras, torch; got 'tf'"),
+    (["constraint=unit_norm", "+constraint.m=1"], r"unexpected keyword argument 'm'\. It takes: axis"),
+    (
+        ["+constraint.max_value=3"],
+        r"constraint must be null, or an option of the group, e\.g\. max_norm; got {",
+    ),
     (["data.batch_size=0"], r"Fake\.batch_size must be an integer >= 1; got 0"),
     (["model=torchvision", "model.name=resnt18"], r"TorchvisionModel\.name must be .*got 'resnt18'.*resnet18"),
     (["trainer.max_epochs=many"], r"trainer\.max_epochs must be an integer >= -1.*got 'many'"),

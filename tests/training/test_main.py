@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -231,3 +232,20 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(tmp_path):
     assert {file.path for file in client.list_artifacts(run.info.run_id) if "resumed" in file.path} == {
         f"config-resumed-{run.data.tags['resumed']}.yaml"
     }
+
+
+def test_a_constraint_holds_in_the_checkpoints_and_in_the_run_that_goes_on(tmp_path):
+    words = ["data=iris", "model=mlp", "optimizer=keras_sgd", "constraint=max_norm", "constraint.max_value=0.4"]
+    for arguments in ([*words, r"constraint.params=\.weight$", "trainer.max_epochs=2"],
+                      ["ckpt_path=last", "trainer.max_epochs=3"]):  # fmt: skip
+        process = train(tmp_path, *arguments)
+        assert (process.returncode, process.stderr) == (0, "")
+        [last] = re.findall(r"last checkpoint  (\S+)", process.stdout)
+        weights = torch.load(tmp_path / last, weights_only=True)["state_dict"]
+        norms = [weights[f"net.{layer}.weight"].norm(dim=1) for layer in (1, 3, 5)]  # over the inputs of each unit
+        assert max(norm.max() for norm in norms) <= 0.4
+        assert torch.cat(norms).max() > 0.399
+        assert norms[0].unique().numel() > 1
+    assert "Epoch 3/3" in process.stdout
+    [run] = runs(tmp_path)
+    assert (run.data.params["constraint.max_value"], run.data.params["constraint.axis"]) == ("0.4", "0")
