@@ -30,9 +30,10 @@ from lr_plugins.keras.schedules import (
 )
 
 if TYPE_CHECKING:
+    from lr_plugins.keras.classifier import KerasClassifier
     from lr_plugins.keras.optimizers import SGD
 
-_HOME = {"SGD": "lr_plugins.keras.optimizers"}
+_HOME = {"SGD": "lr_plugins.keras.optimizers", "KerasClassifier": "lr_plugins.keras.classifier"}
 
 __all__ = [
     "SGD",
@@ -40,6 +41,7 @@ __all__ = [
     "CosineDecayRestarts",
     "ExponentialDecay",
     "InverseTimeDecay",
+    "KerasClassifier",
     "LearningRateSchedule",
     "PiecewiseConstantDecay",
     "PolynomialDecay",

@@ -54,6 +54,7 @@ ELSEWHERE = {
 # What no test runs, and why.
 NOT_RUN = {
     "python benchmarks/recipes.py --seeds 100": "takes 20 minutes",
+    "python benchmarks/article_scripts.py --seeds 100": "takes longer",
     "mlflow server --host 0.0.0.0 --backend-store-uri postgresql://USER:PASSWORD@HOST/mlflow"
     " --artifacts-destination s3://BUCKET": "needs a PostgreSQL server and an object store",
     "export MLFLOW_TRACKING_URI=http://HOST:5000": "names that server",
