@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lr_plugins.callbacks.history import History
     from lr_plugins.callbacks.scheduler import LearningRateScheduler
     from lr_plugins.keras import constraints as constraints
+    from lr_plugins.keras.classifier import KerasClassifier
     from lr_plugins.keras.csv_logger import CSVLogger
     from lr_plugins.keras.early_stopping import EarlyStopping
     from lr_plugins.keras.optimizers import SGD
@@ -43,6 +44,7 @@ _HOME = {
     "CSVLogger": "lr_plugins.keras.csv_logger",
     "EarlyStopping": "lr_plugins.keras.early_stopping",
     "History": "lr_plugins.callbacks.history",
+    "KerasClassifier": "lr_plugins.keras.classifier",
     "LearningRateScheduler": "lr_plugins.callbacks.scheduler",
     "SGD": "lr_plugins.keras.optimizers",
     "TerminateOnNaN": "lr_plugins.keras.terminate_on_nan",
@@ -58,6 +60,7 @@ __all__ = [
     "ExponentialDecay",
     "History",
     "InverseTimeDecay",
+    "KerasClassifier",
     "LearningRateSchedule",
     "LearningRateScheduler",
     "PiecewiseConstantDecay",

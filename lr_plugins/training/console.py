@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Chatter of libraries, each of no use to somebody who runs `train.py`: the reason stands beside it.
 _NOT_FOR_USERS = (
@@ -18,9 +20,41 @@ _NOT_FOR_USERS = (
 )
 
 
+_LOGGERS = tuple(
+    logging.getLogger(name)
+    for name in (
+        "pytorch_lightning",
+        "lightning",
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning_fabric",
+        "lightning_utilities",
+    )
+)
+
+
 def quiet() -> None:
     """Silence accelerator reports and product tips; leave warnings that a user can do something about."""
-    for name in ("pytorch_lightning", "lightning", "lightning.fabric", "lightning_fabric", "lightning_utilities"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for logger in _LOGGERS:
+        logger.setLevel(max(logger.level, logging.WARNING))
     for pattern in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=pattern)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """The same for a part of somebody else's program, whose own settings come back afterwards.
+
+    Example:
+        >>> with quietly():
+        ...     logging.getLogger("pytorch_lightning").isEnabledFor(logging.INFO)
+        False
+    """
+    levels = [logger.level for logger in _LOGGERS]
+    try:
+        with warnings.catch_warnings():
+            quiet()
+            yield
+    finally:
+        for logger, level in zip(_LOGGERS, levels, strict=True):
+            logger.setLevel(level)

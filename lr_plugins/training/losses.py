@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lr_plugins.training import _arguments as arguments
+
 EPSILON = 1e-7  # keras.backend.epsilon()
 
 
@@ -17,6 +19,15 @@ class KerasCategoricalCrossentropy(nn.Module):
     Against `torch.nn.CrossEntropyLoss` only the tails differ, but there they differ in kind: a sample that
     is wrong beyond the clip costs at most 16.118 and *has no gradient*, so it no longer moves the network.
 
+    Args:
+        from_logits: True (default) for a network that ends before the softmax, False for one that ends with it. The two
+            compute the same; Keras' own `from_logits=True` does without the clip.
+
+    Raises:
+        InvalidArgument: `from_logits` is neither True nor False.
+
+    Source: keras.losses.CategoricalCrossentropy.
+
     Example:
         >>> import torch
         >>> loss = KerasCategoricalCrossentropy()
@@ -25,18 +36,25 @@ class KerasCategoricalCrossentropy(nn.Module):
         >>> value.backward()
         >>> round(value.item(), 3), logits.grad.abs().max().item()
         (16.118, 0.0)
+        >>> of_probabilities = KerasCategoricalCrossentropy(from_logits=False)
+        >>> round(of_probabilities(logits.softmax(dim=-1), torch.tensor([1])).item(), 3)
+        16.118
     """
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def __init__(self, from_logits: bool = True) -> None:
+        super().__init__()
+        self.from_logits = arguments.flag("KerasCategoricalCrossentropy.from_logits", from_logits)
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean loss of a batch.
 
         Args:
-            logits: float tensor (samples, classes), before the softmax.
+            outputs: float tensor (samples, classes): logits, or probabilities where `from_logits` is False.
             target: int64 tensor (samples,), each the index of the right class.
         """
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()  # 1 - 1e-7 is 1 in half precision: nothing would be clipped above
-        probability = logits.softmax(dim=-1)
+        if outputs.dtype in (torch.float16, torch.bfloat16):
+            outputs = outputs.float()  # 1 - 1e-7 is 1 in half precision: nothing would be clipped above
+        probability = outputs.softmax(dim=-1) if self.from_logits else outputs
         # Dividing by a sum that is 1 but for rounding is what Keras does; without it the last bits differ.
         probability = probability / probability.sum(dim=-1, keepdim=True)
         return functional.nll_loss(probability.clip(EPSILON, 1.0 - EPSILON).log(), target)

@@ -133,6 +133,7 @@ def test_a_line_of_ours_can_be_written_so(row):
         "self": Known(),
         "data": TensorDataset(torch.zeros(10, 1)),
         "schedule": lambda epoch: 0.1,
+        "create_model": Known,
         "scheduler": lr_plugins.LearningRateScheduler(lr_plugins.Constant(0.1)),
     }
     value = eval(line, known)

@@ -161,12 +161,13 @@ class Without(PathFinder):
         return None if name in sys.argv[1:] else super().find_spec(name, path, target)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-from lr_plugins import LearningRateScheduler, StepDecay
+from lr_plugins import LearningRateScheduler, StepDecay, keras
 from lr_plugins.errors import MissingExtra
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training.data import Digits
 
-for wanted in (MLflowLogger, LearningRateScheduler(StepDecay()).trace.frame, lambda: Digits().setup()):
+trace = LearningRateScheduler(StepDecay()).trace
+for wanted in (MLflowLogger, trace.frame, lambda: Digits().setup(), lambda: keras.KerasClassifier):
     try:
         wanted()
     except MissingExtra as error:
@@ -181,6 +182,7 @@ def test_what_is_not_installed_is_told_with_the_extra_that_brings_it(wheel_envir
         'MLflowLogger needs mlflow: pip install "lr-plugins[mlflow]"',
         'Trace.frame needs pandas: pip install "lr-plugins[plot]"',
         'Digits needs sklearn: pip install "lr-plugins[train]"',
+        'KerasClassifier needs sklearn: pip install "lr-plugins[train]"',
     ]
 
 
