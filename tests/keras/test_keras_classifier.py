@@ -292,17 +292,15 @@ def test_a_module_of_lightning_pytorch():
     import lightning.pytorch as other
 
     class Other(other.LightningModule):
-        __init__, forward, training_step = Module.__init__, Module.forward, Module.training_step
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        forward, training_step = Module.forward, Module.training_step
         configure_optimizers = Module.configure_optimizers
 
-    def make():
-        module = Other.__new__(Other)
-        other.LightningModule.__init__(module)
-        module.layer = nn.Linear(4, 3)
-        return module
-
     scheduler = LearningRateScheduler(step_decay)
-    fitted = classifier(make, callbacks=[scheduler, other.callbacks.EarlyStopping("loss")]).fit(X, Y)
+    fitted = classifier(Other, callbacks=[scheduler, other.callbacks.EarlyStopping("loss")]).fit(X, Y)
     assert fitted.history_["lr"] == [step_decay(0), step_decay(1)]
 
 
