@@ -100,7 +100,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         >>> from sklearn.model_selection import GridSearchCV
         >>> from lr_plugins import LearningRateScheduler
         >>> from lr_plugins.keras import SGD
-        >>> def create_model(units=8):
+        >>> def create_model(units=16):
         ...     network = nn.Sequential(nn.Linear(4, units), nn.ReLU(), nn.Linear(units, 3), nn.Softmax(dim=-1))
         ...     return network, SGD(network.parameters(), lr=0.01, momentum=0.9)
         >>> scheduler = LearningRateScheduler(lambda epoch: 0.01 * 0.9**epoch)
@@ -110,7 +110,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         True
         >>> len(classifier.history_["loss"]), round(classifier.history_["lr"][1], 4)
         (20, 0.009)
-        >>> search = GridSearchCV(classifier, {"units": [4, 16], "batch_size": [32]}, cv=3)
+        >>> search = GridSearchCV(classifier, {"units": [8, 16], "batch_size": [32]}, cv=3)
         >>> sorted(search.fit(x, y).best_params_)
         ['batch_size', 'units']
     """
