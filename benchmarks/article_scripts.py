@@ -35,10 +35,13 @@ def scripts() -> dict[str, str]:
     return dict(zip(RECIPES, (block for block in blocks if "KerasClassifier(" in block), strict=True))
 
 
-def run_one(recipe: str, seed: int) -> Outcome:
-    """Run a script with another seed."""
+def run_one(recipe: str, seed: int, epochs: int | None) -> Outcome:
+    """Run a script with another seed, and maybe another number of epochs."""
     text, count = re.subn(r"^seed = \d+$", f"seed = {seed}", scripts()[recipe], flags=re.MULTILINE)
     assert count == 1, f"{recipe} does not set its seed"
+    if epochs is not None:
+        text, count = re.subn(r"\bepochs=\d+", f"epochs={epochs}", text)
+        assert count == 1, f"{recipe} does not set its epochs"
     names: dict = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(text, recipe, "exec"), names)
@@ -48,9 +51,9 @@ def run_one(recipe: str, seed: int) -> Outcome:
     return Outcome(recipe, seed, loss if math.isfinite(loss) else math.inf, accuracy, weights, "", "", math.nan)
 
 
-def run_all(pool: ProcessPoolExecutor, recipe: str, seeds: Sequence[int]) -> list[Outcome]:
+def run_all(pool: ProcessPoolExecutor, recipe: str, seeds: Sequence[int], epochs: int | None) -> list[Outcome]:
     """Run a script with every seed, and make sure that the seeds matter."""
-    outcomes = list(pool.map(run_one, [recipe] * len(seeds), seeds))
+    outcomes = list(pool.map(run_one, [recipe] * len(seeds), seeds, [epochs] * len(seeds)))
     if len({outcome.weights for outcome in outcomes}) < len(seeds):
         sys.exit(f"{recipe}: two seeds end with the same weights")
     return outcomes
@@ -60,6 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=100, help="how many, from --first-seed on (default 100)")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="train shorter than the scripts do: then there are no bands")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -69,7 +73,8 @@ def main() -> int:
     print("|---|---|---|" + "---|" * (len(ENDINGS) + 2), flush=True)
     with workers(options.processes) as pool:
         for recipe in RECIPES:
-            line, fits = row(recipe, run_all(pool, recipe, seeds))
+            outcomes = run_all(pool, recipe, seeds, options.epochs)
+            line, fits = row(recipe, outcomes, has_bands=options.epochs is None)
             print(line, flush=True)
             all_fit = all_fit and fits
     print(f"\n{time.perf_counter() - start:.0f} s")

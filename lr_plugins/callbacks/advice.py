@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
-from lr_plugins._lightning import LightningModule
+from lightning_utilities.core import rank_zero
+
+from lr_plugins._lightning import LightningModule, rank_zero_info
 from lr_plugins.callbacks.drive import Drive, sampled_steps
 from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE
 from lr_plugins.errors import LearningRateError
 from lr_plugins.schedules.rules_of_thumb import fall_line, start_line
 
-_SAID: set[str] = set()  # in this process: a search with a hundred fits needs each line once
+_LOGGED: set[str] = set()  # in this process: a search with a hundred fits needs each line once
+
+
+def log_once(line: str) -> None:
+    """Say a line in Lightning's log, once; where the log is silenced, the next fit may say it."""
+    if line not in _LOGGED and rank_zero.log.isEnabledFor(logging.INFO):
+        _LOGGED.add(line)
+        rank_zero_info(f"LearningRateScheduler: {line} (advice=False leaves this out)")
 
 
 def advise(module: LightningModule, drive: Drive, total_steps: float | None, say: Callable[[str], object]) -> None:
-    """Say where a learning rate is not as the rule of thumb has it; each line once in a process.
+    """Say where a learning rate is not as the rule of thumb has it.
 
     Args:
         module: what is trained: a network with normalization is not a plain one, and may start higher.
@@ -23,8 +33,7 @@ def advise(module: LightningModule, drive: Drive, total_steps: float | None, say
         say: is given each line.
     """
     for line in _lines(module, drive, total_steps):
-        if line and line not in _SAID:
-            _SAID.add(line)
+        if line:
             say(line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -147,6 +148,19 @@ def metrics_so_far(results: Any) -> dict[str, Any]:
         if meta.forked:
             found |= {f"{meta.name}_step": item._forward_cache, f"{meta.name}_epoch": value}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def without_forks(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out `loss_step` and `loss_epoch` where Lightning made them of one `loss` logged for both."""
+    kept = dict(metrics)
+    for name in metrics:
+        base, slash, loader = name.partition("/dataloader_idx_")
+        plain = f"{base.removesuffix('_epoch')}{slash}{loader}"
+        # Lightning puts one tensor under both names; a user's own `loss_epoch` is another tensor.
+        if base.endswith("_epoch") and metrics.get(plain) is metrics[name]:
+            del kept[name]
+            kept.pop(f"{base.removesuffix('_epoch')}_step{slash}{loader}", None)
+    return kept
 
 
 def _so_far(item: Any) -> Any:

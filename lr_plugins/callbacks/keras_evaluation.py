@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lr_plugins._lightning import Trainer
+from lr_plugins._lightning import Trainer, rank_zero_only
 from lr_plugins.callbacks.console_line import ConsoleLine, write
 from lr_plugins.callbacks.epoch_size import Units
-from lr_plugins.callbacks.epoch_sums import metrics_so_far
+from lr_plugins.callbacks.epoch_sums import metrics_so_far, without_forks
 from lr_plugins.callbacks.keras_text import Moment, draw, keras3_line
 from lr_plugins.callbacks.observer import logged_since
 
@@ -43,6 +43,7 @@ class EvaluationProgress:
         self._first_step, self._batches = 0.0, 0
         self._line, self._refreshed = ConsoleLine(), float("-inf")
 
+    @rank_zero_only
     def after_batch(self) -> None:
         """Count a batch, and refresh the progress bar when it is time."""
         self._batches += 1
@@ -80,7 +81,10 @@ class EvaluationProgress:
 
     def _logs(self, found: Mapping[str, Any]) -> dict[str, float]:
         prefix = _PREFIXES[self._stage]
+        found = without_forks(found)
         names = {name: name.removeprefix(prefix) for name in found}
+        if len(set(names.values())) < len(names):  # a metric has the name of another one without the prefix
+            names = {name: name for name in found}
         if self._chosen is None:
             order = sorted(found, key=names.__getitem__)
         else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
 from lr_plugins.callbacks.console_line import ConsoleLine, write
 from lr_plugins.callbacks.epoch_size import Units, samples_of_run
-from lr_plugins.callbacks.epoch_sums import metrics_so_far
+from lr_plugins.callbacks.epoch_sums import metrics_so_far, without_forks
 from lr_plugins.callbacks.keras_evaluation import INTERVAL, EvaluationProgress
 from lr_plugins.callbacks.keras_text import Moment, draw, format_header, keras2_line, keras3_line
 from lr_plugins.callbacks.observer import logged_since
@@ -26,19 +26,6 @@ from lr_plugins.errors import InvalidArgument
 from lr_plugins.keras_styles import STYLES
 
 __all__ = ["KerasProgress"]
-
-
-def _without_forks(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out `loss_step` and `loss_epoch` where Lightning made them of one `loss` logged for both."""
-    kept = dict(metrics)
-    for name in metrics:
-        base, slash, loader = name.partition("/dataloader_idx_")
-        plain = f"{base.removesuffix('_epoch')}{slash}{loader}"
-        # Lightning puts one tensor under both names; a user's own `loss_epoch` is another tensor.
-        if base.endswith("_epoch") and metrics.get(plain) is metrics[name]:
-            del kept[name]
-            kept.pop(f"{base.removesuffix('_epoch')}_step{slash}{loader}", None)
-    return kept
 
 
 def _say(line: str) -> None:
@@ -357,7 +344,7 @@ class KerasProgress(Callback):
         """Which metrics the line shows, in order."""
         if self.metrics is not None:
             return [name for name in self.metrics if name in logged]
-        shown = _without_forks(logged)
+        shown = without_forks(logged)
         validation = [name for name, value in shown.items() if epoch.is_validation(name, value)]
         training = [name for name in shown if name not in validation]
         if self.style == "keras3":

@@ -12,7 +12,7 @@ from typing import Any, SupportsFloat
 from torch.optim import Optimizer
 
 from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_info, rank_zero_only, rank_zero_warn
-from lr_plugins.callbacks.advice import advise
+from lr_plugins.callbacks.advice import advise, log_once
 from lr_plugins.callbacks.agreement import Agreement
 from lr_plugins.callbacks.audit import CHOICES, Audit, unknown
 from lr_plugins.callbacks.checkpoint_optimizers import SavedOptimizer, saved_optimizers
@@ -99,7 +99,8 @@ class LearningRateScheduler(ChecksState, Callback):
             records; `"error"` stops. `audit` keeps count.
         advice: say, as information and once, when the fit starts, where the learning rate is not as the rule of thumb
             has it: a start from 0.001 to 0.01 in a network without normalization, and a fall of 100-fold or more.
-            True (the default) says it in Lightning's log, a function is given each line, False leaves it out.
+            True (the default) says it in Lightning's log, each line once in a program; a function is given the lines of
+            every fit; False leaves them out.
 
     Raises:
         InvalidArgument: an argument of the wrong kind; at the begin of the fit, an assignment for something that the
@@ -657,10 +658,7 @@ class LearningRateScheduler(ChecksState, Callback):
 
     @rank_zero_only
     def _say_advice(self, line: str) -> None:
-        if callable(self.advice):
-            self.advice(line)
-        else:
-            rank_zero_info(f"LearningRateScheduler: {line} (advice=False leaves this out)")
+        (self.advice if callable(self.advice) else log_once)(line)
 
     @rank_zero_only
     def _say(self, epoch: int, changes: Sequence[tuple[Drive, Change]]) -> None:

@@ -303,7 +303,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _with_console(self, callbacks: list[Any], verbose: int) -> tuple[History, list[Any]]:
         """The history, and all callbacks: those given, behind a history and Keras' lines unless they have their own."""
-        history = next((one for one in callbacks if isinstance(one, History)), None)
+        history = next((one for one in callbacks if type(one) is History), None)
         own: list[Any] = []
         if history is None:
             own.append(history := History(self.style))

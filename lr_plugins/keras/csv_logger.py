@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lr_plugins._lightning import LightningModule, Trainer
+from lr_plugins.callbacks.files import make_folder
 from lr_plugins.callbacks.history import History
 from lr_plugins.callbacks.keras_text import format_rate
 from lr_plugins.callbacks.used_rate import in_float32
@@ -30,8 +31,8 @@ class CSVLogger(History):
     Args:
         filename: the file, whose folder is created.
         separator: what stands between two columns. Default `","`.
-        append: keep what the file has, and continue below it. Default False: it is replaced. A run that is resumed from
-            a checkpoint writes the rows of the epochs before as well.
+        append: keep what the file has, and continue below it, in its columns. Default False: the file is replaced; a
+            run that is resumed from a checkpoint writes the rows of the epochs before as well.
         style: `"keras2"` (default) calls the learning rate `lr`, `"keras3"` `learning_rate`, each with its digits.
 
     Raises:
@@ -51,15 +52,38 @@ class CSVLogger(History):
         self._columns: list[str] | None = None
         self._written = 0  # rows of this run
 
+    @property
+    def state_key(self) -> str:  # type: ignore[override]
+        """One of each file has a state of its own."""
+        return f"CSVLogger({self.filename.name})"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make sure that the file can be written, before anything is trained."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        make_folder("CSVLogger.filename", self.filename.parent)
+        if self.filename.is_dir():
+            raise InvalidArgument("CSVLogger.filename", str(self.filename), "a file; it is a folder")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the table; of a resumed run, with the rows that there were."""
+        """Start the table, in a resumed run with the rows of the epochs before."""
         super().on_train_start(trainer, pl_module)
         self._columns, self._written = None, 0
-        if trainer.is_global_zero:
-            self.filename.parent.mkdir(parents=True, exist_ok=True)
-            if not self.append:
-                self.filename.write_text("")
-            self._write_rows(trainer)
+        if not trainer.is_global_zero:
+            return
+        if not self.append:
+            self.filename.write_text("")
+        elif header := self._header():
+            self._columns, self._written = header, len(self.epoch)
+        self._write_rows(trainer)
+
+    def _header(self) -> list[str]:
+        """The columns of the file behind `epoch`; none if it has no table yet."""
+        if not self.filename.is_file():
+            return []
+        with self.filename.open(newline="") as file:
+            return next(csv.reader(file, delimiter=self.separator), [])[1:]
 
     def _take(self, trainer: Trainer) -> None:
         super()._take(trainer)
@@ -70,15 +94,13 @@ class CSVLogger(History):
         """Write the epochs that are not written yet."""
         if self._written == len(self.epoch):
             return
-        has_header = self.filename.is_file() and self.filename.stat().st_size > 0
         with self.filename.open("a", newline="") as file:
             table = csv.writer(file, delimiter=self.separator)
             for epoch in self.epoch[self._written :]:
                 values = self._of_epoch(epoch)
                 if self._columns is None:
                     self._columns = self._all_columns(sorted(values))
-                    if not has_header:
-                        table.writerow(["epoch", *self._columns])
+                    table.writerow(["epoch", *self._columns])
                 table.writerow([epoch, *(values.get(name, "NA") for name in self._columns)])
         self._written = len(self.epoch)
 

@@ -6,19 +6,21 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lr_plugins import _lightning
 from lr_plugins._lightning import LightningModule, Trainer, rank_zero_warn
 from lr_plugins.callbacks.console_line import write
-from lr_plugins.callbacks.observer import logged_since
+from lr_plugins.callbacks.observer import Observer, logged_since
 from lr_plugins.callbacks.pickling import state_without_fit
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, anything, count, dict_of, number_or_name, optional
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.keras_styles import STYLES
 from lr_plugins.metric_direction import better
-from lr_plugins.schedules.arguments import choice, number
+from lr_plugins.schedules.arguments import choice, flag, number
 from lr_plugins.schedules.metric_driven import plain, whole
+from lr_plugins.schedules.observation import EPOCH
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -66,7 +68,6 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
             "wait": count,
             "best": optional(number_or_name),
             "best_epoch": count,
-            "stopped_epoch": count,
             "best_weights": optional(dict_of(anything)),
         },
     )
@@ -86,7 +87,8 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
         if not isinstance(monitor, str) or not monitor:
             raise InvalidArgument("EarlyStopping.monitor", monitor, "the name of a logged metric")
         self.monitor = monitor
-        self.verbose = verbose  # type: ignore[assignment]
+        as_number = int(verbose) if isinstance(verbose, bool) else verbose
+        self.verbose = whole("EarlyStopping.verbose", as_number, -1)  # type: ignore[assignment]
         self.style = choice("EarlyStopping.style", style, STYLES)
         self.mode = choice("EarlyStopping.mode", mode, ("auto", "min", "max"))
         self._sign = self._direction()
@@ -94,11 +96,12 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
         self.min_delta = given if style == "keras2" else abs(given)
         self.patience = whole("EarlyStopping.patience", patience)
         self.baseline = None if baseline is None else number("EarlyStopping.baseline", baseline, "a number, or None")
-        self.restore_best_weights = restore_best_weights
+        self.restore_best_weights = flag("EarlyStopping.restore_best_weights", restore_best_weights)
         self.start_from_epoch = whole("EarlyStopping.start_from_epoch", start_from_epoch)
         self._seen: dict[str, Tensor] = {}  # as earlier epochs left the metrics
         self._has_warned = False
         self._is_restored = False  # from a checkpoint, until training begins
+        self._stopped_in: int | None = None  # the epoch, where it has stopped this fit
         self._begin()
 
     def _direction(self) -> int:
@@ -113,7 +116,7 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
         return 1 if found == "min" else -1
 
     def _begin(self) -> None:
-        self.wait = self.stopped_epoch = self.best_epoch = 0
+        self.wait, self.best_epoch = 0, 0
         # Keras 2 begins with a best that any number improves on, or with the baseline.
         first = self._sign * math.inf if self.baseline is None else self.baseline
         self.best: float | None = first if self.style == "keras2" else None
@@ -131,9 +134,10 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
             raise InvalidArgument("EarlyStopping.restore_best_weights", True, allowed, "Use ModelCheckpoint.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew, or where a checkpoint stands."""
+        """Start afresh, or continue from a checkpoint."""
         if not self._is_restored:
             self._begin()
+        self._stopped_in = None
         self._is_restored, self._has_warned, self._seen = False, False, dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -145,24 +149,32 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
         self._seen = dict(trainer.callback_metrics)
         if getattr(trainer, "fast_dev_run", False) or trainer.current_epoch < self.start_from_epoch:
             return
-        if self.monitor not in logged:
+        value = self._of_all_processes(trainer, logged)
+        if value is None:
             self._warn(logged)
-            return
-        # Where processes log values of their own, that of the first decides for all.
-        value = trainer.strategy.broadcast(float(logged[self.monitor]))
-        if (self._keras2 if self.style == "keras2" else self._keras3)(value, trainer.current_epoch, pl_module):
-            self.stopped_epoch = trainer.current_epoch
+        elif (self._keras2 if self.style == "keras2" else self._keras3)(value, trainer.current_epoch, pl_module):
+            self._stopped_in = trainer.current_epoch
             trainer.should_stop = True
+
+    def _of_all_processes(self, trainer: Trainer, logged: dict[str, Tensor]) -> float | None:
+        """The metric, the same in all processes: the mean over those that have logged it; None if none has."""
+        observer = Observer(trainer, {EPOCH: [self.monitor]})
+        found = float(logged[self.monitor]) if self.monitor in logged else None
+        if trainer.world_size == 1:
+            return found
+        observer.add(EPOCH, {} if found is None else {self.monitor: found})
+        value = observer.observation(EPOCH, {}).metrics.get(self.monitor)
+        return None if value is None else float(value)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say that training was stopped, and restore the best weights."""
-        stopped = self.stopped_epoch > 0
+        stopped = self._stopped_in
         if self.style == "keras2":
-            if trainer.should_stop and self.stopped_epoch == trainer.current_epoch - 1:
+            if stopped is not None:
                 self._restore(pl_module, "Restoring model weights from the end of the best epoch")
-            self._say(f"Epoch {self.stopped_epoch + 1:05d}: early stopping" if stopped else "")
+            self._say(f"Epoch {stopped + 1:05d}: early stopping" if stopped else "")  # silent about the first epoch
         else:
-            self._say(f"Epoch {self.stopped_epoch + 1}: early stopping" if stopped else "")
+            self._say(f"Epoch {stopped + 1}: early stopping" if stopped else "")
             self._restore(pl_module, f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
 
     def _restore(self, pl_module: LightningModule, words: str) -> None:
@@ -195,17 +207,18 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
 
     def _keras3(self, value: float, epoch: int, pl_module: LightningModule) -> bool:
         self.wait += 1
-        if self.best is None or self._improves(np.float32(value), np.float32(self.best)):
+        if self.best is None or self._improves(value, self.best, np.float32):
             self._take(value, epoch, pl_module)
-            if self.baseline is None or self._improves(np.float32(value), np.float32(self.baseline)):
+            if self.baseline is None or self._improves(value, self.baseline, np.float32):
                 self.wait = 0
             return False
         return self.wait >= self.patience and epoch > 0
 
-    def _improves(self, value: float | np.float32, best: float | np.float32) -> bool:
-        """Whether a value is better, in the precision of the two."""
-        moved = type(value)(float(value) + self._sign * self.min_delta)
-        return bool(moved < best if self._sign == 1 else moved > best)
+    def _improves(self, value: float, best: float, precision: type[float] | type[np.float32] = float) -> bool:
+        """Whether a value is better, compared in a precision."""
+        with np.errstate(over="ignore"):
+            moved, bar = precision(value + self._sign * self.min_delta), precision(best)
+        return bool(moved < bar if self._sign == 1 else moved > bar)
 
     def _take(self, value: float, epoch: int, pl_module: LightningModule) -> None:
         self.best, self.best_epoch = value, epoch
@@ -216,7 +229,22 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
                 for name, one in weights.items()
             }
 
-    # --- the checkpoint ---------------------------------------------------------------------------------------
+    # --- Lightning's names, and the checkpoint ----------------------------------------------------------------
+
+    @property
+    def stopped_epoch(self) -> int:  # type: ignore[override]
+        """The epoch in which it has stopped the fit, from 0; 0 if it has not, as in Keras and Lightning."""
+        return self._stopped_in or 0
+
+    @property
+    def wait_count(self) -> int:  # type: ignore[override]
+        """Lightning's name for `wait`."""
+        return self.wait
+
+    @property
+    def best_score(self) -> Tensor:  # type: ignore[override]
+        """Lightning's name for `best`; NaN before the first epoch."""
+        return torch.tensor(math.nan if self.best is None else self.best)
 
     @property
     def state_key(self) -> str:  # type: ignore[override]
@@ -226,13 +254,13 @@ class EarlyStopping(ChecksState, _lightning.EarlyStopping):
     def state_dict(self) -> dict[str, Any]:
         """What it has counted, the best value, and the best weights."""
         best = None if self.best is None else plain(self.best)
-        state = {"wait": self.wait, "best": best, "best_epoch": self.best_epoch, "stopped_epoch": self.stopped_epoch}
+        state = {"wait": self.wait, "best": best, "best_epoch": self.best_epoch}
         return self.state_format.stamped({**state, "best_weights": self.best_weights})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         state = self.check_state_dict(state_dict)
-        self.wait, self.best_epoch, self.stopped_epoch = state["wait"], state["best_epoch"], state["stopped_epoch"]
+        self.wait, self.best_epoch = state["wait"], state["best_epoch"]
         self.best = None if state["best"] is None else float(state["best"])
         self.best_weights, self._is_restored = state["best_weights"], True
 

@@ -74,14 +74,19 @@ class SGD(KerasSGD):
         if learning_rate is not None and lr is not None:
             raise InvalidArgument("SGD.lr", lr, "left out where learning_rate is given: they are two names for one")
         given = lr if learning_rate is None else learning_rate
-        self._decays(number("SGD.decay", decay, "a finite number >= 0", at_least=0.0))
+        self._given_decay = number("SGD.decay", decay, "a finite number >= 0", at_least=0.0)
         super().__init__(params, 0.01 if given is None else given, momentum, nesterov)
 
-    def _decays(self, decay: float) -> None:
-        self.decay = decay
-        self.decay_schedule = InverseTimeDecay(1.0, decay_steps=1, decay_rate=decay)
-        self._factors: list[float] = []
-        self._factors_from = 0
+    @property
+    def decay(self) -> float:
+        """By how much each update adds to the divisor."""
+        # The groups are what torch copies, pickles and loads.
+        return float(self.param_groups[0]["decay"]) if self.param_groups else self._given_decay
+
+    @property
+    def decay_schedule(self) -> InverseTimeDecay:
+        """The decay as a schedule of factors, which starts at 1."""
+        return InverseTimeDecay(1.0, decay_steps=1, decay_rate=self.decay)
 
     @property
     def iterations(self) -> int:
@@ -91,14 +96,17 @@ class SGD(KerasSGD):
 
     def learning_rate_factor(self) -> float:
         """What multiplies the learning rates of the coming update: `1 / (1 + decay * iterations)`."""
-        if not self.decay:
+        decay, iterations = self.decay, self.iterations
+        if not decay:
             return 1.0
-        ahead = self.iterations - self._factors_from
-        if not 0 <= ahead < len(self._factors):
-            self._factors_from, ahead = self.iterations, 0
-            steps = np.arange(self.iterations, self.iterations + _BLOCK)
-            self._factors = np.asarray(self.decay_schedule(steps)).tolist()
-        return self._factors[ahead]
+        of, first, factors = self.__dict__.get("_factors", (None, 0, []))
+        if of != decay or not first <= iterations < first + len(factors):
+            first, factors = (
+                iterations,
+                np.asarray(self.decay_schedule(np.arange(iterations, iterations + _BLOCK))).tolist(),
+            )
+            self._factors = decay, first, factors
+        return float(factors[iterations - first])
 
     def _used_learning_rate(self, group: dict[str, Any]) -> float | Tensor:
         return super()._used_learning_rate(group) * self.learning_rate_factor()
@@ -127,15 +135,6 @@ class SGD(KerasSGD):
             iterations = self.iterations if self.param_groups else 0
             param_group = {**param_group, "decay": self.decay, "iterations": iterations}
         super().add_param_group(param_group)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state that `state_dict` gave: velocities, decay and the count of updates come back.
-
-        Raises:
-            InvalidArgument: it is not the state of such an optimizer with as many parameters; nothing is loaded then.
-        """
-        super().load_state_dict(state_dict)
-        self._decays(float(self.param_groups[0]["decay"]))
 
     def _check_state(self, state_dict: Any) -> None:
         super()._check_state(state_dict)

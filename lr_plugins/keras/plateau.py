@@ -42,7 +42,7 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
         >>> callback = LearningRateScheduler(ReduceLROnPlateau("val_loss", factor=0.2, patience=5), verbose=1)
     """
 
-    bounds: ClassVar[tuple[str, ...]] = ()  # Keras takes a floor above the start, and never reduces then
+    starts_within_bounds: ClassVar[bool] = False  # Keras takes a floor above the start, and never reduces then
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Keras' TerminateOnNaN: the end of a training whose loss is no number any more."""
+"""Keras' TerminateOnNaN: training stops when the loss is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class TerminateOnNaN(Callback):
             return
         if self.raise_error:
             raise TrainingError(
-                f"the loss of batch {batch_idx} in epoch {trainer.current_epoch} is {loss}, and TerminateOnNaN has "
-                "raise_error=True; a lower learning rate may help"
+                f"the loss of batch {batch_idx} in epoch {trainer.current_epoch} is NaN or infinite, and "
+                "TerminateOnNaN has raise_error=True; a lower learning rate may help"
             )
         if not trainer.should_stop:
             write(f"Batch {batch_idx}: Invalid loss, terminating training\n")

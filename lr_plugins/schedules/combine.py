@@ -103,9 +103,10 @@ class Combination(Schedule):
         return self.parts[index].observes_always
 
     def changes(self, before: State, after: State) -> Iterable[Change]:
-        """Those of the parts."""
+        """Those of the parts, to be told with the learning rate that the whole gives."""
         for key, part_state in (after or {}).items():
-            yield from self.parts[int(key)].changes((before or {}).get(key), part_state)
+            for change in self.parts[int(key)].changes((before or {}).get(key), part_state):
+                yield change._replace(value=None)
 
     def moments(self, position: Position) -> Iterator[Moment]:
         """Those of the parts."""

@@ -50,6 +50,9 @@ class MetricDriven(Schedule):
     bounds: ClassVar[tuple[str, ...]] = ()
     """The arguments that are a learning rate, or a multiple of the initial one: the floor first, then the ceiling."""
 
+    starts_within_bounds: ClassVar[bool] = True
+    """Whether a floor above the learning rate that it starts from, or a ceiling below it, is refused."""
+
     remembers: ClassVar[Mapping[str, Check]] = {
         "observed": number_or_name,
         "verb": optional(text),
@@ -244,6 +247,8 @@ def check_start(schedule: MetricDriven, initial: float | None) -> None:
     Raises:
         InvalidArgument: it starts outside its bounds. An initial learning rate that is unknown may be any.
     """
+    if not schedule.starts_within_bounds:
+        return
     whose = "" if schedule.initial_learning_rate is not None else "the optimizer's own, "
     for name, sign, words in zip(schedule.bounds, (1, -1), ("at most", "at least"), strict=False):
         given: Bound = getattr(schedule, name)

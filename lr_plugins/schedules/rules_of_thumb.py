@@ -31,8 +31,8 @@ def start_line(start: float, peak: float) -> str:
     if peak < DEADLY_START * (1 - _ROUNDING):
         return line
     return (
-        f"{line}: of plain networks (no normalization, raw inputs) nine of ten die at 0.1, in the Iris recipe, "
-        "when all units of a layer are at 0"
+        f"{line}; at 0.1, nine of ten networks of the Iris recipe (no normalization, raw inputs) die: all units of a "
+        "layer output 0"
     )
 
 

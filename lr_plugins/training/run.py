@@ -314,7 +314,7 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
         if node is None:
             continue
         callback = instantiate(_judged(str(name), node, data)) if isinstance(node, DictConfig) else node
-        if isinstance(callback, LearningRateScheduler) and callback.advice:
+        if isinstance(callback, LearningRateScheduler) and callback.advice is True:
             callback.advice = _advise  # Lightning's log is silenced here
         if not isinstance(callback, Callback):
             raise InvalidArgument(f"callbacks.{name}", node, "null, or a callback with a _target_")

@@ -52,12 +52,14 @@ ELSEWHERE = {
     "python benchmarks/recipes.py --seeds": (  # 100 of them take 20 minutes
         "tests/docs/test_recipes_benchmark.py::test_every_recipe_ends_with_the_same_bits_in_both_engines"
     ),
+    "python benchmarks/article_scripts.py --seeds": (  # 30 of them take half an hour or more
+        "tests/docs/test_recipes_benchmark.py::test_the_scripts_of_the_article_are_run"
+    ),
     "pip install dist/": "tests/package/test_wheel.py::test_the_library_by_itself",
 }
 
 # What no test runs, and why.
 NOT_RUN = {
-    "python benchmarks/article_scripts.py --seeds 30": "takes half an hour or more",
     "mlflow server --host 0.0.0.0 --backend-store-uri postgresql://USER:PASSWORD@HOST/mlflow"
     " --artifacts-destination s3://BUCKET": "needs a PostgreSQL server and an object store",
     "export MLFLOW_TRACKING_URI=http://HOST:5000": "names that server",

@@ -1,4 +1,4 @@
-"""`python benchmarks/recipes.py`, which the page about the articles names, on one seed of every recipe."""
+"""The benchmarks that the page about the articles names, on one seed of every recipe and script."""
 
 import re
 import runpy
@@ -23,3 +23,13 @@ def test_every_recipe_ends_with_the_same_bits_in_both_engines(tmp_path):
     assert [recipe for recipe, _ in rows] == RECIPES
     assert all(0 < float(loss) < 10 for _, loss in rows)
     assert {"iris_exponential", "iris_loss_driven"} < {*RECIPES}
+
+
+def test_the_scripts_of_the_article_are_run(tmp_path):
+    """The documented command for another seed, with fewer epochs."""
+    command = [sys.executable, str(ROOT / "benchmarks/article_scripts.py"), "--seeds", "1", "--epochs", "2"]
+    process = subprocess.run([*command, "--processes", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stdout + process.stderr
+    rows = re.findall(r"^\| (\S+) \| (\S+) / \S+ / \S+ \|.*\| no bands \|$", process.stdout, re.MULTILINE)
+    assert [recipe for recipe, _ in rows] == ["iris_inverse_time", "iris_exponential"]
+    assert all(0 < float(loss) < 10 for _, loss in rows)

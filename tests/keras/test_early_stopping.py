@@ -7,6 +7,7 @@ import pickle
 
 import lightning.pytorch as other
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import FSDPStrategy
 
@@ -43,8 +44,15 @@ def test_it_is_lightnings_early_stopping():
 
 def test_in_a_trainer_of_the_other_package():
     class Net(other.LightningModule):
-        training_step, compute_loss = Replay.training_step, Replay.compute_loss
-        on_train_epoch_end = Replay.on_train_epoch_end
+        compute_loss = Replay.compute_loss
+
+        def training_step(self, batch, batch_idx):
+            self.log("val_loss", LOSSES[self.current_epoch], on_step=False, on_epoch=True)
+            return self.compute_loss(batch)
+
+        def on_train_batch_end(self, *_):
+            with torch.no_grad():
+                self.layer.weight.fill_(self.current_epoch)
 
         def __init__(self):
             super().__init__()
@@ -85,6 +93,34 @@ def test_another_fit_begins_anew():
         assert fit(Replay(), callback, epochs=6).current_epoch == 5
 
 
+def test_a_run_that_continues_after_a_stop_is_not_said_to_have_stopped(tmp_path, capsys, monkeypatch):
+    fit(Replay(), stopping(), epochs=6).save_checkpoint(tmp_path / "stopped.ckpt")
+    capsys.readouterr()
+    monkeypatch.setitem(globals(), "LOSSES", [*LOSSES[:5], 0.2, 0.1, 0.05])
+    callback = stopping()
+    run = fit(Replay(), callback, epochs=8, ckpt_path=tmp_path / "stopped.ckpt")
+    assert (run.current_epoch, callback.stopped_epoch) == (8, 0)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_stop_by_another_callback_restores_nothing_in_keras_2(capsys):
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = True
+
+    module = Replay()
+    fit(module, stopping(), Stop(), epochs=6)
+    assert capsys.readouterr().out == ""
+    assert module.layer.weight.unique().item() == 0
+
+
+def test_it_has_lightnings_names():
+    callback = stopping()
+    run = fit(Replay(), callback, epochs=3)
+    assert (run.early_stopping_callback.wait_count, callback.wait) == (1, 1)
+    assert callback.best_score.item() == callback.best == 0.5
+
+
 def test_a_metric_that_is_not_logged_warns_once_and_counts_nothing():
     with pytest.warns(
         UserWarning, match="Early stopping conditioned on metric `val_acc` which is not available"
@@ -107,6 +143,8 @@ def test_it_can_be_copied_and_pickled():
         ({"monitor": ""}, r"EarlyStopping\.monitor must be the name of a logged metric"),
         ({"patience": -1}, r"EarlyStopping\.patience must be a whole number >= 0"),
         ({"mode": "lowest"}, r"EarlyStopping\.mode must be one of auto, min, max"),
+        ({"verbose": "yes"}, r"EarlyStopping\.verbose must be a whole number"),
+        ({"restore_best_weights": 1}, r"EarlyStopping\.restore_best_weights must be"),
         ({"style": "keras"}, r"EarlyStopping\.style must be one of keras2, keras3"),
         ({"monitor": "val_x", "style": "keras3"}, r"""EarlyStopping\.mode must be "min" or "max" for 'val_x'"""),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,25 @@ def test_the_count_of_updates_is_in_the_state():
     for _ in range(3):
         step(optimizer, one), step(again, other)
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copied", "pickled"]
+)
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_copy_continues_where_the_original_stands(decay, again):
+    one = weight(1.0, 2.0)
+    optimizer = SGD([one], 0.1, 0.9, decay)
+    for _ in range(3):
+        step(optimizer, one)
+    other = again(optimizer)
+    twin = other.param_groups[0]["params"][0]
+    for _ in range(3):
+        step(optimizer, one)
+        step(other, twin)
+    assert torch.equal(one, twin)
+    assert other.get_config() == optimizer.get_config()
+    assert (other.iterations, other.decay) == (6, decay)
 
 
 def test_a_state_without_the_count_is_refused_and_nothing_is_loaded():

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lr_plugins.keras as ours
-from lr_plugins import LearningRateScheduler
+from lr_plugins import History, LearningRateScheduler
+from lr_plugins.errors import InvalidArgument, TrainingError
 
 from .side_by_side import Tiny, keras_data, keras_model, loader, trainer
 
@@ -166,7 +167,7 @@ def test_terminate_on_nan_says_and_does_what_keras_does(capsys):
 
 def test_terminate_on_nan_can_raise():
     with pytest.raises(
-        Exception, match="the loss of batch 2 in epoch 0 is nan, and TerminateOnNaN has raise_error=True"
+        TrainingError, match="the loss of batch 2 in epoch 0 is NaN or infinite, and TerminateOnNaN has raise_error"
     ):
         trainer(ours.TerminateOnNaN(raise_error=True), max_epochs=3).fit(Breaks(), loader(6))
 
@@ -234,3 +235,24 @@ def test_a_resumed_run_writes_the_whole_table(tmp_path):
     (tmp_path / "part.csv").write_text("of a run that went on, and was killed\n")
     _, table = our_table(tmp_path / "part.csv", 4, 1, True, ckpt_path=tmp_path / "two.ckpt")
     assert table == whole
+
+
+def test_a_resumed_run_that_appends_writes_the_new_epochs_alone(tmp_path):
+    _, whole = our_table(tmp_path / "whole.csv", 4, 1, True)
+    run, _ = our_table(tmp_path / "part.csv", 2, 1, True)
+    run.save_checkpoint(tmp_path / "two.ckpt")
+    _, table = our_table(tmp_path / "part.csv", 4, 1, True, ckpt_path=tmp_path / "two.ckpt", append=True)
+    assert table == whole
+
+
+def test_two_tables_and_a_history_in_one_trainer(tmp_path):
+    tables = [ours.CSVLogger(tmp_path / name) for name in ("one.csv", "two.csv")]
+    trainer(History(), *tables, max_epochs=2).fit(Several(), loader(2), loader(1))
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes() != b""
+
+
+@pytest.mark.parametrize("filename", ["/proc/nowhere/x.csv", "."])
+def test_a_file_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch, filename):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgument, match=r"CSVLogger\.filename must be"):
+        trainer(ours.CSVLogger(filename), max_epochs=1).fit(Several(), loader(2), loader(1))

@@ -238,6 +238,18 @@ def test_validate_and_test_print_what_evaluate_prints(stage, verbose):
     assert re.search(r" - accuracy: 0\.\d{4} - loss: \d\.\d{4}$", line)
 
 
+def test_a_metric_of_steps_and_epochs_is_shown_once(capsys):
+    class Net(SameNet):
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", batch[0].sum(), on_step=True, on_epoch=True)
+            self.log("loss", 1.0)
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(callbacks=[KerasProgress("keras3")], enable_progress_bar=False, **quiet)
+    trainer.validate(Net(), DataLoader(TensorDataset(torch.ones(4, 1)), batch_size=4), verbose=False)
+    assert capsys.readouterr().out.endswith(" - loss: 1.0000 - val_loss: 4.0000\n")  # apart, where both are there
+
+
 def test_predict_prints_its_bar():
     with contextlib.redirect_stdout(io.StringIO()) as out:
         keras_net().predict(INPUTS, batch_size=BATCH, verbose=1)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr_plugins import CosineDecay, Position, RunLength
+from lr_plugins import CosineDecay, Position, RunLength, keras
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import BoldDriver, Change, Greedy, LossDriven, Monitor, Observation, ReduceLROnPlateau
 from lr_plugins.schedules.config import from_config, to_config
@@ -248,3 +248,14 @@ def test_it_composes():
 def test_what_is_no_setting_is_refused(argument, value):
     with pytest.raises(InvalidArgument, match=rf"ReduceLROnPlateau\.{argument} must be"):
         ReduceLROnPlateau(**{argument: value})
+
+
+# --- as a factor --------------------------------------------------------------------------------------------
+
+
+def test_the_plateau_of_keras_name_is_a_factor_like_the_other():
+    with pytest.raises(InvalidArgument, match="min_lr must be a multiple"):
+        CosineDecay(0.1) * keras.ReduceLROnPlateau(min_lr=0.05)
+    product = CosineDecay(0.1, "100ep") * keras.ReduceLROnPlateau(factor=0.5, patience=1)
+    (change,) = listen(product, [1.0, 1.0], own=0.1).said[1]
+    assert (change.verb, change.value) == ("reducing", None)  # told with the learning rate of the whole
