@@ -82,5 +82,5 @@ def named(schedule: Schedule) -> str:
         and value != inspect.signature(kind).parameters[name].default
     ]
     inside = ", ".join([*map(named, parts), *options])
-    name = f"keras.{kind.__name__}" if kind.__module__.endswith("keras") else kind.__name__
+    name = f"keras.{kind.__name__}" if kind.__module__.startswith("lr_plugins.keras.") else kind.__name__
     return f"{name}({inside})" if inside else name
