@@ -122,7 +122,7 @@ SURE = {
     "stretched": lambda: s.CosineDecay(0.1).stretched(1e-310),
     "repeated": lambda: s.CosineDecay(0.1).repeated("1e-200%"),
     "warm-up": lambda: s.CosineDecay(0.1).with_warmup("5%", start_factor=1e-320, shape="exponential"),
-    "keras": lambda: keras.ExponentialDecay(0.1, 1, 1e-320),
+    "keras": lambda: keras.ExponentialDecay(0.1, 1, -0.5),
     "as planned": lambda: s.AsPlanned(s.Constant(0.1), ratio=1e-320),
     "duration unit": lambda: Duration(1, "xx"),
     "duration unit's case": lambda: Duration(1, "EP"),
