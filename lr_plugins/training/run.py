@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -329,7 +330,11 @@ def _constraints(config: DictConfig, module: Classifier) -> Iterator[Constraints
     if not isinstance(node, DictConfig) or not node.get("_target_"):
         raise InvalidArgument("constraint", node, "null, or an option of the group, e.g. max_norm")
     arguments = {name: value for name, value in node.items() if name not in ("params", "layout")}
-    constraints = Constraints({node.get("params"): instantiate(arguments)}, node.get("layout"))
+    params = node.get("params")
+    if params is None:
+        kernels = [name for name, one in module.named_parameters() if name.endswith("weight") and one.dim() > 1]
+        params = "|".join(rf"^{re.escape(name)}$" for name in kernels)
+    constraints = Constraints({params: instantiate(arguments)}, node.get("layout"))
     constraints.check(module)
     yield constraints
 

@@ -1022,3 +1022,18 @@ def test_the_callback_can_be_copied_and_pickled_before_and_while_it_runs():
     module = Toy()
     fit(module, copies[0], epochs=1)
     assert is_one(module.layer.weight.norm(dim=0).max().item())
+
+
+@pytest.mark.parametrize(
+    ("function", "returned"),
+    [(lambda w: w.sum(), r"\(\)"), (lambda w: None, "NoneType"), (lambda w: w.numpy(), "ndarray")],
+)
+def test_a_function_that_returns_no_weight_is_named(function, returned):
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    constrain(optimizer, layer, {r"weight$": function})
+    layer(torch.ones(1, 3)).sum().backward()
+    with pytest.raises(
+        TrainingError, match=rf"<lambda> must return a tensor of the weight's shape, .*; it returned {returned}"
+    ):
+        optimizer.step()

@@ -1,6 +1,7 @@
 """The configuration groups build what they name, and show every knob of it."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from lr_plugins.keras.constraints import get
+from lr_plugins.training.run import _constraints
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -24,7 +26,7 @@ NAMES = {
     "optimizer": ["sgd", "keras_sgd", "adam", "adamw"],
     "constraint": ["max_norm", "non_neg", "unit_norm", "min_max_norm"],
 }
-OF_THE_CALLBACK = {"params": r"weight$", "layout": "keras"}  # beside the arguments of a constraint
+OF_THE_CALLBACK = {"params": None, "layout": "keras"}  # beside the arguments of a constraint
 
 
 @pytest.mark.parametrize("name", NAMES["data"])
@@ -61,6 +63,15 @@ def test_constraint(name):
     config = OmegaConf.to_container(load("constraint", name))
     assert {key: config.pop(key) for key in OF_THE_CALLBACK} == OF_THE_CALLBACK
     assert instantiate(config) == get(name)
+
+
+def test_by_default_a_constraint_is_for_kernels_as_a_kernel_constraint_of_keras():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
+    config = OmegaConf.create({"constraint": load("constraint", "max_norm")})
+    [constraints] = _constraints(config, network)
+    [pattern] = constraints.constraints
+    names = [name for name, _ in network.named_parameters()]
+    assert [name for name in names if re.search(pattern, name)] == ["0.weight", "2.weight"]
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("data", "model", "constraint") for n in NAMES[g]])

@@ -128,7 +128,7 @@ BEFORE_TRAINING = [
         ["constraint=non_neg", "constraint.params=kernel"],
         r"found in the name of a parameter \(net\.0.*got 'kernel'",
     ),
-    (["constraint=non_neg", "constraint.params=null"], r"a regular expression for the names of parameters; got None"),
+    (["constraint=non_neg", "constraint.params=3"], r"a regular expression for the names of parameters; got 3"),
     (["constraint=unit_norm", "constraint.layout=tf"], r"Constraints\.layout must be one of keras, torch; got 'tf'"),
     (["constraint=unit_norm", "+constraint.m=1"], r"unexpected keyword argument 'm'\. It takes: axis"),
     (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_plugins.errors import InvalidArgument, described
+from lr_plugins.errors import InvalidArgument, TrainingError, described
 from lr_plugins.schedules.arguments import choice, number
 
 EPSILON = 1e-7
@@ -350,7 +350,7 @@ def get(identifier: Any) -> Projection | None:
             constraint or any other function of a tensor; None is no constraint.
 
     Raises:
-        InvalidArgument: it is none of these.
+        InvalidArgument: it is something else.
 
     Example:
         >>> get("unit_norm"), get(MaxNorm(3)), get(None)
@@ -374,7 +374,15 @@ def apply_one_by_one(projection: Projection, weights: Sequence[Tensor], order: S
     """Replace weights by what a function makes of each; it sees their axes in the given order."""
     for weight in weights:
         seen = weight if order is None else weight.permute(*order)
-        seen.copy_(projection(seen))
+        constrained = projection(seen)
+        if not isinstance(constrained, Tensor) or constrained.shape != seen.shape:
+            name = getattr(projection, "__name__", type(projection).__name__)
+            shape = tuple(constrained.shape) if isinstance(constrained, Tensor) else type(constrained).__name__
+            raise TrainingError(
+                f"the constraint {name} must return a tensor of the weight's shape, {tuple(seen.shape)}; "
+                f"it returned {shape}"
+            )
+        seen.copy_(constrained)
 
 
 def _is_kept(weight: Tensor) -> Tensor:
