@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,16 @@ _NUMPY = np.ndarray, np.generic
 _INFINITY = np.float64(math.inf).view(np.uint64)
 _OUT_OF_DOMAIN = "math domain error", "cannot convert float"
 """How Python says that a number is none that a function of its own takes."""
+
+
+class _CallbackHook:
+    """An attribute that callbacks have and schedules do not."""
+
+    def __get__(self, schedule: Any, owner: type) -> NoReturn:
+        kind = owner.__name__
+        raise AttributeError(f"{kind} is a schedule, not a callback: callbacks=[LearningRateScheduler({kind}(...))]")
+
+
 _DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDictionary()
 
 
@@ -66,6 +76,9 @@ class Schedule(ABC):
         """Make the class known by its name."""
         super().__init_subclass__(**arguments)
         _DEFINED[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+    # What Lightning asks a callback first; a schedule among the Trainer's callbacks says what to do.
+    setup = on_exception = state_key = _CallbackHook()
 
     def __call__(self, position: Position | Count, state: State = None) -> Value:
         """The learning rate at a position.

@@ -617,3 +617,9 @@ def test_a_loss_driven_schedule_takes_over_a_run_of_another_kind(tmp_path):
     assert trainer.global_step == 24
     assert scheduler.trace["lr"].values[0] == 0.001
     assert scheduler.trace["lr"].values[-1] > 0.001
+
+
+def test_a_schedule_among_the_callbacks_says_what_to_do():
+    with pytest.raises(AttributeError, match=r"StepDecay is a schedule, not a callback: callbacks=\[LearningRateSched"):
+        fit(Toy(), StepDecay(0.1))
+    assert not hasattr(StepDecay(0.1), "setup")
