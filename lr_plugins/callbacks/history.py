@@ -35,7 +35,7 @@ class History(ChecksState, Callback):
     has it by epoch in any case. `history.epoch` lists the epochs, from 0.
 
     An epoch's metrics are taken once they are complete, those that a module logs in its own `on_train_epoch_end`
-    included: at the begin of the next epoch, or at the end of training. Put it before callbacks that log something at
+    included: at the start of the next epoch, or at the end of training. Put it before callbacks that log something at
     the begin of an epoch. Checkpoints have all of it: the history of a resumed run is whole, where Keras' begins anew.
     What Lightning itself leaves out when it resumes stays out: the validation that would have followed the batch after
     which a checkpoint was taken, and the first part of an epoch's means (`LearningRateScheduler` restores those that a
@@ -172,7 +172,7 @@ class History(ChecksState, Callback):
             self._waiting, self._ended, self._ended_with = {}, None, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with a run's first epoch; one that goes on keeps its past."""
+        """Start empty in a run's first epoch; a run that continues keeps its past."""
         self._trainer, self._rate, self.is_scheduled = trainer, UsedRate(), is_scheduled(trainer)
         if trainer.current_epoch == 0:
             self.epoch, self.values, self.learning_rates = [], {}, {}
@@ -256,7 +256,7 @@ class History(ChecksState, Callback):
         mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
         mine["waiting"] |= means_of_all_processes(trainer)
         mine["ended_with"] = self._rate.value(trainer)
-        if is_at_last_batch(trainer):  # a run that goes on from here does not end it any more
+        if is_at_last_batch(trainer):  # a run that resumes here does not end it again
             mine["ended"] = trainer.current_epoch
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -57,8 +57,8 @@ class LearningRateTrace(ChecksState, Callback):
 
     Args:
         dirpath: folder for `lr_trace.csv` and `lr_trace.png`, written when training ends, also by an error. They
-            are handed to every logger that takes artifacts. The picture shows metrics as well (see `metrics`), and
-            the steps before the checkpoint that a run goes on from. Default None: no files.
+            are handed to every logger that takes artifacts. The picture shows metrics as well (see `metrics`), and,
+            in a resumed run, the steps before the checkpoint. Default None: no files.
         every_n_steps: hand points to the loggers when this many have gathered, >= 1; and at the end of each epoch.
             Default 10: of so many, the last may be lacking when a training is killed. 1 hands over each, for more time
             at each step.

@@ -14,8 +14,8 @@ from lr_plugins.callbacks.step_hooks import Arguments, Following, calls_its_pare
 class RealSteps:
     """Follows one optimizer: what is to be done before each of its real steps, and after it.
 
-    A step within a step (that of SAM's base optimizer, or of a parent class) belongs to the outer one. A step that a
-    gradient scaler skips, that an error ends or that is taken while others have the Trainer is none.
+    A step within a step (that of SAM's base optimizer, or of a parent class) belongs to the outer one. Steps that a
+    gradient scaler skips, that fail, or that run while a search has taken over the Trainer do not count.
 
     Args:
         optimizer: the optimizer, which is not kept alive.

@@ -67,7 +67,7 @@ class CSVLogger(History):
             raise InvalidArgument("CSVLogger.filename", str(self.filename), "a file; it is a folder")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the table, in a resumed run with the rows of the epochs before."""
+        """Start the table; a resumed run first writes the rows of the epochs before."""
         super().on_train_start(trainer, pl_module)
         self._columns, self._written = None, 0
         if not trainer.is_global_zero:

@@ -28,8 +28,8 @@ class SGD(KerasSGD):
     `lr_t = lr / (1 + decay * iterations)`, then `v = momentum * v - lr_t * g` and `w = w + v`; with `nesterov`,
     `w = w + momentum * v - lr_t * g`. `iterations` counts the updates before this one, from 0.
 
-    The decay is an `InverseTimeDecay` that the optimizer brings along: `optimizer.decay_schedule`. It multiplies what
-    `param_groups` hold, whoever sets the learning rate there: under a `LearningRateScheduler` the rate of an update is
+    The decay is an `InverseTimeDecay` that the optimizer brings along: `optimizer.decay_schedule`. It multiplies the
+    learning rates in `param_groups`, which a scheduler may set: under a `LearningRateScheduler` an update uses
     `scheduled / (1 + decay * iterations)`, as in Keras. The trace and MLflow show the rate that was used; `History` and
     the progress lines show the undecayed one, as Keras' do.
 

@@ -141,7 +141,7 @@ def _ambient_uri(fluent: Any) -> str | None:
 
 
 def _active_run(fluent: Any, experiment: str | None, uri: str | None) -> Any:
-    """The active run; None if there is none, or if the logger specifies another server or experiment."""
+    """The active run; None without one, or if the logger specifies another server or experiment."""
     active = fluent.active_run() if fluent is not None else None
     if active is None:
         return None

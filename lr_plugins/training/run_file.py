@@ -31,7 +31,7 @@ class RunFile(Logger):
     Args:
         folder: the run's folder.
         about: the run's settings as texts: `schedule`, `model`, `data`, `seed`, `name`, `overrides`, `sweep`.
-        recorded: the logger whose run ID is noted. Default None: there is none.
+        recorded: the logger whose run ID is noted. Default None: no run ID.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, str], recorded: Logger | None = None) -> None:
