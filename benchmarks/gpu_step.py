@@ -113,7 +113,7 @@ def by_torch(way: str, name: str, batch: list[torch.Tensor], steps: int) -> floa
     if way == "torch, LambdaLR":
         update = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (2 * steps)).step
     elif way == "torch, ScheduleLR":
-        update = ScheduleLR(optimizer, SCHEDULE, RunLength.of(steps=steps)).step
+        update = ScheduleLR(optimizer, SCHEDULE, run_length=RunLength.of(steps=steps)).step
     for step in range(steps):
         if step == steps // 10:
             torch.cuda.synchronize()

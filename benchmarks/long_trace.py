@@ -33,8 +33,8 @@ import numpy as np
 import psutil
 
 from lr_plugins import CosineDecay, RunLength
-from lr_plugins.callbacks.trace import Trace
-from lr_plugins.report.plot import plot_learning_rate
+from lr_plugins.engine.trace import Trace
+from lr_plugins.plotting.learning_rate import plot_learning_rate
 from lr_plugins.tracking import MLflowLogger
 
 DELIVERY = 1000  # steps, as LearningRateTrace hands them over

@@ -1,4 +1,4 @@
-"""Time of `python -m lr_plugins.preview`, as a whole process: from the call to the last line.
+"""Time of `lr-plugins preview`, as a whole process: from the call to the last line.
 
 Each command runs so many times, in an order that rotates from round to round; the table has the median and the range,
 and the median of the processor's time, which others on the machine disturb less. The first round does not count.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PICTURE = str(Path(tempfile.gettempdir()) / "lr_plugins_preview.png")
-PREVIEW = ["-m", "lr_plugins.preview"]
+PREVIEW = ["-m", "lr_plugins", "preview"]
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import numpy": ["-c", "import numpy"],

@@ -17,30 +17,30 @@ from collections.abc import Callable
 
 import numpy as np
 
+from docs_tools.catalogue import EXAMPLES
 from lr_plugins import schedules as s
-from lr_plugins.report.catalogue import EXAMPLES
 from lr_plugins.schedules import Position, RunLength, Schedule
 
 STEPS, BLOCK = 1_000_000, 1024
 RUN = RunLength.of(steps_per_epoch=10_000, epochs=100, batch_size=32)
 SLOWER: dict[str, Schedule] = {
     "step_decay, every step": s.StepDecay(0.1, drop=0.999999, every="1st"),
-    "multi_step, 9 milestones": s.MultiStepDecay(0.1, [f"{10 * one}ep" for one in range(1, 10)], 0.5),
-    "exponential, staircase": s.ExponentialDecay(0.1, 100, 0.9999, staircase=True),
-    "polynomial, cycle": s.PolynomialDecay(0.1, 1000, power=2.5, cycle=True),
+    "multi_step, 9 milestones": s.MultiStepDecay(0.1, milestones=[f"{10 * one}ep" for one in range(1, 10)], gamma=0.5),
+    "exponential, staircase": s.ExponentialDecay(0.1, decay_steps=100, decay_rate=0.9999, staircase=True),
+    "polynomial, cycle": s.PolynomialDecay(0.1, decay_steps=1000, power=2.5, cycle=True),
     "cosine, power": s.CosineDecay(0.1, power=1.5),
-    "cosine_restarts, equal": s.CosineRestarts(0.1, 43, t_mul=1.0),
-    "cosine_restarts, slowly growing": s.CosineRestarts(0.1, 43, t_mul=1.01, m_mul=0.99),
-    "interpolation, cosine": s.PiecewiseInterpolation([[0, 0.0], ["10%", 0.1], ["100%", 0.0]], "cosine"),
+    "cosine_restarts, equal": s.CosineRestarts(0.1, first_decay_steps=43, t_mul=1.0),
+    "cosine_restarts, slowly growing": s.CosineRestarts(0.1, first_decay_steps=43, t_mul=1.01, m_mul=0.99),
+    "interpolation, cosine": s.PiecewiseInterpolation([[0, 0.0], ["10%", 0.1], ["100%", 0.0]], interpolation="cosine"),
     "one_cycle, three phases": s.OneCycle(0.1, three_phase=True),
-    "cyclic, exp_range": s.Cyclic(0.01, 0.1, step_size_up=40, mode="exp_range", gamma=0.99999),
-    "inverse_sqrt, power": s.InverseSquareRoot(0.1, 100, power=0.7),
+    "cyclic, exp_range": s.Cyclic(0.01, 0.1, up_steps=40, mode="exp_range", gamma=0.99999),
+    "inverse_sqrt, power": s.InverseSquareRoot(0.1, decay_steps=100, power=0.7),
     "cooldown, exponential": s.Cooldown(0.1, shape="exponential"),
     "loss_driven": s.LossDriven(0.1),
     "noise, every step": s.Noise(s.Constant(0.1), every="1st"),
     "noise, every step, far tails": s.Noise(s.Constant(0.1), every="1st", std=0.1),
     "noise, every step, uniform": s.Noise(s.Constant(0.1), every="1st", distribution="uniform"),
-    "chain of 5": s.Chain([s.CosineDecay(0.1)] * 5, ["20%"] * 4),
+    "chain of 5": s.Chain([s.CosineDecay(0.1)] * 5, lengths=["20%"] * 4),
 }
 
 

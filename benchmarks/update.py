@@ -30,15 +30,15 @@ import torch
 from torch.optim import lr_scheduler
 
 from lr_plugins import Assign, CosineDecay, InverseTimeDecay, Position, RunLength, Schedule, StepDecay
-from lr_plugins.callbacks.trace import Trace
-from lr_plugins.callbacks.writer import Writer
+from lr_plugins.engine.trace import Trace
+from lr_plugins.engine.writer import Writer
 from lr_plugins.schedules.position import Count
 
 STEPS = 100_000  # of the run
 RUN = RunLength.of(steps_per_epoch=STEPS, epochs=1)
 SCHEDULES: dict[str, Schedule] = {
     "step decay": StepDecay(0.1, every="10ep"),
-    "inverse time": InverseTimeDecay(0.1, 1, 0.01),
+    "inverse time": InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.01),
     "cosine": CosineDecay(0.1),
     "warm-up, cosine": CosineDecay(0.1).with_warmup("5%"),
 }

@@ -125,6 +125,10 @@ def described(words: str) -> str:
     return _Looks(words)
 
 
+class RenamedError(LearningRateError, TypeError):
+    """Something of an earlier version is called otherwise now; the message says how."""
+
+
 class MissingExtra(LearningRateError, ImportError):
     """A package is not installed that only some features need; the message names the extra that brings it."""
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 from lightning_utilities.core import rank_zero
 
-from lr_plugins._lightning import LightningModule, rank_zero_info
-from lr_plugins.callbacks.drive import Drive, sampled_steps
-from lr_plugins.callbacks.hyper_parameter import LEARNING_RATE
+from lr_plugins._lightning.compat import LightningModule
+from lr_plugins.engine.driven_groups import Drive, sampled_steps
+from lr_plugins.engine.hyperparameter import LEARNING_RATE
 from lr_plugins.errors import LearningRateError
+from lr_plugins.rank_zero import rank_zero_info
 from lr_plugins.schedules.rules_of_thumb import fall_line, start_line
 
 _LOGGED: set[str] = set()  # in this process: a search with a hundred fits needs each line once

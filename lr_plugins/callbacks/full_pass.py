@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lr_plugins._lightning import LightningModule, Trainer
+from lr_plugins._lightning.compat import LightningModule, Trainer
 from lr_plugins.errors import InvalidArgument
 
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lr_plugins._lightning import Callback, LightningModule, Trainer
-from lr_plugins.callbacks.epoch_sums import are_batches_done, is_at_last_batch, means_of_all_processes
-from lr_plugins.callbacks.observer import logged_since
-from lr_plugins.callbacks.pickling import state_without_fit
-from lr_plugins.callbacks.used_rate import UsedRate, is_scheduled
-from lr_plugins.callbacks.worker_results import bring_back
+from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
+from lr_plugins._lightning.epoch_results import are_batches_done, is_at_last_batch, means_of_all_processes
+from lr_plugins._lightning.metrics import logged_since
+from lr_plugins._lightning.pickling import state_without_fit
+from lr_plugins._lightning.worker_results import bring_back
+from lr_plugins.callbacks.last_lr import UsedRate, is_scheduled
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, flag, list_of, optional, real
+from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES
 from lr_plugins.errors import InvalidArgument, require
-from lr_plugins.keras_styles import LEARNING_RATE_NAMES
 
 if TYPE_CHECKING:
     import pandas
@@ -137,7 +137,7 @@ class History(ChecksState, Callback):
         Example:
             >>> figure = History().plot()
         """
-        from lr_plugins.report.history import RATE, plot_history
+        from lr_plugins.plotting.history import RATE, plot_history
 
         curves = {**self._by_name(), RATE: self.learning_rates}
         rate = curves.pop(LEARNING_RATE_NAMES[self.style], self.learning_rates)

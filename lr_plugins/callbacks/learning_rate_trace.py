@@ -16,18 +16,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
-from lr_plugins.callbacks.files import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
-from lr_plugins.callbacks.monitor_names import NAMES, MonitorNames
-from lr_plugins.callbacks.observer import logged_since
-from lr_plugins.callbacks.pickling import state_without_fit
-from lr_plugins.callbacks.recorder import Recorder
-from lr_plugins.callbacks.scheduler import LearningRateScheduler
-from lr_plugins.callbacks.stepping_optimizers import OptimizerChanges, stepping_optimizers
-from lr_plugins.callbacks.trace import Trace
-from lr_plugins.callbacks.trainer_facts import left_out
-from lr_plugins.callbacks.worker_results import bring_back
-from lr_plugins.callbacks.writer import series_suffixes
+from lr_plugins._lightning.artifacts import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
+from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
+from lr_plugins._lightning.metrics import logged_since
+from lr_plugins._lightning.monitor_names import NAMES, MonitorNames
+from lr_plugins._lightning.pickling import state_without_fit
+from lr_plugins._lightning.run_length import left_out
+from lr_plugins._lightning.stepping_optimizers import OptimizerChanges, stepping_optimizers
+from lr_plugins._lightning.worker_results import bring_back
+from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.checkpoint_state import (
     ChecksState,
     StateFormat,
@@ -40,9 +37,13 @@ from lr_plugins.checkpoint_state import (
     row,
     tensor,
 )
+from lr_plugins.engine.naming import series_suffixes
+from lr_plugins.engine.recorder import Recorder
+from lr_plugins.engine.trace import Trace
 from lr_plugins.errors import InvalidArgument, described
-from lr_plugins.places import from_start
-from lr_plugins.schedules.schedule import choice
+from lr_plugins.paths import from_start
+from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
+from lr_plugins.validation import choice
 
 _WIDEST = 10**9  # steps of a run; a table has a line for each
 
@@ -94,6 +95,7 @@ class LearningRateTrace(ChecksState, Callback):
     def __init__(
         self,
         dirpath: str | Path | None = None,
+        *,
         every_n_steps: int = 10,
         names: str = "plain",
         metrics: Sequence[str | Sequence[str]] | None = None,
@@ -342,7 +344,7 @@ class LearningRateTrace(ChecksState, Callback):
             return
         files = [self.trace.to_csv(self.dirpath / "lr_trace.csv")]
         if can_draw():
-            from lr_plugins.report.plot import plot_learning_rate
+            from lr_plugins.plotting.learning_rate import plot_learning_rate
 
             picture, epochs, curves = (
                 self.dirpath / "lr_trace.png",

@@ -17,8 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lr_plugins.keras.plateau import ReduceLROnPlateau
-from lr_plugins.keras.schedules import (
+from lr_plugins.schedules.keras.decays import (
     CosineDecay,
     CosineDecayRestarts,
     ExponentialDecay,
@@ -29,10 +28,11 @@ from lr_plugins.keras.schedules import (
     deserialize,
     serialize,
 )
+from lr_plugins.schedules.keras.plateau import ReduceLROnPlateau
 
 if TYPE_CHECKING:
-    from lr_plugins.callbacks.history import History
-    from lr_plugins.callbacks.scheduler import LearningRateScheduler
+    from lr_plugins.callbacks import History as History
+    from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
     from lr_plugins.keras import constraints as constraints
     from lr_plugins.keras.classifier import KerasClassifier
     from lr_plugins.keras.csv_logger import CSVLogger
@@ -45,7 +45,7 @@ _HOME = {
     "EarlyStopping": "lr_plugins.keras.early_stopping",
     "History": "lr_plugins.callbacks.history",
     "KerasClassifier": "lr_plugins.keras.classifier",
-    "LearningRateScheduler": "lr_plugins.callbacks.scheduler",
+    "LearningRateScheduler": "lr_plugins.callbacks.learning_rate_scheduler",
     "SGD": "lr_plugins.keras.optimizers",
     "TerminateOnNaN": "lr_plugins.keras.terminate_on_nan",
 }

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from lr_plugins._lightning import Callback
+from lr_plugins import validation
+from lr_plugins._lightning.compat import Callback
 from lr_plugins.callbacks import History, KerasProgress
+from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.errors import InvalidArgument, described, require, shown
 from lr_plugins.keras.built_model import RETURNS, BuiltModel, MakeOptimizer, are_probabilities, callback_types, forward
-from lr_plugins.training import _arguments as arguments
 from lr_plugins.training.console import quietly
 from lr_plugins.training.data import Samples
-from lr_plugins.training.random_states import RandomStates
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -217,7 +217,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         settings = self.get_params(deep=False) | {name: value for name, value in given.items() if value is not None}
         takes = _check_names(self.build_fn, self._arguments)
         train, validation, meta = self._samples(X, y, validation_data, settings["validation_split"])
-        epochs = arguments.integer("KerasClassifier.epochs", settings["epochs"], 1)
+        epochs = validation.integer("KerasClassifier.epochs", settings["epochs"], 1)
         history, callbacks = self._with_console(_checked_callbacks(settings["callbacks"]), settings["verbose"])
         seed = _seed(self.random_state)
         with quietly(), _seeded(seed):
@@ -287,7 +287,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X, labels = validation_data[0], _labels(validation_data[1], self.classes_)[0]
             inputs, labels = validate_data(self, X, labels, reset=False, dtype=np.float32, allow_nd=True)
             return (x, targets), (torch.tensor(inputs), torch.from_numpy(encoder.transform(labels)).long()), meta
-        share = arguments.fraction("KerasClassifier.validation_split", validation_split)
+        share = validation.fraction("KerasClassifier.validation_split", validation_split)
         if share == 0:
             return (x, targets), None, meta
         split = int(len(x) * (1 - share))  # Keras' own rounding
@@ -299,7 +299,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _ends_before_softmax(self, outputs: torch.Tensor) -> bool:
         if self.from_logits is None:
             return not are_probabilities(outputs)
-        return arguments.flag("KerasClassifier.from_logits", self.from_logits)
+        return validation.flag("KerasClassifier.from_logits", self.from_logits)
 
     def _with_console(self, callbacks: list[Any], verbose: int) -> tuple[History, list[Any]]:
         """The history, and all callbacks: those given, behind a history and Keras' lines unless they have their own."""
@@ -370,7 +370,7 @@ def _trainer_options(trainer: Any) -> dict[str, Any]:
 
 def _seed(random_state: Any) -> int:
     if isinstance(random_state, Integral):
-        return arguments.seed("KerasClassifier.random_state", random_state)
+        return validation.seed("KerasClassifier.random_state", random_state)
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins._lightning import LightningModule, Trainer
-from lr_plugins.callbacks.files import make_folder
+from lr_plugins._lightning.artifacts import make_folder
+from lr_plugins._lightning.compat import LightningModule, Trainer
 from lr_plugins.callbacks.history import History
-from lr_plugins.callbacks.keras_text import format_rate
-from lr_plugins.callbacks.used_rate import in_float32
+from lr_plugins.callbacks.last_lr import in_float32
+from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES
+from lr_plugins.console.keras_text import format_rate
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.keras_styles import LEARNING_RATE_NAMES
-from lr_plugins.places import from_start
+from lr_plugins.paths import from_start
 
 
 class CSVLogger(History):

@@ -9,23 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_plugins import _lightning
-from lr_plugins._lightning import LightningModule, Trainer, rank_zero_warn
-from lr_plugins.callbacks.console_line import write
-from lr_plugins.callbacks.observer import Observer, logged_since
-from lr_plugins.callbacks.pickling import state_without_fit
+from lr_plugins._lightning import compat
+from lr_plugins._lightning.compat import LightningModule, Trainer
+from lr_plugins._lightning.metrics import Observer, logged_since
+from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, anything, count, dict_of, number_or_name, optional
+from lr_plugins.console.keras_styles import STYLES
+from lr_plugins.console.line import write
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.keras_styles import STYLES
 from lr_plugins.metric_direction import better
-from lr_plugins.schedules.arguments import choice, flag, number
-from lr_plugins.schedules.metric_driven import plain, whole
+from lr_plugins.rank_zero import rank_zero_warn
+from lr_plugins.schedules.metric_driven.base import plain, whole
 from lr_plugins.schedules.observation import EPOCH
+from lr_plugins.validation import choice, flag, number
 
 _SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
-class EarlyStopping(ChecksState, _lightning.EarlyStopping):
+class EarlyStopping(ChecksState, compat.EarlyStopping):
     """Stop training when a metric has stopped improving, and restore the best weights if asked to.
 
     An epoch improves if `metric < best - min_delta` (mode min). The `patience`-th epoch in a row that does not is the

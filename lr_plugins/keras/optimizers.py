@@ -9,12 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from lr_plugins.checkpoint_state import count
+from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.keras.schedules import InverseTimeDecay
-from lr_plugins.keras_styles import LEARNING_RATE_NAMES
 from lr_plugins.optim import KerasSGD
-from lr_plugins.schedules.arguments import number
-from lr_plugins.schedules.schedule import choice
+from lr_plugins.schedules.keras.decays import InverseTimeDecay
+from lr_plugins.validation import choice, number
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT

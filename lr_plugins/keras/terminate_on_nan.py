@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from lr_plugins._lightning import Callback, LightningModule, Trainer
-from lr_plugins.callbacks.console_line import write
-from lr_plugins.callbacks.observer import batch_loss
+from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
+from lr_plugins._lightning.metrics import batch_loss
+from lr_plugins.console.line import write
 from lr_plugins.errors import TrainingError
 
 

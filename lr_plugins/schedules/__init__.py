@@ -1,32 +1,32 @@
 """What the learning rate should be: pure mathematics, without torch or Lightning."""
 
-from lr_plugins.schedules.as_planned import AsPlanned
 from lr_plugins.schedules.assign import Assign, Assignments
-from lr_plugins.schedules.bold_driver import BoldDriver
-from lr_plugins.schedules.combine import Bounded, Chain, PerEpoch, Product, Repeated, Smooth, Stretched
-from lr_plugins.schedules.constant import Constant
-from lr_plugins.schedules.cosine import CosineDecay, CosineRestarts
-from lr_plugins.schedules.cycle import CycleThrough, Cyclic, OneCycle
+from lr_plugins.schedules.combinators.combine import Bounded, Chain, PerEpoch, Product, Repeated, Smooth, Stretched
+from lr_plugins.schedules.combinators.noise import Noise
+from lr_plugins.schedules.combinators.replanned import Replanned
+from lr_plugins.schedules.combinators.warmup import Annealed, Cooldown, Warmup, WarmupStableDecay
 from lr_plugins.schedules.duration import Duration
-from lr_plugins.schedules.exponential import ExponentialDecay
-from lr_plugins.schedules.function import FunctionSchedule, as_schedule
-from lr_plugins.schedules.greedy import Greedy
-from lr_plugins.schedules.inverse import InverseSquareRoot, InverseTimeDecay
-from lr_plugins.schedules.loss_driven import LossDriven
-from lr_plugins.schedules.noise import Noise
+from lr_plugins.schedules.metric_driven.bold_driver import BoldDriver
+from lr_plugins.schedules.metric_driven.greedy import Greedy
+from lr_plugins.schedules.metric_driven.loss_driven import LossDriven
+from lr_plugins.schedules.metric_driven.plateau import ReduceLROnPlateau
 from lr_plugins.schedules.observation import Change, Monitor, Observation
-from lr_plugins.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolation
-from lr_plugins.schedules.plateau import ReduceLROnPlateau
-from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule
-from lr_plugins.schedules.step import MultiStepDecay, StepDecay
-from lr_plugins.schedules.tanh import TanhDecay
-from lr_plugins.schedules.warmup import Annealed, Cooldown, Warmup, WarmupStableDecay
+from lr_plugins.schedules.shapes.constant import Constant
+from lr_plugins.schedules.shapes.cosine import CosineDecay, CosineRestarts
+from lr_plugins.schedules.shapes.cycle import CycleThrough, Cyclic, OneCycle
+from lr_plugins.schedules.shapes.exponential import ExponentialDecay
+from lr_plugins.schedules.shapes.function import FunctionSchedule, as_schedule
+from lr_plugins.schedules.shapes.inverse import InverseSquareRoot, InverseTimeDecay
+from lr_plugins.schedules.shapes.piecewise import PiecewiseConstant, PiecewiseInterpolation
+from lr_plugins.schedules.shapes.polynomial import LinearDecay, PolynomialDecay
+from lr_plugins.schedules.shapes.step import MultiStepDecay, StepDecay
+from lr_plugins.schedules.shapes.tanh import TanhDecay
 
 __all__ = [
     "Annealed",
-    "AsPlanned",
+    "Replanned",
     "Assign",
     "Assignments",
     "BoldDriver",

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.arguments import pattern
-from lr_plugins.schedules.function import as_schedule
-from lr_plugins.schedules.schedule import Schedule, choice, number
+from lr_plugins.schedules.schedule import Schedule
+from lr_plugins.schedules.shapes.function import as_schedule
+from lr_plugins.validation import choice, number, pattern
 
 Parameters = Mapping[str, Any]
 _USUAL = "since", "run"
@@ -58,6 +58,7 @@ class Assign:
     def __init__(
         self,
         schedule: Schedule | Callable[..., float],
+        *,
         to: str = "lr",
         params: str | None = None,
         group: str | int | None = None,
@@ -135,7 +136,7 @@ class Assignments:
         assignments: Sequence[Assign | Schedule | Callable[..., float]]
         | Mapping[str, Assign | Schedule | Callable[..., float]],
     ) -> None:
-        allowed = "a list or a dictionary of at least one Assign(schedule, ...) or schedule"
+        allowed = "a list or a dictionary of at least one Assign(schedule, to=...) or schedule"
         if isinstance(assignments, Mapping):
             found = [_named(name, one) for name, one in assignments.items() if one is not None]
         elif isinstance(assignments, Sequence) and not isinstance(assignments, (str, bytes)):
@@ -200,3 +201,13 @@ def _key(field: str, value: object, allowed: str) -> str | int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InvalidArgument(field, value, allowed)
     return value
+
+
+Schedules = (
+    Schedule
+    | Assign
+    | Assignments
+    | Callable[..., float]
+    | Sequence[Schedule | Assign | Callable[..., float]]
+    | Mapping[str, Schedule | Assign | Callable[..., float]]
+)

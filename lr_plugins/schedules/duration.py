@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import SET_LENGTH, InvalidArgument, TrainingError
-from lr_plugins.schedules.arguments import as_float, tidy
-from lr_plugins.schedules.ops import maximum, nearly_whole
+from lr_plugins.schedules.numerics import maximum, nearly_whole
 from lr_plugins.schedules.position import Position, RunLength, Span, Value
+from lr_plugins.validation import as_float, tidy
 
 _TEXT = re.compile(
     r"\s*(?P<value>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*(?P<unit>st|ep|sp|%)?\s*", re.IGNORECASE | re.ASCII

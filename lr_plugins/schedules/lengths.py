@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lr_plugins.schedules.combine import Combination
+from lr_plugins.schedules.combinators.combine import Combination
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule
@@ -15,7 +15,7 @@ def counts_samples(schedule: Schedule) -> bool:
 
     Example:
         >>> from lr_plugins import CosineDecay
-        >>> counts_samples(CosineDecay(0.1, "50000sp").with_warmup("5%")), counts_samples(CosineDecay(0.1))
+        >>> counts_samples(CosineDecay(0.1, decay_steps="50000sp").with_warmup("5%")), counts_samples(CosineDecay(0.1))
         (True, False)
     """
     parts = schedule.parts if isinstance(schedule, Combination) else ()

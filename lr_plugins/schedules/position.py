@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.schedules.arguments import as_float, tidy
+from lr_plugins.validation import as_float, tidy
 
 Value = float | npt.NDArray[Any]
 """A number, or an array of them where a whole curve is asked for at once."""

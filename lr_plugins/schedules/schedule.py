@@ -9,26 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.checkpoint_state import WrongState, mapping, plain
 from lr_plugins.errors import ImpossibleValue, InvalidArgument, LearningRateError, shortened, shown
-from lr_plugins.schedules.arguments import as_float as as_float
-from lr_plugins.schedules.arguments import choice as choice
-from lr_plugins.schedules.arguments import flag as flag
-from lr_plugins.schedules.arguments import learning_rate as learning_rate
-from lr_plugins.schedules.arguments import number as number
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.moments import Moment
+from lr_plugins.schedules.milestones import Moment
 from lr_plugins.schedules.observation import SET, Change, Monitor, Observation
 from lr_plugins.schedules.position import Count, Position, Value, as_position
-
-if TYPE_CHECKING:
-    from lr_plugins.report.pretend import Course
-    from lr_plugins.report.preview import Preview
+from lr_plugins.validation import as_float, learning_rate
 
 State = Mapping[str, Any] | None
 """What a schedule remembers: None, or plain numbers and texts under names, as JSON can hold them."""
@@ -47,6 +39,13 @@ class _CallbackHook:
         kind = owner.__name__
         raise AttributeError(f"{kind} is a schedule, not a callback: callbacks=[LearningRateScheduler({kind}(...))]")
 
+
+_HOMES = {
+    "lr_plugins": "lr_plugins.schedules",
+    "lr_plugins.schedules": "lr_plugins.schedules",
+    "lr_plugins.keras": "lr_plugins.schedules.keras",
+}
+"""Where users know schedules by name, and the package that has them."""
 
 _DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDictionary()
 
@@ -251,60 +250,30 @@ class Schedule(ABC):
             "None means the optimizer's own learning rate; give it as base_learning_rate, or name one here.",
         )
 
-    def preview(
-        self,
-        steps_per_epoch: int | None = None,
-        epochs: int | None = None,
-        steps: int | None = None,
-        base_learning_rate: float | None = None,
-        metrics: Mapping[str, Course] | None = None,
-        batch_size: int | None = None,
-    ) -> Preview:
-        """What this schedule will do in a run, to be printed or drawn (see `lr_plugins.preview`).
-
-        Args:
-            steps_per_epoch: optimizer steps in one epoch, >= 1.
-            epochs: epochs of the run, >= 1.
-            steps: optimizer steps of the run, >= 1; the lower one counts where epochs tell it as well.
-            base_learning_rate: the optimizer's own, >= 0, for a schedule that names no initial one.
-            metrics: the course to assume for each metric that it follows.
-            batch_size: samples of one optimizer step, >= 1, for lengths in samples.
-
-        Raises:
-            InvalidArgument: the length of the run is not told, or a metric has no course.
-
-        Example:
-            >>> from lr_plugins import StepDecay
-            >>> StepDecay(0.1, drop=0.1, every="2ep").preview(steps_per_epoch=10, epochs=6).last
-            0.0010000000000000002
-        """
-        from lr_plugins.report.preview import preview  # the reports are about schedules, not the other way round
-
-        return preview(self, steps_per_epoch, epochs, steps, base_learning_rate, metrics, batch_size=batch_size)
-
     # --- combination --------------------------------------------------------------------------------------
 
-    def then(self, following: Schedule | Callable[..., float], after: DurationLike) -> Schedule:
+    def then(self, following: Schedule | Callable[..., float], *, after: DurationLike) -> Schedule:
         """This schedule for the length `after`, then another one, counting from its own begin (see `Chain`)."""
-        from lr_plugins.schedules.combine import Chain
+        from lr_plugins.schedules.combinators.combine import Chain
 
-        return Chain([self, following], [after])
+        return Chain([self, following], lengths=[after])
 
     def with_warmup(
         self,
-        length: DurationLike,
+        warmup_steps: DurationLike,
+        *,
         start_factor: float = 0.0,
         shape: str | Schedule | Callable[..., float] = "linear",
         prefix: bool = True,
     ) -> Schedule:
         """This schedule after a rise to its first value (see `Warmup`)."""
-        from lr_plugins.schedules.warmup import Warmup
+        from lr_plugins.schedules.combinators.warmup import Warmup
 
-        return Warmup(self, length, start_factor, shape, prefix)
+        return Warmup(self, warmup_steps=warmup_steps, start_factor=start_factor, shape=shape, prefix=prefix)
 
     def __mul__(self, factor: Schedule | float) -> Schedule:
         """This schedule times a factor, or times a schedule of factors (see `Product`)."""
-        from lr_plugins.schedules.combine import Product
+        from lr_plugins.schedules.combinators.combine import Product
 
         return Product([self, factor])
 
@@ -312,37 +281,37 @@ class Schedule(ABC):
 
     def at_least(self, min_learning_rate: float) -> Schedule:
         """This schedule with a floor (see `Bounded`)."""
-        from lr_plugins.schedules.combine import Bounded
+        from lr_plugins.schedules.combinators.combine import Bounded
 
         return Bounded(self, min_learning_rate=min_learning_rate)
 
     def at_most(self, max_learning_rate: float) -> Schedule:
         """This schedule with a ceiling (see `Bounded`)."""
-        from lr_plugins.schedules.combine import Bounded
+        from lr_plugins.schedules.combinators.combine import Bounded
 
         return Bounded(self, max_learning_rate=max_learning_rate)
 
     def repeated(self, every: DurationLike) -> Schedule:
         """This schedule over and over again (see `Repeated`)."""
-        from lr_plugins.schedules.combine import Repeated
+        from lr_plugins.schedules.combinators.combine import Repeated
 
-        return Repeated(self, every)
+        return Repeated(self, every=every)
 
     def stretched(self, ratio: float) -> Schedule:
         """This schedule on a run `ratio` times as long (see `Stretched`)."""
-        from lr_plugins.schedules.combine import Stretched
+        from lr_plugins.schedules.combinators.combine import Stretched
 
-        return Stretched(self, ratio)
+        return Stretched(self, ratio=ratio)
 
     def smooth(self) -> Schedule:
         """This schedule with epochs that move at every step (see `Smooth`)."""
-        from lr_plugins.schedules.combine import Smooth
+        from lr_plugins.schedules.combinators.combine import Smooth
 
         return Smooth(self)
 
     def per_epoch(self) -> Schedule:
         """This schedule held within each epoch (see `PerEpoch`)."""
-        from lr_plugins.schedules.combine import PerEpoch
+        from lr_plugins.schedules.combinators.combine import PerEpoch
 
         return PerEpoch(self)
 
@@ -378,8 +347,6 @@ def _are_values(values: npt.NDArray[Any]) -> bool:
 def defined_schedule(name: str) -> type[Schedule] | None:
     """The class of schedules of a dotted name; None where the program has not defined one of that name.
 
-    Nothing is imported by it but `lr_plugins.keras`.
-
     Args:
         name: that of its module and its own; or, of the schedules of this package, `lr_plugins.schedules.StepDecay`.
 
@@ -388,11 +355,25 @@ def defined_schedule(name: str) -> type[Schedule] | None:
         ('StepDecay', None)
     """
     home, _, own = name.rpartition(".")
-    if home in ("lr_plugins", "lr_plugins.schedules", "lr_plugins.keras"):
-        package = import_module("lr_plugins.schedules" if home == "lr_plugins" else home)
+    if home in _HOMES:
+        package = import_module(_HOMES[home])
         found = vars(package).get(own) if own in package.__all__ else None
         return found if isinstance(found, type) and issubclass(found, Schedule) else None
     return _DEFINED.get(name)
+
+
+def public_name(kind: type[Schedule]) -> str:
+    """The dotted name that a configuration has for a class: that of the package which shows it, not of its file.
+
+    Example:
+        >>> from lr_plugins import StepDecay
+        >>> public_name(StepDecay)
+        'lr_plugins.schedules.StepDecay'
+    """
+    for home, package in reversed(_HOMES.items()):
+        if kind.__module__.startswith(f"{package}."):
+            return f"{home}.{kind.__qualname__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _lengths_among(values: Iterable[object]) -> Iterator[Duration]:

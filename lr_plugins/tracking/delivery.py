@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lr_plugins._lightning import rank_zero_warn
 from lr_plugins.errors import TrackingError
+from lr_plugins.rank_zero import rank_zero_warn
 from lr_plugins.tracking.entries import BY_SPOOL, line_of, number_of_points
 from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.room import is_full, places_with_room

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lr_plugins._lightning import rank_zero_warn
 from lr_plugins.errors import shortened
+from lr_plugins.rank_zero import rank_zero_warn
 from lr_plugins.tracking.names import LENGTH, marked, sanitize_name
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr_plugins._lightning import Logger, rank_zero_only, rank_zero_warn
+from lr_plugins._lightning.compat import Logger
 from lr_plugins.errors import InvalidArgument, require, shown
-from lr_plugins.places import start_folder
+from lr_plugins.paths import start_folder
+from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 from lr_plugins.tracking.client import RunClient, SilentClient, nothing
 from lr_plugins.tracking.delivery import Delivery, MissingRun
 from lr_plugins.tracking.destination import RUN_NAME, Destination, destination, wants_system_metrics
@@ -43,7 +44,7 @@ class MLflowLogger(Logger):
 
     What is logged is written to a spool, a file below `spool_dir`, at once, and a process of its own sends it from
     there. A server that is away costs nothing but a warning: the points wait, and arrive when it is back; what still
-    waits when the training has ended is sent by `python -m lr_plugins.tracking`. A training that is killed loses no
+    waits when the training has ended is sent by `lr-plugins send`. A training that is killed loses no
     point, and its run is marked KILLED.
 
     Explicit arguments take precedence; otherwise the logger follows the same settings as MLflow. Without

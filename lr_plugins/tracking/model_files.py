@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr_plugins._lightning import rank_zero_only, rank_zero_warn
+from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:
     from lr_plugins.tracking.mlflow_logger import MLflowLogger

@@ -61,4 +61,4 @@ def _commands(delivery: Delivery, is_default: bool) -> Iterator[str]:
     """The commands that send what waits, one for each folder."""
     for place in dict.fromkeys(folder.parent for folder in delivery.waiting):
         named = "" if is_default and place == delivery.parent else f" {shlex.quote(str(place))}"
-        yield f"python -m lr_plugins.tracking{named}{' --to URI' if delivery.error else ''}"
+        yield f"lr-plugins send{named}{' --to URI' if delivery.error else ''}"

@@ -14,6 +14,7 @@ import torch
 from packaging.version import Version
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
+from lr_plugins.checkpoint_names import LAST, PREVIOUS
 from lr_plugins.checkpoint_state import (
     ChecksState,
     WrongState,
@@ -30,7 +31,6 @@ from lr_plugins.checkpoint_state import (
 from lr_plugins.errors import InvalidArgument, LearningRateError, described
 from lr_plugins.training.classifier import EPOCH_MEANS, Classifier
 from lr_plugins.training.data import Batches
-from lr_plugins.training.resume import LAST, PREVIOUS
 
 _UNREADABLE = (
     pickle.UnpicklingError,

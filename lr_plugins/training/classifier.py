@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lr_plugins.callbacks.processes import of_all_processes
+from lr_plugins._lightning.distributed import of_all_processes
 from lr_plugins.checkpoint_state import StateFormat, count, list_of, real, row
 from lr_plugins.errors import InvalidArgument
 

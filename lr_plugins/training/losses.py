@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lr_plugins.training import _arguments as arguments
+from lr_plugins import validation
 
 EPSILON = 1e-7  # keras.backend.epsilon()
 
@@ -43,7 +43,7 @@ class KerasCategoricalCrossentropy(nn.Module):
 
     def __init__(self, from_logits: bool = True) -> None:
         super().__init__()
-        self.from_logits = arguments.flag("KerasCategoricalCrossentropy.from_logits", from_logits)
+        self.from_logits = validation.flag("KerasCategoricalCrossentropy.from_logits", from_logits)
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean loss of a batch.

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lr_plugins import validation
 from lr_plugins.errors import InvalidArgument, require
-from lr_plugins.training import _arguments as arguments
 
 INITIALIZERS = ("torch", "keras")
 
@@ -71,9 +71,9 @@ class MLP(nn.Sequential):
         hidden: tuple[int, ...] = (4, 6),
         initializer: str = "torch",
     ) -> None:
-        shape = arguments.integers("MLP.input_shape", input_shape)
-        outputs = arguments.integer("MLP.num_classes", num_classes, 1)
-        widths = (math.prod(shape), *arguments.integers("MLP.hidden", hidden))
+        shape = validation.integers("MLP.input_shape", input_shape)
+        outputs = validation.integer("MLP.num_classes", num_classes, 1)
+        widths = (math.prod(shape), *validation.integers("MLP.hidden", hidden))
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, width in pairwise(widths):
             layers += [nn.Linear(inputs, width), nn.ReLU()]
@@ -111,7 +111,7 @@ class CNN(nn.Sequential):
         dropout: tuple[float, float] = (0.25, 0.5),
     ) -> None:
         channels, height, width = _image_shape("CNN.input_shape", input_shape, smallest=6)
-        outputs = arguments.integer("CNN.num_classes", num_classes, 1)
+        outputs = validation.integer("CNN.num_classes", num_classes, 1)
         after_pooling, before_output = _pair_of_shares("CNN.dropout", dropout)
         features = 64 * ((height - 4) // 2) * ((width - 4) // 2)
         super().__init__(
@@ -166,10 +166,10 @@ class TorchvisionModel(nn.Module):
         shape = _image_shape("TorchvisionModel.input_shape", input_shape, smallest=1)
         if shape[0] not in (1, 3):
             raise InvalidArgument("TorchvisionModel.input_shape", shape, "an image of 1 or 3 channels")
-        outputs = arguments.integer("TorchvisionModel.num_classes", num_classes, 1)
+        outputs = validation.integer("TorchvisionModel.num_classes", num_classes, 1)
         self.image_size: int | None = None
         if image_size is not None:
-            self.image_size = arguments.integer("TorchvisionModel.image_size", image_size, 1)
+            self.image_size = validation.integer("TorchvisionModel.image_size", image_size, 1)
         _check_name(name)
         self.model = _build(name, outputs, self.image_size or shape[1], kwargs)
 
@@ -214,7 +214,7 @@ def _build(name: str, num_classes: int, image_size: int, kwargs: dict[str, Any])
 
 
 def _image_shape(field: str, value: object, smallest: int) -> tuple[int, int, int]:
-    shape = arguments.integers(field, value)
+    shape = validation.integers(field, value)
     if len(shape) != 3 or min(shape[1:]) < smallest:
         allowed = f"(channels, height, width) with height and width >= {smallest}"
         raise InvalidArgument(field, shape, allowed, "For other data take an MLP.")
@@ -226,4 +226,4 @@ def _pair_of_shares(field: str, value: Any) -> tuple[float, float]:
         first, second = value
     except (TypeError, ValueError):
         raise InvalidArgument(field, value, "two numbers >= 0 and < 1") from None
-    return arguments.fraction(field, first), arguments.fraction(field, second)
+    return validation.fraction(field, first), validation.fraction(field, second)

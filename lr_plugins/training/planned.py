@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lr_plugins import validation
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.report.pretend import Course, Validations
-from lr_plugins.report.preview import Preview, preview_of
-from lr_plugins.report.stretches import Planned
 from lr_plugins.schedules.assign import Assignments
 from lr_plugins.schedules.position import RunLength
-from lr_plugins.schedules.schedule import number
-from lr_plugins.training import _arguments as arguments
+from lr_plugins.simulation.metric_courses import Course, Validations
+from lr_plugins.simulation.preview import Preview, preview_of
+from lr_plugins.simulation.segments import Planned
 from lr_plugins.training.sizes import SAMPLES, TRAINING_SAMPLES, batches, held_out, of_process
+from lr_plugins.validation import number
 
 # Of the Trainer's fields; others may need what there is in a run of Hydra only.
 _LENGTH = (
@@ -73,7 +73,7 @@ def preview_of_config(config: DictConfig, metrics: Mapping[str, Course], steps_p
         number("optimizer.lr", config.optimizer.lr, "a finite number >= 0", at_least=0.0)
     assignments = Assignments.of(instantiate(scheduler.schedule))
     trainer = {name: config.trainer[name] for name in _LENGTH if name in config.trainer}
-    accumulated = arguments.integer("trainer.accumulate_grad_batches", trainer.get("accumulate_grad_batches", 1), 1)
+    accumulated = validation.integer("trainer.accumulate_grad_batches", trainer.get("accumulate_grad_batches", 1), 1)
     changes = any("GradientAccumulationScheduler" in str(node.get("_target_")) for node in _nodes(config.callbacks))
     if steps_per_epoch is None:
         if changes:
@@ -114,7 +114,7 @@ def _samples_per_step(data: DictConfig, trainer: Mapping[str, Any], accumulated:
     """As `samples_per_step` has it in training; None where the configuration does not tell."""
     if data.get("batch_size") is None:
         return None
-    batch_size = arguments.integer("data.batch_size", data.batch_size, 1)
+    batch_size = validation.integer("data.batch_size", data.batch_size, 1)
     try:
         return batch_size * accumulated * _processes(trainer)
     except InvalidArgument:  # asked for where the steps of an epoch are not given, and refused there
@@ -128,8 +128,8 @@ def _run(trainer: Mapping[str, Any], steps_per_epoch: int, batch_size: int | Non
         epochs, steps = 1, int(trainer["fast_dev_run"])
     if epochs is None:
         epochs = _LIGHTNINGS_EPOCHS if steps == _UNLIMITED else _UNLIMITED
-    epochs = arguments.integer("trainer.max_epochs", epochs, _UNLIMITED)
-    steps = arguments.integer("trainer.max_steps", steps, _UNLIMITED)
+    epochs = validation.integer("trainer.max_epochs", epochs, _UNLIMITED)
+    steps = validation.integer("trainer.max_steps", steps, _UNLIMITED)
     if epochs == _UNLIMITED and steps == _UNLIMITED:
         raise InvalidArgument(
             "trainer.max_epochs", epochs, "a number of epochs, or max_steps one of steps, to end the run"
@@ -183,11 +183,11 @@ def _samples(data: DictConfig) -> _Samples:
     known = {*SAMPLES, *TRAINING_SAMPLES, "Fake"}
     if not target.startswith(_HOME) or name not in known or "batch_size" not in data:
         raise _unknown("data", f"one whose size is known without reading it ({', '.join(sorted(known))})", target)
-    batch_size = arguments.integer(f"{name}.batch_size", data.batch_size, 1)
+    batch_size = validation.integer(f"{name}.batch_size", data.batch_size, 1)
     if name in TRAINING_SAMPLES:
         return _Samples(TRAINING_SAMPLES[name], 1, batch_size)
-    total = arguments.integer("Fake.num_samples", data.get("num_samples", 256), 1) if name == "Fake" else SAMPLES[name]
-    fraction = arguments.fraction(f"{name}.validation_fraction", data.get("validation_fraction", 0.2))
+    total = validation.integer("Fake.num_samples", data.get("num_samples", 256), 1) if name == "Fake" else SAMPLES[name]
+    fraction = validation.fraction(f"{name}.validation_fraction", data.get("validation_fraction", 0.2))
     validate = held_out(total, fraction) if fraction else 0
     return _Samples(total - validate, validate, batch_size)
 
@@ -198,7 +198,7 @@ def _unknown(field: str, allowed: str, value: object = None) -> InvalidArgument:
 
 def _processes(trainer: Mapping[str, Any]) -> int:
     """How many processes share the samples."""
-    nodes = arguments.integer("trainer.num_nodes", trainer.get("num_nodes", 1), 1)
+    nodes = validation.integer("trainer.num_nodes", trainer.get("num_nodes", 1), 1)
     devices = trainer.get("devices", 1)
     if devices in ("auto", _UNLIMITED, "-1", None):
         if trainer.get("accelerator") == "cpu":
@@ -214,7 +214,7 @@ def _processes(trainer: Mapping[str, Any]) -> int:
                 "trainer.devices", trainer["devices"], "a number of devices, or a list of at least one"
             )
         return nodes * len(devices)
-    return nodes * arguments.integer("trainer.devices", devices, 1)
+    return nodes * validation.integer("trainer.devices", devices, 1)
 
 
 def _validations(epoch: _Epoch, trainer: Mapping[str, Any], accumulated: int) -> Validations | None:
@@ -233,5 +233,5 @@ def _validations(epoch: _Epoch, trainer: Mapping[str, Any], accumulated: int) ->
     after = range(between, epoch.batches + 1, between)
     steps = [math.ceil(one / accumulated) if one == epoch.batches else one // accumulated for one in after]
     return Validations(
-        tuple(step for step in steps if step), arguments.integer("trainer.check_val_every_n_epoch", every, 1)
+        tuple(step for step in steps if step), validation.integer("trainer.check_val_every_n_epoch", every, 1)
     )

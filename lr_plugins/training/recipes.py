@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from math import floor
 
-from lr_plugins.schedules.arguments import number
-from lr_plugins.schedules.ops import power
+from lr_plugins.schedules.numerics import power
+from lr_plugins.validation import number
 
 
 def article_exponential(epoch: int, *, init_lrate: float = 0.01, drop: float = 0.05, epochs_drop: float = 10) -> float:

@@ -10,13 +10,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from lr_plugins._lightning import rank_zero_only
+from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, WrongState, text
+from lr_plugins.rank_zero import rank_zero_only
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training.credentials import without_passwords
 from lr_plugins.training.data import InMemoryData
-from lr_plugins.training.last_checkpoint import LastCheckpoint
-from lr_plugins.training.resume import OF_A_START, write_settings
+from lr_plugins.training.settings import OF_A_START, write_settings
 
 _BESIDE_TRAINING = (*OF_A_START, "output_dir", "logger", "objective")
 _NAME_OF_A_PLACE = re.compile(r"(?:.*_)?(?:dir|dirs|dirpath|folder|folders|root|file|files|filename|uri|url)")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lr_plugins.checkpoint_names import LAST, PREVIOUS
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.training.settings import (
     KEY,
@@ -24,8 +25,6 @@ from lr_plugins.training.settings import (
 
 __all__ = ["LAST", "OF_A_START", "PREVIOUS", "SETTINGS", "continued", "merged", "newest_checkpoint", "write_settings"]
 
-LAST = "last.ckpt"
-PREVIOUS = "previous.ckpt"
 OUTPUTS = "outputs"
 _OF_ENVIRONMENT = re.compile(r"\$\{oc\.env:([^,{}]+)(?:,([^{}]*))?\}")
 _OF_A_FIELD = re.compile(r"\$\{(?:hydra:runtime\.choices\.)?([\w./]+)\}")

@@ -22,34 +22,34 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lr_plugins._lightning import rank_zero_only
+from lr_plugins import validation
+from lr_plugins._lightning.artifacts import make_folder
+from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
+from lr_plugins._lightning.length_check import check_end
 from lr_plugins.callbacks import History, LearningRateRangeTest, LearningRateScheduler, LearningRateTrace, Trace
-from lr_plugins.callbacks.files import make_folder
-from lr_plugins.callbacks.length_check import check_end
+from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
+from lr_plugins.callbacks.random_states import RandomStates
+from lr_plugins.comparison.runs import OVERRIDES
+from lr_plugins.constraints import Constraints
 from lr_plugins.errors import InvalidArgument, LearningRateError, TrackingError
-from lr_plugins.keras.constraints import Constraints
 from lr_plugins.metric_direction import better
-from lr_plugins.places import from_start, start_folder
-from lr_plugins.report.runs import OVERRIDES
-from lr_plugins.report.summary import summary
-from lr_plugins.schedules.schedule import number
+from lr_plugins.paths import from_start, start_folder
+from lr_plugins.rank_zero import rank_zero_only
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.tracking.destination import NOTE, PARENT
 from lr_plugins.tracking.secrets import masked
-from lr_plugins.training import _arguments as arguments
-from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.checkpoints import check_checkpoint, check_states, epochs_done, read_checkpoint
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 from lr_plugins.training.credentials import check_tracking_uri, mask_files, revealed
-from lr_plugins.training.last_checkpoint import LastCheckpoint
 from lr_plugins.training.objective import objective
-from lr_plugins.training.random_states import RandomStates
 from lr_plugins.training.record import RecordConfig
-from lr_plugins.training.resume import SETTINGS, newest_checkpoint
+from lr_plugins.training.resume import newest_checkpoint
 from lr_plugins.training.run_file import RunFile
-from lr_plugins.training.settings import masked_overrides
+from lr_plugins.training.settings import SETTINGS, masked_overrides
+from lr_plugins.training.summary import summary
 from lr_plugins.training.sweep import PARENT_RUN, SWEEP
+from lr_plugins.validation import number
 
 _LIGHTNINGS = ("pytorch_lightning.", "lightning.")
 
@@ -282,14 +282,14 @@ def _check(config: DictConfig) -> None:
     make_folder("output_dir", Path(config.output_dir))
     if not os.access(config.output_dir, os.W_OK):
         raise InvalidArgument("output_dir", str(config.output_dir), "a folder that can be written to")
-    arguments.seed("seed", config.seed)
+    validation.seed("seed", config.seed)
     if config.num_threads is not None:
-        arguments.integer("num_threads", config.num_threads, 1)
+        validation.integer("num_threads", config.num_threads, 1)
     if "lr" in config.optimizer:
         number("optimizer.lr", config.optimizer.lr, "a finite number >= 0", at_least=0.0)
     for name in ("max_epochs", "max_steps"):
         if config.trainer.get(name) is not None:
-            arguments.integer(f"trainer.{name}", config.trainer[name], -1)  # -1 means no limit
+            validation.integer(f"trainer.{name}", config.trainer[name], -1)  # -1 means no limit
 
 
 def _check_end(run: Run, config: DictConfig) -> None:

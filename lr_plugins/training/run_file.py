@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lr_plugins._lightning import Logger, rank_zero_only
-from lr_plugins.report.run_files import RUN_FILE
+from lr_plugins._lightning.compat import Logger
+from lr_plugins.comparison.run_files import RUN_FILE
+from lr_plugins.rank_zero import rank_zero_only
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.tracking.entries import BY_SPOOL
 from lr_plugins.tracking.run_status import run_status

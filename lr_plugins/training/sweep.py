@@ -83,11 +83,11 @@ class Sweep(Callback):  # type: ignore[misc]
         left = [place for place in spools(logger.spool_folder) if is_left(place)]
         if left:
             place = "" if logger.spool_dir == DEFAULT else f" {logger.spool_dir}"
-            print(f"Of {len(left)} runs, MLflow lacks something; send it with: python -m lr_plugins.tracking{place}")
+            print(f"Of {len(left)} runs, MLflow lacks something; send it with: lr-plugins send{place}")
 
     def _compare(self, folder: Path, logger: Any) -> None:
-        from lr_plugins.report.compare import PAGE, RUNS, compare
-        from lr_plugins.report.run_files import find_run_files
+        from lr_plugins.comparison.report import PAGE, RUNS, compare
+        from lr_plugins.comparison.run_files import find_run_files
 
         runs = find_run_files(folder, self._id)
         if not runs:

@@ -9,7 +9,7 @@ from pytorch_lightning.plugins import MixedPrecision
 
 from lr_plugins import Assign, Constant, KerasSGD, LearningRateScheduler, LinearDecay, RunLength
 from lr_plugins.callbacks import Trace
-from lr_plugins.callbacks.writer import Writer
+from lr_plugins.engine.writer import Writer
 from lr_plugins.interop import ScheduleLR
 from tests.lifecycle.test_optimizer_kinds import PLAN, AtTheStep, CompiledLayer, CompiledStep, compilations
 from tests.toys import Toy, fit
@@ -150,7 +150,7 @@ def test_replays_of_a_captured_step_use_what_is_written_in_between(foreach):
     # Of gradients that are always 1, Adam makes steps of the learning rate; powers of these betas are exact.
     weight, betas = constant_gradient(), (0.5, 0.5)
     optimizer = torch.optim.Adam([weight], lr=tensor(), betas=betas, capturable=True, foreach=foreach)
-    scheduler = ScheduleLR(optimizer, LinearDecay(0.1), RUN)
+    scheduler = ScheduleLR(optimizer, LinearDecay(0.1), run_length=RUN)
     graph, changes = captured(optimizer), []
     for _ in range(18):
         before = weight[0].item()

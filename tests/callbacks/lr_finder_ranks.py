@@ -18,9 +18,9 @@ from torch import nn
 
 from lr_plugins import CosineDecay, LearningRateRangeTest, LearningRateScheduler
 from lr_plugins.callbacks import History
+from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.data import Digits
-from lr_plugins.training.random_states import RandomStates
 from tests.toys import QUIET
 
 warnings.filterwarnings("ignore")

@@ -29,7 +29,7 @@ def said(schedule, module=None, **options):
 
 
 def test_a_start_within_the_rule_and_a_fall_of_a_hundredfold_need_no_word():
-    assert said(ExponentialDecay(0.01, "100%", 0.01)) == []
+    assert said(ExponentialDecay(0.01, decay_steps="100%", decay_rate=0.01)) == []
     assert said(CosineDecay(0.01)) == said(LinearDecay(0.001)) == []  # the end counts, though no step has it
     assert said(StepDecay(0.01, drop=0.01, every="1ep")) == []
 

@@ -50,7 +50,11 @@ class Copies(pl.Callback):
 def test_a_copy_has_the_record_and_not_the_fit(driven):
     others = [lp.LearningRateScheduler(lp.CosineDecay(0.1))] if driven else []
     others += [lp.LearningRateTrace(), lp.History(), lp.KerasProgress(verbose=0)]
-    others += [lp.LearningRateRangeTest(1e-3, 1.0, 20, apply=False, verbose=0)]
+    others += [
+        lp.LearningRateRangeTest(
+            min_learning_rate=1e-3, max_learning_rate=1.0, num_training_steps=20, apply=False, verbose=0
+        )
+    ]
     copies = Copies(others)
     copies.copy()
     fit(Toy(sgd), *others, copies, epochs=2, val=loader(8))

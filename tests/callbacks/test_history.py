@@ -65,7 +65,7 @@ def test_what_is_not_there_is_told():
 
 
 def test_the_learning_rate_is_that_of_the_epochs_last_step():
-    schedule = ReduceLROnPlateau(0.5, "val_loss", factor=0.5, patience=1)
+    schedule = ReduceLROnPlateau(0.5, monitor="val_loss", factor=0.5, patience=1)
     assert fitted(Module(), LearningRateScheduler(schedule))["lr"] == [0.5, 0.5, 0.25]  # as Keras' logs["lr"]
     per_step = LearningRateScheduler(StepDecay(0.5, every="5st"))
     assert fitted(Module(), per_step, max_epochs=2)["lr"] == [0.5, 0.25]
@@ -231,7 +231,7 @@ def positions(*callbacks, ckpt_path=None, **settings):
     history = History()
     # It follows a metric, so that the scheduler keeps the sums of an epoch under way.
     monitor = "loss" if "limit_val_batches" in settings else "val_loss"
-    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, monitor, factor=0.5, patience=1))
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, monitor=monitor, factor=0.5, patience=1))
     run = trainer(history, scheduler, *callbacks, max_epochs=3, **settings)
     run.fit(Position(), ckpt_path=ckpt_path)
     return history

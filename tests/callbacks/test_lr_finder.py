@@ -32,19 +32,19 @@ from lr_plugins import (
     LearningRateTrace,
     StepDecay,
 )
+from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.callbacks import History
+from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
 from lr_plugins.callbacks.lr_finder.curve import Curve, rates_between
 from lr_plugins.callbacks.lr_finder.snapshot import Snapshot
 from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
+from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.data import Batches
-from lr_plugins.training.last_checkpoint import LastCheckpoint
-from lr_plugins.training.random_states import RandomStates
 from tests import toys
 from tests.toys import Toy, Used, loader
 
-SEARCH = {"min_lr": 1e-4, "max_lr": 1.0, "num_training_steps": 20, "verbose": 0}
+SEARCH = {"min_learning_rate": 1e-4, "max_learning_rate": 1.0, "num_training_steps": 20, "verbose": 0}
 finder = functools.partial(LearningRateRangeTest, **SEARCH)
 
 
@@ -817,9 +817,9 @@ def test_two_processes_find_the_same_from_the_mean_of_their_losses_and_undo_it(t
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("min_lr", 0),
-        ("min_lr", "low"),
-        ("max_lr", 1e-9),
+        ("min_learning_rate", 0),
+        ("min_learning_rate", "low"),
+        ("max_learning_rate", 1e-9),
         ("num_training_steps", 9),
         ("num_training_steps", 20.0),
         ("mode", "cubic"),

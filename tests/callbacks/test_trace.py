@@ -38,7 +38,7 @@ def rows(path):
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("every_n_steps", [1, 4, 1000])
 def test_every_step_reaches_the_logger_once_at_its_own_x(every_n_steps, order):
-    scheduler, memory = LearningRateScheduler(InverseTimeDecay(0.1, 1, 0.5)), Memory()
+    scheduler, memory = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5)), Memory()
     trace = LearningRateTrace(every_n_steps=every_n_steps)
     fit(None, *[scheduler, trace][::order], logger=memory)
     assert memory.points == [("lr", step, 0.1 / (1 + 0.5 * step)) for step in range(18)]
@@ -80,7 +80,7 @@ def test_a_trainer_that_goes_on_logs_no_point_twice():
 
 
 def test_it_leaves_a_table_and_a_picture(tmp_path):
-    scheduler, memory = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1 / 3)), Memory()
+    scheduler, memory = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1 / 3)), Memory()
     fit(None, scheduler, LearningRateTrace(tmp_path), logger=memory)
     table = rows(tmp_path / "lr_trace.csv")
     assert [(int(row["step"]), float(row["lr"])) for row in table] == [
@@ -148,7 +148,7 @@ def test_a_step_that_fails_and_is_made_up_for_is_one_step():
                     optimizer.step(failing)
             optimizer.step(closure)
 
-    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     fit(Retrying(), scheduler, epochs=1)
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
 
@@ -163,7 +163,7 @@ def test_a_step_that_calls_its_parents_is_one_step():
 
     Parent([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # torch puts its hooks into a class when one is made
     module = Toy(lambda parameters: Child(parameters, lr=0.1))
-    scheduler, trace = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1)), LearningRateTrace()
+    scheduler, trace = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1)), LearningRateTrace()
     fit(module, scheduler, epochs=1)
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
     fit(module, trace, epochs=1)
@@ -171,7 +171,7 @@ def test_a_step_that_calls_its_parents_is_one_step():
 
 
 def test_without_matplotlib_the_table_is_written_and_training_ends_well(tmp_path, monkeypatch):
-    import lr_plugins.callbacks.files as home
+    import lr_plugins._lightning.artifacts as home
 
     monkeypatch.setattr(home, "find_spec", lambda name: None)
     with pytest.warns(UserWarning, match="matplotlib is not installed"):

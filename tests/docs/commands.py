@@ -73,8 +73,8 @@ PRINTS = {
     "python train.py": r"plan +followed at (\d+) of \1 steps",
     "python app.py": r"LearningRateScheduler: 32 steps, lr ",
     "python main.py": r"Epoch 00002: LearningRateScheduler setting learning rate to \d",
-    "python -m lr_plugins.preview": r"(?m)^ +step 0 ",
-    "python -m lr_plugins.report": r"\| schedule \| runs \| best val_acc",
+    "lr-plugins preview": r"(?m)^ +step 0 ",
+    "lr-plugins compare": r"\| schedule \| runs \| best val_acc",
 }
 OF_AN_OPTION = {"--help": "== Groups and their options", "--cfg": "schedule:", "--info": "pkg://lr_plugins.conf"}
 

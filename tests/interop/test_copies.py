@@ -35,14 +35,14 @@ def two_groups():
 def with_module(schedules, **options):
     layers = net()
     optimizer = torch.optim.AdamW(layers.parameters(), lr=0.1, **options)
-    return ScheduleLR(optimizer, schedules, RUN, module=layers)
+    return ScheduleLR(optimizer, schedules, run_length=RUN, module=layers)
 
 
 SCHEDULERS = {
-    "one group": lambda: ScheduleLR(sgd(), CosineDecay().with_warmup("10%"), RUN),
-    "two groups": lambda: ScheduleLR(two_groups(), CosineDecay().with_warmup("10%"), RUN),
+    "one group": lambda: ScheduleLR(sgd(), CosineDecay().with_warmup("10%"), run_length=RUN),
+    "two groups": lambda: ScheduleLR(two_groups(), CosineDecay().with_warmup("10%"), run_length=RUN),
     "tensor": lambda: ScheduleLR(sgd(torch.tensor(0.1)), StepDecay(every="3st")),
-    "function": lambda: ScheduleLR(sgd(), halve, RUN),
+    "function": lambda: ScheduleLR(sgd(), halve, run_length=RUN),
     "factory": lambda: ScheduleLR(sgd(), TorchSchedule(functools.partial(StepLR, step_size=3))),
     "split": lambda: with_module([CosineDecay(), Assign(StepDecay(0.5, every="2st"), params=r"^1\.")]),
     "split, and by index": lambda: with_module(
@@ -138,7 +138,7 @@ def test_lambdas_are_copied_and_pickle_says_what_to_do():
         [CosineDecay(0.1), Assign(lambda epoch: 0.5, to="momentum")],
         TorchSchedule(lambda optimizer: StepLR(optimizer, 2)),
     ):
-        scheduler = ScheduleLR(sgd(momentum=0.9), schedule, RUN)
+        scheduler = ScheduleLR(sgd(momentum=0.9), schedule, run_length=RUN)
         used(*copy.deepcopy([scheduler.optimizer, scheduler]), 3)
         with pytest.raises(
             pickle.PicklingError, match=r"cannot be pickled with .*<lambda> in its schedule.*state_dict"
@@ -165,7 +165,7 @@ def test_a_function_of_the_epoch_is_not_called_anew_by_the_copy():
         asked.append(epoch)
         return lr / 2
 
-    scheduler = ScheduleLR(sgd(), schedule, RUN)
+    scheduler = ScheduleLR(sgd(), schedule, run_length=RUN)
     used(scheduler.optimizer, scheduler, 7)
     other = copy.deepcopy(scheduler)
     used(other.optimizer, other, 2)
@@ -173,7 +173,7 @@ def test_a_function_of_the_epoch_is_not_called_anew_by_the_copy():
 
 
 def test_a_group_that_has_come_and_a_value_written_by_hand_go_along():
-    scheduler = ScheduleLR(sgd(), CosineDecay(), RUN)
+    scheduler = ScheduleLR(sgd(), CosineDecay(), run_length=RUN)
     used(scheduler.optimizer, scheduler, 3)
     scheduler.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.05})
     scheduler.optimizer.param_groups[0]["lr"] = 0.7

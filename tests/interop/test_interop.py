@@ -43,7 +43,7 @@ def loop(scheduler, steps):
     "schedule",
     [
         StepDecay(every="7st"),
-        InverseTimeDecay(0.3, 1, 0.1),
+        InverseTimeDecay(0.3, decay_steps=1, decay_rate=0.1),
         CosineDecay().with_warmup("10%"),
         lambda epoch: 1 / (1 + epoch),
     ],
@@ -51,7 +51,7 @@ def loop(scheduler, steps):
 )
 def test_a_plain_loop_gets_exactly_the_schedule(schedule):
     run = RunLength.of(steps_per_epoch=10, epochs=5)
-    scheduler = ScheduleLR(sgd(groups=2), schedule, run)
+    scheduler = ScheduleLR(sgd(groups=2), schedule, run_length=run)
     rates = loop(scheduler, 50)
     expected = [as_schedule(schedule)(run.position(step, 0.1)) for step in range(50)]
     assert rates[:, 0].tolist() == expected
@@ -117,7 +117,9 @@ def test_timms_schedulers_are_told_where_they_are():
 
         original = factory(sgd())
         expected = [original._get_lr(step)[0] for step in range(30)]
-        assert [TorchSchedule(factory, 0.1)(step) for step in range(30)] == pytest.approx(expected, rel=1e-12)
+        assert [TorchSchedule(factory, initial_learning_rate=0.1)(step) for step in range(30)] == pytest.approx(
+            expected, rel=1e-12
+        )
 
 
 def test_it_drives_a_training_combines_and_resumes_like_any_other(tmp_path):
@@ -151,7 +153,7 @@ def test_assignments_work_in_a_plain_loop():
         Assign(StepDecay(0.5, every="2st"), params=r"^1\."),
         Assign(Constant(0.5), to="momentum"),
     ]
-    rates = loop(ScheduleLR(optimizer, schedules, RunLength.of(steps=8), module=net), 8)
+    rates = loop(ScheduleLR(optimizer, schedules, run_length=RunLength.of(steps=8), module=net), 8)
     run = RunLength.of(steps=8)
     assert rates[:, 0].tolist() == [CosineDecay(0.1)(run.position(step)) for step in range(8)]
     assert rates[:, 1].tolist() == [0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]
@@ -173,14 +175,14 @@ def test_a_function_of_the_epoch_is_called_once_an_epoch():
         asked.append(epoch)
         return lr / 2
 
-    rates = loop(ScheduleLR(sgd(), halve, RunLength.of(steps_per_epoch=10, epochs=5)), 50)
+    rates = loop(ScheduleLR(sgd(), halve, run_length=RunLength.of(steps_per_epoch=10, epochs=5)), 50)
     assert rates[::10, 0].tolist() == [0.1 / 2 ** (1 + epoch) for epoch in range(5)]
     assert sorted(set(asked)) == [0, 1, 2, 3, 4, 5]  # the step after the last one, too: so torch's loop goes
     assert len(asked) == 6
 
 
 def test_schedulers_that_are_no_functions_of_time_are_refused_with_what_to_do():
-    plateau = TorchSchedule(lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer), 0.1)
+    plateau = TorchSchedule(lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer), initial_learning_rate=0.1)
     with pytest.raises(InvalidArgument, match=r"lr_plugins\.ReduceLROnPlateau"):
         plateau(3)
     with pytest.raises(InvalidArgument, match="TorchSchedule"):

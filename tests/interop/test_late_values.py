@@ -50,7 +50,7 @@ def cases(runs):
 
 @pytest.mark.parametrize(("schedule", "run", "kind", "message"), cases(RUNS))
 def test_a_loop_of_as_many_steps_as_there_are_values_ends_well(schedule, run, kind, message):
-    scheduler = ScheduleLR(sgd(), schedule, run)
+    scheduler = ScheduleLR(sgd(), schedule, run_length=run)
     rates = first_rates(scheduler.optimizer, scheduler, 4)
     assert len(rates) == 4
     assert scheduler.get_last_lr() == rates[-1:] == [scheduler.optimizer.param_groups[0]["lr"]]
@@ -59,7 +59,7 @@ def test_a_loop_of_as_many_steps_as_there_are_values_ends_well(schedule, run, ki
 
 @pytest.mark.parametrize(("schedule", "run", "kind", "message"), cases(RUNS[:2]))
 def test_the_step_that_would_use_it_raises_and_changes_no_weights(schedule, run, kind, message):
-    scheduler = ScheduleLR(sgd(), schedule, run)
+    scheduler = ScheduleLR(sgd(), schedule, run_length=run)
     first_rates(scheduler.optimizer, scheduler, 4)
     (weight,) = scheduler.optimizer.param_groups[0]["params"]
     before = weight.clone()
@@ -76,7 +76,7 @@ def test_the_step_that_would_use_it_raises_and_changes_no_weights(schedule, run,
 
 @pytest.mark.parametrize(("schedule", "run", "kind", "message"), cases(RUNS[:2]))
 def test_from_there_one_can_go_back(schedule, run, kind, message):
-    scheduler = ScheduleLR(sgd(), schedule, run)
+    scheduler = ScheduleLR(sgd(), schedule, run_length=run)
     rates = first_rates(scheduler.optimizer, scheduler, 4)
     scheduler.load_state_dict({"last_epoch": 2})
     assert first_rates(scheduler.optimizer, scheduler, 2) == rates[2:]

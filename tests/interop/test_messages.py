@@ -16,7 +16,7 @@ LENGTHS = {
     "warm-up": StepDecay(0.1, every="3st").with_warmup("5%"),
     "sequence": Constant(0.1).then(CosineDecay(0.1), after="80%"),
     "annealed": Annealed(Constant(0.1)),
-    "warm-up, stable, decay": WarmupStableDecay(0.1, warmup="5st", decay="20st"),
+    "warm-up, stable, decay": WarmupStableDecay(0.1, warmup_steps="5st", decay_steps="20st"),
     "warm-up, stable, decay in percent": WarmupStableDecay(0.1),
     "momentum": [Constant(0.1), Assign(CosineDecay(0.9), to="momentum")],
 }
@@ -28,15 +28,17 @@ def test_an_unknown_length_names_the_run_length_that_would_do(schedule):
         ScheduleLR(sgd(momentum=0.9), schedule)
     assert "LearningRateScheduler" not in str(raised.value)
     for run in (RunLength.of(steps=50), RunLength.of(steps_per_epoch=10, epochs=5)):
-        scheduler = ScheduleLR(sgd(momentum=0.9), schedule, run)
+        scheduler = ScheduleLR(sgd(momentum=0.9), schedule, run_length=run)
         used(scheduler.optimizer, scheduler, 50)
 
 
-@pytest.mark.parametrize("schedule", [StepDecay(every="2ep"), lambda epoch: 0.1, CosineDecay(0.1, "10ep").per_epoch()])
+@pytest.mark.parametrize(
+    "schedule", [StepDecay(every="2ep"), lambda epoch: 0.1, CosineDecay(0.1, decay_steps="10ep").per_epoch()]
+)
 def test_unknown_epochs_name_the_run_length_that_would_do(schedule):
     with pytest.raises(TrainingError, match=r"give RunLength\.of\(steps_per_epoch=\.\.\.\)"):
         ScheduleLR(sgd(), schedule)
-    ScheduleLR(sgd(), schedule, RunLength.of(steps_per_epoch=5))
+    ScheduleLR(sgd(), schedule, run_length=RunLength.of(steps_per_epoch=5))
 
 
 def test_who_else_has_written_is_told_by_its_own_name():
@@ -60,7 +62,7 @@ def test_an_optimizer_that_makes_its_own_learning_rate():
         return Adafactor(parameters(), **options)
 
     own = adafactor(lr=None, relative_step=True, scale_parameter=True)
-    for schedule in (CosineDecay(0.1, "9st"), StepDecay(every="2st"), [Assign(Constant(0.1))]):
+    for schedule in (CosineDecay(0.1, decay_steps="9st"), StepDecay(every="2st"), [Assign(Constant(0.1))]):
         with pytest.raises(InvalidArgument) as raised:
             ScheduleLR(own, schedule)
         assert str(raised.value) == (
@@ -77,7 +79,7 @@ def test_a_group_without_a_learning_rate():
     optimizer.add_param_group({"params": parameters()})
     optimizer.param_groups[1]["lr"] = None
     with pytest.raises(InvalidArgument, match="got 'SGD with lr=None'"):
-        ScheduleLR(optimizer, CosineDecay(0.1, "9st"))
+        ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="9st"))
 
 
 class Wrapper:
@@ -113,7 +115,7 @@ class Bare:
 )
 def test_what_is_not_an_optimizer_of_torch(optimizer, message):
     with pytest.raises(InvalidArgument, match=r"^ScheduleLR\.optimizer must be a torch\.optim\.Optimizer; " + message):
-        ScheduleLR(optimizer, CosineDecay(0.1, "9st"))
+        ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="9st"))
 
 
 def test_lightnings_own_wrapper_is_an_optimizer_of_torch():

@@ -14,7 +14,7 @@ from lr_plugins.interop import ScheduleLR
 from tests.interop.loops import sgd, used
 from tests.toys import Toy, Used, fit
 
-FIRST, SECOND = CosineDecay(0.1, "100st"), StepDecay(0.1, every="30st")
+FIRST, SECOND = CosineDecay(0.1, decay_steps="100st"), StepDecay(0.1, every="30st")
 MESSAGE = r"another ScheduleLR, of CosineDecay\(.*drives the learning rate of the same parameters of this SGD"
 
 
@@ -109,7 +109,7 @@ from lr_plugins.interop import ScheduleLR
 
 weight = torch.nn.Parameter(torch.zeros(2))
 optimizer = torch.optim.SGD([weight], lr=0.1)
-scheduler, gone = ScheduleLR(optimizer, LinearDecay(0.1, 0.0, "18st")), []
+scheduler, gone = ScheduleLR(optimizer, LinearDecay(0.1, end_learning_rate=0.0, decay_steps="18st")), []
 for _ in range(2):
     optimizer.step()
     scheduler.step()
@@ -129,7 +129,7 @@ def test_neither_keeps_the_optimizer_alive():
 class Returns(Toy):
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-        scheduler = ScheduleLR(optimizer, LinearDecay(0.1, 0.0, "18st"))
+        scheduler = ScheduleLR(optimizer, LinearDecay(0.1, end_learning_rate=0.0, decay_steps="18st"))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
 

@@ -17,12 +17,16 @@ MESSAGE = r"ScheduleLR: SGD has taken two steps without ScheduleLR\.step\(\)"
 class Returns(Toy):
     def __init__(self, form, schedule=None, run=None):
         super().__init__()
-        self.form, self.schedule, self.run = form, schedule or LinearDecay(0.1, 0.0, "18st"), run
+        self.form, self.schedule, self.run = (
+            form,
+            schedule or LinearDecay(0.1, end_learning_rate=0.0, decay_steps="18st"),
+            run,
+        )
         self.steps_at_warning = None
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-        return self.form(optimizer, ScheduleLR(optimizer, self.schedule, self.run))
+        return self.form(optimizer, ScheduleLR(optimizer, self.schedule, run_length=self.run))
 
 
 PER_EPOCH = {
@@ -118,7 +122,7 @@ def test_manual_optimization(every, count, caught):
 
 def test_where_the_callback_overrides_it_one_thing_is_said(caught):
     spy = Used()
-    scheduler = LearningRateScheduler(LinearDecay(0.3, 0.0, "18st"))
+    scheduler = LearningRateScheduler(LinearDecay(0.3, end_learning_rate=0.0, decay_steps="18st"))
     fit(Returns(PER_EPOCH["two lists"]), scheduler, spy, epochs=3)
     assert not reports(caught)
     said = [str(one.message) for one in caught if "LearningRateScheduler" in str(one.message)]
@@ -158,13 +162,13 @@ def loop(optimizer, scheduler, epochs, batches, every=None):
 @pytest.mark.parametrize(("every", "count"), [(1, 0), (2, 1), (None, 1)])
 def test_a_plain_loop(every, count, caught):
     optimizer = sgd()
-    loop(optimizer, ScheduleLR(optimizer, LinearDecay(0.1, 0.0, "30st")), 3, 10, every)
+    loop(optimizer, ScheduleLR(optimizer, LinearDecay(0.1, end_learning_rate=0.0, decay_steps="30st")), 3, 10, every)
     assert len(reports(caught)) == count
 
 
 def test_the_report_comes_at_the_second_step_of_a_loop():
     optimizer = sgd()
-    scheduler = ScheduleLR(optimizer, CosineDecay(0.1, "100st"))
+    scheduler = ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="100st"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
@@ -180,13 +184,13 @@ def test_an_optimizer_that_calls_its_parents_step_takes_one_step(caught):
             return super().step(closure)
 
     optimizer = Clipped([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
-    used(optimizer, ScheduleLR(optimizer, CosineDecay(0.1, "100st")), 5)
+    used(optimizer, ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="100st")), 5)
     assert not reports(caught)
 
 
 def test_two_schedulers_of_two_optimizers_are_told_apart(caught):
     optimizers = [sgd(), sgd()]
-    first, second = [ScheduleLR(optimizer, CosineDecay(0.1, "100st")) for optimizer in optimizers]
+    first, second = [ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="100st")) for optimizer in optimizers]
     for _ in range(4):
         for optimizer in optimizers:
             optimizer.step()
@@ -205,14 +209,14 @@ def test_two_of_one_optimizer_are_reported_together(caught):
 
 def test_a_scheduler_that_is_gone_says_nothing(caught):
     optimizer = sgd()
-    ScheduleLR(optimizer, CosineDecay(0.1, "100st"))
-    loop(optimizer, ScheduleLR(optimizer, CosineDecay(0.1, "100st")), 1, 5, 1)
+    ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="100st"))
+    loop(optimizer, ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="100st")), 1, 5, 1)
     assert not reports(caught)
 
 
 def test_a_compiled_step_is_compiled_once(caught):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=torch.tensor(0.1))
-    scheduler = ScheduleLR(optimizer, LinearDecay(0.1, 0.0, "10st"))
+    scheduler = ScheduleLR(optimizer, LinearDecay(0.1, end_learning_rate=0.0, decay_steps="10st"))
     (weight,) = optimizer.param_groups[0]["params"]
     compilations = []
 

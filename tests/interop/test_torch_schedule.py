@@ -100,7 +100,7 @@ def test_nothing_is_said_where_the_momentum_stays(factory, caught):
 def test_the_initial_value_is_that_of_what_is_asked_for():
     factory = functools.partial(cyclic, cycle_momentum=False)
     assert TorchSchedule(factory, of="momentum")(RunLength().position(4, 0.85)) == 0.85
-    assert TorchSchedule(factory, 0.8, of="momentum")(4) == 0.8
+    assert TorchSchedule(factory, initial_learning_rate=0.8, of="momentum")(4) == 0.8
     with pytest.raises(InvalidArgument, match=r"TorchSchedule\.of must be one of lr, momentum, weight_decay"):
         TorchSchedule(factory, of="betas")
 
@@ -156,7 +156,9 @@ def test_timms_between_two_steps():
         return CosineLRScheduler(optimizer, t_initial=20, lr_min=1e-3, warmup_t=5, warmup_lr_init=1e-4)
 
     expected = [factory(sgd())._get_lr(time)[0] for time in TIMES]
-    assert [TorchSchedule(factory, 0.1)(Position(time)) for time in TIMES] == pytest.approx(expected, rel=1e-12)
+    assert [TorchSchedule(factory, initial_learning_rate=0.1)(Position(time)) for time in TIMES] == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 CHAINED = {

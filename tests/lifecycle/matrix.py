@@ -45,10 +45,10 @@ from lr_plugins import (
     Schedule,
     StepDecay,
 )
+from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
 from lr_plugins.schedules import Position
 from lr_plugins.schedules.observation import EPOCH, Observation, steps_between
 from lr_plugins.training.data import Batches
-from lr_plugins.training.last_checkpoint import LastCheckpoint
 from tests.toys import QUIET
 
 EPOCHS, BATCHES, SAMPLES = 4, 7, 4  # of a run; of an epoch; of a batch
@@ -151,7 +151,7 @@ KINDS = [
     ),
     Kind(
         WARM_UP,
-        lambda: [Part(CosineDecay(decay_steps="34st", end_learning_rate=0.001).with_warmup("6st", 0.1))],
+        lambda: [Part(CosineDecay(decay_steps="34st", end_learning_rate=0.001).with_warmup("6st", start_factor=0.1))],
         "SequentialLR of LinearLR and CosineAnnealingLR, interval=step",
         _sequential,
     ),
@@ -182,9 +182,9 @@ KINDS = [
     Kind(
         SEVERAL,
         lambda: [
-            Part(OneCycle(0.1, "64st")),
-            Part(CosineDecay(0.05, "64st"), group="biases"),
-            Part(CycleThrough(0.95, 0.85, 0.95, "64st"), to="momentum"),
+            Part(OneCycle(0.1, total_steps="64st")),
+            Part(CosineDecay(0.05, decay_steps="64st"), group="biases"),
+            Part(CycleThrough(0.95, 0.85, 0.95, total_steps="64st"), to="momentum"),
         ],
         "OneCycleLR, interval=step",
         _one_cycle,
@@ -680,7 +680,7 @@ class Case:
         """Train with Lightning, from the begin or from a checkpoint, until the end or until it is interrupted."""
         recorder, module = Recorder(), Module(self, lose)
         scheduler = LearningRateScheduler(
-            [Assign(part.schedule, part.to, group=part.group) for part in self.kind.parts()]
+            [Assign(part.schedule, to=part.to, group=part.group) for part in self.kind.parts()]
         )
         mine = ([last] if last else []) + ([scheduler] if self.ours else [])
         accumulation = [] if len(self.setup.accumulate) == 1 else [GradientAccumulationScheduler(self.setup.accumulate)]

@@ -40,7 +40,7 @@ SCHEDULES = {
     "steps": LossDriven(0.1, when="2st"),
     "plateau": ReduceLROnPlateau(0.1, monitor="mine", mode="min", factor=0.5, patience=1, when="validation"),
     "product": CosineDecay(0.1).with_warmup("1ep") * BoldDriver(monitor="mine", mode="min"),
-    "accumulated": InverseTimeDecay(0.1, 1, 0.5),
+    "accumulated": InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5),
     "samples": StepDecay(0.1, drop=0.5, every="16sp"),  # batches of 4, two a step, on two ranks
     "only on one": LossDriven(0.1, monitor="on rank 0", on_missing="warn"),
     # What no reduction can mend: a function that depends on the rank.

@@ -106,7 +106,9 @@ def values(callback):
 def everything(strategy, devices=1, module=None):
     """One of each, with copies made before the fit; the module may bring a scheduler that overrides the one here."""
     callbacks = [
-        LearningRateRangeTest(1e-3, 1.0, num_training_steps=40, apply=False, verbose=0),
+        LearningRateRangeTest(
+            min_learning_rate=1e-3, max_learning_rate=1.0, num_training_steps=40, apply=False, verbose=0
+        ),
         LearningRateScheduler(CosineDecay()),
         LearningRateTrace(),
         History(),

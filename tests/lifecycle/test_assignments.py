@@ -133,11 +133,13 @@ def test_the_optimizer_really_uses_the_momentum():
             seen.append(self.param_groups[0]["betas"])
             return super().step(closure)
 
-    scheduler = LearningRateScheduler([Assign(LinearDecay(0.9, 0.6), to="beta1"), Assign(Constant(0.99), to="beta2")])
+    scheduler = LearningRateScheduler(
+        [Assign(LinearDecay(0.9, end_learning_rate=0.6), to="beta1"), Assign(Constant(0.99), to="beta2")]
+    )
     fit(Toy(lambda parameters: Watched(parameters, lr=0.01)), scheduler)
-    assert seen == [(value, 0.99) for value in planned(LinearDecay(0.9, 0.6))]
+    assert seen == [(value, 0.99) for value in planned(LinearDecay(0.9, end_learning_rate=0.6))]
     assert used(scheduler, "lr") == [0.01] * 18
-    assert used(scheduler, "beta1") == planned(LinearDecay(0.9, 0.6))
+    assert used(scheduler, "beta1") == planned(LinearDecay(0.9, end_learning_rate=0.6))
 
 
 def test_weight_decay_keeps_the_groups_that_have_none():
@@ -353,7 +355,7 @@ def test_assignments_are_a_list_or_a_dictionary(given):
 
 
 def test_a_momentum_of_one_is_refused_with_the_step():
-    schedules = [Assign(LinearDecay(0.9, 1.3), to="beta1")]
+    schedules = [Assign(LinearDecay(0.9, end_learning_rate=1.3), to="beta1")]
     with pytest.raises(TrainingError, match=re.escape("the beta1 must be a number >= 0 and < 1")):
         fit(Toy(lambda parameters: torch.optim.Adam(parameters)), LearningRateScheduler(schedules))
 
@@ -483,7 +485,7 @@ def test_lbfgs_is_not_split():
 def test_the_layers_of_real_models(model, layers):
     import timm
 
-    from lr_plugins.callbacks.param_groups import layers_of
+    from lr_plugins.engine.param_groups import layers_of
 
     net = timm.create_model(model)
     found = layers_of(Assign(Constant(0.1), layer_decay=0.75), [name for name, _ in net.named_parameters()])

@@ -22,13 +22,13 @@ from lr_plugins import (
     ReduceLROnPlateau,
     StepDecay,
 )
+from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
+from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.checkpoint_state import VERSION
 from lr_plugins.errors import InvalidArgument, LearningRateError, TrainingError
 from lr_plugins.interop import ScheduleLR
 from lr_plugins.training.classifier import EpochMean
 from lr_plugins.training.data import Batches
-from lr_plugins.training.last_checkpoint import LastCheckpoint
-from lr_plugins.training.random_states import RandomStates
 from tests.toys import Toy, fit
 
 

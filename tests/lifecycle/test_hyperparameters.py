@@ -15,10 +15,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 import lr_plugins as lp
+from docs_tools.catalogue import EXAMPLES
 from lr_plugins import keras
-from lr_plugins.report.catalogue import EXAMPLES
-from lr_plugins.safe_globals import safe_classes
-from lr_plugins.schedules.combine import Wrapper
+from lr_plugins.engine.safe_globals import safe_classes
+from lr_plugins.schedules.combinators.combine import Wrapper
 from tests.toys import QUIET, Toy, Used, loader
 
 RUN = lp.RunLength.of(steps_per_epoch=6, epochs=4)
@@ -36,14 +36,16 @@ NUMPY = {
     "numpy points": lp.PiecewiseInterpolation([list(point) for point in np.array([[0, 0.1], [5, 0.2]])]),
     "numpy multi": lp.MultiStepDecay(0.1, milestones=list(np.array([3, 5]))),
     "numpy plateau": lp.ReduceLROnPlateau(
-        0.1, "val_loss", factor=np.float32(0.5), patience=np.int64(3), when=np.str_("validation")
+        0.1, monitor="val_loss", factor=np.float32(0.5), patience=np.int64(3), when=np.str_("validation")
     ),
-    "numpy duration": lp.Repeated(lp.CosineDecay(0.1), lp.Duration(np.float64(3), "ep")),
+    "numpy duration": lp.Repeated(lp.CosineDecay(0.1), every=lp.Duration(np.float64(3), "ep")),
     "numpy noise": lp.Noise(lp.CosineDecay(0.1), std=np.float64(0.2), seed=3),
-    "numpy run": lp.AsPlanned(lp.StepDecay(0.1), np.int64(3), np.float64(4)),
+    "numpy run": lp.Replanned(lp.StepDecay(0.1), steps_per_epoch=np.int64(3), epochs=np.float64(4)),
 }
 OTHERS = {
-    "nested": lp.Chain([lp.Constant(0.1), lp.CosineDecay(0.1) * lp.StepDecay(drop=0.5)], ["5%"]).with_warmup("2st"),
+    "nested": lp.Chain([lp.Constant(0.1), lp.CosineDecay(0.1) * lp.StepDecay(drop=0.5)], lengths=["5%"]).with_warmup(
+        "2st"
+    ),
     "mixed units": lp.PiecewiseConstant(["1ep", "50%"], [0.1, 0.05, 0.01]),
     "assignment": lp.Assign(lp.CosineDecay(0.1), params="bias", layer_decay=0.5, layers=["weight", "bias"]),
     "assignments": lp.Assignments({"a": lp.OneCycle(0.1), "b": lp.Assign(lp.Constant(0.9), to="momentum")}),
@@ -173,7 +175,7 @@ def test_a_function_of_a_module_loads_once_its_user_calls_it_safe(tmp_path):
     with torch.serialization.safe_globals([of_epoch]):
         assert Net.load_from_checkpoint(checkpoint).hparams.schedule is of_epoch
     with torch.serialization.safe_globals([Mine]):
-        assert loaded(lp.Chain([Mine(0.1), lp.Constant(0.1)], ["1ep"])).schedules[0].peak == 0.1
+        assert loaded(lp.Chain([Mine(0.1), lp.Constant(0.1)], lengths=["1ep"])).schedules[0].peak == 0.1
     with torch.serialization.safe_globals([of_epoch]):
         assert loaded(lp.FunctionSchedule(of_epoch))(lp.Position(0, 1)) == 0.05
     with pytest.raises(pickle.UnpicklingError, match="sqrt"):
@@ -204,7 +206,7 @@ PROGRAMS = {
     "torch first": "import torch, lr_plugins",
     "torch last": "import lr_plugins, torch; lr_plugins.LearningRateScheduler",
     "an optimizer": "import lr_plugins, torch; lr_plugins.KerasSGD",
-    "by hand": "import lr_plugins, torch; from lr_plugins.safe_globals import register_schedules; register_schedules()",
+    "by hand": "import lr_plugins, torch; from lr_plugins.engine.safe_globals import register_schedules; register_schedules()",
 }
 
 

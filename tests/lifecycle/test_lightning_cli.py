@@ -12,9 +12,9 @@ import yaml
 from pytorch_lightning.cli import LightningCLI
 
 import lr_plugins as lp
+from docs_tools.catalogue import EXAMPLES
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.report.catalogue import EXAMPLES
-from lr_plugins.schedules.config import TARGET, to_config
+from lr_plugins.schedules.serialization import TARGET, to_config
 from tests.toys import Toy, loader
 
 QUIET = [
@@ -105,15 +105,15 @@ NESTED = """
 
 def test_a_schedule_in_yaml_trains_and_speaks(fit, capsys):
     scheduler = fit(ALONE)
-    assert scheduler.trace["lr"].values.tolist() == expected(lp.CosineDecay(0.3, "50%"))
+    assert scheduler.trace["lr"].values.tolist() == expected(lp.CosineDecay(0.3, decay_steps="50%"))
     assert "Epoch 00002: LearningRateScheduler setting learning rate to 0.0." in capsys.readouterr().out
 
 
 def test_schedules_of_schedules_beside_the_other_callbacks(fit):
     factors = lp.StepDecay(every="2st") * lp.PiecewiseInterpolation([[0, 1], [3, 0.5], ["100%", 0]])
-    parts = [lp.MultiStepDecay(milestones=["5st", 1]).with_warmup(4), lp.Product([*factors.schedules, 0.5])]
+    parts = [lp.MultiStepDecay(milestones=["5st", "1ep"]).with_warmup(4), lp.Product([*factors.schedules, 0.5])]
     scheduler = fit(NESTED)
-    chain = lp.Chain(parts, ["1ep"])
+    chain = lp.Chain(parts, lengths=["1ep"])
     assert scheduler.assignments == lp.Assignments([chain])
     assert scheduler.trace["lr"].values.tolist() == expected(chain)
 
@@ -224,8 +224,10 @@ def test_what_print_config_prints_and_what_is_saved_can_be_fed_back(fit, config,
 CATALOGUE = {name: schedule for examples in EXAMPLES.values() for name, schedule in examples.items()}
 CATALOGUE |= {
     "cooldown": lp.Cooldown(0.1, shape="1-sqrt"),
-    "annealed by a schedule": lp.Annealed(lp.CosineDecay(0.1), length=3, shape=lp.PolynomialDecay(k_decay=2.0)),
-    "warm-up by a schedule": lp.Warmup(lp.LossDriven(0.1), "5%", shape=lp.StepDecay(drop=0.5, every=3)),
+    "annealed by a schedule": lp.Annealed(lp.CosineDecay(0.1), decay_steps=3, shape=lp.PolynomialDecay(k_decay=2.0)),
+    "warm-up by a schedule": lp.Warmup(
+        lp.LossDriven(0.1), warmup_steps="5%", shape=lp.StepDecay(drop=0.5, every="3ep")
+    ),
 }
 del CATALOGUE["function"]  # a lambda has no plain form
 

@@ -20,7 +20,7 @@ from lr_plugins import (
     ReduceLROnPlateau,
     RunLength,
 )
-from lr_plugins.callbacks.observer import Observer
+from lr_plugins._lightning.metrics import Observer
 from lr_plugins.errors import TrainingError
 from tests.toys import QUIET, Toy, fit, loader
 
@@ -87,7 +87,7 @@ def test_a_value_of_an_earlier_epoch_is_no_new_observation(when):
 
 
 def test_equal_values_are_observations_of_their_own():
-    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, "loss", factor=0.5, patience=2))
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="loss", factor=0.5, patience=2))
     fit(Told([1.0] * 6), scheduler, epochs=6)
     assert per_epoch(scheduler) == [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
 
@@ -118,7 +118,7 @@ def test_a_metric_logged_at_steps_is_seen_as_it_stands():
             self.log("now", float(self.trainer.global_step))
             return super().training_step(batch, batch_idx)
 
-    scheduler = LearningRateScheduler(LossDriven(0.1, "now", when="3st", k=0.1, max_learning_rate=None))
+    scheduler = LearningRateScheduler(LossDriven(0.1, monitor="now", when="3st", k=0.1, max_learning_rate=None))
     fit(Logs(), scheduler, epochs=2)
     observed = [None, 2.0, 5.0, 8.0]
     expected = [0.1 if one is None else 0.1 * math.exp(0.1 * one) for one in observed for _ in range(3)]
@@ -174,7 +174,7 @@ def test_warm_up_then_cosine_times_plateau():
 
 def test_param_groups_listen_apart():
     follows = Assign(BoldDriver(0.2, raise_factor=1.5), params="bias$")
-    scheduler = LearningRateScheduler([ReduceLROnPlateau(0.1, "loss", factor=0.1, patience=1), follows])
+    scheduler = LearningRateScheduler([ReduceLROnPlateau(0.1, monitor="loss", factor=0.1, patience=1), follows])
     fit(Told([1.0, 0.5, 0.75, 0.5]), scheduler, epochs=4)
     assert scheduler.trace["lr/bias"].values[::6] == pytest.approx([0.2, 0.2, 0.3, 0.15])
     assert scheduler.trace["lr/others"].values[::6] == pytest.approx([0.1, 0.1, 0.1, 0.01])
@@ -185,21 +185,23 @@ def test_param_groups_listen_apart():
 
 @pytest.mark.parametrize(("style", "number"), [("keras2", "00003"), ("keras3", "3")])
 def test_a_plateau_says_keras_line_and_nothing_else(style, number, capsys):
-    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=2), verbose=1, style=style)
+    scheduler = LearningRateScheduler(
+        ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=2), verbose=1, style=style
+    )
     fit(Told([1.0, 1.0, 1.0, 0.5]), scheduler, epochs=4)
     line = f"\nEpoch {number}: ReduceLROnPlateau reducing learning rate to 0.25.\n"
     assert capsys.readouterr().out == line
 
 
 def test_the_last_epochs_decision_is_told_as_well(capsys):
-    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=2), verbose=1)
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=2), verbose=1)
     fit(Told([1.0, 1.0, 1.0]), scheduler, epochs=3)
     assert capsys.readouterr().out == "\nEpoch 00003: ReduceLROnPlateau reducing learning rate to 0.25.\n"
 
 
 @pytest.mark.parametrize("style", ["keras2", "keras3"])
 def test_the_line_stands_where_keras_has_it(style, capsys):
-    rule = ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=1)
+    rule = ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=1)
     callbacks = [KerasProgress(style=style), LearningRateScheduler(rule, verbose=1, style=style)]
     fit(Told([1.0, 1.0, 0.5]), *callbacks, epochs=3)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
@@ -235,9 +237,9 @@ def test_a_product_says_both(capsys):
 
 def test_a_metric_that_is_never_logged_is_told_with_those_that_are():
     with pytest.raises(TrainingError, match=r"monitor is 'val_los'.*logged are: loss"):
-        fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, "val_los", mode="min")))
+        fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="val_los", mode="min")))
     with pytest.warns(UserWarning, match="val_los"):
-        fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, "val_los", mode="min", on_missing="warn")))
+        fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="val_los", mode="min", on_missing="warn")))
 
 
 def test_a_loss_that_is_nan():
@@ -252,9 +254,9 @@ def test_a_loss_that_is_nan():
 
 LOSSES = [1.0, 1.0, 0.9, 0.9, 0.9, 0.5, 0.6, 0.6]
 LISTENERS = {
-    "plateau": ReduceLROnPlateau(0.1, "loss", factor=0.5, patience=2),
+    "plateau": ReduceLROnPlateau(0.1, monitor="loss", factor=0.5, patience=2),
     "loss driven": LossDriven(0.1, smoothing=0.5),
-    "greedy": Greedy(0.1, "loss", factor=0.5, patience=1),
+    "greedy": Greedy(0.1, monitor="loss", factor=0.5, patience=1),
     "bold driver": BoldDriver(0.1),
     "validation runs": ReduceLROnPlateau(0.1, factor=0.5, patience=2, when="validation"),
     "steps": LossDriven(0.1, when="4st", k=-0.1),
@@ -348,7 +350,7 @@ def test_a_validation_that_lightning_leaves_out_is_made_up_for(when, tmp_path):
 
 def test_a_fit_that_goes_on_observes_nothing_twice():
     module = Told([1.0, 1.0, 1.0, 1.0])
-    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, "loss", factor=0.5, patience=2))
+    scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="loss", factor=0.5, patience=2))
     trainer = fit(module, scheduler, epochs=2)
     trainer.fit_loop.max_epochs = 4
     trainer.fit(module, loader())
@@ -365,7 +367,7 @@ def test_a_metric_logged_at_some_steps_counts_at_those_only():
                 self.log("now", 1.0)
             return super().training_step(batch, batch_idx)
 
-    rule = ReduceLROnPlateau(0.1, "now", mode="max", factor=0.5, patience=2, when="step")
+    rule = ReduceLROnPlateau(0.1, monitor="now", mode="max", factor=0.5, patience=2, when="step")
     scheduler = LearningRateScheduler(rule)
     fit(Logs(), scheduler, train=loader(80), epochs=1)
     assert used(scheduler) == [0.1] * 11 + [0.05] * 9
@@ -378,11 +380,11 @@ def test_validation_runs_that_there_are_none_of():
 
 def test_a_name_that_was_never_looked_for_is_told_at_the_end():
     with pytest.warns(UserWarning, match="'los', which a schedule observes, was never logged"):
-        fit(None, LearningRateScheduler(LossDriven(0.1, "los", when="500st")))
+        fit(None, LearningRateScheduler(LossDriven(0.1, monitor="los", when="500st")))
 
 
 def test_a_missing_metric_is_warned_of_once(recwarn):
-    fit(None, LearningRateScheduler(LossDriven(0.1, "los", on_missing="warn")), epochs=5)
+    fit(None, LearningRateScheduler(LossDriven(0.1, monitor="los", on_missing="warn")), epochs=5)
     told = [str(one.message) for one in recwarn if "no metric of that name" in str(one.message)]
     assert len(set(told)) == 1
 
@@ -405,16 +407,16 @@ def test_another_metrics_memory_is_not_taken_over(tmp_path):
             self.log("acc", 0.1 * (1 + self.current_epoch))
 
     saver = ModelCheckpoint(tmp_path, filename="end")
-    first = ReduceLROnPlateau(0.1, "loss", factor=0.5, patience=2)
+    first = ReduceLROnPlateau(0.1, monitor="loss", factor=0.5, patience=2)
     fit(Both(), LearningRateScheduler(first), saver, epochs=2, enable_checkpointing=True)
-    second = LearningRateScheduler(ReduceLROnPlateau(0.1, "acc", factor=0.5, patience=1), on_resume="config")
+    second = LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="acc", factor=0.5, patience=1), on_resume="config")
     fit(Both(), second, epochs=5, ckpt_path=tmp_path / "end.ckpt")
     assert used(second) == [0.1] * 18  # it improves in every epoch
 
 
 def test_a_logged_metric_beside_a_measured_one_is_told_by_its_epoch(capsys):
-    follows = Assign(LossDriven(0.1, "measured", k=-1), params="bias$")
-    schedules = [ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=1), follows]
+    follows = Assign(LossDriven(0.1, monitor="measured", k=-1), params="bias$")
+    schedules = [ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=1), follows]
     scheduler = LearningRateScheduler(schedules, verbose=1, measure={"measured": lambda trainer, module: 1.0})
     fit(Told([1.0, 1.0]), scheduler, epochs=2)
     lines = [line for line in capsys.readouterr().out.splitlines() if "ReduceLROnPlateau" in line]

@@ -76,7 +76,7 @@ def test_a_differentiable_optimizer_is_driven_too():
     start = torch.ones(2, requires_grad=True)
     weight = start.clone()
     optimizer = torch.optim.SGD([weight], lr=0.1, differentiable=True)
-    scheduler = ScheduleLR(optimizer, LinearDecay(0.1), RunLength.of(steps=18))
+    scheduler = ScheduleLR(optimizer, LinearDecay(0.1), run_length=RunLength.of(steps=18))
     for _ in range(2):
         weight.grad = torch.ones(2)
         with torch.enable_grad():

@@ -225,7 +225,7 @@ def test_the_same_in_a_loop_of_ones_own():
     weight, bias = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))
     optimizer = Muon([weight], [bias])
     scheduler = ScheduleLR(
-        optimizer, Assign(StepDecay(0.8, every="1st"), to="momentum", group=0), RunLength.of(steps=9)
+        optimizer, Assign(StepDecay(0.8, every="1st"), to="momentum", group=0), run_length=RunLength.of(steps=9)
     )
     optimizer.step()
     scheduler.step()

@@ -22,8 +22,8 @@ from lr_plugins import (
     RunLength,
     StepDecay,
 )
-from lr_plugins.callbacks.trace import Trace
-from lr_plugins.callbacks.writer import Writer
+from lr_plugins.engine.trace import Trace
+from lr_plugins.engine.writer import Writer
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.interop import ScheduleLR, TorchSchedule
 from lr_plugins.schedules import Schedule
@@ -136,7 +136,7 @@ def test_a_share_of_a_value_is_refused():
 
 def test_a_share_of_a_beta_is_refused():
     own = [{"params": weights(), "betas": betas} for betas in ((0.9, 0.999), (0.95, 0.999))]
-    rising = Assign(CycleThrough(0.5, 0.99, 0.5, length=100, anneal="linear"), to="momentum")
+    rising = Assign(CycleThrough(0.5, 0.99, 0.5, total_steps=100, anneal="linear"), to="momentum")
     step, error = run(torch.optim.Adam(own, lr=0.1), [rising])
     assert 0 < step < 40
     assert "the momentum must be at most 1, the largest" in str(error)
@@ -175,7 +175,7 @@ def test_layers_that_decay_beyond_all_numbers_are_refused():
 
 def test_schedule_lr_keeps_the_last_value_and_raises_at_the_step():
     optimizer = sgd()
-    scheduler = ScheduleLR(optimizer, GROWING, RUN)
+    scheduler = ScheduleLR(optimizer, GROWING, run_length=RUN)
     for _ in range(FIRST_WRONG):
         optimizer.step()
         scheduler.step()
@@ -184,7 +184,7 @@ def test_schedule_lr_keeps_the_last_value_and_raises_at_the_step():
             needs_the_value()
     assert optimizer.param_groups[0]["lr"] == GROWING(LAST)
     with pytest.raises(TrainingError, match="at step 0"):
-        ScheduleLR(sgd(), Constant(1e300), RUN)
+        ScheduleLR(sgd(), Constant(1e300), run_length=RUN)
 
 
 class Mixed(LearningRateScheduleMixin, Toy):
@@ -207,10 +207,10 @@ def test_a_training_ends_before_the_value_is_written(module):
 
 
 LISTENING = {
-    "loss driven": LossDriven(0.1, "loss", max_learning_rate=None),
-    "loss driven, power": LossDriven(0.1, "loss", max_learning_rate=None, rule="power", k=1e3),
-    "bold driver": BoldDriver(0.1, "loss", raise_factor=1e300, cut_factor=0.999, max_learning_rate=None),
-    "greedy": Greedy(0.1, "loss", factor=1e-300, patience=0, max_lr=None),
+    "loss driven": LossDriven(0.1, monitor="loss", max_learning_rate=None),
+    "loss driven, power": LossDriven(0.1, monitor="loss", max_learning_rate=None, rule="power", k=1e3),
+    "bold driver": BoldDriver(0.1, monitor="loss", raise_factor=1e300, cut_factor=0.999, max_learning_rate=None),
+    "greedy": Greedy(0.1, monitor="loss", factor=1e-300, patience=0, max_learning_rate=None),
 }
 
 
@@ -230,7 +230,10 @@ def test_a_metric_that_leads_beyond_all_numbers_ends_the_training(name):
 
 def test_what_is_driven_to_0_or_far_below_is_written():
     optimizer = sgd()
-    assert run(optimizer, [Assign(ExponentialDecay(1e-300, 1, 0.1)), Assign(CosineDecay(0.0), to="momentum")]) == (
+    assert run(
+        optimizer,
+        [Assign(ExponentialDecay(1e-300, decay_steps=1, decay_rate=0.1)), Assign(CosineDecay(0.0), to="momentum")],
+    ) == (
         None,
         None,
     )

@@ -273,7 +273,7 @@ def test_the_loss_decides_for_the_new_one_too():
 
 
 def test_after_the_fit_nothing_follows_any_more():
-    from lr_plugins.callbacks import step_hooks
+    from lr_plugins.engine import step_hooks
 
     fit(None, Does(by_strategy(SGD)), LearningRateScheduler(Constant(0.1)), train=FOUR)
     assert (step_hooks._followers, step_hooks._watchers, step_hooks._handles) == ({}, [], [])
@@ -311,7 +311,7 @@ def test_optimizers_that_change_places_keep_what_is_theirs():
 
 
 def test_one_that_is_taken_away_is_let_go(recwarn):
-    from lr_plugins.callbacks import step_hooks
+    from lr_plugins.engine import step_hooks
 
     gone = []
 

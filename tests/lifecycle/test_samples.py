@@ -117,7 +117,7 @@ def test_the_samples_of_the_run_are_those_that_a_counter_counts():
 
 
 def test_parts_in_samples_begin_when_so_many_have_been_used():
-    chain = Chain([Constant(0.1), CosineDecay(0.2, "16sp"), Constant(0.3)], ["10sp", "20sp"])
+    chain = Chain([Constant(0.1), CosineDecay(0.2, decay_steps="16sp"), Constant(0.3)], lengths=["10sp", "20sp"])
     cosine = [0.2 * (1 + np.cos(np.pi * min(seen / 16, 1))) / 2 for seen in (2, 6, 10, 14, 18)]
     # After 12 samples the second part has been due for 2; after 32 the third for 2.
     assert used_in(chain, loader(48, 4), epochs=1) == pytest.approx([0.1] * 3 + cosine + [0.3] * 4, abs=1e-15)
@@ -300,21 +300,23 @@ def test_another_batch_size_is_nothing_to_what_does_not_count_samples(tmp_path, 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 24])
 def test_the_preview_shows_what_the_training_uses(batch_size):
-    schedule = Chain([StepDecay(0.1, every="10sp"), CosineDecay(0.05, "30sp")], ["20sp"]).with_warmup("7sp")
+    schedule = Chain(
+        [StepDecay(0.1, every="10sp"), CosineDecay(0.05, decay_steps="30sp")], lengths=["20sp"]
+    ).with_warmup("7sp")
     per_epoch = len(loader(24, batch_size))
-    seen = schedule.preview(steps_per_epoch=per_epoch, epochs=3, batch_size=batch_size)
+    seen = preview(schedule, steps_per_epoch=per_epoch, epochs=3, batch_size=batch_size)
     assert seen.values.tolist() == used_in(schedule, loader(24, batch_size), epochs=3)
 
 
 def test_the_preview_says_what_it_lacks():
     with pytest.raises(TrainingError, match=r"8sp is in samples.*give their number as the batch_size of the run"):
-        HALVED.preview(steps_per_epoch=6, epochs=2)
+        preview(HALVED, steps_per_epoch=6, epochs=2)
 
 
 def test_times_of_samples_that_are_whole_steps_are_met_exactly():
     for batch_size, length in itertools.product(range(1, 40), (7, 10, 50, 96, 100)):
         one = StepDecay(1.0, drop=0.5, every=f"{length}sp")
-        several = Chain([Constant(0.5**at) for at in range(4)], [f"{length}sp"] * 3)
+        several = Chain([Constant(0.5**at) for at in range(4)], lengths=[f"{length}sp"] * 3)
         again = StepDecay(1.0, drop=0.5, every=f"{length / 2}sp").repeated(f"{length}sp")
         steps = np.arange(2 * length)
 

@@ -29,7 +29,7 @@ SCHEDULES = [
     StepDecay(0.1, drop=0.5, every="2ep"),
     StepDecay(drop=0.5, every="5st"),
     StepDecay(0.1, drop=0.5, every="10%"),
-    PiecewiseConstant([1, 2], [0.3, 0.2, 0.1]),
+    PiecewiseConstant(["1ep", "2ep"], [0.3, 0.2, 0.1]),
     InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5),
     InverseTimeDecay(0.1, decay_steps="1ep", decay_rate=0.5),
     ExponentialDecay(0.1, decay_steps=4, decay_rate=0.5),
@@ -51,7 +51,7 @@ def test_every_step_uses_exactly_the_schedules_value(schedule, accumulate):
 
 
 def test_other_callbacks_see_the_coming_steps_value_at_batch_start_wherever_they_stand_in_the_list():
-    scheduler, before, after = LearningRateScheduler(InverseTimeDecay(0.1, 1, 0.5)), Spy(), Spy()
+    scheduler, before, after = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5)), Spy(), Spy()
     fit(None, before, scheduler, after)
     used = scheduler.trace["lr"].values.tolist()
     assert before.at_batch_start == used
@@ -196,7 +196,10 @@ class Failing(Toy):
 
 
 def test_after_an_error_the_callback_is_free_for_a_new_trainer():
-    scheduler, module = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1)), Failing(8, KeyError("broken data"))
+    scheduler, module = (
+        LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1)),
+        Failing(8, KeyError("broken data")),
+    )
     with pytest.raises(KeyError):
         fit(module, scheduler)
     assert len(scheduler.trace["lr"]) == 8
@@ -221,7 +224,7 @@ def test_after_an_error_the_optimizer_is_the_users_again():
 
 
 def test_a_fit_with_nothing_to_do_keeps_the_position(tmp_path):
-    scheduler, module = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1)), Toy()
+    scheduler, module = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1)), Toy()
     trainer = fit(module, scheduler, epochs=2)
     trainer.fit(module, loader())
     trainer.fit_loop.max_epochs = 3
@@ -242,7 +245,7 @@ def test_testing_a_checkpoint_does_not_move_the_next_fit(tmp_path):
         def test_step(self, batch, batch_idx):
             self.log("test_loss", self.compute_loss(batch))
 
-    scheduler, module = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1)), Testable()
+    scheduler, module = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1)), Testable()
     trainer = fit(module, scheduler, epochs=1)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     trainer.fit_loop.max_epochs = 2
@@ -342,7 +345,7 @@ def test_the_rate_that_lightnings_finder_leaves_is_the_optimizers_own():
 @pytest.mark.parametrize(
     "make_schedule",
     [
-        lambda: InverseTimeDecay(0.1, 1, 0.5),
+        lambda: InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5),
         lambda: lambda epoch, lr: lr * 0.5,
         lambda: LossDriven(0.1, monitor="loss"),
         lambda: LossDriven(0.1, monitor="val_loss"),
@@ -408,7 +411,7 @@ def test_a_checkpoint_of_another_kind_of_schedule_keeps_the_position(tmp_path):
 def test_a_checkpoint_without_the_scheduler_still_tells_the_position(tmp_path):
     trainer = fit(None, epochs=2)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     fit(None, scheduler, epochs=3, ckpt_path=tmp_path / "a.ckpt")
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + t) for t in range(12, 18)])
 
@@ -474,7 +477,7 @@ def test_it_says_nothing_by_default(capsys):
 
 @pytest.mark.parametrize(("style", "number"), [("keras2", "{:05d}"), ("keras3", "{}")])
 def test_its_message_is_keras_own(capsys, style, number):
-    fit(None, LearningRateScheduler(PiecewiseConstant([1, 2], [0.002, 1e-05, 1 / 3]), verbose=1, style=style))
+    fit(None, LearningRateScheduler(PiecewiseConstant(["1ep", "2ep"], [0.002, 1e-05, 1 / 3]), verbose=1, style=style))
     assert capsys.readouterr().out == "".join(
         f"\nEpoch {number.format(epoch)}: LearningRateScheduler setting learning rate to {value}.\n"
         for epoch, value in [(1, "0.002"), (2, "1e-05"), (3, "0.3333333333333333")]
@@ -571,13 +574,13 @@ def test_amp_steps_that_the_scaler_skips_are_not_counted():
             self.scaler.step(optimizer)
             self.scaler.update()
 
-    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     fit(Scaled(), scheduler, epochs=1)
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(4)])
 
 
 def test_lbfgs_takes_one_step_whatever_its_closure_calls():
-    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     fit(Toy(lambda parameters: torch.optim.LBFGS(parameters, lr=0.1)), scheduler, epochs=1)
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lr_plugins import CosineDecay, LearningRateScheduler, RunLength, StepDecay
-from lr_plugins.callbacks.worker_results import bring_back
+from lr_plugins._lightning.worker_results import bring_back
 from tests.toys import fit, plan
 
 ROOT = Path(__file__).parents[2]

@@ -117,7 +117,7 @@ def test_the_case_of_the_report():
 
 def test_parts_that_begin_within_an_epoch_count_their_own_from_there():
     # The second part begins in the middle of epoch 2, and drops after an epoch of its own.
-    schedule = Chain([Constant(0.1), StepDecay(0.1, every="1ep")], ["2.5ep"])
+    schedule = Chain([Constant(0.1), StepDecay(0.1, every="1ep")], lengths=["2.5ep"])
     scheduler = LearningRateScheduler(schedule)
     by_loader(scheduler, [4, 8, 8, 8, 8])
     begin, second = 4 + 8 + 4, 4 + 8 + 8 + 4
@@ -126,7 +126,7 @@ def test_parts_that_begin_within_an_epoch_count_their_own_from_there():
 
 
 def test_a_part_that_begins_at_a_step():
-    schedule = Constant(0.1).then(StepDecay(0.1, every="1ep"), "6st")  # a quarter of epoch 1 is over
+    schedule = Constant(0.1).then(StepDecay(0.1, every="1ep"), after="6st")  # a quarter of epoch 1 is over
     scheduler = LearningRateScheduler(schedule)
     by_loader(scheduler, SIZES)
     assert scheduler.trace["lr"].values.tolist() == [0.1] * 14 + [0.05] * 8 + [0.025] * 6
@@ -151,7 +151,9 @@ def test_warmup_in_epochs_holding_and_repeating():
     assert stretched == [0.1] * 12 + [0.05] * 16
 
 
-@pytest.mark.parametrize("schedule", [StepDecay(0.1, every="1ep"), SMOOTH, CosineDecay(0.1, "4ep").smooth()], ids=repr)
+@pytest.mark.parametrize(
+    "schedule", [StepDecay(0.1, every="1ep"), SMOOTH, CosineDecay(0.1, decay_steps="4ep").smooth()], ids=repr
+)
 @pytest.mark.parametrize("way", [by_loader, by_cutting])
 def test_resumed_unchanged_it_goes_on(way, schedule, tmp_path):
     saver = pl.callbacks.ModelCheckpoint(
@@ -246,7 +248,7 @@ def test_an_array_of_steps_has_the_values_of_each():
 
     run = RunLength.of(4, 4)._replace(clock=EpochClock((0, 4, 12, 20)))
     steps = np.arange(28)
-    for schedule in (SMOOTH, Chain([Constant(0.1), StepDecay(0.1, every="1ep")], ["2.5ep"])):
+    for schedule in (SMOOTH, Chain([Constant(0.1), StepDecay(0.1, every="1ep")], lengths=["2.5ep"])):
         assert schedule(run.position(steps)).tolist() == [schedule(run.position(step)) for step in steps.tolist()]
     assert Position(12, 2, run).part(Span(4, 1, "ep"), run.part(Span(24, 3), Span(4, 1, "ep"))).epoch == 1
 

@@ -43,12 +43,13 @@ IN_PERCENT = {
     "warm-up": StepDecay(0.1, every="1ep").with_warmup("5%"),
     "drop": StepDecay(0.1, every="10%"),
     "points": PiecewiseInterpolation([[0, 0.1], ["50%", 0.01]]),
-    "stable": WarmupStableDecay(0.1, warmup="1ep", decay="1ep"),
+    "stable": WarmupStableDecay(0.1, warmup_steps="1ep", decay_steps="1ep"),
     "annealed": Annealed(Constant(0.1), after="1ep"),
     "fraction": FunctionSchedule(lambda fraction: 0.1, of="fraction"),
-    "function": Constant(0.1).with_warmup("1ep", shape="linear") * FunctionSchedule(lambda epoch: 1.0).then(1.0, "50%"),
-    "only in two epochs' time": Chain([Constant(0.1), CosineDecay(0.1)], ["2ep"]),
-    "factor": ReduceLROnPlateau(0.1, "val_loss") * CosineDecay(),
+    "function": Constant(0.1).with_warmup("1ep", shape="linear")
+    * FunctionSchedule(lambda epoch: 1.0).then(1.0, after="50%"),
+    "only in two epochs' time": Chain([Constant(0.1), CosineDecay(0.1)], lengths=["2ep"]),
+    "factor": ReduceLROnPlateau(0.1, monitor="val_loss") * CosineDecay(),
     "one of several": [Constant(0.1), CosineDecay(0.1)],
 }
 
@@ -67,8 +68,8 @@ WITHOUT = {
     "epochs": StepDecay(0.1, drop=0.5, every="1ep"),
     "steps": CosineDecay(0.1, decay_steps="10st"),
     "samples": CosineDecay(0.1, decay_steps="40sp"),
-    "percent of a part": Chain([CosineDecay(0.1), Constant(0.0)], ["10st"]),
-    "a shape that fills its part": Chain([CosineDecay(0.1).with_warmup("0%"), Constant(0.0)], ["40sp"]),
+    "percent of a part": Chain([CosineDecay(0.1), Constant(0.0)], lengths=["10st"]),
+    "a shape that fills its part": Chain([CosineDecay(0.1).with_warmup("0%"), Constant(0.0)], lengths=["40sp"]),
     "no warm-up": CosineDecay(0.1, decay_steps="10st").with_warmup("0%"),
 }
 
@@ -81,10 +82,10 @@ def test_a_run_without_an_end_is_trained_where_nothing_asks_for_it(schedule, cap
     if "1ep" in repr(schedule):
         assert used == [0.1] * 6 + [0.05] * 6
     else:
-        assert used == pytest.approx([CosineDecay(0.1, "10st")(step) for step in range(12)])
+        assert used == pytest.approx([CosineDecay(0.1, decay_steps="10st")(step) for step in range(12)])
 
 
 def test_steps_that_end_the_run_are_its_length(capsys):
     error, _, used = endless(CosineDecay(0.1), capsys, max_steps=8)
     assert error is None
-    assert used == [CosineDecay(0.1, "8st")(step) for step in range(8)]
+    assert used == [CosineDecay(0.1, decay_steps="8st")(step) for step in range(8)]

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lr_plugins import LearningRateScheduler, RunLength
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.config import from_config, to_config
+from lr_plugins.schedules.serialization import from_config, to_config
 from tests.toys import fit
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lr_plugins.places import from_start, start_folder
+from lr_plugins.paths import from_start, start_folder
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lr_plugins.schedules import Chain, Product, Schedule
-from lr_plugins.schedules.combine import Wrapper
-from lr_plugins.schedules.warmup import Annealed, Warmup
+from lr_plugins.schedules.combinators.combine import Wrapper
+from lr_plugins.schedules.combinators.warmup import Annealed, Warmup
 
 
 class Comparison(NamedTuple):
@@ -82,5 +82,5 @@ def named(schedule: Schedule) -> str:
         and value != inspect.signature(kind).parameters[name].default
     ]
     inside = ", ".join([*map(named, parts), *options])
-    name = f"keras.{kind.__name__}" if kind.__module__.startswith("lr_plugins.keras.") else kind.__name__
+    name = f"keras.{kind.__name__}" if kind.__module__.startswith("lr_plugins.schedules.keras.") else kind.__name__
     return f"{name}({inside})" if inside else name

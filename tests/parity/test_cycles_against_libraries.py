@@ -20,12 +20,12 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
 from lr_plugins import Chain, Constant, FunctionSchedule, RunLength
-from lr_plugins.schedules.cosine import CosineDecay
-from lr_plugins.schedules.cycle import CycleThrough, Cyclic, OneCycle
-from lr_plugins.schedules.inverse import InverseSquareRoot
-from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
-from lr_plugins.schedules.step import StepDecay
-from lr_plugins.schedules.warmup import Annealed, Warmup, WarmupStableDecay
+from lr_plugins.schedules.combinators.warmup import Annealed, Warmup, WarmupStableDecay
+from lr_plugins.schedules.shapes.cosine import CosineDecay
+from lr_plugins.schedules.shapes.cycle import CycleThrough, Cyclic, OneCycle
+from lr_plugins.schedules.shapes.inverse import InverseSquareRoot
+from lr_plugins.schedules.shapes.polynomial import LinearDecay, PolynomialDecay
+from lr_plugins.schedules.shapes.step import StepDecay
 
 from .deviation import assert_agrees
 
@@ -85,14 +85,26 @@ def test_one_cycle_and_its_momentum(total, anneal, three_phase):
                 ),
                 total,
             )
-            ours = OneCycle(0.7, "100%", pct_start, anneal, divided, last_divided, three_phase)
+            ours = OneCycle(
+                0.7,
+                total_steps="100%",
+                pct_start=pct_start,
+                anneal=anneal,
+                div_factor=divided,
+                final_div_factor=last_divided,
+                three_phase=three_phase,
+            )
             near_0 = {"of_peak": ROUNDING, "peak": max(0.7, *rates)}
             told = f"torch OneCycleLR, {anneal}{', three phases' if three_phase else ''}"
             check(told, ours, rates, **near_0)
             check(told, OneCycle(0.7, total, *list(ours.config().values())[2:]), rates, 10**6, **near_0)
             if three_phase:
                 continue  # torch's momentum then stays at the first value in the third phase: as ours from it to it
-            check(f"{told}, momentum", CycleThrough(0.95, 0.85, 0.95, "100%", pct_start, anneal), momenta)
+            check(
+                f"{told}, momentum",
+                CycleThrough(0.95, 0.85, 0.95, total_steps="100%", pct_start=pct_start, anneal=anneal),
+                momenta,
+            )
 
 
 def test_one_cycle_with_momentum_in_three_phases():
@@ -116,8 +128,12 @@ def test_cyclic_and_its_momentum(mode, up, down):
             lambda inner: lr_scheduler.CyclicLR(inner, 0.01, 0.5, up, down, mode, gamma),  # noqa: B023
             500,
         )
-        check(f"torch CyclicLR, {mode}", Cyclic(0.01, 0.5, up, down, mode, gamma), rates)
-        check(f"torch CyclicLR, {mode}, momentum", Cyclic(0.9, 0.8, up, down, mode, gamma), momenta)
+        check(f"torch CyclicLR, {mode}", Cyclic(0.01, 0.5, up_steps=up, down_steps=down, mode=mode, gamma=gamma), rates)
+        check(
+            f"torch CyclicLR, {mode}, momentum",
+            Cyclic(0.9, 0.8, up_steps=up, down_steps=down, mode=mode, gamma=gamma),
+            momenta,
+        )
 
 
 @pytest.mark.parametrize("start", [1e-3, 0.25, 1.0])
@@ -130,16 +146,16 @@ def test_linear_warm_up_and_then_half_a_cosine(start):
     # torch goes on from the value before, at each step one rounding further off.
     told = "torch SequentialLR of LinearLR and CosineAnnealingLR"
     for ours in (
-        Warmup(CosineDecay(decay_steps=180), 20, start),
-        CosineDecay().with_warmup("10%", start),
-        Chain([LinearDecay(BASE * start, BASE), CosineDecay()], ["10%"]),
+        Warmup(CosineDecay(decay_steps=180), warmup_steps=20, start_factor=start),
+        CosineDecay().with_warmup("10%", start_factor=start),
+        Chain([LinearDecay(BASE * start, end_learning_rate=BASE), CosineDecay()], lengths=["10%"]),
     ):
         check(told, ours, rates, of_peak=200 * ROUNDING)
 
 
 def test_constant_warm_up():
     rates, _ = used(lambda inner: lr_scheduler.ConstantLR(inner, factor=0.25, total_iters=7), 30)
-    check("torch ConstantLR", Constant().with_warmup(7, 0.25, "constant"), rates)
+    check("torch ConstantLR", Constant().with_warmup(7, start_factor=0.25, shape="constant"), rates)
 
 
 @pytest.mark.parametrize(("strategy", "shape"), [("cos", "cosine"), ("linear", "linear")])
@@ -153,7 +169,9 @@ def test_annealing_for_weight_averaging_in_the_loop_of_torchs_documentation(stra
         inner.step()
         (averaging if step > start else scheduler).step()
     # torch goes on from the value before, at each step one rounding further off.
-    annealed = Annealed(CosineDecay(None, 200), 0.05, start + 1, annealing, shape)
+    annealed = Annealed(
+        CosineDecay(None, decay_steps=200), end_learning_rate=0.05, after=start + 1, decay_steps=annealing, shape=shape
+    )
     check(f"torch SWALR, {strategy}", annealed, rates, of_peak=200 * ROUNDING)
 
 
@@ -172,10 +190,27 @@ def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
         expected = [theirs._get_lr(step)[0] for step in range(total + 5)]
         start = first / BASE
         told = f"timm WSDLRScheduler, {shape}"
-        check(told, WarmupStableDecay(BASE, warmup, decay, SHAPES[shape], lr_min, start), expected, total)
+        check(
+            told,
+            WarmupStableDecay(
+                BASE,
+                warmup_steps=warmup,
+                decay_steps=decay,
+                decay_shape=SHAPES[shape],
+                end_learning_rate=lr_min,
+                start_factor=start,
+            ),
+            expected,
+            total,
+        )
         if warmup:
             percent = WarmupStableDecay(
-                None, f"{100 * warmup / total}%", f"{100 * decay / total}%", SHAPES[shape], lr_min, start
+                None,
+                warmup_steps=f"{100 * warmup / total}%",
+                decay_steps=f"{100 * decay / total}%",
+                decay_shape=SHAPES[shape],
+                end_learning_rate=lr_min,
+                start_factor=start,
             )
             check(f"{told}, in percent", percent, expected, total, of_peak=total * ROUNDING)  # of the percentages
 
@@ -188,10 +223,21 @@ def test_timms_decay_of_any_stable_part(stable, shape):
             optimizer(), 400, 150, lr_min, stable, 30, 0.8, shape, warmup_t=20, warmup_lr_init=0.003
         )
         expected = [theirs._get_lr(step)[0] for step in range(430)]
-        inner = Constant() if stable == "constant" else InverseSquareRoot(None, 30, 0.5 if stable == "rsqrt" else 0.8)
-        annealed = Annealed(inner.at_least(lr_min), lr_min, 250, None, SHAPES[shape], hold=False)
+        inner = (
+            Constant()
+            if stable == "constant"
+            else InverseSquareRoot(None, decay_steps=30, power=0.5 if stable == "rsqrt" else 0.8)
+        )
+        annealed = Annealed(
+            inner.at_least(lr_min),
+            end_learning_rate=lr_min,
+            after=250,
+            decay_steps=None,
+            shape=SHAPES[shape],
+            hold=False,
+        )
         told = f"timm WSDLRScheduler, {stable}, {shape}"
-        check(told, annealed.with_warmup(20, 0.01), expected, 420, of_peak=2 * ROUNDING)
+        check(told, annealed.with_warmup(20, start_factor=0.01), expected, 420, of_peak=2 * ROUNDING)
 
 
 @pytest.mark.parametrize("prefix", [True, False])
@@ -199,14 +245,14 @@ def test_timms_warm_up_with_and_without_a_prefix(prefix):
     for kind, ours in (
         (
             lambda **more: CosineLRScheduler(optimizer(), 100, 1e-3, k_decay=1.5, **more),
-            CosineDecay(None, 100, 1e-3, k_decay=1.5),
+            CosineDecay(None, decay_steps=100, end_learning_rate=1e-3, k_decay=1.5),
         ),
         (lambda **more: StepLRScheduler(optimizer(), 7, 0.5, **more), StepDecay(drop=0.5, every="7st")),
     ):
         theirs = kind(warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=prefix)
         expected = [theirs._get_lr(step)[0] for step in range(110)]
         told = f"timm {type(theirs).__name__}, warmup_prefix={prefix}"
-        check(told, Warmup(ours, 10, 1e-4 / BASE, prefix=prefix), expected, of_peak=ROUNDING)
+        check(told, Warmup(ours, warmup_steps=10, start_factor=1e-4 / BASE, prefix=prefix), expected, of_peak=ROUNDING)
 
 
 def test_timms_cosine_with_its_warm_up_in_front():
@@ -214,7 +260,11 @@ def test_timms_cosine_with_its_warm_up_in_front():
         optimizer(), t_initial=100, lr_min=1e-3, warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=True
     )
     expected = [theirs._get_lr(step)[0] for step in range(110)]
-    check("timm cosine, with its warm-up", CosineDecay(None, 100, 1e-3).with_warmup(10, 1e-4 / BASE), expected)
+    check(
+        "timm cosine, with its warm-up",
+        CosineDecay(None, decay_steps=100, end_learning_rate=1e-3).with_warmup(10, start_factor=1e-4 / BASE),
+        expected,
+    )
 
 
 # --- transformers -------------------------------------------------------------------------------------------
@@ -238,18 +288,34 @@ def test_transformers_warm_up_stable_decay(shape, least):
             T + 5,
         )
         told = f"transformers get_wsd_schedule, {shape}"
-        check(told, WarmupStableDecay(BASE, warmup, decay, shape, least * BASE, least), rates, T)
+        check(
+            told,
+            WarmupStableDecay(
+                BASE,
+                warmup_steps=warmup,
+                decay_steps=decay,
+                decay_shape=shape,
+                end_learning_rate=least * BASE,
+                start_factor=least,
+            ),
+            rates,
+            T,
+        )
     rises = {"linear": "linear", "cosine": "cosine"}
     if shape in rises:
         rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, shape, shape, least), T)
-        inside = WarmupStableDecay(None, 0, 40, shape, least * BASE)
-        check(f"{told} both ways", inside.with_warmup(20, least, rises[shape]), rates, of_peak=ROUNDING)
+        inside = WarmupStableDecay(
+            None, warmup_steps=0, decay_steps=40, decay_shape=shape, end_learning_rate=least * BASE
+        )
+        check(
+            f"{told} both ways", inside.with_warmup(20, start_factor=least, shape=rises[shape]), rates, of_peak=ROUNDING
+        )
 
 
 def test_transformers_rise_of_one_less_the_root():
     rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, "1-sqrt", "1-sqrt"), T)
     rise = FunctionSchedule(lambda share: 1 - math.sqrt(1 - share), of="fraction")
-    ours = WarmupStableDecay(None, 0, 40, "1-sqrt").with_warmup(20, shape=rise)
+    ours = WarmupStableDecay(None, warmup_steps=0, decay_steps=40, decay_shape="1-sqrt").with_warmup(20, shape=rise)
     check("transformers get_wsd_schedule, 1-sqrt both ways", ours, rates)
 
 
@@ -278,7 +344,11 @@ def test_transformers_two_other_rules_of_the_first_step():
     original = hf.get_cosine_with_min_lr_schedule_with_warmup_lr_rate
     for first in (None, 0.2):
         rates, _ = used(lambda inner: original(inner, W, T, min_lr_rate=0.1, warmup_lr_rate=first), T)  # noqa: B023
-        ours = Warmup(CosineDecay(None, T - W, 0.1 * BASE), W - 1, 1 / W if first is None else first)
+        ours = Warmup(
+            CosineDecay(None, decay_steps=T - W, end_learning_rate=0.1 * BASE),
+            warmup_steps=W - 1,
+            start_factor=1 / W if first is None else first,
+        )
         check("transformers cosine with a floor and a first value", ours, rates)
 
 
@@ -292,5 +362,5 @@ def test_kerass_cosine_with_a_warm_up_target(first, alpha):
         first, decay_steps=180, alpha=alpha, warmup_target=BASE, warmup_steps=20
     )
     expected = [float(theirs(step)) for step in range(210)]
-    ours = CosineDecay(BASE, 180, alpha * BASE).with_warmup(20, first / BASE)
+    ours = CosineDecay(BASE, decay_steps=180, end_learning_rate=alpha * BASE).with_warmup(20, start_factor=first / BASE)
     check("keras CosineDecay, with warmup_target", ours, expected, rel=1e-6, of_peak=2**-24)

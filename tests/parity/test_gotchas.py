@@ -226,7 +226,11 @@ def test_callbacks_see_the_lr_that_they_see_in_keras():
 
 
 def test_the_lr_of_an_update_is_in_place_when_its_batch_begins():
-    before, after, scheduler = Reader(), Reader(), LearningRateScheduler(InverseTimeDecay(0.1, 1, 0.05))
+    before, after, scheduler = (
+        Reader(),
+        Reader(),
+        LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.05)),
+    )
     trainer(before, scheduler, after, max_epochs=2).fit(Tiny(), loader(4))
     used = scheduler.trace["lr"].values.tolist()
     assert before.batches == after.batches == used

@@ -66,7 +66,7 @@ def test_the_rates(values, learning_rate, arguments, threshold, window):
 @given(values=st.lists(st.sampled_from([math.nan, math.inf, -math.inf, 1.0, 0.5, 0.7]), min_size=1, max_size=30))
 @settings(max_examples=100, deadline=None)
 def test_nan_and_infinity_if_they_are_compared(values):
-    schedule = Greedy(patience=1, min_lr=1e-3, max_lr=1.0, eps=1e-8, on_nonfinite="compare")
+    schedule = Greedy(patience=1, min_learning_rate=1e-3, max_learning_rate=1.0, eps=1e-8, on_nonfinite="compare")
     np.testing.assert_allclose(listen(schedule, values).rates, their_rates(values, 0.5, patience=1), rtol=1e-12, atol=0)
 
 

@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lr_plugins import KerasProgress, LearningRateScheduler, ReduceLROnPlateau
 from lr_plugins.callbacks import keras_progress
-from lr_plugins.callbacks.console_line import ConsoleLine
-from lr_plugins.callbacks.keras_text import Moment, draw
+from lr_plugins.console.keras_text import Moment, draw
+from lr_plugins.console.line import ConsoleLine
 from tests.toys import QUIET
 
 ANSI = re.compile("\x1b\\[\\d+m")
@@ -228,7 +228,7 @@ def test_epochs_without_validation_show_what_keras_shows():
 def test_what_a_plateau_says_stands_where_keras_has_it():
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=10.0, verbose=1)
     expected = keras_console(Terminal(), *loaders(), callbacks=[plateau], epochs=2)
-    rule = ReduceLROnPlateau(0.5, "loss", factor=0.5, patience=1, min_delta=10.0)
+    rule = ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=1, min_delta=10.0)
     assert our_console(Terminal(), *loaders(), schedule=rule, max_epochs=2) == expected
     assert "\nEpoch 2: ReduceLROnPlateau reducing learning rate to 0.25.\n\b" in expected
 

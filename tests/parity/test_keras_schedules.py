@@ -13,7 +13,7 @@ from keras.optimizers import schedules as real
 from lr_plugins import CosineRestarts, LearningRateScheduler, RunLength
 from lr_plugins import keras as ours
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.keras.schedules import SCHEDULES
+from lr_plugins.schedules.keras.decays import SCHEDULES
 from tests.toys import Toy, fit
 
 from .deviation import assert_agrees
@@ -165,17 +165,31 @@ def test_the_piecewise_rule_is_keras_in_a_training():
 
 def test_they_combine_like_all_others():
     run = RunLength.of(steps_per_epoch=10, epochs=10)
-    schedule = ours.CosineDecay(0.1, 80).then(ours.ExponentialDecay(0.01, 10, 0.5), after="80st") * 0.5
+    schedule = (
+        ours.CosineDecay(0.1, decay_steps=80).then(
+            ours.ExponentialDecay(0.01, decay_steps=10, decay_rate=0.5), after="80st"
+        )
+        * 0.5
+    )
     assert schedule(run.position(90)) == pytest.approx(0.5 * 0.01 * 0.5)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ours.ExponentialDecay(0.1, 0, 0.5), r"ExponentialDecay\.decay_steps must be a finite number > 0"),
-        (lambda: ours.CosineDecay(0.1, -1), r"CosineDecay\.decay_steps must be .*got -1"),
-        (lambda: ours.CosineDecay(0.1, 10, alpha=-1), r"CosineDecay\.alpha must be a finite number >= 0; got -1"),
-        (lambda: ours.CosineDecay(0.1, 10, dtype="float16"), r"CosineDecay\.dtype must be one of float64, float32"),
+        (
+            lambda: ours.ExponentialDecay(0.1, decay_steps=0, decay_rate=0.5),
+            r"ExponentialDecay\.decay_steps must be a finite number > 0",
+        ),
+        (lambda: ours.CosineDecay(0.1, decay_steps=-1), r"CosineDecay\.decay_steps must be .*got -1"),
+        (
+            lambda: ours.CosineDecay(0.1, decay_steps=10, alpha=-1),
+            r"CosineDecay\.alpha must be a finite number >= 0; got -1",
+        ),
+        (
+            lambda: ours.CosineDecay(0.1, decay_steps=10, dtype="float16"),
+            r"CosineDecay\.dtype must be one of float64, float32",
+        ),
         (lambda: ours.CosineDecayRestarts(0.1, 10, t_mul=0.5), r"t_mul must be a finite number >= 1"),
         (lambda: ours.PiecewiseConstantDecay([2], [1]), r"values must be one longer than boundaries"),
         (lambda: ours.PiecewiseConstantDecay([], [1]), r"boundaries must be a list of at least one number"),

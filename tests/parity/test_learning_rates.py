@@ -43,11 +43,14 @@ def test_functions_of_the_epoch(function):
 SCHEDULES_OF_THE_EPOCH = {
     "step": (StepDecay(0.1, drop=0.5, every="3ep"), lambda epoch: 0.1 * 0.5 ** (epoch // 3)),
     "piecewise": (PiecewiseConstant(["3ep", "5ep"], [0.002, 0.001, 0.0005]), article_mnist),
-    "exponential": (ExponentialDecay(0.1, "4ep", 0.05), lambda epoch: 0.1 * 0.05 ** (epoch / 4)),
-    "inverse time": (InverseTimeDecay(0.1, "2ep", 0.7), lambda epoch: 0.1 / (1 + 0.7 * epoch / 2)),
-    "from the optimizer's own": (StepDecay(drop=0.25, every=2), lambda epoch: 0.5 * 0.25 ** (epoch // 2)),
+    "exponential": (ExponentialDecay(0.1, decay_steps="4ep", decay_rate=0.05), lambda epoch: 0.1 * 0.05 ** (epoch / 4)),
+    "inverse time": (
+        InverseTimeDecay(0.1, decay_steps="2ep", decay_rate=0.7),
+        lambda epoch: 0.1 / (1 + 0.7 * epoch / 2),
+    ),
+    "from the optimizer's own": (StepDecay(drop=0.25, every="2ep"), lambda epoch: 0.5 * 0.25 ** (epoch // 2)),
     # Exact in float32, so that Keras' own recursion of the lr can stand beside the closed form.
-    "as a recursion": (StepDecay(drop=0.25, every=2), lambda epoch, lr: lr / 4 if epoch in (2, 4, 6, 8) else lr),
+    "as a recursion": (StepDecay(drop=0.25, every="2ep"), lambda epoch, lr: lr / 4 if epoch in (2, 4, 6, 8) else lr),
 }
 
 
@@ -71,25 +74,28 @@ OF_THE_UPDATE = {
         InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005),
         theirs.InverseTimeDecay(0.1, 1, 0.005),
     ),
-    "inverse time": (InverseTimeDecay(0.3, 70, 1.5), theirs.InverseTimeDecay(0.3, 70, 1.5)),
+    "inverse time": (InverseTimeDecay(0.3, decay_steps=70, decay_rate=1.5), theirs.InverseTimeDecay(0.3, 70, 1.5)),
     "inverse time, staircase": (
-        InverseTimeDecay(0.3, 7, 0.5, staircase=True),
+        InverseTimeDecay(0.3, decay_steps=7, decay_rate=0.5, staircase=True),
         theirs.InverseTimeDecay(0.3, 7, 0.5, staircase=True),
     ),
-    "exponential": (ExponentialDecay(0.1, 100, 0.05), theirs.ExponentialDecay(0.1, 100, 0.05)),
+    "exponential": (ExponentialDecay(0.1, decay_steps=100, decay_rate=0.05), theirs.ExponentialDecay(0.1, 100, 0.05)),
     "exponential, staircase": (
-        ExponentialDecay(0.1, 45, 0.96, staircase=True),
+        ExponentialDecay(0.1, decay_steps=45, decay_rate=0.96, staircase=True),
         theirs.ExponentialDecay(0.1, 45, 0.96, staircase=True),
     ),
     "exponential, staircase of whole epochs": (
-        ExponentialDecay(0.1, "2ep", 0.5, staircase=True),
+        ExponentialDecay(0.1, decay_steps="2ep", decay_rate=0.5, staircase=True),
         theirs.ExponentialDecay(0.1, 2 * UPDATES, 0.5, staircase=True),
     ),
     "exponential, in percent of the run": (
-        ExponentialDecay(0.1, "25%", 0.1),
+        ExponentialDecay(0.1, decay_steps="25%", decay_rate=0.1),
         theirs.ExponentialDecay(0.1, UPDATES * EPOCHS // 4, 0.1),
     ),
-    "exponential, growing": (ExponentialDecay(1e-5, 150, 1000.0), theirs.ExponentialDecay(1e-5, 150, 1000.0)),
+    "exponential, growing": (
+        ExponentialDecay(1e-5, decay_steps=150, decay_rate=1000.0),
+        theirs.ExponentialDecay(1e-5, 150, 1000.0),
+    ),
 }
 
 
@@ -111,7 +117,9 @@ lengths, steps = st.integers(1, 500), st.integers(0, 1000)
 def test_inverse_time_anywhere(start, length, rate, staircase, step):
     """Keras rounds six times: lr, rate, step / length, their product, the sum, the quotient."""
     expected = float(theirs.InverseTimeDecay(start, length, rate, staircase)(step))
-    assert InverseTimeDecay(start, length, rate, staircase)(step) == pytest.approx(expected, rel=6 * ROUNDING, abs=0)
+    assert InverseTimeDecay(start, decay_steps=length, decay_rate=rate, staircase=staircase)(step) == pytest.approx(
+        expected, rel=6 * ROUNDING, abs=0
+    )
 
 
 @given(starts, lengths, rates, st.booleans(), st.floats(0, 8))
@@ -120,7 +128,7 @@ def test_exponential_anywhere(start, length, rate, staircase, periods):
     """Of rate ** p, an error in p counts |log(rate)| * p times and one in rate p times; both are rounded once."""
     step = round(periods * length)  # beyond eight periods of 0.001 float32 has no such small numbers
     sensitivity = step / length * (1 + abs(np.log(rate)))
-    ours = ExponentialDecay(start, length, rate, staircase)(step)
+    ours = ExponentialDecay(start, decay_steps=length, decay_rate=rate, staircase=staircase)(step)
     expected = float(theirs.ExponentialDecay(start, length, rate, staircase)(step))
     assert ours == pytest.approx(expected, rel=(3 + sensitivity) * ROUNDING, abs=0)
 

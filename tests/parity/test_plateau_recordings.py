@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lr_plugins import Position
-from lr_plugins.callbacks.keras_text import format_rate
-from lr_plugins.callbacks.scheduler import MESSAGES
+from lr_plugins.callbacks.learning_rate_scheduler import MESSAGES
+from lr_plugins.console.keras_text import format_rate
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.keras import ReduceLROnPlateau
 from lr_plugins.schedules import Observation

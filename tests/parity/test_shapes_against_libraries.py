@@ -19,17 +19,17 @@ import timm.scheduler as timm
 import torch
 import transformers
 
-from lr_plugins.schedules.combine import Chain, Repeated
-from lr_plugins.schedules.constant import Constant
-from lr_plugins.schedules.cosine import CosineDecay, CosineRestarts
-from lr_plugins.schedules.exponential import ExponentialDecay
-from lr_plugins.schedules.inverse import InverseSquareRoot
-from lr_plugins.schedules.noise import Noise
-from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
+from lr_plugins.schedules.combinators.combine import Chain, Repeated
+from lr_plugins.schedules.combinators.noise import Noise
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.schedules.schedule import Schedule
-from lr_plugins.schedules.step import MultiStepDecay, StepDecay
-from lr_plugins.schedules.tanh import TanhDecay
+from lr_plugins.schedules.shapes.constant import Constant
+from lr_plugins.schedules.shapes.cosine import CosineDecay, CosineRestarts
+from lr_plugins.schedules.shapes.exponential import ExponentialDecay
+from lr_plugins.schedules.shapes.inverse import InverseSquareRoot
+from lr_plugins.schedules.shapes.polynomial import LinearDecay, PolynomialDecay
+from lr_plugins.schedules.shapes.step import MultiStepDecay, StepDecay
+from lr_plugins.schedules.shapes.tanh import TanhDecay
 
 from .deviation import assert_agrees
 
@@ -75,40 +75,60 @@ def torch_trace(make: Callable[..., Any], steps: int) -> np.ndarray:
 
 
 TORCH = {
-    "LinearLR down": (LinearDecay(0.09, 0.03, N), lambda o: torch_lr.LinearLR(o, 0.9, 0.3, N), 1200),
-    "LinearLR up": (LinearDecay(PEAK / 3, PEAK, 50), lambda o: torch_lr.LinearLR(o, total_iters=50), 100),
-    "PolynomialLR line": (PolynomialDecay(PEAK, N), lambda o: torch_lr.PolynomialLR(o, N), 1200),
-    "PolynomialLR square": (PolynomialDecay(PEAK, N, power=2), lambda o: torch_lr.PolynomialLR(o, N, 2.0), 1200),
-    "PolynomialLR root": (PolynomialDecay(PEAK, N, power=0.5), lambda o: torch_lr.PolynomialLR(o, N, 0.5), 1200),
+    "LinearLR down": (
+        LinearDecay(0.09, end_learning_rate=0.03, decay_steps=N),
+        lambda o: torch_lr.LinearLR(o, 0.9, 0.3, N),
+        1200,
+    ),
+    "LinearLR up": (
+        LinearDecay(PEAK / 3, end_learning_rate=PEAK, decay_steps=50),
+        lambda o: torch_lr.LinearLR(o, total_iters=50),
+        100,
+    ),
+    "PolynomialLR line": (PolynomialDecay(PEAK, decay_steps=N), lambda o: torch_lr.PolynomialLR(o, N), 1200),
+    "PolynomialLR square": (
+        PolynomialDecay(PEAK, decay_steps=N, power=2),
+        lambda o: torch_lr.PolynomialLR(o, N, 2.0),
+        1200,
+    ),
+    "PolynomialLR root": (
+        PolynomialDecay(PEAK, decay_steps=N, power=0.5),
+        lambda o: torch_lr.PolynomialLR(o, N, 0.5),
+        1200,
+    ),
     # Only up to T_max: from there torch's goes up again.
-    "CosineAnnealingLR": (CosineDecay(PEAK, N), lambda o: torch_lr.CosineAnnealingLR(o, N), N + 1),
+    "CosineAnnealingLR": (CosineDecay(PEAK, decay_steps=N), lambda o: torch_lr.CosineAnnealingLR(o, N), N + 1),
     "CosineAnnealingLR floor": (
-        CosineDecay(PEAK, N, 0.003),
+        CosineDecay(PEAK, decay_steps=N, end_learning_rate=0.003),
         lambda o: torch_lr.CosineAnnealingLR(o, N, 0.003),
         N + 1,
     ),
     "CosineAnnealingWarmRestarts equal": (
-        CosineRestarts(PEAK, 50, t_mul=1, end_learning_rate=0.003),
+        CosineRestarts(PEAK, first_decay_steps=50, t_mul=1, end_learning_rate=0.003),
         lambda o: torch_lr.CosineAnnealingWarmRestarts(o, 50, 1, 0.003),
         5000,
     ),
     "CosineAnnealingWarmRestarts doubling": (
-        CosineRestarts(PEAK, 10),
+        CosineRestarts(PEAK, first_decay_steps=10),
         lambda o: torch_lr.CosineAnnealingWarmRestarts(o, 10, 2),
         5000,
     ),
     "CosineAnnealingWarmRestarts trebling": (
-        CosineRestarts(PEAK, 7, t_mul=3),
+        CosineRestarts(PEAK, first_decay_steps=7, t_mul=3),
         lambda o: torch_lr.CosineAnnealingWarmRestarts(o, 7, 3),
         5000,
     ),
     "MultiStepLR": (
-        MultiStepDecay(PEAK, ["30st", "60st", "60st", "500st"], 0.3),
+        MultiStepDecay(PEAK, milestones=["30st", "60st", "60st", "500st"], gamma=0.3),
         lambda o: torch_lr.MultiStepLR(o, [30, 60, 60, 500], 0.3),
         N,
     ),
-    "StepLR": (StepDecay(PEAK, 0.5, "30st"), lambda o: torch_lr.StepLR(o, 30, 0.5), N),
-    "ExponentialLR": (ExponentialDecay(PEAK, 1, 0.99), lambda o: torch_lr.ExponentialLR(o, 0.99), N),
+    "StepLR": (StepDecay(PEAK, drop=0.5, every="30st"), lambda o: torch_lr.StepLR(o, 30, 0.5), N),
+    "ExponentialLR": (
+        ExponentialDecay(PEAK, decay_steps=1, decay_rate=0.99),
+        lambda o: torch_lr.ExponentialLR(o, 0.99),
+        N,
+    ),
 }
 
 
@@ -138,10 +158,12 @@ def test_torch_by_its_formulas(name):
 @pytest.mark.parametrize("epochs_of", [1, 3])
 def test_torch_once_an_epoch_is_a_schedule_of_epochs(epochs_of):
     run = RunLength.of(steps_per_epoch=epochs_of, epochs=100)
-    rates = MultiStepDecay(PEAK, [30, 60])(run.position(np.arange(100 * epochs_of)))
+    rates = MultiStepDecay(PEAK, milestones=["30ep", "60ep"])(run.position(np.arange(100 * epochs_of)))
     theirs = torch_trace(lambda o: torch_lr.MultiStepLR(o, [30, 60]), 100)
     original = "torch MultiStepLR, once an epoch"
-    assert_agrees(MultiStepDecay(PEAK, [30, 60]), rates, np.repeat(theirs, epochs_of), original=original)
+    assert_agrees(
+        MultiStepDecay(PEAK, milestones=["30ep", "60ep"]), rates, np.repeat(theirs, epochs_of), original=original
+    )
 
 
 # --- timm ---------------------------------------------------------------------------------------------------
@@ -157,51 +179,62 @@ def timm_trace(make: Callable[..., Any], steps: int) -> np.ndarray:
 
 
 TIMM = {
-    "cosine": (CosineDecay(PEAK, N, 0.003), lambda o: timm.CosineLRScheduler(o, N, lr_min=0.003)),
+    "cosine": (
+        CosineDecay(PEAK, decay_steps=N, end_learning_rate=0.003),
+        lambda o: timm.CosineLRScheduler(o, N, lr_min=0.003),
+    ),
     "cosine, equal cycles": (
-        CosineRestarts(PEAK, 100, t_mul=1, m_mul=0.8),
+        CosineRestarts(PEAK, first_decay_steps=100, t_mul=1, m_mul=0.8),
         lambda o: timm.CosineLRScheduler(o, 100, cycle_decay=0.8, cycle_limit=99),
     ),
     "cosine, growing cycles above a floor": (
-        CosineRestarts(PEAK, 100, t_mul=1.5, m_mul=0.8, end_learning_rate=0.003, whole_peak=True),
+        CosineRestarts(PEAK, first_decay_steps=100, t_mul=1.5, m_mul=0.8, end_learning_rate=0.003, whole_peak=True),
         lambda o: timm.CosineLRScheduler(o, 100, lr_min=0.003, cycle_mul=1.5, cycle_decay=0.8, cycle_limit=99),
     ),
     "cosine, three cycles and no more": (
-        Chain([CosineRestarts(PEAK, 100), Constant(0.0)], ["700st"]),
+        Chain([CosineRestarts(PEAK, first_decay_steps=100), Constant(0.0)], lengths=["700st"]),
         lambda o: timm.CosineLRScheduler(o, 100, cycle_mul=2.0, cycle_limit=3),
     ),
     "cosine, k-decay": (
-        CosineDecay(PEAK, N, 0.003, k_decay=1.5),
+        CosineDecay(PEAK, decay_steps=N, end_learning_rate=0.003, k_decay=1.5),
         lambda o: timm.CosineLRScheduler(o, N, 0.003, k_decay=1.5),
     ),
     "cosine, growing cycles, k-decay": (
-        CosineRestarts(PEAK, 100, 1.5, 0.8, 0.003, True, k_decay=0.7),
+        CosineRestarts(
+            PEAK, first_decay_steps=100, t_mul=1.5, m_mul=0.8, end_learning_rate=0.003, whole_peak=True, k_decay=0.7
+        ),
         lambda o: timm.CosineLRScheduler(o, 100, 0.003, 1.5, 0.8, 99, k_decay=0.7),
     ),
     "poly, k-decay": (
-        PolynomialDecay(PEAK, N, 0.003, 2.0, k_decay=2.0),
+        PolynomialDecay(PEAK, decay_steps=N, end_learning_rate=0.003, power=2.0, k_decay=2.0),
         lambda o: timm.PolyLRScheduler(o, N, 2.0, 0.003, k_decay=2.0),
     ),
-    "poly": (PolynomialDecay(PEAK, N, 0.003, 0.5), lambda o: timm.PolyLRScheduler(o, N, lr_min=0.003)),
+    "poly": (
+        PolynomialDecay(PEAK, decay_steps=N, end_learning_rate=0.003, power=0.5),
+        lambda o: timm.PolyLRScheduler(o, N, lr_min=0.003),
+    ),
     "poly, cycles": (
-        Repeated(PolynomialDecay(PEAK, "100%", 0.003, 2), "100st"),
+        Repeated(PolynomialDecay(PEAK, decay_steps="100%", end_learning_rate=0.003, power=2), every="100st"),
         lambda o: timm.PolyLRScheduler(o, 100, power=2, lr_min=0.003, cycle_limit=99),
     ),
-    "tanh": (TanhDecay(PEAK, N, 0.003), lambda o: timm.TanhLRScheduler(o, N, lr_min=0.003)),
+    "tanh": (
+        TanhDecay(PEAK, decay_steps=N, end_learning_rate=0.003),
+        lambda o: timm.TanhLRScheduler(o, N, lr_min=0.003),
+    ),
     "tanh, part of it": (
-        TanhDecay(PEAK, N, lower=-4.0, upper=4.0),
+        TanhDecay(PEAK, decay_steps=N, lower=-4.0, upper=4.0),
         lambda o: timm.TanhLRScheduler(o, N, lb=-4.0, ub=4.0),
     ),
     "tanh, cycles": (
-        Repeated(TanhDecay(PEAK, "100%"), "100st"),
+        Repeated(TanhDecay(PEAK, decay_steps="100%"), every="100st"),
         lambda o: timm.TanhLRScheduler(o, 100, cycle_limit=99),
     ),
     # timm counts its milestones from 1: what it calls 30 is reached at index 29.
     "multistep": (
-        MultiStepDecay(PEAK, ["29st", "59st", "499st"]),
+        MultiStepDecay(PEAK, milestones=["29st", "59st", "499st"]),
         lambda o: timm.MultiStepLRScheduler(o, [30, 60, 500], 0.1),
     ),
-    "step": (StepDecay(PEAK, 0.5, "30st"), lambda o: timm.StepLRScheduler(o, 30, 0.5)),
+    "step": (StepDecay(PEAK, drop=0.5, every="30st"), lambda o: timm.StepLRScheduler(o, 30, 0.5)),
 }
 
 
@@ -237,36 +270,53 @@ def test_the_noise_of_timm_is_of_the_same_distribution_at_the_same_places():
 # --- transformers -------------------------------------------------------------------------------------------
 
 HF = {
-    "linear": (LinearDecay(PEAK, 0.0, N), lambda o: transformers.get_linear_schedule_with_warmup(o, 0, N), 1200),
+    "linear": (
+        LinearDecay(PEAK, end_learning_rate=0.0, decay_steps=N),
+        lambda o: transformers.get_linear_schedule_with_warmup(o, 0, N),
+        1200,
+    ),
     "linear after a warm-up": (
-        Chain([LinearDecay(0.0, PEAK, "100%"), LinearDecay(PEAK, 0.0, N - 100)], ["100st"]),
+        Chain(
+            [
+                LinearDecay(0.0, end_learning_rate=PEAK, decay_steps="100%"),
+                LinearDecay(PEAK, end_learning_rate=0.0, decay_steps=N - 100),
+            ],
+            lengths=["100st"],
+        ),
         lambda o: transformers.get_linear_schedule_with_warmup(o, 100, N),
         1200,
     ),
     # Only up to the end: from there theirs goes up again.
-    "cosine": (CosineDecay(PEAK, N), lambda o: transformers.get_cosine_schedule_with_warmup(o, 0, N), N + 1),
+    "cosine": (
+        CosineDecay(PEAK, decay_steps=N),
+        lambda o: transformers.get_cosine_schedule_with_warmup(o, 0, N),
+        N + 1,
+    ),
     "cosine after a warm-up": (
-        Chain([LinearDecay(0.0, PEAK, "100%"), CosineDecay(PEAK, N - 100)], ["100st"]),
+        Chain(
+            [LinearDecay(0.0, end_learning_rate=PEAK, decay_steps="100%"), CosineDecay(PEAK, decay_steps=N - 100)],
+            lengths=["100st"],
+        ),
         lambda o: transformers.get_cosine_schedule_with_warmup(o, 100, N),
         N + 1,
     ),
     "cosine with a floor": (
-        CosineDecay(PEAK, N, 0.003),
+        CosineDecay(PEAK, decay_steps=N, end_learning_rate=0.003),
         lambda o: transformers.get_cosine_with_min_lr_schedule_with_warmup(o, 0, N, min_lr=0.003),
         N + 1,
     ),
     "cosine with restarts": (
-        Chain([CosineRestarts(PEAK, N / 4, t_mul=1), Constant(0.0)], [N]),
+        Chain([CosineRestarts(PEAK, first_decay_steps=N / 4, t_mul=1), Constant(0.0)], lengths=[N]),
         lambda o: transformers.get_cosine_with_hard_restarts_schedule_with_warmup(o, 0, N, 4),
         1200,
     ),
     "polynomial": (
-        PolynomialDecay(PEAK, N, 1e-3, 2),
+        PolynomialDecay(PEAK, decay_steps=N, end_learning_rate=1e-3, power=2),
         lambda o: transformers.get_polynomial_decay_schedule_with_warmup(o, 0, N, 1e-3, 2.0),
         1200,
     ),
     "inverse square root": (
-        InverseSquareRoot(PEAK, 300),
+        InverseSquareRoot(PEAK, decay_steps=300),
         lambda o: transformers.get_inverse_sqrt_schedule(o, 0, timescale=300),
         5000,
     ),
@@ -276,7 +326,10 @@ HF = {
         5000,
     ),
     "inverse square root after a warm-up": (
-        Chain([LinearDecay(0.0, PEAK, "100%"), InverseSquareRoot(PEAK, 300)], ["300st"]),
+        Chain(
+            [LinearDecay(0.0, end_learning_rate=PEAK, decay_steps="100%"), InverseSquareRoot(PEAK, decay_steps=300)],
+            lengths=["300st"],
+        ),
         lambda o: transformers.get_inverse_sqrt_schedule(o, 300),
         5000,
     ),
@@ -294,26 +347,44 @@ def test_transformers(name):
 keras_lr = keras.optimizers.schedules
 
 KERAS = {
-    "PolynomialDecay": (PolynomialDecay(PEAK, N, 1e-4), keras_lr.PolynomialDecay(PEAK, N)),
-    "PolynomialDecay square": (PolynomialDecay(PEAK, N, 0.01, 2), keras_lr.PolynomialDecay(PEAK, N, 0.01, 2.0)),
-    "PolynomialDecay root": (PolynomialDecay(PEAK, N, 0.01, 0.5), keras_lr.PolynomialDecay(PEAK, N, 0.01, 0.5)),
+    "PolynomialDecay": (
+        PolynomialDecay(PEAK, decay_steps=N, end_learning_rate=1e-4),
+        keras_lr.PolynomialDecay(PEAK, N),
+    ),
+    "PolynomialDecay square": (
+        PolynomialDecay(PEAK, decay_steps=N, end_learning_rate=0.01, power=2),
+        keras_lr.PolynomialDecay(PEAK, N, 0.01, 2.0),
+    ),
+    "PolynomialDecay root": (
+        PolynomialDecay(PEAK, decay_steps=N, end_learning_rate=0.01, power=0.5),
+        keras_lr.PolynomialDecay(PEAK, N, 0.01, 0.5),
+    ),
     "PolynomialDecay cycle": (
-        PolynomialDecay(PEAK, 100, 0.01, cycle=True),
+        PolynomialDecay(PEAK, decay_steps=100, end_learning_rate=0.01, cycle=True),
         keras_lr.PolynomialDecay(PEAK, 100, 0.01, cycle=True),
     ),
     "PolynomialDecay square, cycle": (
-        PolynomialDecay(PEAK, 70, 0.0, 2, cycle=True),
+        PolynomialDecay(PEAK, decay_steps=70, end_learning_rate=0.0, power=2, cycle=True),
         keras_lr.PolynomialDecay(PEAK, 70, 0.0, 2.0, cycle=True),
     ),
-    "CosineDecay": (CosineDecay(PEAK, N), keras_lr.CosineDecay(PEAK, N)),
-    "CosineDecay floor": (CosineDecay(PEAK, N, 0.05 * PEAK), keras_lr.CosineDecay(PEAK, N, alpha=0.05)),
+    "CosineDecay": (CosineDecay(PEAK, decay_steps=N), keras_lr.CosineDecay(PEAK, N)),
+    "CosineDecay floor": (
+        CosineDecay(PEAK, decay_steps=N, end_learning_rate=0.05 * PEAK),
+        keras_lr.CosineDecay(PEAK, N, alpha=0.05),
+    ),
     "CosineDecay after a warm-up": (
-        Chain([LinearDecay(0.01, PEAK, "100%"), CosineDecay(PEAK, N, 0.05 * PEAK)], ["100st"]),
+        Chain(
+            [
+                LinearDecay(0.01, end_learning_rate=PEAK, decay_steps="100%"),
+                CosineDecay(PEAK, decay_steps=N, end_learning_rate=0.05 * PEAK),
+            ],
+            lengths=["100st"],
+        ),
         keras_lr.CosineDecay(0.01, N, alpha=0.05, warmup_target=PEAK, warmup_steps=100),
     ),
-    "CosineDecayRestarts": (CosineRestarts(PEAK, 100), keras_lr.CosineDecayRestarts(PEAK, 100)),
+    "CosineDecayRestarts": (CosineRestarts(PEAK, first_decay_steps=100), keras_lr.CosineDecayRestarts(PEAK, 100)),
     "CosineDecayRestarts equal": (
-        CosineRestarts(PEAK, 100, 1, 0.8, 0.05 * PEAK),
+        CosineRestarts(PEAK, first_decay_steps=100, t_mul=1, m_mul=0.8, end_learning_rate=0.05 * PEAK),
         keras_lr.CosineDecayRestarts(PEAK, 100, 1.0, 0.8, 0.05),
     ),
 }
@@ -335,7 +406,7 @@ def test_keras_may_miss_a_restart_by_one_step_and_ours_does_not(first, t_mul):
     """Which ones it misses is a matter of float32 logarithms, and thereby of the processor."""
     theirs, mine = (
         keras_lr.CosineDecayRestarts(PEAK, first, t_mul, 0.9, 0.05),
-        CosineRestarts(PEAK, first, t_mul, 0.9, 0.05 * PEAK),
+        CosineRestarts(PEAK, first_decay_steps=first, t_mul=t_mul, m_mul=0.9, end_learning_rate=0.05 * PEAK),
     )
     steps = 1000
     rates, curve = np.array([float(theirs(step)) for step in range(steps)]), ours(mine, steps)

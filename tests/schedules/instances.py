@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lr_plugins import schedules as s
 from lr_plugins.schedules import RunLength, Schedule
-from lr_plugins.schedules.warmup import FALLS, RISES
+from lr_plugins.schedules.combinators.warmup import FALLS, RISES
 
 runs = st.builds(
     RunLength.of, steps_per_epoch=st.integers(1, 30), epochs=st.integers(1, 40), batch_size=st.just(64)
@@ -117,7 +117,7 @@ def warm_ups(part):
     return st.one_of(
         st.builds(s.Warmup, part, lengths, st.floats(1e-3, 1), st.sampled_from(list(RISES))),
         st.builds(s.Warmup, part, lengths, st.just(0.0), st.just("linear"), st.booleans()),
-        st.builds(lambda part, length, rise: s.Warmup(part, length, shape=rise), part, lengths, part),
+        st.builds(lambda part, length, rise: s.Warmup(part, warmup_steps=length, shape=rise), part, lengths, part),
     )
 
 
@@ -132,8 +132,8 @@ COMBINATIONS = {
     s.Smooth: lambda part: st.builds(s.Smooth, part),
     s.PerEpoch: lambda part: st.builds(s.PerEpoch, part),
     s.Warmup: warm_ups,
-    s.AsPlanned: lambda part: st.builds(
-        s.AsPlanned, part, st.just(10), st.just(20), st.just(200), st.just(64), st.integers(0, 250), st.floats(0.2, 5)
+    s.Replanned: lambda part: st.builds(
+        s.Replanned, part, st.just(10), st.just(20), st.just(200), st.just(64), st.integers(0, 250), st.floats(0.2, 5)
     ),
     s.Annealed: lambda part: st.builds(s.Annealed, part, ends, durations, st.none() | durations, falls, st.booleans()),
     s.Noise: lambda part: st.builds(
@@ -198,7 +198,7 @@ CONTINUOUS = {
     s.Warmup: lambda schedule: (
         schedule.prefix and schedule.shape in ("linear", "cosine", "exponential") and _as_its_part(schedule)
     ),
-    s.AsPlanned: _as_its_part,
+    s.Replanned: _as_its_part,
     # Without `hold` it jumps where the schedule is below the end value.
     s.Annealed: lambda schedule: schedule.hold and _as_its_part(schedule),
     s.Noise: False,

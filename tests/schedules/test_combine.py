@@ -71,33 +71,37 @@ def curve(schedule, run=RUN, steps=None, own=1.0):
     rates=st.lists(st.floats(0.5, 0.99), min_size=5, max_size=5),
 )
 def test_each_part_counts_from_its_own_begin(lengths, rates):
-    parts = [ExponentialDecay(1.0, 10, rate) for rate in rates[: len(lengths) + 1]]
+    parts = [ExponentialDecay(1.0, decay_steps=10, decay_rate=rate) for rate in rates[: len(lengths) + 1]]
     starts = [0, *itertools.accumulate(lengths)]
     expected = []
     for step in range(N):
         index = sum(step >= start for start in starts) - 1
         expected.append(parts[index](step - starts[index]))
-    assert curve(Chain(parts, lengths)) == expected
+    assert curve(Chain(parts, lengths=lengths)) == expected
 
 
 def test_a_chain_of_chains_is_a_chain():
-    a, b, c = (ExponentialDecay(1.0, 10, rate) for rate in (0.5, 0.9, 0.7))
-    flat = Chain([a, b, c], [100, 200])
+    a, b, c = (ExponentialDecay(1.0, decay_steps=10, decay_rate=rate) for rate in (0.5, 0.9, 0.7))
+    flat = Chain([a, b, c], lengths=[100, 200])
     assert (
-        curve(flat) == curve(Chain([Chain([a, b], [100]), c], [300])) == curve(Chain([a, Chain([b, c], [200])], [100]))
+        curve(flat)
+        == curve(Chain([Chain([a, b], lengths=[100]), c], lengths=[300]))
+        == curve(Chain([a, Chain([b, c], lengths=[200])], lengths=[100]))
     )
-    assert curve(flat) == curve(a.then(b.then(c, 200), 100))
+    assert curve(flat) == curve(a.then(b.then(c, after=200), after=100))
 
 
 def test_percent_in_a_part_are_of_the_part():
-    chain = Chain([1.0, StepDecay(1.0, 0.5, "50%"), StepDecay(1.0, 0.5, "50%")], ["10%", "200st"])
+    chain = Chain(
+        [1.0, StepDecay(1.0, drop=0.5, every="50%"), StepDecay(1.0, drop=0.5, every="50%")], lengths=["10%", "200st"]
+    )
     values = curve(chain)
     assert [values[step] for step in (59, 60, 159, 160, 259, 260, 429, 430, 599)] == [1, 1, 1, 0.5, 0.5, 1, 1, 0.5, 0.5]
 
 
 def test_a_part_sees_a_run_of_its_own():
     spies = [Spy() for _ in range(3)]
-    curve(Chain(spies, ["2ep", "10%"]))
+    curve(Chain(spies, lengths=["2ep", "10%"]))
     firsts = [spy.asked[0] for spy in spies]
     assert [first.run.steps for first in firsts] == [60, 60, 480]
     assert [first.run.epochs for first in firsts] == [2, 2, 16]
@@ -107,7 +111,7 @@ def test_a_part_sees_a_run_of_its_own():
 
 def test_a_part_is_asked_in_its_turn_only():
     spies = [Spy() for _ in range(3)]
-    Chain(spies, [100, 200])(RUN.position(STEPS))
+    Chain(spies, lengths=[100, 200])(RUN.position(STEPS))
     for spy, length in zip(spies, (100, 200, 300), strict=True):
         (asked,) = spy.asked
         assert asked.step.tolist() == list(range(length))
@@ -115,13 +119,13 @@ def test_a_part_is_asked_in_its_turn_only():
 
 def test_a_function_is_never_asked_for_a_time_before_its_begin():
     asked = []
-    chain = Constant(0.1).then(lambda epoch: asked.append(epoch) or 0.2, "5ep")
+    chain = Constant(0.1).then(lambda epoch: asked.append(epoch) or 0.2, after="5ep")
     assert curve(chain)[149:151] == [0.1, 0.2]
     assert min(asked) == 0
 
 
 def test_steps_epochs_percent_and_samples_in_one_chain():
-    chain = Chain([0.1, 0.2, 0.3, 0.4, 0.5], ["2ep", "45st", "10%", "1920sp"])
+    chain = Chain([0.1, 0.2, 0.3, 0.4, 0.5], lengths=["2ep", "45st", "10%", "1920sp"])
     values = curve(chain)
     begins = [0] + [step for step in range(1, N) if values[step] != values[step - 1]]
     assert begins == [0, 60, 105, 165, 195]
@@ -129,21 +133,23 @@ def test_steps_epochs_percent_and_samples_in_one_chain():
 
 
 def test_epochs_of_a_part_that_begins_within_one_are_its_own():
-    chain = Chain([1.0, StepDecay(1.0, 0.5, "1ep"), 0.3], ["45st", "2ep"])
+    chain = Chain([1.0, StepDecay(1.0, drop=0.5, every="1ep"), 0.3], lengths=["45st", "2ep"])
     values = curve(chain)
     assert [values[step] for step in (44, 45, 74, 75, 104, 105)] == [1, 1, 1, 0.5, 0.5, 0.3]
 
 
 def test_a_length_of_epochs_and_a_half_ends_within_an_epoch():
-    chain = Chain([ExponentialDecay(1.0, "100%", 0.1), 0.7], ["2.5ep"])
+    chain = Chain([ExponentialDecay(1.0, decay_steps="100%", decay_rate=0.1), 0.7], lengths=["2.5ep"])
     values = curve(chain)
     assert values[74] > 0.1
     assert values[75] == 0.7
-    assert [Chain([0.1, 0.7], ["2.5ep"])(Position(0, epoch)) for epoch in (2, 3)] == [0.1, 0.7]
+    assert [Chain([0.1, 0.7], lengths=["2.5ep"])(Position(0, epoch)) for epoch in (2, 3)] == [0.1, 0.7]
 
 
 def test_begins_in_epochs_need_no_steps_per_epoch():
-    chain = Chain([0.1, StepDecay(1.0, 0.5, "2ep"), StepDecay(1.0, 0.5, "50%")], ["3ep", "4ep"])
+    chain = Chain(
+        [0.1, StepDecay(1.0, drop=0.5, every="2ep"), StepDecay(1.0, drop=0.5, every="50%")], lengths=["3ep", "4ep"]
+    )
     run = RunLength.of(epochs=11)
     epochs = np.arange(11)
     expected = [0.1] * 3 + [1, 1, 0.5, 0.5] + [1, 1, 0.5, 0.5]
@@ -154,31 +160,31 @@ def test_begins_in_epochs_need_no_steps_per_epoch():
 
 def test_clocks_that_cannot_be_compared_are_refused():
     run = RunLength.of(epochs=11)
-    for chain in (Chain([1.0, 2.0, 3.0], ["3ep", 10]), Chain([1.0, 2.0, 3.0], [10, "3ep"])):
+    for chain in (Chain([1.0, 2.0, 3.0], lengths=["3ep", 10]), Chain([1.0, 2.0, 3.0], lengths=[10, "3ep"])):
         with pytest.raises(TrainingError, match="steps per epoch are unknown; count them in the same unit"):
             chain(Position(50, 5, run))
     with pytest.raises(TrainingError, match="counts optimizer steps from an epoch on"):
-        Chain([1.0, InverseTimeDecay(0.1, 1, 0.5)], ["3ep"])(Position(50, 5, run))
+        Chain([1.0, InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5)], lengths=["3ep"])(Position(50, 5, run))
 
 
 @pytest.mark.parametrize("kind", [lambda chain: chain, Smooth, PerEpoch, lambda chain: chain * 2.0])
 def test_a_share_of_a_run_of_unknown_length_is_refused_and_not_taken_for_ever(kind):
     with pytest.raises(TrainingError, match=r"5% is a share of the run.*set max_steps"):
-        kind(Chain([1.0, 2.0], ["5%"]))(RunLength(steps_per_epoch=10).position(10**6))
+        kind(Chain([1.0, 2.0], lengths=["5%"]))(RunLength(steps_per_epoch=10).position(10**6))
     with pytest.raises(TrainingError, match=r"500sp is in samples"):
-        Chain([1.0, 2.0], ["500sp"])(RunLength.of(steps=10).position(10**6))
+        Chain([1.0, 2.0], lengths=["500sp"])(RunLength.of(steps=10).position(10**6))
 
 
 def test_past_the_end_of_a_run_that_the_parts_before_fill():
-    chain = Chain([1.0, StepDecay(1.0, 0.5, "50%")], ["100%"])
+    chain = Chain([1.0, StepDecay(1.0, drop=0.5, every="50%")], lengths=["100%"])
     assert chain(RUN.position(N - 1)) == 1.0
     assert chain(RUN.position(N)) == 1.0
     assert chain(RUN.position(np.array([N - 1, N, N + 1]))).tolist() == [1.0, 1.0, 0.25]
-    assert curve(Chain([1.0, StepDecay(1.0, 0.5, "50%")], [10 * N]))[-1] == 1.0
+    assert curve(Chain([1.0, StepDecay(1.0, drop=0.5, every="50%")], lengths=[10 * N]))[-1] == 1.0
 
 
 def test_a_part_never_begins_before_the_one_in_front_of_it_has_ended():
-    chain = Chain([0.1, 0.2, 0.3], ["2.5ep", "10st"])
+    chain = Chain([0.1, 0.2, 0.3], lengths=["2.5ep", "10st"])
     values = curve(chain, steps=range(120))
     assert values == sorted(values)
 
@@ -190,7 +196,7 @@ def test_the_optimizers_own_learning_rate_counts_once():
     assert (StepDecay(drop=0.5, every="1ep") * StepDecay(drop=0.1, every="2ep"))(
         RUN.position(75, 0.8)
     ) == 0.8 * 0.25 * 0.1
-    chain = Constant().then(StepDecay(every="1ep"), 5) * Constant().then(ExponentialDecay(), 5)
+    chain = Constant().then(StepDecay(every="1ep"), after=5) * Constant().then(ExponentialDecay(), after=5)
     assert chain(RUN.position(5, 0.8)) == 0.8
 
 
@@ -205,21 +211,24 @@ def test_numbers_multiply_from_both_sides():
 
 def test_a_boundary_is_met_whatever_the_ratio():
     for ratio in range(1, 400):
-        assert [StepDecay(1.0, 0.5, "1st").stretched(ratio)(ratio * step) for step in (1, 2)] == [0.5, 0.25], ratio
+        assert [StepDecay(1.0, drop=0.5, every="1st").stretched(ratio)(ratio * step) for step in (1, 2)] == [
+            0.5,
+            0.25,
+        ], ratio
 
 
 def test_a_tenth_of_the_run():
-    schedule = Chain([Constant(1.0), StepDecay(0.5, 0.5, "50%")], ["100st"]).stretched(0.1)
+    schedule = Chain([Constant(1.0), StepDecay(0.5, drop=0.5, every="50%")], lengths=["100st"]).stretched(0.1)
     short = RunLength.of(steps_per_epoch=6, epochs=10)
     assert curve(schedule, short) == [1.0] * 10 + [0.5] * 25 + [0.25] * 25
 
 
 def test_repetitions_in_each_unit():
-    halves = StepDecay(1.0, 0.5, "50%")
+    halves = StepDecay(1.0, drop=0.5, every="50%")
     for every in ("60st", "2ep", "10%", "3840sp"):
         assert curve(halves.repeated(every)) == ([1.0] * 30 + [0.5] * 30) * 10, every
     assert curve(halves.repeated("1.5ep"))[:90] == ([1.0] * 23 + [0.5] * 22) * 2
-    assert curve(StepDecay(1.0, 0.5, "1ep").repeated("45st"))[:90] == ([1.0] * 30 + [0.5] * 15) * 2
+    assert curve(StepDecay(1.0, drop=0.5, every="1ep").repeated("45st"))[:90] == ([1.0] * 30 + [0.5] * 15) * 2
     by_epoch = [halves.repeated("4ep")(Position(None, epoch)) for epoch in range(8)]
     assert by_epoch == [1.0, 1.0, 0.5, 0.5] * 2
 
@@ -228,7 +237,7 @@ def test_repetitions_in_each_unit():
 
 
 def test_smooth_moves_within_the_epoch_and_meets_the_held_schedule_at_its_begin():
-    held = ExponentialDecay(1.0, "10ep", 0.5)
+    held = ExponentialDecay(1.0, decay_steps="10ep", decay_rate=0.5)
     smooth = curve(held.smooth())
     assert smooth[::30] == curve(held)[::30]
     assert smooth == pytest.approx([0.5 ** (step / 300) for step in range(N)])
@@ -237,11 +246,13 @@ def test_smooth_moves_within_the_epoch_and_meets_the_held_schedule_at_its_begin(
 
 
 def test_smooth_reaches_into_parts_and_their_own_epochs():
-    chain = Constant(1.0).then(ExponentialDecay(1.0, "1ep", 0.5), "45st")
+    chain = Constant(1.0).then(ExponentialDecay(1.0, decay_steps="1ep", decay_rate=0.5), after="45st")
     assert curve(chain)[45:106:30] == [1.0, 0.5, 0.25]
     smooth = [1.0] * 45 + [0.5 ** (step / 30) for step in range(N - 45)]
     assert curve(chain.smooth()) == pytest.approx(smooth, rel=1e-14)
-    assert curve(Constant(1.0).then(ExponentialDecay(1.0, "1ep", 0.5).smooth(), "45st")) == curve(chain.smooth())
+    assert curve(
+        Constant(1.0).then(ExponentialDecay(1.0, decay_steps="1ep", decay_rate=0.5).smooth(), after="45st")
+    ) == curve(chain.smooth())
 
 
 def test_both_need_the_steps_per_epoch():
@@ -262,7 +273,7 @@ def observed(schedule, epochs=20, run=RUN, metrics=None):
 
 
 def test_a_part_observes_in_its_turn_at_its_own_times():
-    schedule = Chain([Spy(), 0.1, Product([0.2, Chain([Spy(), Spy()], ["25%"])])], ["2ep", "4ep"])
+    schedule = Chain([Spy(), 0.1, Product([0.2, Chain([Spy(), Spy()], lengths=["25%"])])], lengths=["2ep", "4ep"])
     assert observed(schedule, 12) == {
         "0": {"seen": [[0, 0], [30, 1]]},
         "2": {"1": {"0": {"seen": [[0, 0], [30, 1], [60, 2], [90, 3]]}, "1": {"seen": [[15, 0], [45, 1]]}}},
@@ -270,12 +281,12 @@ def test_a_part_observes_in_its_turn_at_its_own_times():
 
 
 def test_nothing_to_remember_is_none():
-    assert (Constant(0.1).then(StepDecay(0.1), 5) * 0.5).start() is None
+    assert (Constant(0.1).then(StepDecay(0.1), after=5) * 0.5).start() is None
     assert observed(Constant(0.1).at_least(0.2)) is None
 
 
 def test_a_function_of_epoch_and_lr_begins_anew_in_its_part():
-    chain = Constant(0.1).then(FunctionSchedule(lambda epoch, lr: lr / 2, initial_learning_rate=0.8), "5ep")
+    chain = Constant(0.1).then(FunctionSchedule(lambda epoch, lr: lr / 2, initial_learning_rate=0.8), after="5ep")
     state = observed(chain, 8)
     assert state == {"1": {"epoch": 2, "learning_rate": 0.1}}
     assert chain(RUN.position(7 * 30 + 5), state) == chain(RUN.position(7 * 30 + 5)) == 0.1
@@ -283,7 +294,7 @@ def test_a_function_of_epoch_and_lr_begins_anew_in_its_part():
 
 
 def test_a_function_repeated_begins_anew_each_time():
-    schedule = FunctionSchedule(lambda epoch, lr: lr / 2, 0.8).repeated("3ep")
+    schedule = FunctionSchedule(lambda epoch, lr: lr / 2, initial_learning_rate=0.8).repeated("3ep")
     state = schedule.start()
     for epoch in range(8):
         state = schedule.observe(state, RUN.position(30 * epoch), Observation("begin"))
@@ -301,7 +312,7 @@ def watching(schedule, losses, name="loss", state=None):
 
 
 def test_a_part_that_follows_the_loss_does_so_all_the_time():
-    chain = Chain([Constant(0.1), LossDriven(0.2), LossDriven(0.3, monitor="val_loss")], ["2ep", "2ep"])
+    chain = Chain([Constant(0.1), LossDriven(0.2), LossDriven(0.3, monitor="val_loss")], lengths=["2ep", "2ep"])
     assert chain.monitors == (Monitor("loss"), Monitor("val_loss"))
     state = chain.start()
     for epoch in range(6):
@@ -328,14 +339,14 @@ def test_what_counts_does_so_in_its_turn_only():
 
 def test_a_part_within_a_part_knows_that_it_is_not_its_turn():
     inner = Product([LossDriven(0.2), ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1)])
-    *_, (state, _) = watching(Constant(0.1).then(inner, "5ep"), [1.0] * 5)
+    *_, (state, _) = watching(Constant(0.1).then(inner, after="5ep"), [1.0] * 5)
     assert state["1"].keys() == {"0", "1"}
     assert state["1"]["0"]["observed"] == 1.0
     assert state["1"]["1"] == {}
 
 
 def test_the_changes_of_a_combination_are_those_of_the_parts_that_have_their_say():
-    chain = Constant(0.1).then(LossDriven(0.2) * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1), "2ep")
+    chain = Constant(0.1).then(LossDriven(0.2) * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1), after="2ep")
     before, said = chain.start(), []
     for state, _ in watching(chain, [1.0, 1.25, 1.5, 2.0]):
         said.append([(change.who, change.verb) for change in chain.changes(before, state)])
@@ -345,7 +356,7 @@ def test_the_changes_of_a_combination_are_those_of_the_parts_that_have_their_say
 
 
 def test_the_loss_as_a_factor():
-    product = ExponentialDecay(0.1, 100, 0.5) * LossDriven()
+    product = ExponentialDecay(0.1, decay_steps=100, decay_rate=0.5) * LossDriven()
     ((state, _),) = watching(product, [2.0])
     assert product(RUN.position(50, 9.0), state) == pytest.approx(0.1 * 0.5**0.5 * math.exp(2))
 
@@ -356,19 +367,22 @@ def test_the_loss_as_a_factor():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Chain([], []), r"Chain\.schedules must be a list of at least one schedule"),
-        (lambda: Chain(Constant(1), []), r"Chain\.schedules must be a list"),
-        (lambda: Chain([1.0, 2.0], []), r"Chain\.lengths must be a list of 1: one for each schedule but the last"),
-        (lambda: Chain([1.0, 2.0], "5"), r"Chain\.lengths must be a list of 1"),
-        (lambda: Chain([1.0, 2.0], [0]), r"Chain\.lengths\[0\] must be greater than 0"),
-        (lambda: Chain([1.0, "2"], [1]), r"Chain\.schedules\[1\] must be a schedule such as"),
-        (lambda: Chain([1.0, True], [1]), r"Chain\.schedules\[1\] must be a schedule such as"),
+        (lambda: Chain([], lengths=[]), r"Chain\.schedules must be a list of at least one schedule"),
+        (lambda: Chain(Constant(1), lengths=[]), r"Chain\.schedules must be a list"),
+        (
+            lambda: Chain([1.0, 2.0], lengths=[]),
+            r"Chain\.lengths must be a list of 1: one for each schedule but the last",
+        ),
+        (lambda: Chain([1.0, 2.0], lengths="5"), r"Chain\.lengths must be a list of 1"),
+        (lambda: Chain([1.0, 2.0], lengths=[0]), r"Chain\.lengths\[0\] must be greater than 0"),
+        (lambda: Chain([1.0, "2"], lengths=[1]), r"Chain\.schedules\[1\] must be a schedule such as"),
+        (lambda: Chain([1.0, True], lengths=[1]), r"Chain\.schedules\[1\] must be a schedule such as"),
         (lambda: Product("ab"), r"Product\.schedules must be a list"),
         (lambda: Constant(1) * None, r"Product\.schedules\[1\] must be a schedule such as"),
         (lambda: Constant(1) * -1.0, r"Constant\.initial_learning_rate must be a finite number >= 0"),
         (lambda: Constant(1).at_least(-1), r"Bounded\.min_learning_rate must be a finite number >= 0"),
         (
-            lambda: Bounded(Constant(1), 0.5, 0.1),
+            lambda: Bounded(Constant(1), min_learning_rate=0.5, max_learning_rate=0.1),
             r"Bounded\.max_learning_rate must be .* >= min_learning_rate",
         ),
         (lambda: Constant(1).repeated(0), r"Repeated\.every must be greater than 0"),
@@ -383,7 +397,8 @@ def test_bad_arguments_are_named_with_what_is_allowed(build, message):
 
 def test_a_piecewise_factor_over_a_cycle_of_chains_reads_and_works():
     schedule = (
-        Constant(1.0).then(StepDecay(0.5, 0.5, "1ep"), "2ep").repeated("5ep") * PiecewiseConstant(["10ep"], [1.0, 0.1])
+        Constant(1.0).then(StepDecay(0.5, drop=0.5, every="1ep"), after="2ep").repeated("5ep")
+        * PiecewiseConstant(["10ep"], [1.0, 0.1])
     ).at_least(0.02)
     values = curve(schedule)[::30]
     once = [1.0, 1.0, 0.5, 0.25, 0.125]

@@ -17,15 +17,15 @@ from omegaconf import OmegaConf
 import lr_plugins.schedules
 from lr_plugins import Chain, Constant, FunctionSchedule, Position, RunLength, StepDecay
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.schedules.combine import InTurn
-from lr_plugins.schedules.cosine import CosineDecay
-from lr_plugins.schedules.cycle import CycleThrough, Cyclic, OneCycle
-from lr_plugins.schedules.exponential import ExponentialDecay
-from lr_plugins.schedules.loss_driven import LossDriven
+from lr_plugins.schedules.combinators.combine import InTurn
+from lr_plugins.schedules.combinators.warmup import Annealed, Cooldown, Warmup, WarmupStableDecay
+from lr_plugins.schedules.metric_driven.loss_driven import LossDriven
 from lr_plugins.schedules.observation import Monitor, Observation
-from lr_plugins.schedules.piecewise import PiecewiseInterpolation
-from lr_plugins.schedules.polynomial import PolynomialDecay
-from lr_plugins.schedules.warmup import Annealed, Cooldown, Warmup, WarmupStableDecay
+from lr_plugins.schedules.shapes.cosine import CosineDecay
+from lr_plugins.schedules.shapes.cycle import CycleThrough, Cyclic, OneCycle
+from lr_plugins.schedules.shapes.exponential import ExponentialDecay
+from lr_plugins.schedules.shapes.piecewise import PiecewiseInterpolation
+from lr_plugins.schedules.shapes.polynomial import PolynomialDecay
 
 RUN = RunLength.of(steps_per_epoch=30, epochs=20)
 N = RUN.steps
@@ -61,25 +61,25 @@ FORMULAS = [
     (OneCycle(1.0), lambda t, e: through(t, TORCH_LIKE, wave)),
     (OneCycle(1.0, anneal="linear"), lambda t, e: through(t, TORCH_LIKE, line)),
     (
-        OneCycle(1.0, length="400st", pct_start=0.25, div_factor=10, final_div_factor=100, three_phase=True),
+        OneCycle(1.0, total_steps="400st", pct_start=0.25, div_factor=10, final_div_factor=100, three_phase=True),
         lambda t, e: through(t, [(0, 0.1), (99, 1.0), (198, 0.1), (399, 0.001)], wave),
     ),
     (
         OneCycle(1.0, pct_start=0.25, final_div_factor=4000, reach_end=False),
         lambda t, e: through(t, [(0, 0.04), (0.25 * N, 1.0), (N, 1e-5)], wave),
     ),
-    (OneCycle(1.0, length="20ep"), lambda t, e: through(e, [(0, 0.04), (5, 1.0), (19, 4e-6)], wave)),
+    (OneCycle(1.0, total_steps="20ep"), lambda t, e: through(e, [(0, 0.04), (5, 1.0), (19, 4e-6)], wave)),
     (CycleThrough(0.95, 0.85, 0.9), lambda t, e: through(t, [(0, 0.95), (0.3 * N - 1, 0.85), (N - 1, 0.9)], wave)),
-    (Cyclic(0.1, 0.5, 20), lambda t, e: 0.1 + 0.4 * triangle(t, 20, 20)),
-    (Cyclic(0.1, 0.5, 20, "50st"), lambda t, e: 0.1 + 0.4 * triangle(t, 20, 50)),
-    (Cyclic(0.1, 0.5, "1ep", "50st"), lambda t, e: 0.1 + 0.4 * triangle(t, 30, 50)),
-    (Cyclic(0.9, 0.8, "2ep", "3ep"), lambda t, e: 0.9 - 0.1 * triangle(e, 2, 3)),
+    (Cyclic(0.1, 0.5, up_steps=20), lambda t, e: 0.1 + 0.4 * triangle(t, 20, 20)),
+    (Cyclic(0.1, 0.5, up_steps=20, down_steps="50st"), lambda t, e: 0.1 + 0.4 * triangle(t, 20, 50)),
+    (Cyclic(0.1, 0.5, up_steps="1ep", down_steps="50st"), lambda t, e: 0.1 + 0.4 * triangle(t, 30, 50)),
+    (Cyclic(0.9, 0.8, up_steps="2ep", down_steps="3ep"), lambda t, e: 0.9 - 0.1 * triangle(e, 2, 3)),
     (
-        Cyclic(0.1, 0.5, "5%", mode="triangular2"),
+        Cyclic(0.1, 0.5, up_steps="5%", mode="triangular2"),
         lambda t, e: 0.1 + 0.4 * triangle(t, 30, 30) / 2 ** (t // 60),
     ),
     (
-        Cyclic(0.1, 0.5, 7, 11, mode="exp_range", gamma=0.99),
+        Cyclic(0.1, 0.5, up_steps=7, down_steps=11, mode="exp_range", gamma=0.99),
         lambda t, e: 0.1 + 0.4 * triangle(t, 7, 11) * 0.99**t,
     ),
     (
@@ -87,7 +87,7 @@ FORMULAS = [
         lambda t, e: float(np.interp(t, [10, 200, 400], [0.1, 0.5, 0.2])),
     ),
     (
-        PiecewiseInterpolation([[0, 0.1], ["3ep", 0.5], ["50%", 0.2]], "cosine"),
+        PiecewiseInterpolation([[0, 0.1], ["3ep", 0.5], ["50%", 0.2]], interpolation="cosine"),
         lambda t, e: through(t, [(0, 0.1), (90, 0.5), (300, 0.2)], wave),
     ),
     (
@@ -95,57 +95,86 @@ FORMULAS = [
         lambda t, e: float(np.interp(e, [0, 3, 10], [0.1, 0.5, 0.2])),
     ),
     (PiecewiseInterpolation([["3ep", 0.7]]), lambda t, e: 0.7),
-    (Cooldown(0.1, 0.01, 300), lambda t, e: line(0.1, 0.01, min(t / 300, 1))),
-    (Cooldown(0.1, 0.01, "50%", "cosine"), lambda t, e: wave(0.1, 0.01, min(t / 300, 1))),
-    (Cooldown(0.1, 0.01, "10ep", "1-sqrt"), lambda t, e: line(0.1, 0.01, math.sqrt(min(e / 10, 1)))),
+    (Cooldown(0.1, end_learning_rate=0.01, decay_steps=300), lambda t, e: line(0.1, 0.01, min(t / 300, 1))),
     (
-        Cooldown(0.1, 0.01, 300, "exponential"),
+        Cooldown(0.1, end_learning_rate=0.01, decay_steps="50%", shape="cosine"),
+        lambda t, e: wave(0.1, 0.01, min(t / 300, 1)),
+    ),
+    (
+        Cooldown(0.1, end_learning_rate=0.01, decay_steps="10ep", shape="1-sqrt"),
+        lambda t, e: line(0.1, 0.01, math.sqrt(min(e / 10, 1))),
+    ),
+    (
+        Cooldown(0.1, end_learning_rate=0.01, decay_steps=300, shape="exponential"),
         lambda t, e: 0.01 + 0.09 * (0.1 ** min(t / 300, 1) - 0.1) / 0.9,
     ),
-    (Warmup(Constant(0.3), 50), lambda t, e: 0.3 * min(t / 50, 1)),
-    (Warmup(Constant(0.3), 0), lambda t, e: 0.3),
-    (Warmup(Constant(0.3), "3ep", 0.25, "cosine"), lambda t, e: 0.3 * wave(0.25, 1, min(t / 90, 1))),
-    (Warmup(Constant(0.3), "10%", 0.01, "exponential"), lambda t, e: 0.3 * 0.01 ** max(1 - t / 60, 0)),
-    (Warmup(Constant(0.3), "2.5ep", 0.01, "exponential"), lambda t, e: 0.3 * 0.01 ** max(1 - t / 75, 0)),
-    (Warmup(Constant(0.3), 50, 0.5, "constant"), lambda t, e: 0.15 if t < 50 else 0.3),
+    (Warmup(Constant(0.3), warmup_steps=50), lambda t, e: 0.3 * min(t / 50, 1)),
+    (Warmup(Constant(0.3), warmup_steps=0), lambda t, e: 0.3),
     (
-        Warmup(CosineDecay(0.3), "10%"),
+        Warmup(Constant(0.3), warmup_steps="3ep", start_factor=0.25, shape="cosine"),
+        lambda t, e: 0.3 * wave(0.25, 1, min(t / 90, 1)),
+    ),
+    (
+        Warmup(Constant(0.3), warmup_steps="10%", start_factor=0.01, shape="exponential"),
+        lambda t, e: 0.3 * 0.01 ** max(1 - t / 60, 0),
+    ),
+    (
+        Warmup(Constant(0.3), warmup_steps="2.5ep", start_factor=0.01, shape="exponential"),
+        lambda t, e: 0.3 * 0.01 ** max(1 - t / 75, 0),
+    ),
+    (Warmup(Constant(0.3), warmup_steps=50, start_factor=0.5, shape="constant"), lambda t, e: 0.15 if t < 50 else 0.3),
+    (
+        Warmup(CosineDecay(0.3), warmup_steps="10%"),
         lambda t, e: 0.3 * t / 60 if t < 60 else wave(0.3, 0.0, (t - 60) / 540),
     ),
     (
-        Warmup(StepDecay(0.3, 0.5, "4ep"), "2ep", 0.1),
+        Warmup(StepDecay(0.3, drop=0.5, every="4ep"), warmup_steps="2ep", start_factor=0.1),
         lambda t, e: 0.3 * line(0.1, 1, t / 60) if e < 2 else 0.3 * 0.5 ** ((e - 2) // 4),
     ),
     (
-        Warmup(OneCycle(1.0, pct_start=0.0), "10%"),  # its first value depends on the run that is left to it
+        Warmup(
+            OneCycle(1.0, pct_start=0.0), warmup_steps="10%"
+        ),  # its first value depends on the run that is left to it
         lambda t, e: wave(1.0, 4e-6, 1 / 540) * t / 60 if t < 60 else wave(1.0, 4e-6, (t - 59) / 540),
     ),
     (
-        Warmup(Constant(0.3), 40, shape=StepDecay(drop=0.5, every="50%")),
+        Warmup(Constant(0.3), warmup_steps=40, shape=StepDecay(drop=0.5, every="50%")),
         lambda t, e: 0.3 * 0.5 ** (t // 20) if t < 40 else 0.3,
     ),
     (
-        Warmup(CosineDecay(0.3), "10%", 0.1, prefix=False),
+        Warmup(CosineDecay(0.3), warmup_steps="10%", start_factor=0.1, prefix=False),
         lambda t, e: 0.3 * line(0.1, 1, t / 60) if t < 60 else wave(0.3, 0.0, t / 600),
     ),
     (
-        Warmup(StepDecay(0.3, 0.5, "1ep"), "2ep", prefix=False),
+        Warmup(StepDecay(0.3, drop=0.5, every="1ep"), warmup_steps="2ep", prefix=False),
         lambda t, e: 0.3 * t / 60 if e < 2 else 0.3 * 0.5**e,
     ),
     (
-        Annealed(CosineDecay(0.3), 0.05, "400st", 100),
+        Annealed(CosineDecay(0.3), end_learning_rate=0.05, after="400st", decay_steps=100),
         lambda t, e: wave(0.3, 0.0, t / 600) if t < 400 else line(0.3 / 4, 0.05, min((t - 400) / 100, 1)),
     ),
     (
-        Annealed(StepDecay(0.4, 0.5, "4ep"), shape="cosine"),
+        Annealed(StepDecay(0.4, drop=0.5, every="4ep"), shape="cosine"),
         lambda t, e: 0.4 * 0.5 ** (e // 4) if t < 480 else wave(0.05 / 2, 0.0, (t - 480) / 120),
     ),
     (
-        Annealed(StepDecay(0.4, 0.5, "1ep"), 0.01, "2.5ep", "2ep", "1-sqrt"),
+        Annealed(
+            StepDecay(0.4, drop=0.5, every="1ep"),
+            end_learning_rate=0.01,
+            after="2.5ep",
+            decay_steps="2ep",
+            shape="1-sqrt",
+        ),
         lambda t, e: 0.4 * 0.5**e if t < 75 else line(0.1, 0.01, math.sqrt(min((t - 75) / 60, 1))),
     ),
     (
-        Annealed(ExponentialDecay(0.4, 100, 0.5), 0.01, "10ep", 200, hold=False),
+        Annealed(
+            ExponentialDecay(0.4, decay_steps=100, decay_rate=0.5),
+            end_learning_rate=0.01,
+            after="10ep",
+            decay_steps=200,
+            hold=False,
+        ),
         lambda t, e: (
             0.4 * 0.5 ** (t / 100)
             if t < 300
@@ -153,15 +182,24 @@ FORMULAS = [
         ),
     ),
     (
-        Annealed(Constant(0.4), 0.1, 0, shape=PolynomialDecay(decay_steps="50%", power=2.0)),
+        Annealed(Constant(0.4), end_learning_rate=0.1, after=0, shape=PolynomialDecay(decay_steps="50%", power=2.0)),
         lambda t, e: 0.1 + 0.3 * max(1 - t / 300, 0) ** 2,
     ),
     (WarmupStableDecay(1.0), lambda t, e: stable(t, lambda p: 1 - p)),
-    (WarmupStableDecay(1.0, 30, "4ep", "cosine"), lambda t, e: stable(t, lambda p: wave(1, 0, p))),
-    (WarmupStableDecay(1.0, "1ep", 120, "1-sqrt"), lambda t, e: stable(t, lambda p: 1 - math.sqrt(p))),
-    (WarmupStableDecay(1.0, "1ep", "4ep", "exponential"), lambda t, e: stable(t, lambda p: (0.1**p - 0.1) / 0.9)),
     (
-        WarmupStableDecay(1.0, 0, "20%", end_learning_rate=0.1),
+        WarmupStableDecay(1.0, warmup_steps=30, decay_steps="4ep", decay_shape="cosine"),
+        lambda t, e: stable(t, lambda p: wave(1, 0, p)),
+    ),
+    (
+        WarmupStableDecay(1.0, warmup_steps="1ep", decay_steps=120, decay_shape="1-sqrt"),
+        lambda t, e: stable(t, lambda p: 1 - math.sqrt(p)),
+    ),
+    (
+        WarmupStableDecay(1.0, warmup_steps="1ep", decay_steps="4ep", decay_shape="exponential"),
+        lambda t, e: stable(t, lambda p: (0.1**p - 0.1) / 0.9),
+    ),
+    (
+        WarmupStableDecay(1.0, warmup_steps=0, decay_steps="20%", end_learning_rate=0.1),
         lambda t, e: stable(t, lambda p: line(1.0, 0.1, p), warmup=0),
     ),
     (FunctionSchedule(lambda step: 1 / (1 + step), of="step"), lambda t, e: 1 / (1 + t)),
@@ -220,7 +258,7 @@ def test_a_cycle_stays_between_its_values(length, pct_start, anneal, three_phase
     step=st.integers(0, 10**7),
 )
 def test_a_triangle_stays_between_its_values_and_comes_back(base, top, up, down, mode, gamma, step):
-    cyclic = Cyclic(base, top, up, down, mode, gamma)
+    cyclic = Cyclic(base, top, up_steps=up, down_steps=down, mode=mode, gamma=gamma)
     assert min(base, top) <= cyclic(step) <= max(base, top)
     assert cyclic(0) == cyclic((up + (down or up)) * (step % 1000)) == base
     if mode == "triangular":
@@ -235,7 +273,7 @@ def test_a_triangle_stays_between_its_values_and_comes_back(base, top, up, down,
 )
 def test_interpolation_meets_its_points_and_keeps_between_them(points, step, interpolation):
     points.sort()
-    schedule = PiecewiseInterpolation(points, interpolation)
+    schedule = PiecewiseInterpolation(points, interpolation=interpolation)
     whens, values = zip(*points, strict=True)
     assert [schedule(when) for when in whens] == list(values)
     assert schedule(np.array(whens)).tolist() == list(values)
@@ -254,7 +292,17 @@ def test_interpolation_meets_its_points_and_keeps_between_them(points, step, int
     steps=st.integers(1, 300),
 )
 def test_warm_up_stable_decay_begins_and_ends_where_it_should(base, warmup, decay, shape, end, start, steps):
-    schedule, run = WarmupStableDecay(base, warmup, decay, shape, end * base, start), RunLength.of(steps=steps)
+    schedule, run = (
+        WarmupStableDecay(
+            base,
+            warmup_steps=warmup,
+            decay_steps=decay,
+            decay_shape=shape,
+            end_learning_rate=end * base,
+            start_factor=start,
+        ),
+        RunLength.of(steps=steps),
+    )
     curve = schedule(run.position(np.arange(steps + 1)))
     assert np.isfinite(curve).all()
     assert min(end, start) * base <= curve.min() * (1 + 1e-12)
@@ -271,7 +319,7 @@ def test_warm_up_stable_decay_begins_and_ends_where_it_should(base, warmup, deca
 
 
 def test_one_cycle_and_its_momentum_turn_at_the_same_steps():
-    rate, momentum = OneCycle(1.0, 100), CycleThrough(0.95, 0.85, 0.95, 100)
+    rate, momentum = OneCycle(1.0, total_steps=100), CycleThrough(0.95, 0.85, 0.95, total_steps=100)
     steps = np.arange(100)
     assert rate(steps).argmax() == momentum(steps).argmin() == 29
     assert momentum(0) == momentum(99) == 0.95
@@ -298,7 +346,7 @@ def test_optax_piecewise_interpolation_multiplies_its_values():
     """Its values: the initial one, and at each boundary the one before times a scale."""
     boundaries, scales = [100, 300], [0.5, 0.1]
     values = np.cumprod([0.8, *scales])
-    schedule = PiecewiseInterpolation(list(zip([0, *boundaries], values.tolist(), strict=True)), "cosine")
+    schedule = PiecewiseInterpolation(list(zip([0, *boundaries], values.tolist(), strict=True)), interpolation="cosine")
     for step in range(400):
         begin, end, start, stop = (0, 100, *values[:2]) if step < 100 else (100, 300, *values[1:])
         share = min((step - begin) / (end - begin), 1)
@@ -320,7 +368,7 @@ def test_points_in_different_units_that_do_not_increase_in_this_run_are_refused(
 
 
 def test_without_the_steps_per_epoch_a_warm_up_in_epochs_rises_from_epoch_to_epoch():
-    warm = StepDecay(0.8, 0.5, "1ep").with_warmup("4ep")
+    warm = StepDecay(0.8, drop=0.5, every="1ep").with_warmup("4ep")
     run = RunLength.of(epochs=8)
     values = [warm(Position(step=7 * epoch, epoch=epoch, run=run)) for epoch in range(7)]
     assert values == [0.0, 0.2, 0.4, pytest.approx(0.6), 0.8, 0.4, 0.2]
@@ -339,7 +387,7 @@ def test_a_wave_that_was_made_elsewhere_is_a_rise_too():
 
 
 def test_a_schedule_with_a_memory_observes_from_its_own_begin_on():
-    warm = FunctionSchedule(lambda epoch, lr: lr / 2, 0.8).with_warmup("2ep")
+    warm = FunctionSchedule(lambda epoch, lr: lr / 2, initial_learning_rate=0.8).with_warmup("2ep")
     state = warm.start()
     for epoch in range(4):
         state = warm.observe(json.loads(json.dumps(state)), RUN.position(30 * epoch), Observation("begin"))
@@ -349,7 +397,7 @@ def test_a_schedule_with_a_memory_observes_from_its_own_begin_on():
 
 
 def test_without_a_prefix_percent_are_of_the_whole_run():
-    warm = Warmup(CosineDecay(0.3), "10%", prefix=False)
+    warm = Warmup(CosineDecay(0.3), warmup_steps="10%", prefix=False)
     assert [warm(RUN.position(step)) for step in (60, 300, N)] == [
         CosineDecay(0.3)(RUN.position(step)) for step in (60, 300, N)
     ]
@@ -357,7 +405,10 @@ def test_without_a_prefix_percent_are_of_the_whole_run():
 
 def test_a_schedule_that_is_held_observes_no_more():
     held, going_on = (
-        Annealed(LossDriven(0.1, max_learning_rate=None), 0.0, "2ep", "2ep", hold=hold) for hold in (True, False)
+        Annealed(
+            LossDriven(0.1, max_learning_rate=None), end_learning_rate=0.0, after="2ep", decay_steps="2ep", hold=hold
+        )
+        for hold in (True, False)
     )
     states = [held.start(), going_on.start()]
     for epoch in range(4):
@@ -377,14 +428,14 @@ def test_annealing_needs_to_know_how_long_it_has():
     assert schedule(99) == 0.1
     with pytest.raises(TrainingError, match="Annealed takes the rest of the run, whose length is unknown; give its"):
         schedule(100)
-    assert Annealed(Constant(0.1), after=100, length=10)(105) == 0.05
-    assert Annealed(Constant(0.1), after=0, length=10)(5) == 0.05
+    assert Annealed(Constant(0.1), after=100, decay_steps=10)(105) == 0.05
+    assert Annealed(Constant(0.1), after=0, decay_steps=10)(5) == 0.05
     with pytest.raises(TrainingError, match=r"80% is a share of the run"):
         Annealed(Constant(0.1))(3)
 
 
 def test_annealed_by_epochs_where_the_steps_per_epoch_are_unknown():
-    schedule = Annealed(StepDecay(0.4, 0.5, "1ep"), 0.0, after="50%")
+    schedule = Annealed(StepDecay(0.4, drop=0.5, every="1ep"), end_learning_rate=0.0, after="50%")
     run = RunLength.of(epochs=8)
     values = [schedule(Position(step=7 * epoch, epoch=epoch, run=run)) for epoch in range(9)]
     assert values == pytest.approx([0.4, 0.2, 0.1, 0.05, 0.025, 0.01875, 0.0125, 0.00625, 0.0])
@@ -405,15 +456,15 @@ def test_the_optimizers_own_learning_rate_is_meant_where_none_is_given():
 
 def test_a_decay_at_the_end_needs_to_know_the_end():
     with pytest.raises(TrainingError, match=r"falls over the last 50st of the run, whose length is unknown.*max_steps"):
-        WarmupStableDecay(0.1, 10, 50)(3)
+        WarmupStableDecay(0.1, warmup_steps=10, decay_steps=50)(3)
     with pytest.raises(TrainingError, match=r"5% is a share of the run"):
         WarmupStableDecay(0.1)(3)
 
 
 def test_in_a_run_too_short_for_both_the_warm_up_comes_first():
-    schedule, run = WarmupStableDecay(1.0, 8, 8), RunLength.of(steps=12)
+    schedule, run = WarmupStableDecay(1.0, warmup_steps=8, decay_steps=8), RunLength.of(steps=12)
     assert [schedule(run.position(step)) for step in (0, 4, 8, 10, 12)] == [0, 0.5, 1.0, 0.5, 0.0]
-    assert WarmupStableDecay(1.0, 500, 8)(RunLength.of(steps=1).position(0)) == 0
+    assert WarmupStableDecay(1.0, warmup_steps=500, decay_steps=8)(RunLength.of(steps=1).position(0)) == 0
 
 
 def test_a_warm_up_longer_than_the_run_is_cut_off():
@@ -444,7 +495,7 @@ def test_functions_of_the_step_remember_nothing(of):
     ("build", "message"),
     [
         (lambda: OneCycle(-1), r"OneCycle\.max_learning_rate must be a finite number >= 0, or null"),
-        (lambda: OneCycle(1, 0), r"OneCycle\.length must be greater than 0"),
+        (lambda: OneCycle(1, total_steps=0), r"OneCycle\.length must be greater than 0"),
         (lambda: OneCycle(1, pct_start=1.1), r"OneCycle\.pct_start must be a number from 0 to 1; got 1\.1"),
         (lambda: OneCycle(1, anneal="cos"), r"OneCycle\.anneal must be one of linear, cosine; got 'cos'"),
         (lambda: OneCycle(1, div_factor=0), r"OneCycle\.div_factor must be a finite number > 0"),
@@ -457,8 +508,8 @@ def test_functions_of_the_step_remember_nothing(of):
         (lambda: CycleThrough(0, 0, 0, pct_start=-1), r"CycleThrough\.pct_start must be a number from 0 to 1"),
         (lambda: Cyclic(-1, 0), r"Cyclic\.base_learning_rate must be"),
         (lambda: Cyclic(0, None), r"Cyclic\.max_learning_rate must be"),
-        (lambda: Cyclic(0, 1, 0), r"Cyclic\.step_size_up must be greater than 0"),
-        (lambda: Cyclic(0, 1, 1, "0ep"), r"Cyclic\.step_size_down must be greater than 0"),
+        (lambda: Cyclic(0, 1, up_steps=0), r"Cyclic\.step_size_up must be greater than 0"),
+        (lambda: Cyclic(0, 1, up_steps=1, down_steps="0ep"), r"Cyclic\.step_size_down must be greater than 0"),
         (lambda: Cyclic(0, 1, mode="exp"), r"Cyclic\.mode must be one of triangular, triangular2, exp_range"),
         (lambda: Cyclic(0, 1, gamma=1.5), r"Cyclic\.gamma must be a number > 0 and <= 1; got 1\.5"),
         (lambda: PiecewiseInterpolation([]), r"PiecewiseInterpolation\.points must be a list of \[when"),
@@ -468,33 +519,57 @@ def test_functions_of_the_step_remember_nothing(of):
         (lambda: PiecewiseInterpolation([[0, -1]]), r"points\[0\]\[1\] must be a finite number >= 0"),
         (lambda: PiecewiseInterpolation([[5, 1], [5, 2]]), r"points\[1\] must be after the one before it, 5st"),
         (lambda: PiecewiseInterpolation([["5%", 1], [0, 2]]), r"points\[1\] must be after the one before it, 5%"),
-        (lambda: PiecewiseInterpolation([[0, 1]], "cubic"), r"interpolation must be one of linear, cosine"),
-        (lambda: Warmup(0.1, 5), r"Warmup\.schedule must be a schedule such as StepDecay"),
-        (lambda: Warmup(Constant(), -5), r"Warmup\.length must be 0 or greater than 0"),
-        (lambda: Warmup(Constant(), 5, -1), r"Warmup\.start_factor must be a finite number >= 0"),
-        (lambda: Warmup(Constant(), 5, shape="quick"), r"Warmup\.shape must be one of linear, cosine, exponential"),
-        (lambda: Warmup(Constant(), 5, shape=3), r"Warmup\.shape must be a schedule such as"),
-        (lambda: Warmup(Constant(), 5, shape="exponential"), r"Warmup\.start_factor must be greater than 0 for shape"),
-        (lambda: Warmup(Constant(), 5, 0.1, Constant(1)), r"Warmup\.start_factor must be 0 where shape is a schedule"),
-        (lambda: Cooldown(0.1, -1), r"Cooldown\.end_learning_rate must be"),
-        (lambda: Cooldown(0.1, length=None), r"Cooldown\.length must be"),
+        (
+            lambda: PiecewiseInterpolation([[0, 1]], interpolation="cubic"),
+            r"interpolation must be one of linear, cosine",
+        ),
+        (lambda: Warmup(0.1, warmup_steps=5), r"Warmup\.schedule must be a schedule such as StepDecay"),
+        (lambda: Warmup(Constant(), warmup_steps=-5), r"Warmup\.length must be 0 or greater than 0"),
+        (
+            lambda: Warmup(Constant(), warmup_steps=5, start_factor=-1),
+            r"Warmup\.start_factor must be a finite number >= 0",
+        ),
+        (
+            lambda: Warmup(Constant(), warmup_steps=5, shape="quick"),
+            r"Warmup\.shape must be one of linear, cosine, exponential",
+        ),
+        (lambda: Warmup(Constant(), warmup_steps=5, shape=3), r"Warmup\.shape must be a schedule such as"),
+        (
+            lambda: Warmup(Constant(), warmup_steps=5, shape="exponential"),
+            r"Warmup\.start_factor must be greater than 0 for shape",
+        ),
+        (
+            lambda: Warmup(Constant(), warmup_steps=5, start_factor=0.1, shape=Constant(1)),
+            r"Warmup\.start_factor must be 0 where shape is a schedule",
+        ),
+        (lambda: Cooldown(0.1, end_learning_rate=-1), r"Cooldown\.end_learning_rate must be"),
+        (lambda: Cooldown(0.1, decay_steps=None), r"Cooldown\.length must be"),
         (lambda: Cooldown(0.1, shape="sqrt"), r"Cooldown\.shape must be one of linear, cosine, 1-sqrt, exponential"),
-        (lambda: Warmup(Constant(), 5, prefix=0), r"Warmup\.prefix must be true or false; got 0"),
+        (lambda: Warmup(Constant(), warmup_steps=5, prefix=0), r"Warmup\.prefix must be true or false; got 0"),
         (lambda: Annealed(0.1), r"schedule must be a schedule such as StepDecay"),
-        (lambda: Annealed(Constant(), -1), r"Annealed\.end_learning_rate must be a finite number >= 0; got -1"),
+        (
+            lambda: Annealed(Constant(), end_learning_rate=-1),
+            r"Annealed\.end_learning_rate must be a finite number >= 0; got -1",
+        ),
         (lambda: Annealed(Constant(), after=-1), r"Annealed\.after must be 0 or greater than 0"),
-        (lambda: Annealed(Constant(), length=0), r"Annealed\.length must be greater than 0"),
+        (lambda: Annealed(Constant(), decay_steps=0), r"Annealed\.length must be greater than 0"),
         (lambda: Annealed(Constant(), shape="power"), r"Annealed\.shape must be one of linear, cosine, 1-sqrt"),
         (lambda: Annealed(Constant(), hold=1), r"Annealed\.hold must be true or false; got 1"),
         (lambda: WarmupStableDecay(-1), r"WarmupStableDecay\.initial_learning_rate must be"),
-        (lambda: WarmupStableDecay(warmup="x"), r"WarmupStableDecay\.warmup must be 0 or greater"),
-        (lambda: WarmupStableDecay(decay=0), r"WarmupStableDecay\.decay must be greater than 0"),
-        (lambda: WarmupStableDecay(warmup="60%", decay="50%"), r"decay must be at most what warmup \(60%\) leaves"),
+        (lambda: WarmupStableDecay(warmup_steps="x"), r"WarmupStableDecay\.warmup must be 0 or greater"),
+        (lambda: WarmupStableDecay(decay_steps=0), r"WarmupStableDecay\.decay must be greater than 0"),
+        (
+            lambda: WarmupStableDecay(warmup_steps="60%", decay_steps="50%"),
+            r"decay must be at most what warmup \(60%\) leaves",
+        ),
         (lambda: WarmupStableDecay(decay_shape=1), r"WarmupStableDecay\.decay_shape must be one of linear"),
         (lambda: WarmupStableDecay(start_factor=None), r"WarmupStableDecay\.start_factor must be a finite number"),
         (lambda: FunctionSchedule(abs, of="batch"), r"FunctionSchedule\.of must be one of epoch, step, fraction"),
         (lambda: FunctionSchedule(lambda a, b: 1, of="step"), r"callable as schedule\(step\)"),
-        (lambda: FunctionSchedule(abs, 0.1, of="step"), r"initial_learning_rate must be null \(None\) with of='step'"),
+        (
+            lambda: FunctionSchedule(abs, initial_learning_rate=0.1, of="step"),
+            r"initial_learning_rate must be null \(None\) with of='step'",
+        ),
     ],
 )
 def test_bad_arguments_are_named_with_what_is_allowed(build, message):

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.schedules.constant import Constant
-from lr_plugins.schedules.cosine import CosineDecay, CosineRestarts
-from lr_plugins.schedules.inverse import InverseSquareRoot
-from lr_plugins.schedules.noise import Noise
-from lr_plugins.schedules.polynomial import LinearDecay, PolynomialDecay
+from lr_plugins.schedules.combinators._normal_quantile import normal_quantiles
+from lr_plugins.schedules.combinators.noise import Noise
 from lr_plugins.schedules.position import Position, RunLength
-from lr_plugins.schedules.quantile import normal_quantiles
-from lr_plugins.schedules.step import MultiStepDecay
-from lr_plugins.schedules.tanh import TanhDecay
+from lr_plugins.schedules.shapes.constant import Constant
+from lr_plugins.schedules.shapes.cosine import CosineDecay, CosineRestarts
+from lr_plugins.schedules.shapes.inverse import InverseSquareRoot
+from lr_plugins.schedules.shapes.polynomial import LinearDecay, PolynomialDecay
+from lr_plugins.schedules.shapes.step import MultiStepDecay
+from lr_plugins.schedules.shapes.tanh import TanhDecay
 
 RUN = RunLength.of(steps_per_epoch=30, epochs=60)  # 1800 steps
 ULP = 2.0**-52
@@ -43,40 +43,67 @@ def restarts(t, first, t_mul, m_mul=1.0, start=0.1, end=0.0, whole_peak=False):
 
 FORMULAS = [
     (MultiStepDecay(0.1), lambda t, e: 0.1 * 0.1 ** ((t >= 900) + (t >= 1350))),
-    (MultiStepDecay(0.1, [30, "50ep"], 0.5), lambda t, e: 0.1 * 0.5 ** ((e >= 30) + (e >= 50))),
-    (MultiStepDecay(0.1, ["700st", "10ep", "10ep"]), lambda t, e: 0.1 * 0.1 ** ((t >= 700) + 2 * (e >= 10))),
-    (MultiStepDecay(0.1, [], 0.5), lambda t, e: 0.1),
+    (MultiStepDecay(0.1, milestones=["30ep", "50ep"], gamma=0.5), lambda t, e: 0.1 * 0.5 ** ((e >= 30) + (e >= 50))),
+    (MultiStepDecay(0.1, milestones=["700st", "10ep", "10ep"]), lambda t, e: 0.1 * 0.1 ** ((t >= 700) + 2 * (e >= 10))),
+    (MultiStepDecay(0.1, milestones=[], gamma=0.5), lambda t, e: 0.1),
     (LinearDecay(0.1), lambda t, e: line(0.1, 0.0, t / 1800)),
-    (LinearDecay(0.1, 0.01, 700), lambda t, e: line(0.1, 0.01, min(t / 700, 1))),
-    (LinearDecay(0.0, 0.1, "20ep"), lambda t, e: line(0.0, 0.1, min(e / 20, 1))),
-    (LinearDecay(0.0, 0.1, "7%"), lambda t, e: line(0.0, 0.1, min(t / 126, 1))),
+    (LinearDecay(0.1, end_learning_rate=0.01, decay_steps=700), lambda t, e: line(0.1, 0.01, min(t / 700, 1))),
+    (LinearDecay(0.0, end_learning_rate=0.1, decay_steps="20ep"), lambda t, e: line(0.0, 0.1, min(e / 20, 1))),
+    (LinearDecay(0.0, end_learning_rate=0.1, decay_steps="7%"), lambda t, e: line(0.0, 0.1, min(t / 126, 1))),
     (PolynomialDecay(0.1), lambda t, e: 0.1 * (1 - t / 1800)),
-    (PolynomialDecay(0.1, 700, 0.02, 2.5), lambda t, e: line(0.02, 0.1, (1 - min(t / 700, 1)) ** 2.5)),
-    (PolynomialDecay(0.02, "20ep", 0.1, 0.5), lambda t, e: line(0.1, 0.02, (1 - min(e / 20, 1)) ** 0.5)),
     (
-        PolynomialDecay(0.1, 70, 0.02, 2, cycle=True),
+        PolynomialDecay(0.1, decay_steps=700, end_learning_rate=0.02, power=2.5),
+        lambda t, e: line(0.02, 0.1, (1 - min(t / 700, 1)) ** 2.5),
+    ),
+    (
+        PolynomialDecay(0.02, decay_steps="20ep", end_learning_rate=0.1, power=0.5),
+        lambda t, e: line(0.1, 0.02, (1 - min(e / 20, 1)) ** 0.5),
+    ),
+    (
+        PolynomialDecay(0.1, decay_steps=70, end_learning_rate=0.02, power=2, cycle=True),
         lambda t, e: line(0.02, 0.1, (1 - t / (70 * max(math.ceil(t / 70), 1))) ** 2),
     ),
     (CosineDecay(0.1), lambda t, e: 0.1 * half_wave(t / 1800)),
-    (CosineDecay(0.1, 700, 0.02, 1.5), lambda t, e: line(0.02, 0.1, half_wave(min(t / 700, 1)) ** 1.5)),
-    (CosineDecay(0.0, "20ep", 0.1), lambda t, e: line(0.1, 0.0, half_wave(min(e / 20, 1)))),
-    (PolynomialDecay(0.1, 700, 0.02, 2.5, k_decay=2), lambda t, e: line(0.02, 0.1, (1 - min(t / 700, 1) ** 2) ** 2.5)),
     (
-        PolynomialDecay(0.1, 70, cycle=True, k_decay=0.5),
+        CosineDecay(0.1, decay_steps=700, end_learning_rate=0.02, power=1.5),
+        lambda t, e: line(0.02, 0.1, half_wave(min(t / 700, 1)) ** 1.5),
+    ),
+    (
+        CosineDecay(0.0, decay_steps="20ep", end_learning_rate=0.1),
+        lambda t, e: line(0.1, 0.0, half_wave(min(e / 20, 1))),
+    ),
+    (
+        PolynomialDecay(0.1, decay_steps=700, end_learning_rate=0.02, power=2.5, k_decay=2),
+        lambda t, e: line(0.02, 0.1, (1 - min(t / 700, 1) ** 2) ** 2.5),
+    ),
+    (
+        PolynomialDecay(0.1, decay_steps=70, cycle=True, k_decay=0.5),
         lambda t, e: 0.1 * (1 - (t / (70 * max(math.ceil(t / 70), 1))) ** 0.5),
     ),
-    (CosineDecay(0.1, 700, 0.02, k_decay=1.5), lambda t, e: line(0.02, 0.1, half_wave(min(t / 700, 1) ** 1.5))),
-    (CosineRestarts(0.1, 7, 1.0, 0.9, k_decay=0.7), lambda t, e: 0.1 * 0.9 ** (t // 7) * half_wave((t % 7 / 7) ** 0.7)),
-    (CosineRestarts(0.1, 10), lambda t, e: restarts(t, 10, 2)),
-    (CosineRestarts(0.1, 7, 1.0, 0.9, 0.02), lambda t, e: restarts(t, 7, 1, 0.9, end=0.02)),
-    (CosineRestarts(0.1, 20, 1.5, 0.9, 0.02, True), lambda t, e: restarts(t, 20, 1.5, 0.9, 0.1, 0.02, True)),
-    (CosineRestarts(0.1, "10%", 1, 1.5), lambda t, e: restarts(t, 180, 1, 1.5)),
+    (
+        CosineDecay(0.1, decay_steps=700, end_learning_rate=0.02, k_decay=1.5),
+        lambda t, e: line(0.02, 0.1, half_wave(min(t / 700, 1) ** 1.5)),
+    ),
+    (
+        CosineRestarts(0.1, first_decay_steps=7, t_mul=1.0, m_mul=0.9, k_decay=0.7),
+        lambda t, e: 0.1 * 0.9 ** (t // 7) * half_wave((t % 7 / 7) ** 0.7),
+    ),
+    (CosineRestarts(0.1, first_decay_steps=10), lambda t, e: restarts(t, 10, 2)),
+    (
+        CosineRestarts(0.1, first_decay_steps=7, t_mul=1.0, m_mul=0.9, end_learning_rate=0.02),
+        lambda t, e: restarts(t, 7, 1, 0.9, end=0.02),
+    ),
+    (
+        CosineRestarts(0.1, first_decay_steps=20, t_mul=1.5, m_mul=0.9, end_learning_rate=0.02, whole_peak=True),
+        lambda t, e: restarts(t, 20, 1.5, 0.9, 0.1, 0.02, True),
+    ),
+    (CosineRestarts(0.1, first_decay_steps="10%", t_mul=1, m_mul=1.5), lambda t, e: restarts(t, 180, 1, 1.5)),
     (CosineRestarts(0.1, t_mul=2, m_mul=0.5), lambda t, e: restarts(e, 10, 2, 0.5)),
     (InverseSquareRoot(0.1), lambda t, e: 0.1 / math.sqrt(1 + t / 10000)),
-    (InverseSquareRoot(0.1, "3ep", 0.7), lambda t, e: 0.1 / (1 + e / 3) ** 0.7),
+    (InverseSquareRoot(0.1, decay_steps="3ep", power=0.7), lambda t, e: 0.1 / (1 + e / 3) ** 0.7),
     (TanhDecay(0.1), lambda t, e: 0.05 * (1 - math.tanh(-7 + 10 * t / 1800)) if t < 1800 else 0),
     (
-        TanhDecay(0.1, 700, 0.02, -2, 1.5),
+        TanhDecay(0.1, decay_steps=700, end_learning_rate=0.02, lower=-2, upper=1.5),
         lambda t, e: line(0.02, 0.1, (1 - math.tanh(-2 + 3.5 * t / 700)) / 2 if t < 700 else 0),
     ),
 ]
@@ -84,9 +111,9 @@ SCHEDULES = [schedule for schedule, _ in FORMULAS]
 NOISES = [
     Noise(PolynomialDecay(0.1)),
     Noise(PolynomialDecay(0.1), every="1st", after="100st", until="50%", limit=0.3, std=0.2, seed=7),
-    Noise(CosineDecay(0.1), every="7st", after=3, distribution="uniform", limit=1),
+    Noise(CosineDecay(0.1), every="7st", after="3ep", distribution="uniform", limit=1),
 ]
-ALL = [*SCHEDULES, CosineRestarts(0.1, 10, 1.1), *NOISES]
+ALL = [*SCHEDULES, CosineRestarts(0.1, first_decay_steps=10, t_mul=1.1), *NOISES]
 
 
 @pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=map(repr, SCHEDULES))
@@ -138,11 +165,25 @@ def falls_and_rises(draw):
     return draw(
         st.sampled_from(
             [
-                LinearDecay(start, end, length),
-                PolynomialDecay(start, length, end, draw(powers), draw(st.booleans())),
-                CosineDecay(start, length, end, draw(powers)),
-                CosineRestarts(start, length, draw(st.floats(1, 4)), draw(st.floats(0.1, 1)), end),
-                TanhDecay(start, length, end, lower, lower + draw(st.floats(0.01, 10))),
+                LinearDecay(start, end_learning_rate=end, decay_steps=length),
+                PolynomialDecay(
+                    start, decay_steps=length, end_learning_rate=end, power=draw(powers), cycle=draw(st.booleans())
+                ),
+                CosineDecay(start, decay_steps=length, end_learning_rate=end, power=draw(powers)),
+                CosineRestarts(
+                    start,
+                    first_decay_steps=length,
+                    t_mul=draw(st.floats(1, 4)),
+                    m_mul=draw(st.floats(0.1, 1)),
+                    end_learning_rate=end,
+                ),
+                TanhDecay(
+                    start,
+                    decay_steps=length,
+                    end_learning_rate=end,
+                    lower=lower,
+                    upper=lower + draw(st.floats(0.01, 10)),
+                ),
             ]
         )
     )
@@ -183,11 +224,15 @@ def test_without_an_initial_learning_rate_the_optimizers_own_is_used(own, step):
 
 @given(step=st.integers(0, 10**6), length=lengths, start=rates, end=rates)
 def test_power_one_is_a_line_and_a_fall_mirrors_a_rise(step, length, start, end):
-    fall = LinearDecay(start, end, length)
+    fall = LinearDecay(start, end_learning_rate=end, decay_steps=length)
     rounding = {"rel": 1e-14, "abs": 4 * ULP * max(start, end)}
-    assert PolynomialDecay(start, length, end)(step) == pytest.approx(fall(step), **rounding)
+    assert PolynomialDecay(start, decay_steps=length, end_learning_rate=end)(step) == pytest.approx(
+        fall(step), **rounding
+    )
     if step <= length:
-        assert LinearDecay(end, start, length)(length - step) == pytest.approx(fall(step), **rounding)
+        assert LinearDecay(end, end_learning_rate=start, decay_steps=length)(length - step) == pytest.approx(
+            fall(step), **rounding
+        )
 
 
 @given(step=st.integers(0, 10**6), length=lengths, stretch=st.integers(1, 1000))
@@ -209,7 +254,7 @@ GROWTHS = [(1, 1), (11, 10), (12, 10), (13, 10), (3, 2), (17, 10), (2, 1), (3, 1
 def test_every_restart_that_falls_on_a_step_is_at_that_step(growth):
     seen = 0
     for first in (1, 2, 3, 7, 10, 50, 100, 1000):
-        schedule = CosineRestarts(1.0, first, t_mul=growth[0] / growth[1])
+        schedule = CosineRestarts(1.0, first_decay_steps=first, t_mul=growth[0] / growth[1])
         begin, period = Fraction(0), Fraction(first)
         for _ in range(60):
             begin, period = begin + period, period * Fraction(*growth)
@@ -227,7 +272,7 @@ def test_every_restart_that_falls_on_a_step_is_at_that_step(growth):
 
 @pytest.mark.parametrize("t_mul", [1.01, 1.1, 1.3, 2.5])
 def test_periods_that_are_no_whole_numbers_keep_their_place(t_mul):
-    schedule = CosineRestarts(0.1, 10, t_mul)
+    schedule = CosineRestarts(0.1, first_decay_steps=10, t_mul=t_mul)
     begin, period = Fraction(0), Fraction(10)
     for step in range(10_000):
         if step >= begin + period - Fraction(1, 10**6):
@@ -239,13 +284,13 @@ def test_periods_that_are_no_whole_numbers_keep_their_place(t_mul):
 
 def test_the_steps_at_which_keras_misses_the_restart():
     for first, t_mul, step in [(10, 1.1, 21), (10, 1.2, 22), (10, 1.3, 23), (100, 1.2, 220), (1, 2.0, 8191)]:
-        assert CosineRestarts(0.1, first, t_mul)(step) == 0.1
-    assert CosineRestarts(0.1, 10, 2.0)(81910) == 0.1
+        assert CosineRestarts(0.1, first_decay_steps=first, t_mul=t_mul)(step) == 0.1
+    assert CosineRestarts(0.1, first_decay_steps=10, t_mul=2.0)(81910) == 0.1
 
 
 @given(first=lengths, t_mul=st.floats(1, 5), m_mul=st.floats(0.2, 1), step=st.integers(0, 10**9))
 def test_peaks_lie_where_the_periods_begin(first, t_mul, m_mul, step):
-    schedule = CosineRestarts(0.1, first, t_mul, m_mul)
+    schedule = CosineRestarts(0.1, first_decay_steps=first, t_mul=t_mul, m_mul=m_mul)
     index, share = schedule._period(Position(step))
     assert 0 <= share < 1
     assert index == int(index) >= 0
@@ -253,20 +298,23 @@ def test_peaks_lie_where_the_periods_begin(first, t_mul, m_mul, step):
 
 
 def test_a_restart_between_two_steps_shows_at_the_first_of_them():
-    schedule = CosineRestarts(0.1, 2.5, t_mul=1.0)
+    schedule = CosineRestarts(0.1, first_decay_steps=2.5, t_mul=1.0)
     assert schedule(0) == schedule(5) == 0.1
     assert schedule(2) < 0.02
     assert schedule(3) == pytest.approx(0.1 * half_wave(0.2))
 
 
 def test_what_m_mul_multiplies():
-    height, whole = (CosineRestarts(0.5, 10, 1.0, 0.5, 0.25, whole_peak=whole) for whole in (False, True))
+    height, whole = (
+        CosineRestarts(0.5, first_decay_steps=10, t_mul=1.0, m_mul=0.5, end_learning_rate=0.25, whole_peak=whole)
+        for whole in (False, True)
+    )
     assert [height(10), height(20)] == [0.375, 0.3125]
     assert [whole(10), whole(20)] == [0.25, 0.125]
 
 
 def test_restarts_move_within_the_epoch_if_smooth():
-    schedule = CosineRestarts(0.1, "1ep", t_mul=1.0)
+    schedule = CosineRestarts(0.1, first_decay_steps="1ep", t_mul=1.0)
     assert {schedule(RUN.position(step)) for step in range(90)} == {0.1}
     smooth = schedule.smooth()
     assert [smooth(RUN.position(step)) for step in (0, 30, 60)] == [0.1, 0.1, 0.1]
@@ -346,7 +394,7 @@ def test_successive_noise_is_not_related():
 
 
 def test_noise_holds_for_the_time_it_is_given_and_stays_between_its_bounds():
-    noisy = Noise(LinearDecay(0.1), every="2ep", after="4ep", until=8)
+    noisy = Noise(LinearDecay(0.1), every="2ep", after="4ep", until="8ep")
     plain = LinearDecay(0.1)
     factors = np.array([noisy(RUN.position(step)) / plain(RUN.position(step)) for step in range(1799)])
     of_epochs = factors.round(12).reshape(-1)[::30]
@@ -363,7 +411,7 @@ def test_noise_without_the_epoch_says_what_is_missing():
 
 
 def test_noise_from_zero_on_is_noise_at_once():
-    assert Noise(ONE, every="1st", after=0)(np.arange(9)).tolist() == Noise(ONE, every="1st")(np.arange(9)).tolist()
+    assert Noise(ONE, every="1st", after="0ep")(np.arange(9)).tolist() == Noise(ONE, every="1st")(np.arange(9)).tolist()
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -379,46 +427,97 @@ def test_a_shape_that_fills_a_run_of_unknown_length_is_refused_with_what_to_set(
     ("build", "message"),
     [
         (lambda: MultiStepDecay(-1), r"MultiStepDecay\.initial_learning_rate must be a finite number >= 0.*got -1"),
-        (lambda: MultiStepDecay(0.1, "30ep"), r"MultiStepDecay\.milestones must be a list; got '30ep'"),
-        (lambda: MultiStepDecay(0.1, 30), r"MultiStepDecay\.milestones must be a list; got 30"),
-        (lambda: MultiStepDecay(0.1, [3, "x"]), r"MultiStepDecay\.milestones\[1\] must be greater than 0.*got 'x'"),
-        (lambda: MultiStepDecay(0.1, [3], gamma=0), r"MultiStepDecay\.gamma must be a finite number > 0.*got 0"),
-        (lambda: LinearDecay(math.inf), r"LinearDecay\.initial_learning_rate must be .*got inf"),
-        (lambda: LinearDecay(0.1, -0.1), r"LinearDecay\.end_learning_rate must be a finite number >= 0; got -0\.1"),
-        (lambda: LinearDecay(0.1, None), r"LinearDecay\.end_learning_rate must be .*got None"),
-        (lambda: LinearDecay(0.1, 0.0, 0), r"LinearDecay\.decay_steps must be greater than 0.*got 0"),
-        (lambda: PolynomialDecay(True), r"PolynomialDecay\.initial_learning_rate must be .*got True"),
-        (lambda: PolynomialDecay(0.1, -5), r"PolynomialDecay\.decay_steps must be greater than 0.*got -5"),
-        (lambda: PolynomialDecay(0.1, 5, math.nan), r"PolynomialDecay\.end_learning_rate must be .*got nan"),
-        (lambda: PolynomialDecay(0.1, 5, power=0), r"PolynomialDecay\.power must be a finite number > 0.*got 0"),
-        (lambda: PolynomialDecay(0.1, 5, cycle=1), r"PolynomialDecay\.cycle must be true or false; got 1"),
-        (lambda: CosineDecay("0.1"), r"CosineDecay\.initial_learning_rate must be .*got '0\.1'"),
-        (lambda: CosineDecay(0.1, "ten"), r"CosineDecay\.decay_steps must be greater than 0.*got 'ten'"),
-        (lambda: CosineDecay(0.1, 5, -1), r"CosineDecay\.end_learning_rate must be .*got -1"),
-        (lambda: CosineDecay(0.1, 5, power=-1), r"CosineDecay\.power must be a finite number > 0.*got -1"),
-        (lambda: PolynomialDecay(0.1, 5, k_decay=0), r"PolynomialDecay\.k_decay must be a finite number > 0.*got 0"),
-        (lambda: CosineDecay(0.1, 5, k_decay=None), r"CosineDecay\.k_decay must be a finite number > 0.*got None"),
-        (lambda: CosineRestarts(0.1, 5, k_decay=-1), r"CosineRestarts\.k_decay must be a finite number > 0.*got -1"),
-        (lambda: CosineRestarts(-0.1), r"CosineRestarts\.initial_learning_rate must be .*got -0\.1"),
-        (lambda: CosineRestarts(0.1, 0), r"CosineRestarts\.first_decay_steps must be greater than 0.*got 0"),
-        (lambda: CosineRestarts(0.1, 5, 0.9), r"CosineRestarts\.t_mul must be a finite number >= 1.*got 0\.9"),
-        (lambda: CosineRestarts(0.1, 5, m_mul=0), r"CosineRestarts\.m_mul must be a finite number > 0.*got 0"),
-        (lambda: CosineRestarts(0.1, 5, end_learning_rate="0"), r"CosineRestarts\.end_learning_rate must be .*got '0'"),
+        (lambda: MultiStepDecay(0.1, milestones="30ep"), r"MultiStepDecay\.milestones must be a list; got '30ep'"),
+        (lambda: MultiStepDecay(0.1, milestones="30ep"), r"MultiStepDecay\.milestones must be a list; got 30"),
         (
-            lambda: CosineRestarts(0.1, 5, whole_peak=None),
+            lambda: MultiStepDecay(0.1, milestones=["3ep", "x"]),
+            r"MultiStepDecay\.milestones\[1\] must be greater than 0.*got 'x'",
+        ),
+        (
+            lambda: MultiStepDecay(0.1, milestones=["3ep"], gamma=0),
+            r"MultiStepDecay\.gamma must be a finite number > 0.*got 0",
+        ),
+        (lambda: LinearDecay(math.inf), r"LinearDecay\.initial_learning_rate must be .*got inf"),
+        (
+            lambda: LinearDecay(0.1, end_learning_rate=-0.1),
+            r"LinearDecay\.end_learning_rate must be a finite number >= 0; got -0\.1",
+        ),
+        (lambda: LinearDecay(0.1, end_learning_rate=None), r"LinearDecay\.end_learning_rate must be .*got None"),
+        (
+            lambda: LinearDecay(0.1, end_learning_rate=0.0, decay_steps=0),
+            r"LinearDecay\.decay_steps must be greater than 0.*got 0",
+        ),
+        (lambda: PolynomialDecay(True), r"PolynomialDecay\.initial_learning_rate must be .*got True"),
+        (lambda: PolynomialDecay(0.1, decay_steps=-5), r"PolynomialDecay\.decay_steps must be greater than 0.*got -5"),
+        (
+            lambda: PolynomialDecay(0.1, decay_steps=5, end_learning_rate=math.nan),
+            r"PolynomialDecay\.end_learning_rate must be .*got nan",
+        ),
+        (
+            lambda: PolynomialDecay(0.1, decay_steps=5, power=0),
+            r"PolynomialDecay\.power must be a finite number > 0.*got 0",
+        ),
+        (lambda: PolynomialDecay(0.1, decay_steps=5, cycle=1), r"PolynomialDecay\.cycle must be true or false; got 1"),
+        (lambda: CosineDecay("0.1"), r"CosineDecay\.initial_learning_rate must be .*got '0\.1'"),
+        (lambda: CosineDecay(0.1, decay_steps="ten"), r"CosineDecay\.decay_steps must be greater than 0.*got 'ten'"),
+        (
+            lambda: CosineDecay(0.1, decay_steps=5, end_learning_rate=-1),
+            r"CosineDecay\.end_learning_rate must be .*got -1",
+        ),
+        (lambda: CosineDecay(0.1, decay_steps=5, power=-1), r"CosineDecay\.power must be a finite number > 0.*got -1"),
+        (
+            lambda: PolynomialDecay(0.1, decay_steps=5, k_decay=0),
+            r"PolynomialDecay\.k_decay must be a finite number > 0.*got 0",
+        ),
+        (
+            lambda: CosineDecay(0.1, decay_steps=5, k_decay=None),
+            r"CosineDecay\.k_decay must be a finite number > 0.*got None",
+        ),
+        (
+            lambda: CosineRestarts(0.1, first_decay_steps=5, k_decay=-1),
+            r"CosineRestarts\.k_decay must be a finite number > 0.*got -1",
+        ),
+        (lambda: CosineRestarts(-0.1), r"CosineRestarts\.initial_learning_rate must be .*got -0\.1"),
+        (
+            lambda: CosineRestarts(0.1, first_decay_steps=0),
+            r"CosineRestarts\.first_decay_steps must be greater than 0.*got 0",
+        ),
+        (
+            lambda: CosineRestarts(0.1, first_decay_steps=5, t_mul=0.9),
+            r"CosineRestarts\.t_mul must be a finite number >= 1.*got 0\.9",
+        ),
+        (
+            lambda: CosineRestarts(0.1, first_decay_steps=5, m_mul=0),
+            r"CosineRestarts\.m_mul must be a finite number > 0.*got 0",
+        ),
+        (
+            lambda: CosineRestarts(0.1, first_decay_steps=5, end_learning_rate="0"),
+            r"CosineRestarts\.end_learning_rate must be .*got '0'",
+        ),
+        (
+            lambda: CosineRestarts(0.1, first_decay_steps=5, whole_peak=None),
             r"CosineRestarts\.whole_peak must be true or false; got None",
         ),
         (lambda: InverseSquareRoot(-1), r"InverseSquareRoot\.initial_learning_rate must be .*got -1"),
-        (lambda: InverseSquareRoot(0.1, None), r"InverseSquareRoot\.decay_steps must be greater than 0.*got None"),
-        (lambda: InverseSquareRoot(0.1, 5, 0), r"InverseSquareRoot\.power must be a finite number > 0.*got 0"),
+        (
+            lambda: InverseSquareRoot(0.1, decay_steps=None),
+            r"InverseSquareRoot\.decay_steps must be greater than 0.*got None",
+        ),
+        (
+            lambda: InverseSquareRoot(0.1, decay_steps=5, power=0),
+            r"InverseSquareRoot\.power must be a finite number > 0.*got 0",
+        ),
         (lambda: TanhDecay(-1), r"TanhDecay\.initial_learning_rate must be .*got -1"),
-        (lambda: TanhDecay(0.1, 5, -1), r"TanhDecay\.end_learning_rate must be .*got -1"),
-        (lambda: TanhDecay(0.1, 5, lower=math.inf), r"TanhDecay\.lower must be a finite number; got inf"),
-        (lambda: TanhDecay(0.1, 5, upper=-7), r"TanhDecay\.upper must be a finite number greater than lower \(-7\)"),
+        (lambda: TanhDecay(0.1, decay_steps=5, end_learning_rate=-1), r"TanhDecay\.end_learning_rate must be .*got -1"),
+        (lambda: TanhDecay(0.1, decay_steps=5, lower=math.inf), r"TanhDecay\.lower must be a finite number; got inf"),
+        (
+            lambda: TanhDecay(0.1, decay_steps=5, upper=-7),
+            r"TanhDecay\.upper must be a finite number greater than lower \(-7\)",
+        ),
         (lambda: Noise(0.1), r"Noise\.schedule must be a schedule such as"),
-        (lambda: Noise(ONE, every=0), r"Noise\.every must be greater than 0.*got 0"),
-        (lambda: Noise(ONE, after=-1), r"Noise\.after must be 0 or greater than 0.*got -1"),
-        (lambda: Noise(ONE, until=0), r"Noise\.until must be greater than 0.*got 0"),
+        (lambda: Noise(ONE, every="0ep"), r"Noise\.every must be greater than 0.*got 0"),
+        (lambda: Noise(ONE, after="-1ep"), r"Noise\.after must be 0 or greater than 0.*got -1"),
+        (lambda: Noise(ONE, until="0ep"), r"Noise\.until must be greater than 0.*got 0"),
         (lambda: Noise(ONE, limit=1.5), r"Noise\.limit must be a number > 0 and <= 1; got 1\.5"),
         (lambda: Noise(ONE, limit=0), r"Noise\.limit must be a number > 0 and <= 1; got 0"),
         (lambda: Noise(ONE, std=0), r"Noise\.std must be a finite number > 0; got 0"),

@@ -19,20 +19,24 @@ RUN = RunLength.of(steps_per_epoch=45, epochs=10)
 # (schedule, the first step at which it has no value, what it gives there)
 OVERFLOWS = {
     "step decay": (s.StepDecay(0.1, drop=10, every="1st"), 309, "inf"),
-    "exponential": (s.ExponentialDecay(0.1, "1st", 10.0), 309, "inf"),
-    "multi step": (s.MultiStepDecay(0.1, ["7st", "9st"], 1e300), 9, "inf"),
+    "exponential": (s.ExponentialDecay(0.1, decay_steps="1st", decay_rate=10.0), 309, "inf"),
+    "multi step": (s.MultiStepDecay(0.1, milestones=["7st", "9st"], gamma=1e300), 9, "inf"),
     "product": (s.Constant(1e300) * s.Constant(1e300), 0, "inf"),
     "product of numbers": (1e300 * s.Constant(1e300), 0, "inf"),
-    "nan of a product": (s.Product([s.StepDecay(0.1, 1e200, "5st"), s.StepDecay(1.0, 1e-200, "5st")]), 10, "nan"),
-    "one cycle": (s.OneCycle(0.1, div_factor=1e-300, final_div_factor=1e-300, length=9), 2, "inf"),
-    "restarts": (s.CosineRestarts(0.1, "5st", 1.0, 1e200), 10, "inf|nan"),
-    "warm-up": (s.StepDecay(0.1, 10, "1st").with_warmup("10st"), 319, "inf"),
-    "chain": (s.Chain([s.Constant(0.1), s.StepDecay(0.1, 1e200, "1st")], ["20st"]), 22, "inf"),
-    "noise": (s.Noise(s.Constant(1.7e308), "1st", seed=3), None, "inf"),
+    "nan of a product": (
+        s.Product([s.StepDecay(0.1, drop=1e200, every="5st"), s.StepDecay(1.0, drop=1e-200, every="5st")]),
+        10,
+        "nan",
+    ),
+    "one cycle": (s.OneCycle(0.1, div_factor=1e-300, final_div_factor=1e-300, total_steps=9), 2, "inf"),
+    "restarts": (s.CosineRestarts(0.1, first_decay_steps="5st", t_mul=1.0, m_mul=1e200), 10, "inf|nan"),
+    "warm-up": (s.StepDecay(0.1, drop=10, every="1st").with_warmup("10st"), 319, "inf"),
+    "chain": (s.Chain([s.Constant(0.1), s.StepDecay(0.1, drop=1e200, every="1st")], lengths=["20st"]), 22, "inf"),
+    "noise": (s.Noise(s.Constant(1.7e308), every="1st", seed=3), None, "inf"),
     "keras exponential": (keras.ExponentialDecay(0.1, 1, 10.0), 309, "inf"),
     "keras in single precision": (keras.ExponentialDecay(0.1, 1, 10.0, dtype="float32"), 39, "inf"),
     "below 0": (keras.InverseTimeDecay(1e308, 1, 0.0) * s.Constant(10.0), 0, "inf"),
-    "epochs": (s.StepDecay(0.1, 1e100, "1ep"), 180, "inf"),
+    "epochs": (s.StepDecay(0.1, drop=1e100, every="1ep"), 180, "inf"),
 }
 
 
@@ -92,7 +96,7 @@ def test_an_error_in_a_formula_is_told_as_what_it_is():
         too_many(Position(0, 10**400))
     for wrong in (Position("a"), Position(None, "a"), Position(np.array(["a"]))):
         with pytest.raises(InvalidArgument, match=r"Position\.(step|epoch) must be a number"):
-            s.InverseTimeDecay(0.1, "1ep" if wrong.step is None else 1)(wrong)
+            s.InverseTimeDecay(0.1, decay_steps="1ep" if wrong.step is None else 1)(wrong)
 
     def broken(epoch):
         return 1 / 0
@@ -104,7 +108,7 @@ def test_an_error_in_a_formula_is_told_as_what_it_is():
 
 def test_an_impossible_value_comes_from_another_process():
     with pytest.raises(ImpossibleValue) as caught:
-        s.StepDecay(0.1, 10, "1st")(400)
+        s.StepDecay(0.1, drop=10, every="1st")(400)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), type(again)) == (str(caught.value), ImpossibleValue)
     assert str(again.meant_for("momentum", "a number >= 0 and < 1")).startswith(
@@ -123,7 +127,7 @@ SURE = {
     "repeated": lambda: s.CosineDecay(0.1).repeated("1e-200%"),
     "warm-up": lambda: s.CosineDecay(0.1).with_warmup("5%", start_factor=1e-320, shape="exponential"),
     "keras": lambda: keras.ExponentialDecay(0.1, 1, -0.5),
-    "as planned": lambda: s.AsPlanned(s.Constant(0.1), ratio=1e-320),
+    "as planned": lambda: s.Replanned(s.Constant(0.1), ratio=1e-320),
     "duration unit": lambda: Duration(1, "xx"),
     "duration unit's case": lambda: Duration(1, "EP"),
     "duration unit's kind": lambda: Duration(1, None),
@@ -165,10 +169,10 @@ def test_numbers_of_numpy_are_kept_as_pythons_own():
 @pytest.mark.parametrize("length", ["1e-12%", "1e-9%", "1e-5%", "1e-12ep", "1e300%", "1e300ep", "1e300st", 2**63, 1e19])
 def test_lengths_of_any_size_leave_numbers(length):
     kinds = (
-        s.CosineDecay(0.1, length), s.CosineRestarts(0.1, length), s.Cyclic(0.0, 0.1, length), s.OneCycle(0.1, length),
-        s.StepDecay(0.1, 0.5, length), s.Repeated(s.CosineDecay(0.1), length), s.CosineDecay(0.1).with_warmup(length),
-        s.Chain([s.CosineDecay(0.1), s.Constant(0.2)], [length]), s.Annealed(s.Constant(0.1), 0.0, length),
-        s.PolynomialDecay(0.1, length, cycle=True), s.Noise(s.Constant(0.1), length),
+        s.CosineDecay(0.1, decay_steps=length), s.CosineRestarts(0.1, first_decay_steps=length), s.Cyclic(0.0, 0.1, up_steps=length), s.OneCycle(0.1, total_steps=length),
+        s.StepDecay(0.1, drop=0.5, every=length), s.Repeated(s.CosineDecay(0.1), every=length), s.CosineDecay(0.1).with_warmup(length),
+        s.Chain([s.CosineDecay(0.1), s.Constant(0.2)], lengths=[length]), s.Annealed(s.Constant(0.1), end_learning_rate=0.0, after=length),
+        s.PolynomialDecay(0.1, decay_steps=length, cycle=True), s.Noise(s.Constant(0.1), every=length),
         s.PiecewiseConstant([length], [1, 2]),
     )  # fmt: skip
     for schedule in kinds:
@@ -192,8 +196,8 @@ LISTS = {
         [*TIMES[: MANY - 1], f"{MANY}ep"], [1 / time for time in range(1, MANY + 2)]
     ),
     "interpolation": lambda: s.PiecewiseInterpolation([[time, 1 / int(time[:-2])] for time in TIMES]),
-    "multi step": lambda: s.MultiStepDecay(0.1, TIMES[::-1], 0.9999),
-    "chain": lambda: s.Chain([s.Constant(1 / time) for time in range(1, 5002)], ["20st"] * 5000),
+    "multi step": lambda: s.MultiStepDecay(0.1, milestones=TIMES[::-1], gamma=0.9999),
+    "chain": lambda: s.Chain([s.Constant(1 / time) for time in range(1, 5002)], lengths=["20st"] * 5000),
 }
 
 
@@ -242,7 +246,7 @@ class Unprintable:
     "value",
     [
         ["x"] * MANY, "x" * 10**6, {number: number for number in range(MANY)}, [[1] * MANY], 10**5000, Unprintable(),
-        [Unprintable()], np.zeros((500, 500)), "a\nb" * 1000, {"a": "b" * 10**6}, s.MultiStepDecay(0.1, TIMES),
+        [Unprintable()], np.zeros((500, 500)), "a\nb" * 1000, {"a": "b" * 10**6}, s.MultiStepDecay(0.1, milestones=TIMES),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -251,7 +255,7 @@ def test_a_message_is_short_and_on_one_line_whatever_the_value(value):
         lambda: s.StepDecay(0.1, drop=value),
         lambda: s.StepDecay(0.1, every=value),
         lambda: s.ReduceLROnPlateau(0.1, monitor="loss", mode=value),
-        lambda: s.Chain([s.Constant(0.1), value, {}], [1, 1]),
+        lambda: s.Chain([s.Constant(0.1), value, {}], lengths=[1, 1]),
         lambda: Assign(s.Constant(0.1), layers=value),
     ):
         with pytest.raises(LearningRateError) as caught:
@@ -270,8 +274,8 @@ def test_a_long_metric_name_makes_no_long_message():
 
 @pytest.mark.parametrize("lengths", [["7st"] * 40, ["1ep", "2ep"] * 5, ["1ep", "20st", "5%"] * 4, ["1%"] * 40], ids=str)
 def test_many_parts_take_turns_as_a_few_do(lengths):
-    parts = [s.StepDecay(1 / (index + 1), 0.5, "3st") for index in range(len(lengths) + 1)]
-    quick, slow = s.Chain(parts, lengths), s.Chain(parts, lengths)
+    parts = [s.StepDecay(1 / (index + 1), drop=0.5, every="3st") for index in range(len(lengths) + 1)]
+    quick, slow = s.Chain(parts, lengths=lengths), s.Chain(parts, lengths=lengths)
     slow._starts = lambda plan: None
     each = [RUN.position(step) for step in range(-3, 450)]
     assert [quick._turn(one) for one in each] == [slow._turn(one) for one in each]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from lr_plugins import keras, schedules
 from lr_plugins.errors import ImpossibleValue
-from lr_plugins.keras.schedules import DTYPES
 from lr_plugins.schedules import Observation, Position, RunLength, Schedule, ops
-from lr_plugins.schedules.config import from_config, to_config
-from lr_plugins.schedules.ops import FEW
+from lr_plugins.schedules.keras.decays import DTYPES
+from lr_plugins.schedules.numerics import FEW
+from lr_plugins.schedules.serialization import from_config, to_config
 
 from .instances import CONTINUOUS, INSTANCES, LEAVES, continuous, runs, trees, without_functions
 
@@ -165,14 +165,14 @@ def test_the_mathematics_of_numbers_and_of_arrays_is_the_same(numbers):
 
 
 def test_growth_without_end_is_refused_in_every_form():
-    growth, steps = schedules.ExponentialDecay(0.1, 1, 2.0), [1000, 1050, 10**6]
+    growth, steps = schedules.ExponentialDecay(0.1, decay_steps=1, decay_rate=2.0), [1000, 1050, 10**6]
     assert growth(1000) == growth(np.array([1000]))[0] == growth(np.resize([1000], 6000))[0] == 0.1 * 2.0**1000
     for asked in (1050, 10**6, np.array(steps), np.resize(steps, 6000)):
         with pytest.raises(ImpossibleValue, match=r"the schedule gives inf at step (1050|1000000): Exp"):
             growth(asked)
     assert growth.at_most(1.0)(10**6) == 1.0  # within a schedule, infinity is a number like others
     # And of decay, down to numbers that have lost digits, and to none.
-    decay, steps = schedules.ExponentialDecay(1.0, 1, 0.5), [1000, 1030, 1073, 1075, 10**6]
+    decay, steps = schedules.ExponentialDecay(1.0, decay_steps=1, decay_rate=0.5), [1000, 1030, 1073, 1075, 10**6]
     assert decay(np.resize(steps, 6000))[:5].tolist() == [decay(step) for step in steps] == [0.5**one for one in steps]
 
 
@@ -208,8 +208,8 @@ def test_nor_in_combinations(schedule, run):
 def test_a_jump_is_found():
     run = RunLength.of(steps_per_epoch=10, epochs=10)
     for schedule in (
-        schedules.StepDecay(0.1, 0.9, "3ep"),
-        schedules.CosineRestarts(0.1, "5ep"),
+        schedules.StepDecay(0.1, drop=0.9, every="3ep"),
+        schedules.CosineRestarts(0.1, first_decay_steps="5ep"),
         schedules.TanhDecay(1),
     ):
         assert largest_jump(schedule.smooth(), run) > 1e-3
@@ -228,7 +228,7 @@ def test_in_sequence_each_counts_from_its_own_begin_in_a_run_of_its_own(first, s
     after = RunLength.of(run.steps_per_epoch, run.epochs - split, batch_size=64)
     expected = first(before.position(step, OWN)) if step < begin else second(after.position(step - begin, OWN))
     for length in (f"{split}ep", begin):
-        assert first.then(second, length)(run.position(step, OWN)) == expected
+        assert first.then(second, after=length)(run.position(step, OWN)) == expected
 
 
 @given(asked(), trees)
@@ -276,7 +276,7 @@ def test_bounds_hold_and_change_nothing_within(case, floor, above):
 def test_a_warm_up_rises_to_the_first_value_and_then_makes_way(case, length, factor, shape):
     schedule, run, steps = case
     assume(length < run.steps)
-    warm, rest = schedule.with_warmup(length, factor, shape), run.steps - length
+    warm, rest = schedule.with_warmup(length, start_factor=factor, shape=shape), run.steps - length
     inner = RunLength(run.steps_per_epoch, rest / run.steps_per_epoch, rest, run.batch_size)
     peak = schedule(inner.position(0, OWN))
     assert warm(run.position(0, OWN)) == pytest.approx(factor * peak)

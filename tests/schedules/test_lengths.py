@@ -45,23 +45,31 @@ FRACTIONS = {
     "with_warmup(np.float32(0.25))": (lambda: CosineDecay(0.1).with_warmup(np.float32(0.25)), "Warmup.length", "25%"),
     "with_warmup(Duration)": (lambda: CosineDecay(0.1).with_warmup(Duration(0.05, "st")), "Warmup.length", "5%"),
     "with_warmup(1 / 3)": (lambda: CosineDecay(0.1).with_warmup(1 / 3), "Warmup.length", "33.3333333333%"),
-    "Warmup(prefix=False)": (lambda: Warmup(ONE, 0.1, prefix=False), "Warmup.length", "10%"),
-    "WarmupStableDecay.warmup": (lambda: WarmupStableDecay(warmup=0.05), "WarmupStableDecay.warmup", "5%"),
-    "WarmupStableDecay.decay": (lambda: WarmupStableDecay(decay=0.2), "WarmupStableDecay.decay", "20%"),
-    "Chain.lengths": (lambda: Chain([ONE, ONE, ONE], [10, 0.5]), "Chain.lengths[1]", "50%"),
+    "Warmup(prefix=False)": (lambda: Warmup(ONE, warmup_steps=0.1, prefix=False), "Warmup.length", "10%"),
+    "WarmupStableDecay.warmup": (lambda: WarmupStableDecay(warmup_steps=0.05), "WarmupStableDecay.warmup", "5%"),
+    "WarmupStableDecay.decay": (lambda: WarmupStableDecay(decay_steps=0.2), "WarmupStableDecay.decay", "20%"),
+    "Chain.lengths": (lambda: Chain([ONE, ONE, ONE], lengths=[10, 0.5]), "Chain.lengths[1]", "50%"),
     "then": (lambda: ONE.then(ONE, after=0.9), "Chain.lengths[0]", "90%"),
     "repeated": (lambda: CosineDecay(0.1).repeated(0.25), "Repeated.every", "25%"),
     "Annealed.after": (lambda: Annealed(ONE, after=0.8), "Annealed.after", "80%"),
-    "Annealed.length": (lambda: Annealed(ONE, length=0.2), "Annealed.length", "20%"),
-    "Cooldown": (lambda: Cooldown(0.1, length=0.2), "Cooldown.length", "20%"),
-    "CosineDecay": (lambda: CosineDecay(0.1, 0.9), "CosineDecay.decay_steps", "90%"),
+    "Annealed.length": (lambda: Annealed(ONE, decay_steps=0.2), "Annealed.length", "20%"),
+    "Cooldown": (lambda: Cooldown(0.1, decay_steps=0.2), "Cooldown.length", "20%"),
+    "CosineDecay": (lambda: CosineDecay(0.1, decay_steps=0.9), "CosineDecay.decay_steps", "90%"),
     "LinearDecay": (lambda: LinearDecay(0.1, decay_steps=np.float64(0.9)), "LinearDecay.decay_steps", "90%"),
-    "ExponentialDecay": (lambda: ExponentialDecay(0.1, 0.1, 0.5), "ExponentialDecay.decay_steps", "10%"),
-    "InverseTimeDecay": (lambda: InverseTimeDecay(0.1, 0.1, 0.5), "InverseTimeDecay.decay_steps", "10%"),
-    "CosineRestarts": (lambda: CosineRestarts(0.1, 0.1), "CosineRestarts.first_decay_steps", "10%"),
-    "OneCycle": (lambda: OneCycle(0.1, length=0.5), "OneCycle.length", "50%"),
-    "Cyclic": (lambda: Cyclic(0.1, 0.2, step_size_up=0.5), "Cyclic.step_size_up", "50%"),
-    "samples": (lambda: CosineDecay(0.1, "0.5sp"), "CosineDecay.decay_steps", "50%"),
+    "ExponentialDecay": (
+        lambda: ExponentialDecay(0.1, decay_steps=0.1, decay_rate=0.5),
+        "ExponentialDecay.decay_steps",
+        "10%",
+    ),
+    "InverseTimeDecay": (
+        lambda: InverseTimeDecay(0.1, decay_steps=0.1, decay_rate=0.5),
+        "InverseTimeDecay.decay_steps",
+        "10%",
+    ),
+    "CosineRestarts": (lambda: CosineRestarts(0.1, first_decay_steps=0.1), "CosineRestarts.first_decay_steps", "10%"),
+    "OneCycle": (lambda: OneCycle(0.1, total_steps=0.5), "OneCycle.length", "50%"),
+    "Cyclic": (lambda: Cyclic(0.1, 0.2, up_steps=0.5), "Cyclic.step_size_up", "50%"),
+    "samples": (lambda: CosineDecay(0.1, decay_steps="0.5sp"), "CosineDecay.decay_steps", "50%"),
     "point": (lambda: PiecewiseInterpolation([[0, 0.1], [0.5, 0.01]]), "PiecewiseInterpolation.points[1][0]", "50%"),
     "first point": (
         lambda: PiecewiseInterpolation([[0.1, 0.1], [10, 0.01]]),
@@ -112,7 +120,7 @@ def test_half_an_epoch_is_half_an_epoch():
 
 
 def test_length_of_more_than_a_step_may_end_within_one():
-    schedule = Chain([Constant(1.0), Constant(2.0)], [2.5])
+    schedule = Chain([Constant(1.0), Constant(2.0)], lengths=[2.5])
     assert [schedule(step) for step in range(5)] == [1.0, 1.0, 1.0, 2.0, 2.0]
 
 
@@ -225,8 +233,8 @@ SAME = {
 
 @pytest.mark.parametrize(("text", "canonical"), SAME.items(), ids=repr)
 def test_case_and_blanks_do_not_matter(text, canonical):
-    assert CosineDecay(0.1, text) == CosineDecay(0.1, canonical)
-    assert f"decay_steps='{canonical}'" in repr(CosineDecay(0.1, text))
+    assert CosineDecay(0.1, decay_steps=text) == CosineDecay(0.1, decay_steps=canonical)
+    assert f"decay_steps='{canonical}'" in repr(CosineDecay(0.1, decay_steps=text))
 
 
 @pytest.mark.parametrize("make", [ReduceLROnPlateau, LossDriven], ids=lambda make: make.__name__)

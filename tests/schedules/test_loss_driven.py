@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lr_plugins import LossDriven, Position, RunLength
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import Change, Monitor, Observation
-from lr_plugins.schedules.config import from_config, to_config
 from lr_plugins.schedules.observation import steps_between
+from lr_plugins.schedules.serialization import from_config, to_config
 
 LATER = Position(step=30, epoch=1)
 BARE = {"max_learning_rate": None}
@@ -241,7 +241,21 @@ def test_a_curve_under_one_observation_is_flat():
 
 
 def test_its_configuration_makes_it_again():
-    schedule = LossDriven(0.1, "val_loss", "5x", 0.001, "power", -2, "first", 3, "0.1x", 50, 0.9, "warn", "hold")
+    schedule = LossDriven(
+        0.1,
+        monitor="val_loss",
+        max_learning_rate="5x",
+        min_learning_rate=0.001,
+        rule="power",
+        k=-2,
+        reference="first",
+        max_change=3,
+        first_learning_rate="0.1x",
+        when=50,
+        smoothing=0.9,
+        on_missing="warn",
+        on_nonfinite="hold",
+    )
     assert from_config(json.loads(json.dumps(to_config(schedule)))) == schedule
     assert schedule.config()["when"] == "50st"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lr_plugins import CosineDecay, Position, RunLength, keras
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules import BoldDriver, Change, Greedy, LossDriven, Monitor, Observation, ReduceLROnPlateau
-from lr_plugins.schedules.config import from_config, to_config
+from lr_plugins.schedules.serialization import from_config, to_config
 from tests.schedules.listening import listen
 
 FLAT = [1.0] * 12
@@ -256,6 +256,6 @@ def test_what_is_no_setting_is_refused(argument, value):
 def test_the_plateau_of_keras_name_is_a_factor_like_the_other():
     with pytest.raises(InvalidArgument, match="min_lr must be a multiple"):
         CosineDecay(0.1) * keras.ReduceLROnPlateau(min_lr=0.05)
-    product = CosineDecay(0.1, "100ep") * keras.ReduceLROnPlateau(factor=0.5, patience=1)
+    product = CosineDecay(0.1, decay_steps="100ep") * keras.ReduceLROnPlateau(factor=0.5, patience=1)
     (change,) = listen(product, [1.0, 1.0], own=0.1).said[1]
     assert (change.verb, change.value) == ("reducing", None)  # told with the learning rate of the whole

@@ -9,14 +9,14 @@ import pytest
 from lr_plugins import Constant, StepDecay, keras
 from lr_plugins.checkpoint_state import DEPTH
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.config import from_config, to_config
 from lr_plugins.schedules.schedule import Schedule, defined_schedule
+from lr_plugins.schedules.serialization import from_config, to_config
 
 STEP = {"initial_learning_rate": 0.1, "every": "5ep"}
 NAMES = [
     "lr_plugins.schedules.StepDecay",
     "lr_plugins.StepDecay",
-    "lr_plugins.schedules.step.StepDecay",
+    "lr_plugins.schedules.shapes.step.StepDecay",
 ]
 NONE = [
     "os.system",
@@ -29,7 +29,7 @@ NONE = [
     "lr_plugins.schedules.Duration",
     "lr_plugins.schedules.Assign",
     "lr_plugins.schedules.as_schedule",
-    "lr_plugins.schedules.step",
+    "lr_plugins.schedules.shapes.step",
     "lr_plugins.LearningRateScheduler",
     "lr_plugins.keras.serialize",
     "lr_plugins.keras.np.array",
@@ -62,7 +62,7 @@ def test_no_module_is_imported_for_a_name(tmp_path):
     (tmp_path / "evil.py").write_text("open('ran', 'w')\nfrom lr_plugins.schedules import StepDecay as Evil\n")
     code = (
         "import sys\n"
-        "from lr_plugins.schedules.config import from_config\n"
+        "from lr_plugins.schedules.serialization import from_config\n"
         "for name in ('evil.Evil', 'this.s', 'lr_plugins.interop.TorchSchedule', 'lr_plugins.training.run.train'):\n"
         "    try: from_config({'_target_': name})\n"
         "    except ValueError as error: print(error)\n"

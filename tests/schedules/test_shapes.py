@@ -28,11 +28,11 @@ EXACT = {"rel": 1e-15, "abs": 0}
 FORMULAS = [
     (Constant(0.3), lambda t, e: 0.3),
     (StepDecay(0.1, drop=0.5, every="10ep"), lambda t, e: 0.1 * 0.5 ** (e // 10)),
-    (StepDecay(0.1, drop=0.5, every=10), lambda t, e: 0.1 * 0.5 ** (e // 10)),
+    (StepDecay(0.1, drop=0.5, every="10ep"), lambda t, e: 0.1 * 0.5 ** (e // 10)),
     (StepDecay(0.1, drop=0.3, every="7st"), lambda t, e: 0.1 * 0.3 ** (t // 7)),
     (StepDecay(0.1, drop=0.5, every="5%"), lambda t, e: 0.1 * 0.5 ** (t // 300)),
     (
-        PiecewiseConstant([3, 5], [0.002, 0.001, 0.0005]),
+        PiecewiseConstant(["3ep", "5ep"], [0.002, 0.001, 0.0005]),
         lambda t, e: 0.002 if e < 3 else 0.001 if e < 5 else 0.0005,
     ),
     (PiecewiseConstant(["100st", "20ep"], [3, 2, 1]), lambda t, e: 3 if t < 100 else 2 if e < 20 else 1),
@@ -90,7 +90,7 @@ def test_without_either_the_error_says_so():
 
 
 def test_a_number_is_a_step_for_schedules_that_count_steps_only():
-    assert InverseTimeDecay(0.1, 1, 0.005)(200) == 0.05
+    assert InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005)(200) == 0.05
     with pytest.raises(TrainingError, match="counts epochs"):
         StepDecay(0.1)(200)
 
@@ -161,11 +161,14 @@ def test_durations_refuse_the_rest(text):
         (lambda: InverseTimeDecay(0.1, decay_rate=-1), r"InverseTimeDecay\.decay_rate must be a finite number >= 0"),
         (lambda: InverseTimeDecay(0.1, staircase=1), r"InverseTimeDecay\.staircase must be true or false; got 1"),
         (lambda: ExponentialDecay(0.1, decay_rate=0), r"ExponentialDecay\.decay_rate must be a finite number > 0"),
-        (lambda: PiecewiseConstant([3], [1]), r"values must be one longer than boundaries \(2 values for 1 bound"),
-        (lambda: PiecewiseConstant(3, [1]), r"PiecewiseConstant\.boundaries must be a list; got 3"),
-        (lambda: PiecewiseConstant([3], "ab"), r"PiecewiseConstant\.values must be a list; got 'ab'"),
-        (lambda: PiecewiseConstant([5, 3], [1, 2, 3]), r"boundaries\[1\] must be greater than the one before it, 5ep"),
-        (lambda: PiecewiseConstant([3], [1, -2]), r"PiecewiseConstant\.values\[1\] must be .*got -2"),
+        (lambda: PiecewiseConstant(["3ep"], [1]), r"values must be one longer than boundaries \(2 values for 1 bound"),
+        (lambda: PiecewiseConstant("3ep", [1]), r"PiecewiseConstant\.boundaries must be a list; got 3"),
+        (lambda: PiecewiseConstant(["3ep"], "ab"), r"PiecewiseConstant\.values must be a list; got 'ab'"),
+        (
+            lambda: PiecewiseConstant(["5ep", "3ep"], [1, 2, 3]),
+            r"boundaries\[1\] must be greater than the one before it, 5ep",
+        ),
+        (lambda: PiecewiseConstant(["3ep"], [1, -2]), r"PiecewiseConstant\.values\[1\] must be .*got -2"),
         (lambda: LossDriven(0.1, monitor=""), r"LossDriven\.monitor must be the name of a logged metric"),
         (lambda: LossDriven(0.1, max_learning_rate=0), r"LossDriven\.max_learning_rate must be a finite number > 0"),
     ],

@@ -4,7 +4,7 @@
 
 In each run a process logs points to a real MLflow server, through a gate that answers in its place when it is told to,
 from a spool on a small disk of its own (a tmpfs, which needs the right to mount one). Faults come at random moments and
-pass. What waits at the end is sent by `python -m lr_plugins.tracking`. Each point must then be there once.
+pass. What waits at the end is sent by `lr-plugins send`. Each point must then be there once.
 """
 
 from __future__ import annotations

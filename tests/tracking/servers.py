@@ -171,6 +171,6 @@ def refused_in(folder):
 
 
 def command(*arguments, **options):
-    """What `python -m lr_plugins.tracking` says."""
-    words = [sys.executable, "-m", "lr_plugins.tracking", *map(str, arguments)]
+    """What `lr-plugins send` says."""
+    words = [sys.executable, "-m", "lr_plugins", "send", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=200, **options)

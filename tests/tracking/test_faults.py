@@ -87,9 +87,9 @@ def test_a_server_that_comes_after_the_end_gets_all_by_a_command(server, tmp_pat
     assert logger.run_id is None
     logger.log_hyperparams({"seed": 1})
     logger.log_text("hello", "notes/note.txt")
-    with pytest.warns(UserWarning, match=r"send it with: python -m lr_plugins\.tracking .*spool"):
+    with pytest.warns(UserWarning, match=r"send it with: lr-plugins send .*spool"):
         logger.finalize("success")
-    command = [sys.executable, "-m", "lr_plugins.tracking", str(tmp_path / "spool")]
+    command = [sys.executable, "-m", "lr_plugins", "send", str(tmp_path / "spool")]
     logger._delivery.sender.process.stdin.close()
     logger._delivery.sender.process.wait(60)
     away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -242,7 +242,7 @@ def test_what_is_refused_later_ends_no_training_and_is_sent_once_it_can_be(serve
     assert logger.run_id is None
     assert "has been deleted" in logger.error
     client.restore_experiment(experiment)
-    command = [sys.executable, "-m", "lr_plugins.tracking", str(tmp_path / "spool")]
+    command = [sys.executable, "-m", "lr_plugins", "send", str(tmp_path / "spool")]
     sent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (sent.returncode, sent.stderr) == (0, "")
     [run] = client.search_runs([experiment])

@@ -38,7 +38,7 @@ def status(logger):
 
 
 def test_a_training_leaves_every_point_in_float64(logger):
-    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1 / 3))
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1 / 3))
     trainer = fit(Toy(), scheduler, LearningRateTrace(), logger=logger, val=loader(8), num_sanity_val_steps=0)
     assert points(logger, "lr") == [(step, 0.1 / (1 + 1 / 3 * step)) for step in range(18)]
     assert [step for step, _ in points(logger, "loss")] == [5, 11, 17]
@@ -92,7 +92,7 @@ def test_a_run_that_ends_by_an_error_says_so_and_keeps_what_was_recorded(logger,
                 raise error
             return super().training_step(batch, batch_idx)
 
-    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises((type(error), SystemExit)):
         fit(Failing(), scheduler, LearningRateTrace(), logger=logger)
@@ -103,7 +103,7 @@ def test_a_run_that_ends_by_an_error_says_so_and_keeps_what_was_recorded(logger,
 
 
 def test_another_fit_goes_on_in_the_same_run(logger):
-    module, scheduler = Toy(), LearningRateScheduler(InverseTimeDecay(0.1, 1, 1))
+    module, scheduler = Toy(), LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     trainer = fit(module, scheduler, LearningRateTrace(), logger=logger, epochs=1)
     seen = []
 
@@ -231,7 +231,7 @@ def test_what_is_measured_again_at_a_step_is_another_point(logger):
 def test_a_second_trainer_logs_its_own_points_and_a_param_that_differs_is_told(logger):
     for rate in (0.1, 0.2):
         logger.log_hyperparams({"rate": rate, f"only {rate}": 1})
-        scheduler = LearningRateScheduler(InverseTimeDecay(rate, 1, 1))
+        scheduler = LearningRateScheduler(InverseTimeDecay(rate, decay_steps=1, decay_rate=1))
         if rate == 0.1:
             fit(Toy(), scheduler, LearningRateTrace(), logger=logger, epochs=1)
         else:

@@ -1,11 +1,10 @@
-"""`python -m lr_plugins.tracking --to URI`: what is stranded arrives in another place, all of it and once."""
+"""`lr-plugins send --to URI`: what is stranded arrives in another place, all of it and once."""
 
 import shutil
-import sys
 
 import pytest
 
-from lr_plugins.tracking.__main__ import main
+from lr_plugins.commands.send import main
 from tests.tracking.servers import END, command, expected, point, points_in, run_of, spool_of
 
 AWAY = "http://127.0.0.1:9"
@@ -85,8 +84,7 @@ def test_a_place_that_cannot_be_is_refused_and_nothing_changes(uri, tmp_path, mo
     waiting = tmp_path / "waiting"
     spool = spool_of(waiting, AWAY, point(0), END)
     before = {path.name: path.read_bytes() for path in spool.folder.iterdir() if path.is_file()}
-    monkeypatch.setattr(sys, "argv", ["lr_plugins.tracking", str(waiting), "--to", uri])
     with pytest.raises(SystemExit) as end:
-        main()
+        main([str(waiting), "--to", uri])
     assert (end.value.code, "--to:" in capsys.readouterr().err) == (2, True)
     assert {path.name: path.read_bytes() for path in spool.folder.iterdir() if path.is_file()} == before

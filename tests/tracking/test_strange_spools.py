@@ -2,15 +2,14 @@
 
 import json
 import os
-import sys
 
 import mlflow
 import pytest
 
+from lr_plugins.commands.send import main
 from lr_plugins.errors import TrackingError
 from lr_plugins.tracking import MLflowLogger, private_files
 from lr_plugins.tracking import spool as spool_module
-from lr_plugins.tracking.__main__ import main
 from lr_plugins.tracking.private_files import NotOurs
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import Spool
@@ -177,8 +176,7 @@ def test_a_spool_is_refused_to_any_other_user(what, tmp_path, monkeypatch, capsy
         monkeypatch.setattr(private_files, "check_folder", lambda folder: None)
         monkeypatch.setattr(spool_module, "check_folder", lambda folder: None)
     monkeypatch.setattr(os, "geteuid", lambda: os.stat(spool.folder).st_uid + 1)
-    monkeypatch.setattr(sys, "argv", ["lr_plugins.tracking", str(tmp_path / "spool")])
-    assert main() == 1
+    assert main([str(tmp_path / "spool")]) == 1
     assert "belongs to another user" in capsys.readouterr().err
     assert (spool.folder / "log.jsonl").is_file()
     assert not (tmp_path / "test.db").exists()

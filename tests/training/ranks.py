@@ -19,12 +19,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lr_plugins import LearningRateScheduler, LossDriven
+from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.callbacks import History
-from lr_plugins.training.atomic_files import AtomicFiles
+from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
+from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.data import Fake
-from lr_plugins.training.last_checkpoint import LastCheckpoint
-from lr_plugins.training.random_states import RandomStates
 from tests.toys import QUIET
 
 warnings.filterwarnings("ignore")

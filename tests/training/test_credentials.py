@@ -8,17 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.tracking.secrets import masked
-from lr_plugins.training.credentials import (
-    HIDDEN,
-    PASSWORD,
-    USERNAME,
-    check_tracking_uri,
-    hide,
-    mask_files,
-    revealed,
-    without_passwords,
-)
+from lr_plugins.tracking.secrets import PASSWORD, USERNAME, masked
+from lr_plugins.training.credentials import HIDDEN, check_tracking_uri, hide, mask_files, revealed, without_passwords
 from tests.training.test_main import TRAIN, environment
 
 SECRET = "sEcr3t"

@@ -12,8 +12,8 @@ import torch
 from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
 
+from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.training.atomic_files import AtomicFiles
 from lr_plugins.training.cli import explained
 from tests.training.test_main import ROOT, TRAIN, environment
 

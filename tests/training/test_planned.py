@@ -232,10 +232,10 @@ def test_the_sizes_are_those_of_the_data(config, name, fraction):
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys; sys.argv = ['preview', 'schedule=per_group', '--ascii']\n"
+        "import sys\n"
         "from lr_plugins import preview\n"
-        "from lr_plugins.preview import main\n"
-        "main()\n"
+        "from lr_plugins.commands.preview import main\n"
+        "main(['schedule=per_group', '--ascii'])\n"
         "heavy = {'torch', 'pytorch_lightning', 'lightning', 'mlflow', 'matplotlib', 'sklearn', 'pandas'}\n"
         "print('imported:', sorted(heavy & set(sys.modules)))"
     )

@@ -10,7 +10,8 @@ import mlflow
 import pytest
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.training.resume import continued, write_settings
+from lr_plugins.training.resume import continued
+from lr_plugins.training.settings import write_settings
 from tests.soak.kills import FUNCTION, Figures, compare, finish, kill
 
 RUN = ["data=fake", "schedule=function", FUNCTION, "trainer.max_epochs=24", "model.dropout=[0.25,0.5]"]

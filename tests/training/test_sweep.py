@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
+from lr_plugins.comparison.run_files import find_run_files
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.report.run_files import find_run_files
 from lr_plugins.training.objective import objective
 from lr_plugins.training.record import _without_places
 from lr_plugins.training.run_file import RunFile
@@ -146,7 +146,7 @@ def test_the_command_compares_folders(tmp_path):
         curves = {"val_loss": [[0, 1], [1.0, end]], "lr": [[0, 1], [0.1, 0.05]]}
         about = {"schedule": "cosine", "seed": str(job), "status": "FINISHED", "begun": job, "seconds": 1.0}
         (tmp_path / str(job) / "run.json").write_text(json.dumps({**about, "curves": curves}))
-    words = [sys.executable, "-m", "lr_plugins.report", "--folder", str(tmp_path), "--out", str(tmp_path / "out")]
+    words = [sys.executable, "-m", "lr_plugins", "compare", "--folder", str(tmp_path), "--out", str(tmp_path / "out")]
     told = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=told)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,20 +9,22 @@ from typing import Any
 
 from torch.nn.parameter import is_lazy
 
-from lr_plugins._lightning import Callback, LightningModule, Trainer, rank_zero_only, rank_zero_warn
-from lr_plugins.callbacks.files import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
+from lr_plugins import renamed
+from lr_plugins._lightning.artifacts import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
+from lr_plugins._lightning.callback_order import put_before
+from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
+from lr_plugins._lightning.pickling import state_without_fit
+from lr_plugins._lightning.worker_results import bring_back
+from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.lr_finder.curve import Curve, rates_between
-from lr_plugins.callbacks.lr_finder.own_rate import OwnRate
+from lr_plugins.callbacks.lr_finder.optimizer_lr import OwnRate
 from lr_plugins.callbacks.lr_finder.search import search
 from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
-from lr_plugins.callbacks.order import put_before
-from lr_plugins.callbacks.pickling import state_without_fit
-from lr_plugins.callbacks.scheduler import LearningRateScheduler
-from lr_plugins.callbacks.worker_results import bring_back
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, optional, positive, record, text
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.places import from_start
-from lr_plugins.schedules.schedule import choice, flag, number
+from lr_plugins.paths import from_start
+from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
+from lr_plugins.validation import choice, flag, number
 
 MODES = ("exponential", "linear")
 ON_FAILURE = {
@@ -61,6 +63,7 @@ class Found:
         return f"{self.learning_rate:.6g} ({self.method}, of {self.steps} learning rates tried{note})"
 
 
+@renamed.arguments
 class LearningRateRangeTest(ChecksState, Callback):
     """Look for a learning rate before the training, and let the schedule start from it.
 
@@ -75,12 +78,12 @@ class LearningRateRangeTest(ChecksState, Callback):
     The module's `on_train_start` and `on_train_end` run in the search, too, and `train_dataloader()` is called again
     after it.
 
-    `lr_i = min_lr * (max_lr / min_lr) ** (i / (num_training_steps - 1))`; with `mode="linear"`,
-    `lr_i = min_lr + (max_lr - min_lr) * i / (num_training_steps - 1)`.
+    `lr_i = min_learning_rate * (max_learning_rate / min_learning_rate) ** (i / (num_training_steps - 1))`; with `mode="linear"`,
+    `lr_i = min_learning_rate + (max_learning_rate - min_learning_rate) * i / (num_training_steps - 1)`.
 
     Args:
-        min_lr: the lowest learning rate tried, > 0. Default 1e-8.
-        max_lr: the highest, > `min_lr`. Default 1.
+        min_learning_rate: the lowest learning rate tried, > 0. Default 1e-8.
+        max_learning_rate: the highest, > `min_learning_rate`. Default 1.
         num_training_steps: optimizer steps, one for each learning rate, >= 10; over as many epochs as that takes.
             Default 100.
         mode: `"exponential"` (the default) or `"linear"`.
@@ -107,7 +110,7 @@ class LearningRateRangeTest(ChecksState, Callback):
     Example:
         >>> from lr_plugins import CosineDecay, LearningRateRangeTest, LearningRateScheduler
         >>> schedule = CosineDecay().with_warmup("5%")
-        >>> callbacks = [LearningRateRangeTest(max_lr=10.0), LearningRateScheduler(schedule)]
+        >>> callbacks = [LearningRateRangeTest(max_learning_rate=10.0), LearningRateScheduler(schedule)]
     """
 
     state_format = StateFormat(
@@ -121,8 +124,9 @@ class LearningRateRangeTest(ChecksState, Callback):
 
     def __init__(
         self,
-        min_lr: float = 1e-8,
-        max_lr: float = 1.0,
+        *,
+        min_learning_rate: float = 1e-8,
+        max_learning_rate: float = 1.0,
         num_training_steps: int = 100,
         mode: str = "exponential",
         early_stop_threshold: float | None = 4.0,
@@ -133,8 +137,15 @@ class LearningRateRangeTest(ChecksState, Callback):
         dirpath: str | Path | None = None,
         verbose: int = 1,
     ) -> None:
-        self.min_lr = number(_field("min_lr"), min_lr, "a finite number > 0", above=0.0)
-        self.max_lr = number(_field("max_lr"), max_lr, f"a finite number > min_lr ({self.min_lr:g})", above=self.min_lr)
+        self.min_learning_rate = number(
+            _field("min_learning_rate"), min_learning_rate, "a finite number > 0", above=0.0
+        )
+        self.max_learning_rate = number(
+            _field("max_learning_rate"),
+            max_learning_rate,
+            f"a finite number > min_learning_rate ({self.min_learning_rate:g})",
+            above=self.min_learning_rate,
+        )
         if (
             isinstance(num_training_steps, bool)
             or not isinstance(num_training_steps, int)
@@ -193,15 +204,17 @@ class LearningRateRangeTest(ChecksState, Callback):
         self._hand_over(trainer, self.found)
 
     def _search(self, trainer: Trainer, pl_module: LightningModule) -> Found:
-        rates = rates_between(self.min_lr, self.max_lr, self.num_training_steps, self.mode)
-        self._say(f"{len(rates)} steps with learning rates from {self.min_lr:g} to {self.max_lr:g}")
+        rates = rates_between(self.min_learning_rate, self.max_learning_rate, self.num_training_steps, self.mode)
+        self._say(
+            f"{len(rates)} steps with learning rates from {self.min_learning_rate:g} to {self.max_learning_rate:g}"
+        )
         self.curve = search(trainer, pl_module, rates, self.smoothing, self.early_stop_threshold)
         suggestion = suggest(self.curve, self.suggestion, self.mode)
         found = Found(suggestion.learning_rate, self.suggestion, len(self.curve), suggestion.note)
         self._save(trainer, self.curve, found.learning_rate)
         if found.learning_rate is None and self.on_failure == "error":
             raise TrainingError(
-                f"the learning-rate range test has {found}. Try another range (min_lr, max_lr), more "
+                f"the learning-rate range test has {found}. Try another range (min_learning_rate, max_learning_rate), more "
                 "num_training_steps, or on_failure=warn, to go on with the learning rate that there is."
             )
         return found
@@ -229,7 +242,7 @@ class LearningRateRangeTest(ChecksState, Callback):
             return
         files = [curve.to_csv(self.dirpath / "lr_finder.csv")]
         if can_draw():
-            from lr_plugins.report.range_test import plot_range_test
+            from lr_plugins.plotting.lr_finder import plot_range_test
 
             picture = self.dirpath / "lr_finder.png"
             linear = self.mode == "linear"

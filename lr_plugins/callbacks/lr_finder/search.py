@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lr_plugins._lightning import Callback, LightningModule, Trainer
+from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
+from lr_plugins._lightning.metrics import batch_loss
 from lr_plugins.callbacks.lr_finder.curve import Curve
-from lr_plugins.callbacks.lr_finder.own_rate import OwnRate
-from lr_plugins.callbacks.lr_finder.undone import undone
-from lr_plugins.callbacks.observer import batch_loss
+from lr_plugins.callbacks.lr_finder.optimizer_lr import OwnRate
+from lr_plugins.callbacks.lr_finder.sandbox import undone
 
 
 def search(

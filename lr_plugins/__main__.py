@@ -1,0 +1,7 @@
+"""`python -m lr_plugins`, the same as `lr-plugins`."""
+
+import sys
+
+from lr_plugins.commands import main
+
+sys.exit(main())

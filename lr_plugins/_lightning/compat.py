@@ -1,0 +1,53 @@
+"""The Lightning in use: `pytorch_lightning` or `lightning.pytorch`, two names of one library.
+
+A Trainer of either calls its callbacks by the names of their hooks, so one base class serves both. We take
+the one that the program has already imported: importing the other would cost it seconds for nothing. Where both are
+there, a callback is one of both: LightningCLI takes only classes of its own package.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback as Callback
+    from pytorch_lightning import LightningModule as LightningModule
+    from pytorch_lightning import Trainer as Trainer
+    from pytorch_lightning.callbacks import EarlyStopping as EarlyStopping
+    from pytorch_lightning.loggers import Logger as Logger
+    from pytorch_lightning.loggers.logger import DummyLogger as DummyLogger
+    from pytorch_lightning.utilities.seed import isolate_rng as isolate_rng
+elif "lightning.pytorch" in sys.modules and "pytorch_lightning" not in sys.modules:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import EarlyStopping
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.loggers.logger import DummyLogger
+    from lightning.pytorch.utilities.seed import isolate_rng
+else:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning.callbacks import EarlyStopping
+    from pytorch_lightning.loggers import Logger
+    from pytorch_lightning.loggers.logger import DummyLogger
+    from pytorch_lightning.utilities.seed import isolate_rng
+
+    if "lightning.pytorch" in sys.modules:
+        from lightning.pytorch import Callback as _Other
+        from lightning.pytorch.callbacks import EarlyStopping as _OtherStopping
+
+        class Callback(Callback, _Other):
+            """A callback of both packages."""
+
+        class EarlyStopping(EarlyStopping, _OtherStopping):
+            """An early stopping of both packages; their constructors do not call each other."""
+
+
+__all__ = [
+    "Callback",
+    "DummyLogger",
+    "EarlyStopping",
+    "LightningModule",
+    "Logger",
+    "Trainer",
+    "isolate_rng",
+]

@@ -1,0 +1,56 @@
+"""Refuse, before the first epoch, a schedule whose lengths this run does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lr_plugins._lightning.compat import Trainer
+from lr_plugins._lightning.run_length import samples_per_step
+from lr_plugins.errors import TrainingError
+from lr_plugins.schedules import Position, RunLength, Schedule
+from lr_plugins.schedules.lengths import counts_samples, lengths_in
+
+
+def check_lengths(trainer: Trainer, run: RunLength, schedules: Iterable[Schedule]) -> None:
+    """Refuse a length in percent of a run without an end, and one in samples where the batch size is unknown.
+
+    Without it, training would stop at the step that first asks for the length: the first one, or one after hours.
+
+    Raises:
+        TrainingError: a length cannot be told; the message says which, why, and what to do.
+    """
+    for schedule in schedules:
+        if run.batch_size is None and counts_samples(schedule):
+            _check_samples(schedule, run, trainer)
+        _check(schedule, run)
+
+
+def check_end(trainer: Trainer, schedules: Iterable[Schedule]) -> None:
+    """Refuse a length in percent of a run without an end, as soon as there is a Trainer.
+
+    Raises:
+        TrainingError: the run has no end, and a schedule has to know it.
+    """
+    if trainer.max_steps < 0 and (trainer.max_epochs or -1) < 0:
+        for schedule in schedules:
+            _check(schedule, RunLength(steps_per_epoch=1, batch_size=1))  # what is known later is no question here
+
+
+def _check(schedule: Schedule, run: RunLength) -> None:
+    for length, of in lengths_in(schedule, _start(run)):
+        length.known(of)
+
+
+def _check_samples(schedule: Schedule, run: RunLength, trainer: Trainer) -> None:
+    _, why = samples_per_step(trainer)
+    # In a run of steps of any size, to find the length before a part's begin asks for it.
+    for length, of in lengths_in(schedule, _start(run._replace(batch_size=1))):
+        if length.unit == "sp" and of.batch_size == 1:
+            raise TrainingError(
+                f"the length {length} is in samples, and how many an optimizer step has is unknown: {why}. "
+                "Give the length in steps or epochs."
+            )
+
+
+def _start(run: RunLength) -> Position:
+    return Position(0, 0, run, 1.0)

@@ -1,0 +1,56 @@
+"""The metric names that Lightning's LearningRateMonitor gives to learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lr_plugins.engine.recorder import Recorder
+
+NAMES = ("plain", "monitor")
+
+
+class MonitorNames:
+    """Maps each series of a trace to its name in LearningRateMonitor.
+
+    The name is `lr-SGD`; with several param groups `lr-SGD/pg1`; for a second SGD `lr-SGD-1`. A param group's `name`
+    replaces `pg1`, and a scheduler's configured name replaces `lr-SGD`. Other hyper-parameters get a suffix, as in
+    `lr-SGD-momentum`. Names are kept when a group is removed.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def of(self, series: str) -> str:
+        """The monitor's name for a series, or the series' own name if its optimizer is unknown."""
+        return self._known.get(series, series)
+
+    def see(self, recorders: Sequence[Recorder], configs: Sequence[Any] = ()) -> None:
+        """Register the optimizers.
+
+        Args:
+            recorders: their recorders.
+            configs: the module's schedulers, as in `trainer.lr_scheduler_configs`.
+        """
+        named = {id(one.scheduler.optimizer): one.name for one in configs if one.name is not None}
+        seen: list[type] = []
+        for recorder in recorders:
+            kind = type(recorder.optimizer)
+            name = named.get(id(recorder.optimizer))
+            if name is None:
+                seen.append(kind)
+                name = f"lr-{kind.__name__}" + (f"-{seen.count(kind) - 1}" if seen.count(kind) > 1 else "")
+            for ours, suffix in _groups(recorder):
+                for hyper_parameter in recorder.recorded:
+                    tail = "" if hyper_parameter == "lr" else f"-{hyper_parameter}"
+                    self._known[f"{hyper_parameter}{recorder.suffix}{ours}"] = f"{name}{suffix}{tail}"
+
+
+def _groups(recorder: Recorder) -> Iterator[tuple[str, str]]:
+    """The suffixes of each param group's names, in the trace and in LearningRateMonitor."""
+    for index, known in enumerate(recorder.groups):
+        own = known.group.get("name")
+        if own is None and len(recorder.groups) > 1:
+            own = f"pg{index + 1}"
+        if known.series is not None:
+            yield known.series, "" if own is None else f"/{own}"

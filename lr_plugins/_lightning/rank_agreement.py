@@ -1,0 +1,63 @@
+"""Whether all ranks use the same values."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lr_plugins._lightning.compat import Trainer
+from lr_plugins.engine.trace import Trace
+from lr_plugins.errors import TrainingError
+
+
+class Agreement:
+    """Compares, between ranks, the values that steps have used.
+
+    The schedules make the same decisions everywhere, from the same observations. But a user's function may not; and
+    then each rank would go its own way.
+    """
+
+    def __init__(self) -> None:
+        self._checked: dict[str, int] = {}  # by name: the first step that has not been compared
+
+    def check(self, trainer: Trainer, trace: Trace) -> None:
+        """Compare what has come since the last time; all ranks have to call it.
+
+        Raises:
+            TrainingError: on all ranks, where two of them disagree; it names step, series and values.
+        """
+        if trainer.world_size == 1:
+            return
+        news = [
+            np.array([value for _, value in series.since(self._checked.get(name, 0))]) for name, series in trace.items()
+        ]
+        begins = [max(self._checked.get(name, 0), series.first_step) for name, series in trace.items()]
+        self._checked = {name: series.next_step for name, series in trace.items()}
+        mine = zlib.crc32(b"".join([repr(begins).encode(), *(one.tobytes() for one in news)]))
+        sums = trainer.strategy.all_gather(torch.tensor(mine, device=trainer.strategy.root_device))
+        if len(set(sums.tolist())) > 1:
+            raise TrainingError(_difference(list(trace), begins, news))
+
+
+def _difference(names: Sequence[str], begins: Sequence[int], news: Sequence[np.ndarray]) -> str:
+    """What to say of the first step at which two ranks differ."""
+    ranks: list[list[list[float]]] = [[]] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(ranks, [one.tolist() for one in news])
+    found = [
+        (begin + at, name, values)
+        for index, (name, begin) in enumerate(zip(names, begins, strict=True))
+        for at, values in enumerate(zip(*(rank[index] for rank in ranks), strict=False))
+        if len(set(values)) > 1
+    ]
+    where = "the ranks have taken different numbers of steps"
+    if found:
+        step, name, values = min(found)
+        told = ", ".join(f"{value!r} on rank {rank}" for rank, value in enumerate(values))
+        where = f"at step {step}, {name} was {told}"
+    return (
+        f"the ranks disagree: {where}. Every rank must compute the same; look for a schedule function that depends on "
+        "the rank, on random numbers or on a metric of its own."
+    )

@@ -1,0 +1,98 @@
+"""Results of a fit that ran in processes of its own, brought back to the process that asked for it.
+
+With `strategy="ddp_spawn"`, `"ddp_fork"` and `"ddp_notebook"`, `Trainer.fit` trains in worker processes. The callbacks
+of the main process never see the fit: Lightning returns the weights, `callback_metrics` and `trainer.state` only. What
+depends on how it does that is in this file. The worker attaches a `_Parcel` to its `trainer.state`, and the parcel is
+delivered when the main process unpickles that state.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lr_plugins._lightning.compat import Callback, Trainer
+from lr_plugins._lightning.run_length import is_a
+
+_ATTRIBUTE = "_lr_plugins_results"  # of Lightning's TrainerState, which is a plain dataclass
+
+
+def bring_back(trainer: Trainer, callback: Callback, state: Mapping[str, Any]) -> None:
+    """Set attributes of a callback in the main process, too; call it in the callback's `teardown`.
+
+    Does nothing where the fit runs in the process of the user's program. A fit that raises in a worker never gets
+    there: then the main process keeps what it had.
+
+    Args:
+        trainer: the Trainer of the run.
+        callback: one of the Trainer's callbacks.
+        state: the attributes by name. They are pickled, and set on the callback that is the worker's in the main
+            process.
+    """
+    strategy: Any = trainer.strategy
+    if not is_a("_MultiProcessingLauncher", strategy.launcher) or trainer.state.fn != "fit" or strategy.local_rank:
+        return
+    parcel = getattr(trainer.state, _ATTRIBUTE, None)
+    if parcel is None:
+        parcel = _Parcel()
+        setattr(trainer.state, _ATTRIBUTE, parcel)
+    parcel.results[callback.state_key] = dict(state)
+
+
+class _Parcel:
+    """What is delivered by being unpickled in the main process."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, dict[str, Any]] = {}  # by the key that tells a Trainer's callbacks apart in checkpoints
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Parcel:
+        return self  # Lightning copies the state on the way
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Through a file, as Lightning sends the weights: it joins the workers before it reads their queue, and a worker
+        # that puts more into the queue than a pipe holds (64 KiB) would wait for it forever.
+        handle, path = tempfile.mkstemp(prefix="lr_plugins_", suffix=".results")
+        with os.fdopen(handle, "wb") as file:
+            pickle.dump(self.results, file)
+        return _deliver, (path,)
+
+
+def _deliver(path: str) -> None:
+    """Set what a worker has sent; nothing of it is kept in the Trainer's state."""
+    trainer = _fitting_trainer()
+    if trainer is None:
+        return
+    results: dict[str, dict[str, Any]] = pickle.loads(Path(path).read_bytes())
+    Path(path).unlink()
+    _attach_callbacks_of_module(trainer, set(results))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for name, value in results.get(callback.state_key, {}).items():
+            setattr(callback, name, value)
+
+
+def _fitting_trainer() -> Trainer | None:
+    """The Trainer that waits for its workers: `Trainer.fit` is among the callers, its launcher unpickles the state."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        owner: Any = frame.f_locals.get("self")
+        if frame.f_code.co_name == "fit" and is_a("Trainer", owner):
+            trainer: Trainer = owner
+            return trainer
+        frame = frame.f_back
+    return None
+
+
+def _attach_callbacks_of_module(trainer: Trainer, keys: set[str]) -> None:
+    """Let the module's own callbacks with some keys override the Trainer's, as Lightning did in the workers."""
+    brought = trainer.lightning_module.configure_callbacks()
+    callbacks: list[Any] = list(brought) if isinstance(brought, Sequence) else [brought]
+    own = [callback for callback in callbacks if callback.state_key in keys]
+    overridden = {type(callback) for callback in own}
+    others = [one for one in trainer.callbacks if type(one) not in overridden]  # type: ignore[attr-defined]
+    trainer.callbacks = [*own, *others]  # type: ignore[attr-defined]

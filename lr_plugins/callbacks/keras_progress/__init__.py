@@ -1,0 +1,1 @@
+"""Keras' console output from any Lightning training."""

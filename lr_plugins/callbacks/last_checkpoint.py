@@ -1,0 +1,364 @@
+"""The checkpoint that an interrupted run goes on from, bit for bit, and the state that Lightning's lack for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from lr_plugins import validation
+from lr_plugins._lightning.distributed import of_all_processes
+from lr_plugins._lightning.epoch_results import SUMS, epoch_sums, restore_epoch_sums, validation_follows
+from lr_plugins.checkpoint_names import LAST, PREVIOUS
+from lr_plugins.checkpoint_state import (
+    ChecksState,
+    StateFormat,
+    dict_of,
+    flag,
+    list_of,
+    one_of,
+    tensor,
+)
+from lr_plugins.errors import InvalidArgument, described
+
+BETWEEN, WITHIN = "between epochs", "within an epoch"
+
+
+class LastCheckpoint(ChecksState, Callback):
+    """Keep `last.ckpt`, from which a run goes on exactly: weights, learning rates, metrics as if nothing had been.
+
+    It is written at the begin of each epoch, of the first one too, when the loggers have all that the epoch before has
+    logged; within an epoch every so often; when training ends; and on SIGTERM or Ctrl-C, as soon as the batch in
+    progress is complete (a validation is completed first; a second Ctrl-C ends at once). A file is complete or
+    not there: it gets its name only when it is written and the loggers have stored what happened before. The
+    checkpoint before is kept as `previous.ckpt`.
+
+    Put it behind callbacks that take an epoch's metrics and before those that act on them. Within an epoch it saves
+    when all callbacks are done with the batch.
+
+    With several processes the clock is that of the first, a signal to any of them is one to all, and both are heeded
+    when an optimizer step is complete. A checkpoint from within an epoch needs as many processes as wrote it.
+
+    Args:
+        dirpath: folder for the checkpoints.
+        every_seconds: time between checkpoints within an epoch, > 0. Default 60; None: none by time.
+        every_n_steps: optimizer steps between checkpoints within an epoch, >= 1. Default None: none by steps.
+
+    Raises:
+        InvalidArgument: an argument outside its range; when training begins, a checkpoint from within an epoch that
+            another number of processes wrote.
+
+    Example:
+        >>> LastCheckpoint("outputs/checkpoints", every_n_steps=500).path.name
+        'last.ckpt'
+    """
+
+    state_format = StateFormat(
+        "LastCheckpoint",
+        {"place": one_of(BETWEEN, WITHIN, ""), "stopped_early": flag},
+        {"epoch_sums": list_of(SUMS), "gradients": dict_of(tensor())},
+    )
+
+    def __init__(
+        self, dirpath: str | Path, every_seconds: float | None = 60.0, every_n_steps: int | None = None
+    ) -> None:
+        if every_seconds is not None:
+            validation.positive("LastCheckpoint.every_seconds", every_seconds)
+        if every_n_steps is not None:
+            validation.integer("LastCheckpoint.every_n_steps", every_n_steps, 1)
+        self.path = validation.folder("LastCheckpoint.dirpath", dirpath) / LAST
+        self.every_seconds, self.every_n_steps = every_seconds, every_n_steps
+        self.interrupted = False  # by Ctrl-C
+        self._part = self.path.with_suffix(".part")
+        self._pending = False  # a checkpoint is written and does not have its name yet
+        self._saved_at, self._saved_step = 0.0, 0
+        self._stopped_early = False  # of the checkpoint being saved
+        self._signals: _Signals | None = None
+        self._heard = False  # one of several processes has got a signal
+        self._restored: dict[str, Any] = {}
+        self._place = ""  # what is being saved: BETWEEN epochs, WITHIN one; empty: a checkpoint of others
+
+    # --- the run ------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make sure that the files can be written, before anything is trained."""
+        self._restored = {}  # that of a checkpoint which was only tested; the fit's own comes after this
+        if stage == "fit":
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidArgument("LastCheckpoint.dirpath", str(self.path.parent), f"a folder ({error})") from error
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks[:] = [*(one for one in callbacks if not isinstance(one, _AfterOthers)), _AfterOthers(self)]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not train on where early stopping has ended the run, nor without what each process has of an epoch."""
+        if self._restored.get("stopped_early") and _stops_early(trainer):
+            trainer.should_stop = True
+        processes = len(self._restored.get("epoch_sums", ()))
+        if processes and processes != trainer.world_size:
+            raise InvalidArgument(
+                "the number of processes",
+                trainer.world_size,
+                f"{processes}, as in the run that is resumed, since its checkpoint is from within an epoch",
+                "One from between two epochs goes on with any number.",
+            )
+        parameters = {name: parameter.shape for name, parameter in pl_module.named_parameters()}
+        for name, gradient in self._restored.get("gradients", {}).items():
+            if parameters.get(name) != gradient.shape:
+                allowed = "one whose gradients are of the sizes of the module's parameters"
+                raise InvalidArgument("the checkpoint", described(f"another for {name!r}"), allowed)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals; begin with a whole epoch after a checkpoint from between two."""
+        if self._restored.get("place") == BETWEEN:
+            # With a limit of steps Lightning takes any checkpoint for one from within an epoch.
+            loop = trainer.fit_loop
+            loop.epoch_loop.restarting, loop._restarting = False, False
+        by_process = self._restored.get("epoch_sums")
+        restore_epoch_sums(trainer, by_process[trainer.global_rank] if by_process else [])
+        for name, gradient in self._restored.get("gradients", {}).items():
+            parameter = pl_module.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
+        self._restored = {}
+        self._pending, self._saved_at, self._saved_step = False, time.monotonic(), trainer.global_step
+        self.interrupted = False
+        self._heard = False
+        if threading.current_thread() is threading.main_thread():
+            self._signals = _Signals(trainer, self._interrupt)
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save: the epoch before is complete and nothing of this one has been done."""
+        self._save(trainer, BETWEEN)
+        self._commit(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Let the checkpoint of the batch before count: what its step has logged is with the loggers now."""
+        self._commit(trainer)
+
+    def after_batch(self, trainer: pl.Trainer) -> None:
+        """Save within an epoch, when it is time."""
+        apart = trainer.world_size > 1
+        if apart and trainer.fit_loop._should_accumulate():
+            return  # each process has gradients of its own
+        due = self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
+        if apart:
+            due = self._agree(trainer, due)
+        if self.every_n_steps is not None and trainer.global_step - self._saved_step >= self.every_n_steps:
+            due = True
+        if due and not _followed_by_more_than_a_batch(trainer):
+            self._save(trainer, WITHIN)
+
+    def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
+        """Whether the first process finds it time; and hear a signal that any of them has got, all at once."""
+        signalled = self._signals is not None and self._signals.waiting
+        mine = [float(due and trainer.is_global_zero), float(signalled)]
+        told = trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="sum")
+        assert isinstance(told, torch.Tensor)
+        time_has_come, signals = told.tolist()
+        self._heard = self._heard or signals > 0
+        if self._heard and not validation_follows(trainer):  # Lightning would break it off
+            _tell(trainer)
+        return bool(time_has_come)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hear a signal that came meanwhile."""
+        if self._heard:
+            _tell(trainer)
+        elif self._signals is not None and trainer.world_size == 1:
+            self._signals.hear()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what the run has come to."""
+        self._save(trainer, BETWEEN, stopped_early=trainer.should_stop and _stops_early(trainer))
+        self._commit(trainer)
+        self._let_go()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save on SIGTERM, which Lightning hears between batches; any other error may have come amid a step."""
+        try:
+            if isinstance(exception, SIGTERMException):
+                self._save_between_batches(trainer)
+        finally:
+            self._let_go()
+
+    def _save_between_batches(self, trainer: pl.Trainer) -> None:
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        if epochs.completed == epochs.started:
+            self._save(trainer, BETWEEN)
+        elif 0 < batches.completed == batches.processed and not trainer.is_last_batch:
+            self._save(trainer, WITHIN)
+        self._commit(trainer)
+
+    def _let_go(self) -> None:
+        if self._signals is not None:
+            self._signals.release()
+        self._signals = None
+
+    # --- the file -----------------------------------------------------------------------------------------
+
+    def _save(self, trainer: pl.Trainer, place: str, stopped_early: bool = False) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._place, self._stopped_early = place, stopped_early
+        try:
+            trainer.save_checkpoint(self._part)
+        finally:
+            self._place = ""
+        self._pending = True
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _commit(self, trainer: pl.Trainer) -> None:
+        """Give the checkpoint its name, once the loggers have stored all that it will not log again."""
+        if not self._pending:
+            return
+        self._pending = False
+        for logger in trainer.loggers:
+            logger.save()
+        if trainer.is_global_zero:
+            if self.path.is_file():
+                _another_name(self.path, self.path.with_name(PREVIOUS))
+            self._part.replace(self.path)
+
+    # --- the state ----------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make Lightning's counts those from which it goes on rightly, and add what else an epoch under way has."""
+        progress = checkpoint["loops"]["fit_loop"]
+        if self._place == BETWEEN:
+            for epochs in progress["epoch_progress"].values():
+                epochs["ready"] = epochs["started"]  # the epoch that has just been announced will be again
+        elif self._place == WITHIN:
+            mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+            mine["epoch_sums"] = of_all_processes(trainer, epoch_sums(trainer))
+            if trainer.fit_loop._should_accumulate():
+                parameters = pl_module.named_parameters()
+                mine["gradients"] = {name: one.grad for name, one in parameters if one.grad is not None}
+            batches = progress["epoch_loop.batch_progress"]
+            if batches["current"]["completed"] == batches["current"]["processed"]:
+                # After a signal, when the batch's end is over. As it was within it, which is what Lightning counts on
+                # from without validating again.
+                for count in (batches["current"], batches["total"]):
+                    count["completed"] -= 1
+                stepped = not trainer.fit_loop._should_accumulate()
+                progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= stepped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the run this checkpoint was taken."""
+        return self.state_format.stamped({"place": self._place, "stopped_early": self._stopped_early})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's state until training begins."""
+        self._restored = self.check_state_dict(state_dict)
+
+
+class _AfterOthers(Callback):
+    """What is done behind the other callbacks: it calls a LastCheckpoint at the end of each batch.
+
+    Args:
+        last: whom to call.
+    """
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self._last = last
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Accumulate as the epoch under way asks for: Lightning's scheduler would wait for the begin of the next."""
+        for one in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, GradientAccumulationScheduler):
+                one.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """All others have seen the batch."""
+        self._last.after_batch(trainer)
+
+
+def _followed_by_more_than_a_batch(trainer: pl.Trainer) -> bool:
+    """Whether a validation or the epoch's end comes next: Lightning would leave it out when it goes on from here."""
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached() or validation_follows(trainer)
+
+
+def _tell(trainer: pl.Trainer) -> None:
+    """Have Lightning end the run when the batch in progress is complete; all processes have to, at the same batch.
+
+    Its own handler talks to the other processes at whatever moment a signal comes, amid their own talk.
+    """
+    trainer._signal_connector.received_sigterm = True
+
+
+def _stops_early(trainer: pl.Trainer) -> bool:
+    return any(isinstance(one, EarlyStopping) for one in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _another_name(path: Path, name: Path) -> None:
+    """Give a file a second name, without a moment in which neither is whole."""
+    part = name.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(path, part)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, part)
+    part.replace(name)
+
+
+class _Signals:
+    """SIGTERM and Ctrl-C, told to Lightning when they interrupt nothing: it then ends after the batch in progress.
+
+    With several processes they only wait here, until all processes have agreed.
+
+    Args:
+        trainer: the Trainer, in training.
+        interrupted: called on Ctrl-C.
+    """
+
+    def __init__(self, trainer: pl.Trainer, interrupted: Callable[[], None]) -> None:
+        self._trainer, self._interrupted = trainer, interrupted
+        self.waiting = False
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        if self._before[signal.SIGINT] is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._on_ctrl_c)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self.waiting = True
+        # Lightning would break a validation off, and what it has seen would be lost.
+        if not self._trainer.validating and self._trainer.world_size == 1:
+            self.hear()
+
+    def _on_ctrl_c(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one ends at once
+        self._on_sigterm(signal.SIGTERM, frame)
+
+    def hear(self) -> None:
+        """Tell Lightning of a signal that has come."""
+        lightnings = self._before[signal.SIGTERM]
+        if self.waiting and callable(lightnings):
+            self.waiting = False
+            lightnings(signal.SIGTERM, None)
+
+    def release(self) -> None:
+        """Leave the signals to whom they belonged."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

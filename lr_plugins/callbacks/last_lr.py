@@ -1,0 +1,60 @@
+"""The learning rate that was used last, whoever set it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lr_plugins._lightning.compat import Trainer
+from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
+from lr_plugins.engine.hyperparameter import LEARNING_RATE
+from lr_plugins.engine.recorder import decays_by_itself
+
+
+class UsedRate:
+    """The learning rate of the first param group at the optimizer step taken last.
+
+    It is that of a callback's `trace`, where there is one. Otherwise it is what stood in the optimizer when the last
+    batch began: after the batch, a scheduler of torch has set the next one. Of an optimizer that decays its learning
+    rates by itself (`keras.SGD`) it is always the latter, the undecayed one: what Keras shows.
+    """
+
+    def __init__(self) -> None:
+        self._noted: float | Tensor | None = None
+        self._is_undecayed = False
+
+    def note(self, trainer: Trainer) -> None:
+        """Look at the optimizer; at the begin of each batch."""
+        # A module without an optimizer gets a stand-in from Lightning that has no groups.
+        groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
+        rate = groups[0]["lr"] if groups else None
+        self._is_undecayed = bool(groups) and decays_by_itself(trainer.optimizers[0])
+        # A tensor is written in place; reading it now would wait for its device.
+        self._noted = rate.clone() if isinstance(rate, Tensor) else rate
+
+    def value(self, trainer: Trainer) -> float | None:
+        """The learning rate; None where there is no optimizer, or no step yet."""
+        traced = None if self._is_undecayed else _traced(trainer)
+        noted = None if self._noted is None else float(self._noted)
+        return noted if traced is None else traced
+
+
+def is_scheduled(trainer: Trainer) -> bool:
+    """Whether a callback or a scheduler of torch sets the learning rate: only then does Keras show it."""
+    schedulers = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]  # type: ignore[attr-defined]
+    drives = any(one.to == LEARNING_RATE.name for scheduler in schedulers for one in scheduler.assignments)
+    return drives or bool(trainer.lr_scheduler_configs)
+
+
+def _traced(trainer: Trainer) -> float | None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        last = getattr(getattr(callback, "trace", None), "last", None)
+        value = last() if callable(last) else None
+        if value is not None:
+            return float(value)
+    return None
+
+
+def in_float32(rate: float) -> float:
+    """As Keras keeps it: there 0.001 is just above 1e-3."""
+    return torch.tensor(rate, dtype=torch.float32).item()

@@ -1,0 +1,127 @@
+"""The states of the random number generators, with which a run resumes bit for bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from lr_plugins._lightning.distributed import of_all_processes
+from lr_plugins.checkpoint_state import (
+    Check,
+    ChecksState,
+    StateFormat,
+    WrongState,
+    count,
+    list_of,
+    optional,
+    real,
+    record,
+    tensor,
+)
+from lr_plugins.errors import described
+
+
+def _of_python(state: Sequence[Any]) -> tuple[Any, ...]:
+    version, numbers, gauss = state
+    optional(real)(gauss, "gauss")  # Python takes anything
+    return version, tuple(numbers), gauss
+
+
+def _of_numpy(state: Sequence[Any]) -> tuple[Any, ...]:
+    name, key, *rest = state
+    return (name, np.array(key, dtype=np.uint32), *rest)
+
+
+def _accepted(load: Callable[[Any], object], allowed: str) -> Check:
+    """What a generator of random numbers takes for its state."""
+
+    def checked(value: Any, where: str) -> None:
+        try:
+            load(value)
+        except Exception:  # they are of many kinds, and none says what is wrong
+            raise WrongState(where, described(f"a {type(value).__name__} that is none"), allowed) from None
+
+    return checked
+
+
+_RANDOM: dict[str, Check] = {
+    "python": _accepted(
+        lambda state: random.Random().setstate(_of_python(state)), "a state of Python's random numbers"
+    ),
+    "numpy": _accepted(
+        lambda state: np.random.RandomState().set_state(_of_numpy(state)),
+        "a state of NumPy's random numbers",
+    ),
+    "torch": _accepted(lambda state: torch.Generator().set_state(state.cpu()), "a state of torch's random numbers"),
+    "cuda": list_of(tensor("uint8", 1)),
+}
+
+
+class RandomStates(ChecksState, Callback):
+    """Keep the states of the random numbers in checkpoints: dropout goes on as if nothing had been.
+
+    Each of several processes goes on with its own; where there is another number of them now, all with the first's.
+    Put it last: what other callbacks draw when training begins was drawn before.
+
+    Example:
+        >>> states = RandomStates()
+        >>> state = states.state_dict()
+        >>> drawn = torch.rand(1)
+        >>> states.load_state_dict(state)
+        >>> states.on_train_start(None, None)
+        >>> torch.equal(torch.rand(1), drawn)
+        True
+    """
+
+    state_format = StateFormat("RandomStates", _RANDOM, {"by_rank": list_of(record(_RANDOM, {"version": count}))})
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the states of a checkpoint that was only tested."""
+        self._restored = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of Python's, NumPy's and torch's random numbers; plain values and tensors."""
+        version, numbers, gauss = random.getstate()
+        name, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+        state = {
+            "python": [version, list(numbers), gauss],
+            "numpy": [name, np.asarray(key).tolist(), *rest],
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        return self.state_format.stamped(state)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the states of the other processes."""
+        if trainer.world_size > 1:
+            mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+            mine["by_rank"] = of_all_processes(trainer, dict(mine))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's states until training begins."""
+        self._restored = self.check_state_dict(state_dict)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the numbers that would have come next."""
+        state, self._restored = self._restored, None
+        if state is None:
+            return
+        by_rank = state.get("by_rank", ())
+        if by_rank and len(by_rank) == trainer.world_size:
+            state = by_rank[trainer.global_rank]
+        random.setstate(_of_python(state["python"]))
+        np.random.set_state(_of_numpy(state["numpy"]))  # noqa: NPY002
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])

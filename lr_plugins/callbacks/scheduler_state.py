@@ -1,0 +1,136 @@
+"""Where the schedules of a run stand, as a checkpoint keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lr_plugins._lightning.epoch_results import SUMS
+from lr_plugins._lightning.metrics import WAITING
+from lr_plugins._lightning.resume_position import Counts
+from lr_plugins.checkpoint_state import (
+    StateFormat,
+    WrongState,
+    count,
+    dict_of,
+    flag,
+    list_of,
+    optional,
+    row,
+    same_lengths,
+    text,
+)
+from lr_plugins.engine.plan_change import SAVED, Saved
+from lr_plugins.schedules import Schedule
+
+FORMAT = StateFormat(
+    "LearningRateScheduler",
+    {
+        "steps": list_of(count),
+        "schedules": dict_of(SAVED),
+        "groups": list_of(list_of(list_of(text))),
+        "waiting": list_of(WAITING),
+    },
+    {
+        "sums": list_of(SUMS),
+        "unended": optional(flag),
+        "counts": optional(row(count, count)),
+        "begins": list_of(count),
+        "series": list_of(list_of(text)),
+        "begun": list_of(list_of(row(count, count))),
+        "active": list_of(flag),
+    },
+)
+
+
+@dataclass
+class Progress:
+    """Where the schedules stand in a run.
+
+    Args:
+        steps: taken by each optimizer.
+        schedules: each of them, with what it remembers.
+        groups: the names of the parameters in each of an optimizer's param groups, by optimizer; empty where nothing
+            splits them.
+        waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
+        sums: of each process, what an epoch under way has summed up of what it logs, if a schedule observes that.
+        unended: None, except where an epoch's last batch was done and its end was to follow: whether a validation
+            was, too.
+        counts: what Lightning has counted: epochs, and optimizer steps.
+        begins: the steps at which the epochs began, where they are not of one size.
+        series: how the series of each optimizer's param groups are called after the hyper-parameter.
+        begun: the step and epoch at which each of them came.
+        active: which optimizers have not given way to other code.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    schedules: dict[str, Saved] = field(default_factory=dict)
+    groups: list[list[list[str]]] = field(default_factory=list)
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+    sums: list[list[dict[str, Any]]] = field(default_factory=list)
+    unended: bool | None = None
+    counts: Counts | None = None
+    begins: list[int] = field(default_factory=list)
+    series: list[list[str]] = field(default_factory=list)
+    begun: list[list[list[int]]] = field(default_factory=list)
+    active: list[bool] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """It in plain numbers and texts; without the sums and the end of an epoch, which only a checkpoint has."""
+        return FORMAT.stamped(
+            {
+                "steps": list(self.steps),
+                "schedules": {key: dataclasses.asdict(saved) for key, saved in self.schedules.items()},
+                "groups": self.groups,
+                "waiting": self.waiting,
+                "counts": None if self.counts is None else list(self.counts),
+                "begins": self.begins,
+                "series": self.series,
+                "begun": self.begun,
+                "active": self.active,
+            }
+        )
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Progress:
+        """That of the fields of a state that has been checked."""
+        counts = state.get("counts")
+        return cls(
+            list(state["steps"]),
+            {key: Saved.restored(saved) for key, saved in state["schedules"].items()},
+            list(state["groups"]),
+            list(state["waiting"]),
+            list(state.get("sums", ())),
+            state.get("unended"),
+            None if counts is None else Counts(*counts),
+            list(state.get("begins", ())),
+            list(state.get("series", ())),
+            list(state.get("begun", ())),
+            list(state.get("active", ())),
+        )
+
+
+def check_fields(state: Mapping[str, Any], schedules: Mapping[str, Schedule]) -> None:
+    """Check how the fields of a state fit each other, and the schedules.
+
+    Args:
+        state: its fields.
+        schedules: what is driven now, by scope.
+
+    Raises:
+        WrongState: they do not.
+    """
+    same_lengths(state, ("groups", "waiting", "series", "begun", "active"), len(state["steps"]))
+    series, begun, begins = (state.get(name, []) for name in ("series", "begun", "begins"))
+    if [len(names) for names in series] != [len(each) for each in begun]:
+        raise WrongState("begun", begun, "lists as long as those of series")
+    if list(begins) != sorted(begins):
+        raise WrongState("begins", begins, "a list in which no number is below the one before it")
+    for key, saved in state["schedules"].items():
+        index, _, rest = key.partition("/")
+        scope, slash, _ = rest.rpartition("/")
+        if not slash or index not in map(str, range(len(state["steps"]))):
+            raise WrongState("a key of schedules", key, "of the form 0/lr/0")
+        Saved.restored(saved).check(schedules.get(scope), f"schedules[{key!r}]")

@@ -1,0 +1,1 @@
+"""Several runs beside each other: statistics, tables and pages."""

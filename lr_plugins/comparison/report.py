@@ -1,0 +1,218 @@
+"""Runs side by side: a table, their learning rates, and their metrics with the spread over seeds."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lr_plugins.comparison.numbers import rounded
+from lr_plugins.comparison.runs import Points, Run, is_learning_rate
+from lr_plugins.comparison.statistics import at_the_end, standings
+from lr_plugins.errors import InvalidArgument, require
+from lr_plugins.metric_direction import better, higher_is_better
+from lr_plugins.plotting.learning_rate import plot_learning_rate
+
+TABLE, PAGE = "comparison.csv", "comparison.md"
+RATES, METRICS, ENDS = "learning_rates.png", "metrics.png", "ends.png"
+_DIRECTIONS = {
+    "max": "higher is better",
+    "min": "lower is better",
+    None: "lowest first; its name does not say which is better",
+}
+RUNS = "## Each run"  # the title of what is too long for the console
+
+
+def compare(runs: Sequence[Run], folder: str | Path, metrics: Sequence[str] = ()) -> list[Path]:
+    """Write the comparison of runs: two tables (csv, Markdown), the learning rates, the metrics, the runs' ends.
+
+    Args:
+        runs: at least one.
+        folder: where to.
+        metrics: those to compare. Default: those of validation, or else of training.
+
+    Raises:
+        InvalidArgument: a metric that none of the runs has.
+    """
+    folder = Path(folder)
+    there = {name for run in runs for name in run.curves}
+    for name in metrics:
+        if name not in there:
+            raise InvalidArgument("metrics", name, f"metrics of the runs ({', '.join(sorted(there))})")
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = list(metrics) or _metrics_of(runs)
+    files = [folder / TABLE, folder / PAGE]
+    rows = [_row(run, metrics) for run in runs]
+    with files[0].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    files[1].write_text(page(runs, metrics), encoding="utf-8")
+    rates = _rates(runs)
+    if rates:
+        files.append(plot_learning_rate(rates, folder / RATES))
+    if metrics:
+        files += [_plot_metrics(runs, metrics, folder / METRICS), _plot_ends(runs, metrics, folder / ENDS)]
+    return files
+
+
+def by_schedule(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each schedule, in their order."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.schedule, []).append(run)
+    return groups
+
+
+def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
+    """The comparison as Markdown: each schedule's best values, where they stand at the end, and each run."""
+    lines = ["| schedule | runs | " + " | ".join(map(_best, metrics)) + " | seconds |"]
+    lines += ["|---|---|" + "---|" * (len(metrics) + 1)]
+    for schedule, mine in by_schedule(runs).items():
+        cells = [_spread([run.best(name) for run in mine]) for name in metrics]
+        seconds = _spread([run.seconds if run.seconds is not None else math.nan for run in mine], digits=1)
+        lines.append(f"| {_cell(schedule)} | {len(mine)} | {' | '.join([*cells, seconds])} |")
+    for metric in metrics if len(by_schedule(runs)) > 1 else ():
+        lines += ["", *_ranking(runs, metric)]
+    heads = list(_row(runs[0], metrics))
+    lines += ["", RUNS, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines += ["| " + " | ".join(_cell(value) for value in _row(run, metrics).values()) + " |" for run in runs]
+    return "\n".join(lines) + "\n"
+
+
+def _ranking(runs: Sequence[Run], metric: str) -> list[str]:
+    """A line per schedule, the best at the end of its runs first, and whether the difference could be chance."""
+    found = standings(by_schedule(runs), metric)
+    heads = [
+        f"{_cell(metric)} at the end ({_DIRECTIONS[better(metric)]})",
+        "runs",
+        "mean ± deviation",
+        "95 % interval of the mean",
+    ]
+    lines = ["| " + " | ".join([*heads, "behind", "p"]) + " | |"]
+    lines += ["|---" * 7 + "|"]
+    for one in found:
+        spread = f" ± {rounded(one.deviation)}" if not math.isnan(one.deviation) else ""
+        interval = f"{rounded(one.low)} to {rounded(one.high)}" if not math.isnan(one.low) else ""
+        p = "" if math.isnan(one.p) else f"{one.p:.2g}"
+        mean = rounded(one.mean) if one.ended else _diverged(by_schedule(runs)[one.schedule], metric)
+        cells = [one.schedule, one.runs, f"{mean}{spread}", interval, rounded(one.behind) if p else "", p]
+        lines.append("| " + " | ".join([*map(_cell, cells), one.verdict]) + " |")
+    return lines
+
+
+def _metrics_of(runs: Sequence[Run]) -> list[str]:
+    names = list(dict.fromkeys(name for run in runs for name in run.curves if not is_learning_rate(name)))
+    of_epochs = [name for name in names if not name.endswith("_step")]
+    return [name for name in of_epochs if name.startswith("val")] or of_epochs
+
+
+def _row(run: Run, metrics: Sequence[str]) -> dict[str, Any]:
+    best = {_best(name): run.best(name) for name in metrics}
+    ends = {f"last {name}": run.last(name) for name in metrics}
+    last = {"last lr": run.last_learning_rate, "seconds": run.seconds, "status": run.status}
+    return {"schedule": run.schedule, "seed": run.seed, **best, **ends, **last, "run": run.name, "id": run.run_id}
+
+
+def _best(metric: str) -> str:
+    """The label of a metric's best value, or of its lowest if its name does not say which is better."""
+    return f"{'best' if better(metric) else 'lowest'} {metric}"
+
+
+def _diverged(runs: Sequence[Run], metric: str) -> str:
+    """The last values of runs that have all diverged."""
+    return " or ".join(dict.fromkeys(str(run.last(metric)) for run in runs))
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value) if value is not None else ""
+    return text.replace("|", "\\|")  # which would end the cell
+
+
+def _spread(values: Sequence[float], digits: int = 4) -> str:
+    """Mean and standard deviation over runs, of those that have a finite value."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return "-"
+    spread = f" ± {rounded(statistics.stdev(known), digits)}" if len(known) > 1 else ""
+    missing = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
+    return f"{rounded(statistics.mean(known), digits)}{spread}{missing}"
+
+
+def _rates(runs: Sequence[Run]) -> dict[str, Points]:
+    """The learning rates of each schedule once: those of the first param group of its first run."""
+    rates = {}
+    for schedule, mine in by_schedule(runs).items():
+        found = (points for run in mine for name, points in run.curves.items() if is_learning_rate(name))
+        first = next((points for points in found if points.values.size), None)
+        if first is not None:
+            rates[f"lr/{schedule}"] = first
+    return rates
+
+
+def _plot_metrics(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
+    """A panel per metric, a line per schedule: the mean over its runs, between the least and the largest."""
+    require("matplotlib", "plot", "The comparison")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 3.4 * len(metrics)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
+    for axes, metric in zip(panels, metrics, strict=True):
+        for schedule, mine in by_schedule(runs).items():
+            _draw(axes, schedule, [run.curves[metric] for run in mine if metric in run.curves])
+        axes.set_ylabel(metric)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(loc="lower right" if higher_is_better(metrics[0]) else "upper right")
+    panels[0].set_title("Mean over the runs of each schedule, and their range")
+    panels[-1].set_xlabel("optimizer step")
+    figure.savefig(path)
+    return path
+
+
+def _draw(axes: Any, schedule: str, curves: Sequence[Points]) -> None:
+    values: dict[int, list[float]] = {}
+    for curve in curves:
+        # Of two values at a step, the last.
+        for step, value in dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True)).items():
+            values.setdefault(step, []).append(value)
+    # Where a run ended early the mean would jump: shown as far as all of them have values.
+    steps = np.array(sorted(step for step in values if len(values[step]) == len(curves)), np.int64)
+    if not steps.size:  # runs of different lengths or batches have no steps in common
+        for index, curve in enumerate(curves):
+            [line] = axes.plot(curve.steps, curve.values, ".-", label=schedule if not index else None, linewidth=1.0)
+    else:
+        table = np.array([values[step] for step in steps.tolist()])
+        [line] = axes.plot(steps, table.mean(1), ".-", label=f"{schedule} ({len(curves)})", linewidth=1.4)
+        axes.fill_between(steps, table.min(1), table.max(1), color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def _plot_ends(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
+    """A panel per metric, a row per schedule, best on top: its runs' values at the end, their mean, its interval."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = by_schedule(runs)
+    figure = Figure(figsize=(8.0, (0.9 + 0.32 * len(groups)) * len(metrics)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics, strict=True):
+        found = standings(groups, metric)
+        for row, one in enumerate(found):
+            ends = [at_the_end(run, metric) for run in groups[one.schedule]]
+            axes.plot(ends, [row] * len(ends), "o", color="tab:blue", alpha=0.35, markersize=5, markeredgewidth=0)
+            half = 0.0 if math.isnan(one.low) else one.high - one.mean
+            axes.errorbar(one.mean, row, xerr=half, fmt="|", color="black", markersize=9, capsize=3, linewidth=1.4)
+        axes.set_yticks(range(len(found)), [one.schedule for one in found])
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_xlabel(f"{metric} at the end of each run, mean and its 95 % interval")
+        axes.grid(alpha=0.3, axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    return path

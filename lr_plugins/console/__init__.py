@@ -1,0 +1,1 @@
+"""What Keras writes on a console, as text, and the line that it is written to."""

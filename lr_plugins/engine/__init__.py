@@ -1,0 +1,1 @@
+"""When the learning rate is written and recorded: torch, without Lightning."""

@@ -1,0 +1,257 @@
+"""One schedule at work on one hyper-parameter of some param groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from lr_plugins.engine.hyperparameter import HyperParameter
+from lr_plugins.engine.known_groups import Group, KnownGroup
+from lr_plugins.errors import ImpossibleValue, TrainingError, shown
+from lr_plugins.schedules import Position, RunLength, Schedule
+from lr_plugins.schedules.position import Count, Value
+from lr_plugins.validation import ENDS
+
+Place = Callable[[Count, float], Position]
+"""Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
+
+_SAMPLES = 64
+_FEW = 8  # groups, for which a loop is as quick as anything else
+_FIRST_BLOCK, _LARGEST_BLOCK = 16, 4096  # steps; a block is thrown away when the epoch or the state changes
+
+
+def sampled_steps(first: float, last: float) -> list[int]:
+    """Some optimizer steps between two, both included, to tell whether a schedule depends on something.
+
+    Example:
+        >>> sampled_steps(0, 4)
+        [0, 1, 2, 3, 4]
+    """
+    return sorted({round(first + (last - first) * share / _SAMPLES) for share in range(_SAMPLES + 1)})
+
+
+class Drive:
+    """Writes a schedule's values of one step after another.
+
+    The values of the steps to come are computed in blocks, for a call of NumPy for many steps costs little more than
+    one for a single step. They hold as long as epoch and state do: `write` anew when one of these changes.
+
+    Args:
+        assignment: the index of the assignment that it carries out.
+        number: which of those of this assignment it is: there is one for each own value that groups start from.
+        schedule: the schedule.
+        hyper: what it drives.
+        base: the optimizer's own value, which a schedule without an initial value starts from.
+        place: where a step is in the run.
+        begun: the optimizer step and the epoch from which its schedule counts. Default (0, 0): those of the run.
+    """
+
+    def __init__(
+        self,
+        assignment: int,
+        number: int,
+        schedule: Schedule,
+        hyper: HyperParameter,
+        base: float,
+        place: Place,
+        begun: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.assignment, self.number = assignment, number
+        self.schedule, self.hyper, self.base = schedule, hyper, base
+        self.state = schedule.start()
+        self.value = math.nan  # of the coming step; not known before the first is written
+        self.shares: dict[KnownGroup, float] = {}  # of the schedule's value
+        self.begun = begun
+        self.place = place if begun == (0, 0) else lambda step, own: place(step, own).since(*begun)
+        self._plain: list[Group] = []
+        self._scaled: list[tuple[Group, float]] = []
+        self._special: list[tuple[Callable[[float], None], Group, float]] = []
+        self._largest = hyper.largest  # that the schedule's value may be, for all groups to have one that they can hold
+
+    def bind(self, optimizer: Optimizer) -> None:
+        """Take the dictionaries of the param groups as they are now; `write` has to follow."""
+        self._plain, self._scaled, self._special = [], [], []
+        self._largest = self.hyper.largest
+        for known, share in self.shares.items():
+            for group in (known.group, *known.copies):
+                self._largest = min(self._largest, _largest(self.hyper.largest_in(group), share))
+                write = _special_writer(self.hyper, optimizer, group, share)
+                if write is not None:
+                    self._special.append((write, group, share))
+                elif share == 1.0:
+                    self._plain.append(group)
+                else:
+                    self._scaled.append((group, share))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all its groups have the schedule's value itself, as a plain number."""
+        return not self._scaled and not self._special
+
+    def write(self, step: int, last: float | None = None) -> Callable[[], object]:
+        """Write the value of a step; what comes back writes, at each call, the value of the step after that.
+
+        Args:
+            step: the optimizer step, from 0.
+            last: the last step of the run, if known.
+
+        Raises:
+            TrainingError: the schedule's value is none that the hyper-parameter can have.
+        """
+        following = self._values_from(step, math.inf if last is None else last).__next__
+        following()
+        return following
+
+    def value_at(self, step: int) -> float:
+        """The schedule's value at a step; NaN where it has none."""
+        try:
+            return float(self.schedule(self.place(step, self.base), self.state))
+        except TrainingError:
+            return math.nan
+
+    def _places(self, run: RunLength, steps: Iterable[int]) -> Iterator[Position]:
+        """The positions of some steps, each in its own epoch; of some epochs, where their steps are unknown."""
+        for step in steps:
+            place = self.place(step, self.base)
+            if place.run.steps_per_epoch is not None and isinstance(place.step, int):
+                yield place._replace(epoch=place.run.position(place.step).epoch)
+                continue
+            lengths = [length for length in (run.epochs, place.run.epochs) if length is not None]
+            if lengths and isinstance(place.epoch, int):
+                yield from (place._replace(epoch=epoch) for epoch in sampled_steps(place.epoch, max(lengths)))
+            yield place
+
+    def depends_on(self, run: RunLength, steps: Iterable[int]) -> bool:
+        """Whether at some of the steps another length of the whole run would have given another value."""
+        places = list(self._places(run, steps))
+        others = [place._replace(run=place.run._replace(epochs=run.epochs, steps=run.steps)) for place in places]
+        return any(
+            self._value_or_none(place) != self._value_or_none(other)
+            for place, other in zip(places, others, strict=True)
+        )
+
+    def _value_or_none(self, place: Position) -> Value | None:
+        """The schedule's value, or None if it is not one that a hyper-parameter can have."""
+        try:
+            return self.schedule(place, self.state)
+        except ImpossibleValue:
+            return None
+
+    @property
+    def span(self) -> str:
+        """From which to which value its param groups have, in words; empty where all have the schedule's."""
+        if all(share == 1.0 for share in self.shares.values()):
+            return ""
+        values = sorted({self.value * share for share in self.shares.values()})
+        return " to ".join(f"{value:.6g}" for value in dict.fromkeys((values[0], values[-1]))) + " by param group"
+
+    def moved(self) -> tuple[dict[str, Any], float, float] | None:
+        """(group, what was written, what it has now) of a group that has another value by now, if there is one."""
+        key, value = self.hyper.key, self.value
+        plain = self._plain
+        if len(plain) < _FEW or [group[key] for group in plain].count(value) != len(plain):
+            for group in plain:
+                if group[key] is not value and float(group[key]) != value:
+                    return group, value, float(group[key])
+        for group, share in self._scaled:
+            if group[key] != value * share:
+                return group, value * share, float(group[key])
+        for _, group, share in self._special:
+            found = self.hyper.read_without_waiting(group)
+            if found is not None and not math.isclose(found, value * share, rel_tol=1e-6):  # it may be of float32
+                return group, value * share, found
+        return None
+
+    def _write_shares(self, value: float) -> None:
+        key = self.hyper.key
+        for group, share in self._scaled:
+            group[key] = value * share
+        for write, _, _ in self._special:
+            write(value)
+
+    # A generator keeps its place and its variables between two steps; a method would spend more time on looking them
+    # up than on the writing.
+    def _values_from(self, step: int, last: float) -> Iterator[None]:
+        key, count, ahead = self.hyper.key, 1, self.schedule.foreseeable
+        first, *others = self._plain or [{}]  # most have one group, for which a loop costs as much as the writing
+        has_shares = bool(self._scaled or self._special)
+        while True:
+            values = self._block(step, count) if count > 1 else [self._single(step)]
+            for value in values:
+                self.value = first[key] = value
+                if others:
+                    for group in others:
+                        group[key] = value
+                if has_shares:
+                    self._write_shares(value)
+                yield
+            step, ahead = step + len(values), ahead and len(values) == count
+            count = int(max(1, min(max(_FIRST_BLOCK, 4 * count), _LARGEST_BLOCK, last + 1 - step))) if ahead else 1
+
+    def _block(self, step: int, count: int) -> list[float]:
+        """The values of several steps; of a single one where not all of them can be told."""
+        try:
+            found = self.schedule(self.place(np.arange(step, step + count), self.base), self.state)
+            values = np.broadcast_to(np.asarray(found, dtype=np.float64), (count,))
+        except Exception:  # whatever is wrong at a step to come is told when it has come
+            return [self._single(step)]
+        if not values.max() <= self._largest:  # that none is negative or NaN, the schedule has seen to
+            return [self._single(step)]
+        block: list[float] = values.tolist()
+        return block
+
+    def _single(self, step: int) -> float:
+        try:
+            value = float(self.schedule(self.place(step, self.base), self.state))
+        except ImpossibleValue as error:
+            raise error.meant_for(self.hyper.words, self.hyper.allowed) from error
+        if not value <= self._largest:
+            raise self._too_large(value, step)
+        return value
+
+    def _too_large(self, value: float, step: int) -> ImpossibleValue:
+        """Why a value cannot be written: for the schedule's own, or for what a param group would have of it."""
+        allowed, times, end = self.hyper.allowed, "", ""
+        if value <= self.hyper.largest:
+            for known, share in self.shares.items():
+                for group in (known.group, *known.copies):
+                    most = self.hyper.largest_in(group)
+                    if not value * share <= most:
+                        allowed = f"at most {most:.9g}, the largest that a param group can hold"
+                        times = "" if share == 1.0 else f"times {share:g}, a param group's share of it, "
+        elif self.hyper.largest > 1:
+            end = f", and {ENDS}"
+        when = f"{times}at step {step}{end}"
+        return ImpossibleValue(self.hyper.words, allowed, repr(value), when, shown(self.schedule))
+
+
+def _largest(held: float, share: float) -> float:
+    """The largest value whose share of `share` is not above what a group can hold."""
+    if share <= 1.0:
+        return held
+    most = held / share
+    while most * share > held:
+        most = math.nextafter(most, 0.0)
+    return most
+
+
+def _special_writer(
+    hyper: HyperParameter, optimizer: Optimizer, group: Group, share: float
+) -> Callable[[float], None] | None:
+    """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
+    if hyper.own_tensor(optimizer, group) is not None:
+
+        def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
+            tensor = hyper.kept(group)
+            if isinstance(tensor, torch.Tensor):
+                tensor.fill_(value * share)
+            else:  # a number has been put in its place
+                group[hyper.key] = value * share
+
+        return write
+    return None if hyper.at is None else lambda value: hyper.write_within(group, value * share)

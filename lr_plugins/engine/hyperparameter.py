@@ -1,0 +1,145 @@
+"""The numbers in an optimizer's param groups that a schedule can drive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.validation import LARGEST
+
+_BETAS = {"beta1": 0, "beta2": 1}
+
+
+@dataclass(frozen=True)
+class HyperParameter:
+    """Where a hyper-parameter is kept in a param group, and which values it may have.
+
+    Args:
+        name: what it is called in messages and in the trace.
+        key: its key in a param group.
+        at: its place, where a tuple of numbers is kept under the key.
+    """
+
+    name: str
+    key: str
+    at: int | None = None
+
+    @classmethod
+    def of(cls, name: str, group: Mapping[str, Any]) -> HyperParameter | None:
+        """That of a param group, or None if it has no such number. Groups of one optimizer may differ in it."""
+        if name == "momentum" and "momentum" not in group and "betas" in group:
+            return cls("momentum", "betas", 0)
+        if name in _BETAS:
+            return cls(name, "betas", _BETAS[name]) if "betas" in group else None
+        value = group.get(name)
+        is_number = isinstance(value, (int, float, torch.Tensor)) and not isinstance(value, bool)
+        return cls(name, name) if is_number else None
+
+    def read(self, values: dict[str, Any]) -> float:
+        """Its value in a param group, or among an optimizer's defaults."""
+        value = values[self.key]
+        return float(value if self.at is None else value[self.at])
+
+    def read_without_waiting(self, values: dict[str, Any]) -> float | None:
+        """The same, or None where it is on an accelerator, whose work would have to be waited for."""
+        value = values[self.key] if self.at is None else values[self.key][self.at]
+        return None if isinstance(value, torch.Tensor) and value.device.type != "cpu" else float(value)
+
+    def default(self, optimizer: Optimizer) -> float | None:
+        """The optimizer's default, if it has one."""
+        defaults = getattr(optimizer, "defaults", {})  # a wrapper may have none
+        return self.read(defaults) if self == HyperParameter.of(self.name, defaults) else None
+
+    def write_within(self, group: dict[str, Any], value: float) -> None:
+        """Write it into a tuple of plain numbers."""
+        assert self.at is not None
+        numbers = list(group[self.key])
+        numbers[self.at] = value
+        group[self.key] = tuple(numbers)
+
+    def own_tensor(self, optimizer: Optimizer, group: dict[str, Any]) -> torch.Tensor | None:
+        """The tensor of a group, if it keeps one; it is made the group's own first.
+
+        torch lets groups share one with each other and with the optimizer's default.
+        """
+        tensor = self.kept(group)
+        if not isinstance(tensor, torch.Tensor):
+            return None
+        others = [self.kept(one) for one in optimizer.param_groups if one is not group]
+        if any(tensor is other for other in (*others, self.kept(getattr(optimizer, "defaults", {})))):
+            tensor = tensor.clone()
+            if self.at is None:
+                group[self.key] = tensor
+            else:
+                group[self.key] = tuple(tensor if at == self.at else one for at, one in enumerate(group[self.key]))
+        return tensor
+
+    def kept(self, values: Mapping[str, Any]) -> Any:
+        """What is kept of it: a number or a tensor; None if nothing is."""
+        kept = values.get(self.key)
+        return kept if self.at is None or kept is None else kept[self.at]
+
+    @property
+    def largest(self) -> float:
+        """The largest value it may have."""
+        # torch refuses a beta of 1: the mean it is the memory of would never learn anything.
+        return math.nextafter(1.0, 0.0) if self.key == "betas" else LARGEST
+
+    def largest_in(self, group: Mapping[str, Any]) -> float:
+        """The largest value that a param group can hold: less, where it is kept in a tensor of fewer bits."""
+        kept = self.kept(group)
+        if not isinstance(kept, torch.Tensor) or not kept.dtype.is_floating_point or kept.dtype == torch.float64:
+            return self.largest
+        numbers = torch.finfo(kept.dtype)
+        if self.key == "betas":
+            return float(1.0 - numbers.eps / 2.0)  # the largest below 1
+        return self.largest if kept.dtype == torch.float32 else min(self.largest, float(numbers.max))
+
+    @property
+    def allowed(self) -> str:
+        """What its values are, as the end of the sentence "the <name> must be ..."."""
+        return "a finite number >= 0" if self.largest > 1 else "a number >= 0 and < 1"
+
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence."""
+        return "learning rate" if self.name == "lr" else self.name.replace("_", " ")
+
+
+LEARNING_RATE = HyperParameter("lr", "lr")
+
+
+def has_hyper_parameter(name: str, optimizer: Optimizer) -> bool:
+    """Whether any of an optimizer's param groups has such a number; of one without groups, whether its defaults do."""
+    groups = optimizer.param_groups or [getattr(optimizer, "defaults", {})]
+    return any(HyperParameter.of(name, group) is not None for group in groups)
+
+
+def check_hyper_parameter(name: str, optimizer: Optimizer, groups: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse a hyper-parameter that none of some param groups has.
+
+    Raises:
+        InvalidArgument: none has; the message says what they have, or that the optimizer chooses its own learning rate.
+    """
+    groups = list(groups)
+    if any(HyperParameter.of(name, group) is not None for group in groups):
+        return
+    kind = type(optimizer).__name__
+    if any(name in group and group[name] is None for group in groups):
+        raise InvalidArgument(
+            f"{name} of {kind}",
+            None,
+            "a number, for a schedule to drive",
+            f"{kind} computes its own steps while {name} is None. Build it with a number (Adafactor of transformers: "
+            "relative_step=False, scale_parameter=False), or choose other optimizers or groups by Assign.",
+        )
+    names = [key for group in groups for key in group if key != "params" and HyperParameter.of(key, group)]
+    names += [beta for beta in ("momentum", *_BETAS) for group in groups if HyperParameter.of(beta, group)]
+    allowed = f"a number in the param groups of {kind}: {', '.join(dict.fromkeys(names))}"
+    raise InvalidArgument("Assign.to", name, allowed)

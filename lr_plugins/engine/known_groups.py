@@ -1,0 +1,197 @@
+"""The param groups of an optimizer, known again when another dictionary takes the place of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lr_plugins.engine.hyperparameter import HyperParameter
+
+Group = dict[str, Any]
+
+
+@dataclass(eq=False)
+class KnownGroup:
+    """A param group, and what is remembered of it.
+
+    Args:
+        group: the dictionary that the optimizer has now.
+        at: its index when it came; the pieces of a group that was split have that of the group.
+        name: its name then, if it had one.
+        owns: what it was built with.
+        bases: the optimizer's own values then.
+        written: what was written to it last.
+        series: what its series are called after the hyper-parameter: `""` or `"/backbone"`. None: not named yet.
+        begun: the optimizer step and the epoch at which it came.
+        copies: the dictionaries of optimizers within, which hold the same parameters.
+    """
+
+    group: Group
+    at: int
+    name: str | None = None
+    owns: dict[HyperParameter, float] = field(default_factory=dict)
+    bases: dict[HyperParameter, float] = field(default_factory=dict)
+    written: dict[HyperParameter, float] = field(default_factory=dict)
+    series: str | None = None
+    begun: tuple[int, int] = (0, 0)
+    copies: list[Group] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> set[int]:
+        """The identities of its parameters."""
+        return {id(parameter) for parameter in self.group["params"]}
+
+    @property
+    def used(self) -> Group:
+        """The dictionary whose values a step uses: that of the innermost optimizer."""
+        return self.copies[-1] if self.copies else self.group
+
+    def holds(self, hyper: HyperParameter) -> bool:
+        """Whether it holds what was written to it last."""
+        written = self.written.get(hyper)
+        return written is not None and math.isclose(hyper.read(self.group), written, rel_tol=1e-6)
+
+    def as_group(self, group: Group) -> KnownGroup:
+        """The same for another dictionary: one that was put in its place, or a piece of it."""
+        return dataclasses.replace(
+            self,
+            group=group,
+            owns=dict(self.owns),
+            bases=dict(self.bases),
+            written=dict(self.written),
+            copies=[],
+        )
+
+
+class _ByIdentity:
+    """What is known of objects, for as long as they live. They need neither a hash nor a sense of who is equal."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], list[KnownGroup]]] = {}
+
+    def get(self, one: Any) -> list[KnownGroup]:
+        reference, known = self._known.get(id(one), (None, []))
+        return known if reference is not None and reference() is one else []
+
+    def put(self, one: Any, known: list[KnownGroup]) -> None:
+        key = id(one)
+        try:
+            reference = weakref.ref(one, lambda _: self._known.pop(key, None))
+        except TypeError:  # an object with slots may have no room for them
+            return
+        self._known[key] = reference, known
+
+
+_KNOWN = _ByIdentity()
+
+
+def remembered(optimizer: Any) -> list[KnownGroup]:
+    """What is remembered of an optimizer's groups."""
+    return _KNOWN.get(optimizer)
+
+
+def remember(optimizer: Any, groups: Iterable[KnownGroup]) -> None:
+    """Keep it for as long as the optimizer lives."""
+    _KNOWN.put(optimizer, list(groups))
+
+
+def groups_of(optimizer: Any, within: Sequence[Any]) -> list[Group]:
+    """The param groups of an optimizer, and those that only the optimizers within it have."""
+    groups = list(optimizer.param_groups)
+    mine = {id(parameter) for group in groups for parameter in group["params"]}
+    for one in within:
+        groups += [
+            group
+            for group in one.param_groups
+            if not any(group is known for known in groups) and not mine & {id(each) for each in group["params"]}
+        ]
+    return groups
+
+
+def find_copies(groups: Sequence[KnownGroup], within: Sequence[Any]) -> None:
+    """Find what optimizers within keep for the same parameters in dictionaries of their own, and split it alike."""
+    owner = {id(parameter): known for known in groups for parameter in known.group["params"]}
+    mine = {id(known.group) for known in groups}
+    for known in groups:
+        known.copies = []
+    for optimizer in within:
+        found: list[Group] = []
+        for group in optimizer.param_groups:
+            places: dict[KnownGroup, list[int]] = {}
+            for index, parameter in enumerate(group["params"]):
+                if id(group) not in mine and id(parameter) in owner:
+                    places.setdefault(owner[id(parameter)], []).append(index)
+            pieces = {known: {**group, **chosen_parameters(group, which)} for known, which in places.items()}
+            if len(pieces) < 2:
+                pieces = dict.fromkeys(pieces, group)
+            for known, piece in pieces.items():
+                known.copies.append(piece)
+            found += pieces.values() if len(pieces) > 1 else [group]
+        if len(found) > len(optimizer.param_groups):
+            optimizer.param_groups[:] = found
+
+
+def chosen_parameters(group: Group, which: Sequence[int]) -> Group:
+    """A group's parameters, and what it keeps for each of them, at some places."""
+    return {key: [group[key][index] for index in which] for key in ("params", "param_names") if key in group}
+
+
+def match_groups(groups: list[Group], known: list[KnownGroup], begun: tuple[int, int] = (0, 0)) -> list[KnownGroup]:
+    """What is known of each of the groups; of those that are new, that they are there.
+
+    A group is known by its dictionary; or else by its parameters, if those were in one that is there no more, as after
+    `load_state_dict`.
+
+    Args:
+        groups: those that there are now.
+        known: what is remembered; of a group that was replaced, the new dictionary is taken.
+        begun: the optimizer step and the epoch at which those come that are new.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.zeros(1))
+        >>> [group] = match_groups([{"params": [weight], "lr": 0.1}], [])
+        >>> [same] = match_groups([{"params": [weight], "lr": 0.2}], [group])
+        >>> same is group, group.group["lr"]
+        (True, 0.2)
+    """
+    by_dictionary = {id(one.group): one for one in known}
+    there = {id(group) for group in groups}
+    gone = [one for one in known if id(one.group) not in there]
+    by_parameter = {parameter: one for one in gone for parameter in one.parameters}
+    following = max((one.at for one in known), default=-1) + 1
+    found: list[KnownGroup] = []
+    for group in groups:
+        one = by_dictionary.get(id(group))
+        if one is None:
+            one = next((by_parameter[id(each)] for each in group["params"] if id(each) in by_parameter), None)
+            if one is None:
+                one, following = KnownGroup(group, following, group.get("name"), begun=begun), following + 1
+            elif one in found:  # what was one group are several now
+                one = one.as_group(group)
+                one.series = None
+            else:
+                one.group = group
+        found.append(one)
+    return found
+
+
+def name_series(groups: list[KnownGroup]) -> None:
+    """Name the series of those that have no name yet: by the group's name, or else by its index.
+
+    A group that is alone needs no name, and has none when others come later.
+    """
+    taken = {one.series for one in groups if one.series is not None}
+    if not taken and len(groups) == 1:
+        groups[0].series = ""
+        return
+    names = [str(one.group.get("name", index)) for index, one in enumerate(groups)]
+    for index, (one, name) in enumerate(zip(groups, names, strict=True)):
+        if one.series is None:
+            alone = names.count(name) == 1 and f"/{name}" not in taken
+            one.series = f"/{name}" if alone else f"/{name}-{index}"
+            taken.add(one.series)

@@ -1,0 +1,194 @@
+"""What an optimizer really uses: its steps, counted where they happen, and the learning rate of each."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch.optim import Optimizer
+
+from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter
+from lr_plugins.engine.known_groups import (
+    KnownGroup,
+    find_copies,
+    groups_of,
+    match_groups,
+    name_series,
+    remember,
+    remembered,
+)
+from lr_plugins.engine.real_steps import RealSteps
+from lr_plugins.engine.step_hooks import optimizers_within
+from lr_plugins.engine.trace import Series, Trace
+
+
+class Column(NamedTuple):
+    """What is read before each step, and where it is recorded."""
+
+    read: Callable[[], float]
+    note: Callable[[float], None]
+
+
+class Recorder(RealSteps):
+    """Follows one optimizer: counts its real steps, and records the learning rate that each of them uses.
+
+    It counts inside the optimizer's step, so the count is that of the steps taken, under gradient accumulation, in
+    manual optimization and with a scaler that skips steps. It reads the values at that moment, from the groups that
+    the optimizer then has.
+
+    Args:
+        optimizer: the optimizer to follow.
+        suffix: what the names of its series have after the hyper-parameter's: `""`, or `"/SGD-0"`.
+        instead_of: the recorder of another optimizer, in whose place this one comes during the run. Default None.
+    """
+
+    def __init__(self, optimizer: Optimizer, suffix: str = "", instead_of: Recorder | None = None) -> None:
+        super().__init__(optimizer)
+        self._kept = optimizer  # alive
+        self.step: int = 0 if instead_of is None else instead_of.step  # steps taken
+        self.suffix = suffix
+        self.groups: list[KnownGroup] = []
+        self._gone: list[KnownGroup] = []  # that may come back
+        self._trace = Trace()
+        self._bound: list[tuple[Any, list[Any]]] = []  # optimizers, with the groups that they had
+        self._sizes: list[list[int]] = []  # and how many parameters those had
+        self._doubtful = False  # something steps within its steps that could not be followed
+        self._recorded = [LEARNING_RATE.name]
+        self._columns: list[Column] | None = None
+        self._used: list[float] = []  # by the step under way
+        if instead_of is not None:
+            remember(optimizer, instead_of.known_groups())
+        else:
+            for known in remembered(optimizer):
+                known.series, known.begun = None, (0, 0)
+
+    def known_groups(self) -> list[KnownGroup]:
+        """What is known of the groups, for another optimizer that comes in the place of this one."""
+        return [known.as_group(known.group) for known in self.groups]
+
+    def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
+        """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`.
+
+        Steps that are taken while `away` says yes are not those of the run.
+        """
+        self._trace, self.step, self._columns = trace, step, None
+        self.follow(away)
+
+    def follow_within(self) -> None:
+        """Follow what the optimizer holds by now, too."""
+        super().follow_within()
+        self._forget_groups()  # those of what has come are to be looked at, too
+
+    def doubt(self) -> None:
+        """Note that something that could not be followed changes the weights within its steps."""
+        self._doubtful = self._doubtful or bool(self._under_way)
+
+    @property
+    def recorded(self) -> Sequence[str]:
+        """The hyper-parameters that are recorded."""
+        return self._recorded
+
+    def learning_rates(self) -> Iterator[tuple[str, Series]]:
+        """What has been recorded of the learning rates of the groups that there are now, by name."""
+        for known in self.groups:
+            name = f"{LEARNING_RATE.name}{self.suffix}{known.series}"
+            if name in self._trace:
+                yield name, self._trace[name]
+
+    # --- param groups -----------------------------------------------------------------------------------------
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the optimizer's groups are those that were taken."""
+        for optimizer, groups in self._bound:
+            now = optimizer.param_groups
+            if len(now) != len(groups) or not all(map(operator.is_, now, groups)):
+                return False
+        return bool(self._bound)
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether these have as many parameters as they had: more may have been put into one."""
+        return all(
+            [len(group["params"]) for group in groups] == sizes
+            for (_, groups), sizes in zip(self._bound, self._sizes, strict=True)
+        )
+
+    def _take_groups(self) -> None:
+        """Take the groups as they are: more may have come, others may be in their places."""
+        within, known = optimizers_within(self.optimizer), self.groups or remembered(self.optimizer)
+        self.groups = match_groups(groups_of(self.optimizer, within), [*known, *self._gone])
+        self._gone = [one for one in [*known, *self._gone] if one not in self.groups]
+        find_copies(self.groups, within)
+        remember(self.optimizer, self.groups)
+        self._bind()
+
+    def _forget_groups(self) -> None:
+        """Have the groups looked at anew at the next occasion."""
+        self._bound = []
+
+    def _bind(self) -> None:
+        everyone = [self.optimizer, *optimizers_within(self.optimizer)]
+        self._bound = [(one, list(one.param_groups)) for one in everyone]
+        self._sizes = [[len(group["params"]) for group in groups] for _, groups in self._bound]
+        self._columns = None
+
+    # --- a step -----------------------------------------------------------------------------------------------
+
+    def new_batch(self) -> None:
+        """Forget steps that an error has ended, and see whether parameters have been put into a group."""
+        self._under_way.clear()
+        if self._bound and not self.has_parameters:
+            self._forget_groups()
+
+    def _begin_step(self) -> None:
+        if not self.has_groups:
+            self._take_groups()
+        self._read()
+
+    def _read(self) -> None:
+        if self._columns is None:
+            self._columns = list(self._open())
+        self._used = [read() for read, _ in self._columns]
+
+    def _open(self) -> Iterator[Column]:
+        """What is to be read before each step, and where it is recorded."""
+        name_series(self.groups)
+        for what in self._recorded:
+            for known in self.groups:
+                hyper = HyperParameter.of(what, known.group)
+                if hyper is not None:
+                    yield self._column_of(hyper, known)
+
+    def _column_of(self, hyper: HyperParameter, known: KnownGroup) -> Column:
+        series = self._trace.series(self._name(hyper, known), self.step)
+        series.part()  # from whatever a schedule has driven before
+        return Column(self._as_used(hyper, lambda: hyper.read(known.used)), series.append)
+
+    def _as_used(self, hyper: HyperParameter, read: Callable[[], float]) -> Callable[[], float]:
+        """Read what a step uses: an optimizer may decay its learning rates by itself, as Keras' SGD does."""
+        everyone = [self.optimizer, *optimizers_within(self.optimizer)] if hyper == LEARNING_RATE else []
+        factors = [one.learning_rate_factor for one in everyone if decays_by_itself(one)]
+        return (lambda: read() * factors[-1]()) if factors else read
+
+    def _name(self, hyper: HyperParameter, known: KnownGroup) -> str:
+        return f"{hyper.name}{self.suffix}{known.series}"
+
+    def _end_step(self) -> None:
+        self._record()
+        self.step += 1
+        self._stepped()
+
+    def _record(self) -> None:
+        # Now that the step has happened.
+        for column, value in zip(self._columns or (), self._used, strict=True):
+            column.note(value)
+
+    def _stepped(self) -> None:
+        """What is to be done once a step has been taken."""
+
+
+def decays_by_itself(optimizer: Any) -> bool:
+    """Whether an optimizer multiplies the learning rates in its groups by a factor of its own at each step."""
+    return callable(getattr(optimizer, "learning_rate_factor", None))

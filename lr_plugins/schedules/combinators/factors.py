@@ -1,0 +1,86 @@
+"""What a schedule has to be to serve as a factor of a learning rate."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules.combinators.combine import Combination, Product
+from lr_plugins.schedules.metric_driven.base import MetricDriven
+from lr_plugins.schedules.schedule import Schedule
+from lr_plugins.schedules.shapes.constant import Constant
+from lr_plugins.schedules.shapes.function import FunctionSchedule
+
+_OF_ALL = "A bound of the learning rate itself is one of the whole product: (a * b).at_least({:g}), or at_most."
+
+
+def check_factor(factor: Schedule, of: Schedule | None = None) -> None:
+    """Refuse learning rates as bounds in a factor: there, only multiples of where it begins have a meaning.
+
+    Args:
+        factor: the schedule that serves as a factor.
+        of: the schedule that gives the learning rate, if one is known.
+
+    Raises:
+        InvalidArgument: a floor or a ceiling in it is a learning rate.
+    """
+    start = None if of is None else initial_of(of)
+    for part in _leaves(factor):
+        for name in part.bounds if isinstance(part, MetricDriven) else ():
+            limit = getattr(part, name)
+            if isinstance(limit, float) and limit:
+                allowed = 'a multiple of where it begins, such as "0.01x", for a schedule that is a factor'
+                meant = f'Did you mean "{limit / start:.12g}x"? ' if start else ""
+                raise InvalidArgument(f"{type(part).__name__}.{name}", limit, allowed, meant + _OF_ALL.format(limit))
+
+
+def warn_of_factors(product: Product) -> None:
+    """Warn, where the product is written, of factors that name another learning rate than 1 to begin with.
+
+    A number or a function is a factor as it stands, and a rise to 1 begins below it.
+    """
+    first = initial_of(product.parts[0])
+    for index in range(1, len(product.parts)):
+        begin, head = initial_of(product.parts[index]), _head(product.parts[index])
+        rises = getattr(head, "end_learning_rate", None) == 1.0
+        if begin in (None, 1.0) or rises or isinstance(head, (Constant, FunctionSchedule)):
+            continue
+        times = "" if first is None else f": {first:g} * {begin:g} = {first * begin:g}"
+        told = (
+            f"Product.schedules[{index}] ({type(head).__name__}) is a factor, and begins at {begin:g} instead of 1, so "
+            f"that the product does not begin at the learning rate of its first schedule{times}. Leave the learning "
+            f"rate of the factor out; or, if that is meant, write {begin:g} * ..."
+        )
+        warnings.warn(told, stacklevel=_outside())
+
+
+def initial_of(schedule: Schedule) -> float | None:
+    """The learning rate that a schedule names to begin with; None where it names none."""
+    begin: float | None = getattr(_head(schedule), "initial_learning_rate", None)
+    return begin
+
+
+def _head(schedule: Schedule) -> Schedule:
+    """The part of a combination that gives its first learning rate."""
+    if not isinstance(schedule, Combination) or "initial_learning_rate" in vars(schedule):
+        return schedule
+    heads = (part for index, part in enumerate(schedule.parts) if not schedule.gives_factor(index))
+    return _head(next(heads, schedule.parts[0]))
+
+
+def _leaves(schedule: Schedule) -> Iterator[Schedule]:
+    if isinstance(schedule, Combination):
+        for part in schedule.parts:
+            yield from _leaves(part)
+    else:
+        yield schedule
+
+
+def _outside() -> int:
+    """How many frames up from the caller the first line is that is not of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("lr_plugins."):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -1,0 +1,1 @@
+"""Schedules that observe a metric."""

@@ -1,0 +1,104 @@
+"""Schedules as plain values, for JSON, yaml and Hydra, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lr_plugins.checkpoint_state import DEPTH, is_plain
+from lr_plugins.errors import InvalidArgument, described
+from lr_plugins.renamed import in_todays_words
+from lr_plugins.schedules.duration import Duration
+from lr_plugins.schedules.schedule import Schedule, defined_schedule, public_name
+
+TARGET = "_target_"  # Hydra's name for what to build, so that Hydra can build it as well
+
+
+def to_config(schedule: Schedule, functions_by_name: bool = False) -> dict[str, Any]:
+    """A schedule as numbers, texts, lists and dictionaries: `{"_target_": dotted name, argument: value, ...}`.
+
+    Args:
+        schedule: the schedule, of whatever depth.
+        functions_by_name: put `{"_function_": name}` for a function, to compare by; there is no way back from it.
+            Default false.
+
+    Raises:
+        InvalidArgument: it holds a function, which has no plain form.
+
+    Example:
+        >>> from lr_plugins import StepDecay
+        >>> to_config(StepDecay(0.1, drop=0.5, every="10ep") * 2.0)["schedules"][1]
+        {'_target_': 'lr_plugins.schedules.Constant', 'initial_learning_rate': 2.0}
+    """
+    kind = type(schedule)
+    arguments = {
+        name: _plain(value, f"{kind.__name__}.{name}", functions_by_name) for name, value in schedule.config().items()
+    }
+    return {TARGET: public_name(kind), **arguments}
+
+
+def from_config(config: Mapping[str, Any]) -> Schedule:
+    """The schedule of a dictionary that `to_config` made.
+
+    The dictionary may come from a file that is not to be trusted, such as a checkpoint: nothing is imported or called
+    by name but the classes of schedules of this package, and those that the program has defined or imported already.
+    A class of yours is known from its definition on: import the module that has it before.
+
+    Args:
+        config: the dictionary; `_target_` names a class of schedules.
+
+    Raises:
+        InvalidArgument: it names none that is known, its arguments do not fit, or it is nested too deeply.
+
+    Example:
+        >>> from_config({"_target_": "lr_plugins.schedules.StepDecay", "initial_learning_rate": 0.1, "every": "5ep"})
+        StepDecay(initial_learning_rate=0.1, drop=0.5, every='5ep')
+    """
+    if not is_plain(config, objects=True):
+        raise InvalidArgument(
+            "the configuration", described("a deeper or larger one"), f"one nested at most {DEPTH} deep"
+        )
+    return _from_config(in_todays_words(config))
+
+
+def _plain(value: Any, field: str, functions_by_name: bool) -> Any:
+    if isinstance(value, Schedule):
+        return to_config(value, functions_by_name)
+    if isinstance(value, Duration):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(one, field, functions_by_name) for one in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if functions_by_name:
+        kind = type(value)
+        known = getattr(value, "__qualname__", f"an instance of {kind.__module__}.{kind.__qualname__}")
+        return {"_function_": f"{getattr(value, '__module__', '')}.{known}"}
+    raise InvalidArgument(field, value, "a plain value to be written down", "A function has none; name its formula.")
+
+
+def _from_config(config: Any) -> Schedule:
+    target = config.get(TARGET) if isinstance(config, Mapping) else None
+    kind = _class(target)
+    try:
+        schedule: Schedule = kind(**{name: _built(value) for name, value in config.items() if name != TARGET})
+    except InvalidArgument:
+        raise
+    except Exception as error:  # of a value that no argument can be
+        raise InvalidArgument(f"the configuration of {target}", dict(config), "its arguments", str(error)) from error
+    return schedule
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping) and TARGET in value:
+        return _from_config(value)
+    return [_built(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _class(target: object) -> type[Schedule]:
+    found = defined_schedule(target) if isinstance(target, str) else None
+    if found is None:
+        allowed = "the dotted name of a schedule, e.g. lr_plugins.schedules.StepDecay"
+        hint = "Of a class of yours, import the module that defines it first." if isinstance(target, str) else ""
+        raise InvalidArgument(TARGET, described(ascii(target)[:100]), allowed, hint)
+    return found

@@ -1,0 +1,1 @@
+"""Schedules of time, one formula per file."""

@@ -1,0 +1,147 @@
+"""What a schedule gives at any step of a run that has not begun: stretch by stretch, between the times it observes."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lr_plugins.errors import ImpossibleValue, InvalidArgument, shown
+from lr_plugins.schedules.numerics import FEW
+from lr_plugins.schedules.position import Position, RunLength
+from lr_plugins.schedules.schedule import Schedule, State
+from lr_plugins.simulation.metric_courses import Course, Occasion, Pretended, Validations, occasions
+from lr_plugins.validation import ENDS, LARGEST
+
+Steps = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+_MOST_OCCASIONS = 100_000  # at which a schedule observes, one after the other
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is known of a run before it begins.
+
+    Args:
+        run: its length; the steps of the whole run are known.
+        metrics: the course to assume for each metric that is followed.
+        validations: when it validates. Default None: never.
+        measured: metrics that are measured at the begin of each epoch.
+    """
+
+    run: RunLength
+    metrics: Mapping[str, Course] = field(default_factory=dict)
+    validations: Validations | None = None
+    measured: frozenset[str] = frozenset()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        assert self.run.steps is not None
+        return int(self.run.steps)
+
+
+class Stretch(NamedTuple):
+    """Steps between which a schedule remembers the same.
+
+    Attributes:
+        first: the first step.
+        end: the one after the last.
+        state: what is remembered.
+        decided: what was decided for it, by step.
+    """
+
+    first: int
+    end: int
+    state: State
+    decided: list[tuple[int, str]]
+
+
+class Stretches:
+    """The stretches of a run, and the values in them.
+
+    Args:
+        schedule: the schedule.
+        planned: the run.
+        base: the optimizer's own value, if known.
+    """
+
+    def __init__(self, schedule: Schedule, planned: Planned, base: float | None) -> None:
+        self._schedule, self._planned, self._base = schedule, planned, base
+        self._all = list(self._walk())
+        self._firsts = [one.first for one in self._all]
+
+    @property
+    def decisions(self) -> tuple[tuple[int, str], ...]:
+        """What a schedule that follows metrics decides, by the step that comes after."""
+        return tuple(decision for one in self._all for decision in one.decided)
+
+    def values(self, steps: Steps, block: int = FEW) -> Values:
+        """The values of some steps, shape (n,).
+
+        Args:
+            steps: increasing, shape (n,), n >= 1.
+            block: steps at a time. Default: as many as are bit for bit what a training uses.
+
+        Raises:
+            TrainingError: a value is none that a learning rate can have, or cannot be told.
+        """
+        found = np.empty(steps.shape)
+        some = slice(bisect_right(self._firsts, steps[0]) - 1, bisect_left(self._firsts, steps[-1] + 1))
+        for one in self._all[some]:
+            begin, end = np.searchsorted(steps, (one.first, one.end)).tolist()
+            for at in range(begin, end, block):
+                which = slice(at, min(at + block, end))
+                found[which] = self._schedule(self._planned.run.position(steps[which], self._base), one.state)
+        _check(steps, found, self._schedule)
+        return found
+
+    def after_the_end(self) -> float:
+        """The value that would follow the last step."""
+        position = self._planned.run.position(self._planned.steps, self._base)
+        return float(self._schedule(position, self._all[-1].state))
+
+    def _walk(self) -> Iterator[Stretch]:
+        schedule, planned = self._schedule, self._planned
+        state, first = schedule.start(), 0
+        decided: list[tuple[int, str]] = []
+        pretended = Pretended(planned.metrics, planned.steps, planned.validations is not None, planned.measured)
+        for occasion in _occasions(schedule, planned) if state is not None else ():
+            position = Position(occasion.step, occasion.epoch, planned.run, self._base)
+            observed = schedule.observe(state, position, pretended.observation(occasion))
+            if observed == state:
+                continue
+            if occasion.step > first:
+                yield Stretch(first, occasion.step, state, decided)
+                first, decided = occasion.step, []
+            changes = schedule.changes(state, observed)
+            decided += [(occasion.step, change.verb + (f" ({change.why})" if change.why else "")) for change in changes]
+            state = observed
+        yield Stretch(first, planned.steps, state, decided)
+
+
+def _occasions(schedule: Schedule, planned: Planned) -> Iterator[Occasion]:
+    per_epoch = planned.run.steps_per_epoch
+    if per_epoch is None:
+        raise InvalidArgument("steps_per_epoch", None, "told, because this schedule looks at epochs")
+    whens = {monitor.when for monitor in schedule.monitors}
+    for count, occasion in enumerate(occasions(planned.steps, int(per_epoch), whens, planned.validations)):
+        if count == _MOST_OCCASIONS:
+            allowed = f"short enough for at most {_MOST_OCCASIONS:,} occasions, where a schedule observes"
+            hint = "Look at a shorter run, or let it observe less often."
+            raise InvalidArgument("the run", f"{planned.steps:,} steps", allowed, hint)
+        if occasion.step < planned.steps:
+            yield occasion
+
+
+def _check(steps: Steps, values: Values, schedule: Schedule) -> None:
+    """Refuse what is too large for a training to use; all else the schedule itself has seen to."""
+    if values.size and values.max() > LARGEST:
+        at = int(np.argmax(values > LARGEST))
+        value, when = repr(float(values[at])), f"at step {steps[at]}, and {ENDS}"
+        raise ImpossibleValue("learning rate", "a finite number >= 0", value, when, shown(schedule))

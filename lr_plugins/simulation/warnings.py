@@ -1,0 +1,131 @@
+"""What in a plan usually is a mistake: one line each, with the numbers, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from lr_plugins.schedules.milestones import END, FLOOR, MILESTONE, PERIOD, POINT, WARMUP, Moment
+from lr_plugins.schedules.position import RunLength
+from lr_plugins.schedules.rules_of_thumb import fall_line
+from lr_plugins.simulation.plan import Plan
+
+TINY = 1e-8
+"""A learning rate below which nothing is learnt any more."""
+
+_LONG = 0.05  # a share of the run that is worth a word
+
+
+def mistakes(plan: Plan, run: RunLength, follows_metrics: bool) -> Iterator[str]:
+    """The warnings about the plan of a learning rate.
+
+    Args:
+        plan: the plan.
+        run: how long the run will be.
+        follows_metrics: whether its course is that of an assumed metric: then its fall says nothing.
+    """
+    told: dict[str, str] = {}
+    for moment in plan.moments:
+        if moment.argument and moment.share is not None and (line := _CHECKS[moment.kind](moment, moment.share, run)):
+            told.setdefault(moment.argument, line)
+    yield from told.values()
+    early = [moment for moment in plan.moments if moment.kind == END and moment.argument in told and moment.at.size]
+    if not early:
+        yield from _tiny(plan, run)
+    # Where it starts depends on the network, which a preview does not know: a fit says it.
+    if not follows_metrics and (line := fall_line(float(plan.values.max()), plan.end)):
+        yield line
+
+
+def _past(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share < 1:
+        return None
+    return f"{moment.argument} is never reached: {_whose(moment, run)} has {length(moment.run)}; {_instead(moment)}"
+
+
+def _point(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share <= 1:
+        return None
+    return (
+        f"{moment.argument} is past the end: {_whose(moment, run)} has {length(moment.run)} and sees "
+        f"{100 / share:.3g} % of the way; 100% is the whole of it"
+    )
+
+
+def _end(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share > 1 or not moment.stays or share > 1 - _LONG:
+        return _point(moment, share, run)
+    return (
+        f"{moment.argument} ends after {100 * share:.3g} % of {_whose(moment, run)} ({length(moment.run)}), and "
+        "nothing changes after it; 100% lasts to the end"
+    )
+
+
+def _warmup(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share < 1:
+        return None
+    return (
+        f"{moment.argument} is as long as {_whose(moment, run)} ({length(moment.run)}) or longer: it never ends, and "
+        "what follows never begins; 5% is usual"
+    )
+
+
+def _period(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share < 1:
+        return None
+    return (
+        f"{moment.argument} has not passed when {_whose(moment, run)} ends ({length(moment.run)}): what comes after "
+        f"it is never seen; {_instead(moment)}"
+    )
+
+
+def _floor(moment: Moment, share: float, run: RunLength) -> str | None:
+    if share < 1:
+        return None
+    return (
+        f"{moment.argument} is above all that the schedule gives in {_whose(moment, run)} ({length(moment.run)}): lr "
+        "never moves; give a lower floor, or a schedule that begins above it"
+    )
+
+
+def _instead(moment: Moment) -> str:
+    return "keep it below 100%" if moment.argument.endswith("%") else "give it in percent"
+
+
+_CHECKS: dict[str, Callable[[Moment, float, RunLength], str | None]] = {
+    MILESTONE: _past,
+    POINT: _point,
+    END: _end,
+    WARMUP: _warmup,
+    PERIOD: _period,
+    FLOOR: _floor,
+}
+
+
+def _tiny(plan: Plan, run: RunLength) -> Iterator[str]:
+    large = np.flatnonzero(plan.values >= TINY)
+    first = int(large[-1]) + 1 if large.size else 0
+    if first >= plan.steps.size or not run.steps:
+        return
+    left = (run.steps - int(plan.steps[first])) / run.steps
+    if left > _LONG:
+        yield (
+            f"lr is below {TINY:g} from step {plan.steps[first]} on, for the last {100 * left:.3g} % of the run, in "
+            "which nothing is learnt; let it fall more slowly, or give it a floor (at_least)"
+        )
+
+
+def _whose(moment: Moment, run: RunLength) -> str:
+    return "the run" if (moment.run.steps, moment.run.epochs) == (run.steps, run.epochs) else "its part of the run"
+
+
+def length(run: RunLength) -> str:
+    """How long a run is, in words.
+
+    Example:
+        >>> length(RunLength.of(steps_per_epoch=45, epochs=10))
+        '10 epochs, 450 steps'
+    """
+    counts = ((run.epochs, "epoch"), (run.steps, "step"))
+    return ", ".join(f"{count:g} {unit}{'' if count == 1 else 's'}" for count, unit in counts if count is not None)

@@ -1,0 +1,180 @@
+"""Checks of constructor arguments: what is received is what it should be, or one clear error says what is allowed."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+import re
+import sys
+from collections.abc import Iterable
+from numbers import Integral, Real
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.paths import from_start
+
+LARGEST = 3.4028235677973362e38
+"""The largest value of a hyper-parameter: rounds to the largest number of single precision, which parameters have."""
+
+ENDS = f"single precision ends at {LARGEST:.6g}"
+"""Why a finite number is too large, as a part of a sentence."""
+
+_SMALLEST = sys.float_info.min
+"""The smallest number with all its digits, and the smallest whose reciprocal is sure to be finite."""
+
+
+def number(
+    field: str,
+    value: object,
+    allowed: str,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+) -> float:
+    """A finite number within bounds, as a float.
+
+    A number that must be above 0 may be divided by: its reciprocal is a finite number, too.
+
+    Args:
+        field: the dotted name the user knows the setting by.
+        value: what was received.
+        allowed: what is allowed, as the end of the sentence "<field> must be ...".
+        above: the number is greater than this. Default -inf.
+        at_least: the number is not less than this. Default -inf.
+        at_most: the number is not greater than this. Default inf.
+
+    Raises:
+        InvalidArgument: it is not such a number; the message says what is `allowed`.
+
+    Example:
+        >>> number("StepDecay.drop", 1, "a finite number > 0", above=0.0)
+        1.0
+    """
+    result = as_float(value)
+    if result is None or not math.isfinite(result) or result <= above or not at_least <= result <= at_most:
+        raise InvalidArgument(field, value, allowed)
+    if above == 0.0 and result < _SMALLEST:
+        raise InvalidArgument(field, value, allowed, f"The smallest number to compute with is {_SMALLEST:.2g}.")
+    return result
+
+
+def as_float(value: object) -> float | None:
+    """A number as a float, infinite if it is too large for one; None for what is no number."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def learning_rate(field: str, value: object, *, optional: bool = False) -> float:
+    """A learning rate: a finite number >= 0."""
+    allowed = "a finite number >= 0" + (", or null (None) for the optimizer's own" if optional else "")
+    return number(field, value, allowed, at_least=0.0)
+
+
+def tidy(value: float) -> float:
+    """10 for 10.0: whole numbers print, compare and count as the user wrote them.
+
+    A float remains where it counts more than every integer up to it: NumPy takes no larger integers.
+
+    Example:
+        >>> tidy(10.0), tidy(2.5), tidy(1e30)
+        (10, 2.5, 1e+30)
+    """
+    return int(value) if abs(value) <= 2.0**53 and value.is_integer() else value
+
+
+def choice(field: str, value: object, choices: Iterable[str]) -> str:
+    """One of some words."""
+    words = tuple(choices)
+    if not isinstance(value, str) or value not in words:
+        raise InvalidArgument(field, value, f"one of {', '.join(words)}")
+    return words[words.index(value)]  # a text of Python's own, whatever the kind of the one that was given
+
+
+def flag(field: str, value: object) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise InvalidArgument(field, value, "true or false")
+    return value
+
+
+def pattern(field: str, value: object) -> str:
+    """A regular expression for the names of parameters."""
+    allowed = "a regular expression for the names of parameters"
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(field, value, allowed)
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise InvalidArgument(field, value, f"a regular expression ({error})") from None
+    return value
+
+
+# --- whole numbers, shares, folders ---------------------------------------------------------------------------
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
+def _real(value: object) -> float:
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+
+
+def integer(field: str, value: object, minimum: int) -> int:
+    """`value` as an int >= `minimum`; a bool or a float such as 5.0 is a mistake, not a number of things."""
+    whole = _whole(value)
+    if whole is not None and whole >= minimum:
+        return whole
+    raise InvalidArgument(field, value, f"an integer >= {minimum}")
+
+
+def seed(field: str, value: object) -> int:
+    """`value` as a seed that every generator used here accepts."""
+    whole = _whole(value)
+    if whole is not None and 0 <= whole < 2**32:
+        return whole
+    raise InvalidArgument(field, value, "an integer from 0 to 2**32 - 1")
+
+
+def fraction(field: str, value: object) -> float:
+    """`value` as a share in [0, 1)."""
+    if 0 <= (real := _real(value)) < 1:
+        return real
+    raise InvalidArgument(field, value, "a number >= 0 and < 1", "0.2 is a fifth.")
+
+
+def positive(field: str, value: object) -> float:
+    """`value` as a finite number > 0."""
+    if 0 < (real := _real(value)) < math.inf:
+        return real
+    raise InvalidArgument(field, value, "a finite number > 0")
+
+
+def integers(field: str, value: object, minimum: int = 1) -> tuple[int, ...]:
+    """`value` as a tuple of at least one integer >= `minimum`; any sequence will do, Hydra's lists too."""
+    allowed = f"a list of integers >= {minimum}, at least one"
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidArgument(field, value, allowed)
+    try:
+        numbers = tuple(integer(field, item, minimum) for item in cast("Iterable[object]", value))
+    except InvalidArgument:
+        raise InvalidArgument(field, value, allowed) from None
+    if not numbers:
+        raise InvalidArgument(field, value, allowed)
+    return numbers
+
+
+def folder(field: str, value: object) -> Path:
+    """`value` as a path that stays the same, `~` expanded."""
+    if isinstance(value, (str, os.PathLike)) and os.fspath(value):
+        return from_start(value)
+    raise InvalidArgument(field, value, "the path of a folder")
