@@ -10,7 +10,7 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f'{error}. train.py needs more than the library alone: pip install -e ".[train]"') from None
 
-from lr_plugins.training.cli import explained
+from lr_plugins.training.cli import readable_errors
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -22,4 +22,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    explained(main, Path(__file__).parent / "conf")
+    readable_errors(main, Path(__file__).parent / "conf")

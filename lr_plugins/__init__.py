@@ -48,7 +48,12 @@ _HOME = {
     "preview": "lr_plugins.simulation",
 }
 
-__all__ = sorted([*_HOME, *_schedules.__all__])
+_OF_EXTENDERS = {"Change", "Monitor"}  # what a schedule of one's own is written with: `lr_plugins.schedules` has it
+
+__all__ = sorted([*_HOME, *(name for name in _schedules.__all__ if name not in _OF_EXTENDERS)])
+
+for _name in _OF_EXTENDERS:
+    del globals()[_name]
 
 
 def __getattr__(name: str) -> Any:

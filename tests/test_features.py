@@ -17,12 +17,12 @@ import pytest
 import timm.scheduler
 import torch
 import transformers
-from lr_plugins.keras.constraints import Constraints, MaxNorm
 from timm.scheduler.wsd_lr import WSDLRScheduler
 
 import lr_plugins
 from lr_plugins import RunLength, Schedule
 from lr_plugins.interop import TorchSchedule
+from lr_plugins.keras.constraints import Constraints, MaxNorm
 
 BASE, STEPS = 0.1, 1000
 RUN = RunLength.of(steps_per_epoch=100, epochs=10, batch_size=32)

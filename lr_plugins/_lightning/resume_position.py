@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lr_plugins._lightning.checkpoint_optimizers import SavedOptimizer
 from lr_plugins._lightning.compat import Trainer
 from lr_plugins._lightning.epoch_results import is_at_last_batch, is_within_epoch
-from lr_plugins.engine.driven_groups import Drive
+from lr_plugins.engine.driven_groups import DrivenGroups
 from lr_plugins.engine.hyperparameter import LEARNING_RATE
 from lr_plugins.engine.writer import Writer
 from lr_plugins.errors import TrainingError
@@ -111,8 +111,8 @@ def steps_of_each(
     return alike
 
 
-def _depends_on_step(drive: Drive, total: int) -> bool:
-    if not drive.schedule.foreseeable:
+def _depends_on_step(drive: DrivenGroups, total: int) -> bool:
+    if not drive.schedule.is_pure:
         return False
     try:
         values = {float(drive.schedule(drive.place(step, drive.base), drive.state)) for step in (0, total // 2, total)}
@@ -122,7 +122,10 @@ def _depends_on_step(drive: Drive, total: int) -> bool:
 
 
 def check_rates(
-    policy: str, drives: Sequence[tuple[int, Writer, Drive]], steps: Sequence[int], loaded: Sequence[SavedOptimizer]
+    policy: str,
+    drives: Sequence[tuple[int, Writer, DrivenGroups]],
+    steps: Sequence[int],
+    loaded: Sequence[SavedOptimizer],
 ) -> None:
     """Refuse that the learning rate jumps from what a checkpoint's optimizers have, where no plan of ours is known.
 
@@ -163,7 +166,7 @@ class _Jump(NamedTuple):
 
 
 def _jumps(
-    drives: Sequence[tuple[int, Writer, Drive]], steps: Sequence[int], loaded: Sequence[SavedOptimizer]
+    drives: Sequence[tuple[int, Writer, DrivenGroups]], steps: Sequence[int], loaded: Sequence[SavedOptimizer]
 ) -> Iterator[_Jump]:
     for index, writer, drive in drives:
         if index >= len(loaded) or len(loaded[index].rates) != len(writer.groups) or drive.hyper != LEARNING_RATE:

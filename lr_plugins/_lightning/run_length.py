@@ -80,7 +80,7 @@ def is_a(name: str, callback: object) -> bool:
     return any(one.__name__ == name for one in type(callback).__mro__)
 
 
-def left_out(callback: Callback, trainer: Trainer) -> Callable[[], bool]:
+def is_detached(callback: Callback, trainer: Trainer) -> Callable[[], bool]:
     """Whether a Trainer does without a callback of its run for the moment.
 
     Lightning's searches for a learning rate and for a batch size, which a user may start on the way, put other

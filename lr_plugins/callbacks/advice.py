@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from lightning_utilities.core import rank_zero
 
 from lr_plugins._lightning.compat import LightningModule
-from lr_plugins.engine.driven_groups import Drive, sampled_steps
+from lr_plugins.engine.driven_groups import DrivenGroups, sampled_steps
 from lr_plugins.engine.hyperparameter import LEARNING_RATE
 from lr_plugins.errors import LearningRateError
 from lr_plugins.rank_zero import rank_zero_info
@@ -24,7 +24,9 @@ def log_once(line: str) -> None:
         rank_zero_info(f"LearningRateScheduler: {line} (advice=False leaves this out)")
 
 
-def advise(module: LightningModule, drive: Drive, total_steps: float | None, say: Callable[[str], object]) -> None:
+def advise(
+    module: LightningModule, drive: DrivenGroups, total_steps: float | None, say: Callable[[str], object]
+) -> None:
     """Say where a learning rate is not as the rule of thumb has it.
 
     Args:
@@ -38,7 +40,7 @@ def advise(module: LightningModule, drive: Drive, total_steps: float | None, say
             say(line)
 
 
-def _lines(module: LightningModule, drive: Drive, total_steps: float | None) -> Iterator[str]:
+def _lines(module: LightningModule, drive: DrivenGroups, total_steps: float | None) -> Iterator[str]:
     if drive.hyper != LEARNING_RATE:
         return
     values = [drive.value, *_ahead(drive, total_steps)]
@@ -49,9 +51,9 @@ def _lines(module: LightningModule, drive: Drive, total_steps: float | None) -> 
         yield fall_line(max(values), values[-1])
 
 
-def _ahead(drive: Drive, total_steps: float | None) -> list[float]:
+def _ahead(drive: DrivenGroups, total_steps: float | None) -> list[float]:
     """Some values up to the last step; none where they are not known ahead."""
-    if total_steps is None or total_steps == float("inf") or not drive.schedule.foreseeable or drive.schedule.monitors:
+    if total_steps is None or total_steps == float("inf") or not drive.schedule.is_pure or drive.schedule.monitors:
         return []
     try:
         values = [_value_at(drive, step) for step in sampled_steps(0, total_steps - 1)]
@@ -62,7 +64,7 @@ def _ahead(drive: Drive, total_steps: float | None) -> list[float]:
         return []
 
 
-def _value_at(drive: Drive, step: int) -> float:
+def _value_at(drive: DrivenGroups, step: int) -> float:
     """The value at a step to come, in the epoch of that step."""
     place = drive.place(step, drive.base)
     if place.run.steps_per_epoch is not None:

@@ -14,7 +14,7 @@ from lr_plugins._lightning.epoch_results import are_batches_done, is_at_last_bat
 from lr_plugins._lightning.metrics import logged_since
 from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins._lightning.worker_results import bring_back
-from lr_plugins.callbacks.last_lr import UsedRate, is_scheduled
+from lr_plugins.callbacks.last_lr import LastLR, is_scheduled
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, flag, list_of, optional, real
 from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES
 from lr_plugins.errors import InvalidArgument, require
@@ -84,7 +84,7 @@ class History(ChecksState, Callback):
         """The learning rate by epoch."""
         self.is_scheduled = False
         """Whether something schedules the learning rate: only then does Keras' history have it."""
-        self._rate = UsedRate()
+        self._rate = LastLR()
         self._taken: dict[str, Tensor] = {}  # what the epochs so far have left in Lightning's dictionary
         self._waiting: dict[str, float] = {}  # logged before the checkpoint, for an epoch that was not taken yet
         self._ended: int | None = None
@@ -173,7 +173,7 @@ class History(ChecksState, Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start empty in a run's first epoch; a run that continues keeps its past."""
-        self._trainer, self._rate, self.is_scheduled = trainer, UsedRate(), is_scheduled(trainer)
+        self._trainer, self._rate, self.is_scheduled = trainer, LastLR(), is_scheduled(trainer)
         if trainer.current_epoch == 0:
             self.epoch, self.values, self.learning_rates = [], {}, {}
 

@@ -188,7 +188,7 @@ class LastCheckpoint(ChecksState, Callback):
         """Save what the run has come to."""
         self._save(trainer, BETWEEN, stopped_early=trainer.should_stop and _stops_early(trainer))
         self._commit(trainer)
-        self._let_go()
+        self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save on SIGTERM, which Lightning hears between batches; any other error may have come amid a step."""
@@ -196,7 +196,7 @@ class LastCheckpoint(ChecksState, Callback):
             if isinstance(exception, SIGTERMException):
                 self._save_between_batches(trainer)
         finally:
-            self._let_go()
+            self._release()
 
     def _save_between_batches(self, trainer: pl.Trainer) -> None:
         epochs: Any = trainer.fit_loop.epoch_progress.current
@@ -207,7 +207,7 @@ class LastCheckpoint(ChecksState, Callback):
             self._save(trainer, WITHIN)
         self._commit(trainer)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._signals is not None:
             self._signals.release()
         self._signals = None

@@ -11,7 +11,7 @@ from lr_plugins.engine.hyperparameter import LEARNING_RATE
 from lr_plugins.engine.recorder import decays_by_itself
 
 
-class UsedRate:
+class LastLR:
     """The learning rate of the first param group at the optimizer step taken last.
 
     It is that of a callback's `trace`, where there is one. Otherwise it is what stood in the optimizer when the last

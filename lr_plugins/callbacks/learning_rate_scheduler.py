@@ -29,7 +29,7 @@ from lr_plugins._lightning.metrics import Observer
 from lr_plugins._lightning.progress_bar import ShownInBar
 from lr_plugins._lightning.rank_agreement import Agreement
 from lr_plugins._lightning.resume_position import Counts, check_counts, check_rates, report_set_back, steps_of_each
-from lr_plugins._lightning.run_length import left_out, run_length
+from lr_plugins._lightning.run_length import is_detached, run_length
 from lr_plugins._lightning.stepping_optimizers import (
     CountedSteps,
     OptimizerChanges,
@@ -42,13 +42,13 @@ from lr_plugins.callbacks.scheduler_state import FORMAT, Progress, check_fields
 from lr_plugins.checkpoint_state import ChecksState
 from lr_plugins.console.keras_text import format_rate
 from lr_plugins.engine.audit import CHOICES, Audit, unknown
-from lr_plugins.engine.driven_groups import Drive, sampled_steps
-from lr_plugins.engine.epoch_starts import EpochBegins
+from lr_plugins.engine.driven_groups import DrivenGroups, sampled_steps
+from lr_plugins.engine.epoch_starts import EpochStarts
 from lr_plugins.engine.naming import series_suffixes
 from lr_plugins.engine.param_groups import Names, parameter_names
-from lr_plugins.engine.plan_change import POLICIES, Saved, settle
+from lr_plugins.engine.plan_change import POLICIES, Saved, apply_resume_policy
 from lr_plugins.engine.trace import Trace
-from lr_plugins.engine.writer import Writer, check_chosen, optimizers_of, words
+from lr_plugins.engine.writer import Writer, check_chosen, describe_targets, optimizers_of
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from lr_plugins.schedules import Position, RunLength
@@ -149,13 +149,13 @@ class LearningRateScheduler(ChecksState, Callback):
         self._retired_steps = 0  # of optimizers that are there no more
         self._ahead = 0  # epochs by which the coming step is ahead of Lightning's count
         self._counted: CountedSteps | None = None  # while training
-        self._epochs = EpochBegins()
+        self._epochs = EpochStarts()
         self._batches: float = -1  # of the epoch under way
         self._agreement = Agreement()
-        self._as_long = True  # as far as is known, the run is as long as it was to be
+        self._length_unchanged = True  # as far as is known, the run is as long as it was to be
         self._observed_until = -1  # epochs whose metrics have been observed
-        self._of_coming_epoch: list[tuple[Drive, Change]] = []  # decisions to be told at its start
-        self._left: tuple[weakref.ref[Trainer], int] | None = (
+        self._of_coming_epoch: list[tuple[DrivenGroups, Change]] = []  # decisions to be told at its start
+        self._previous_fit: tuple[weakref.ref[Trainer], int] | None = (
             None  # the last Trainer, and its count of steps at the end
         )
 
@@ -185,7 +185,10 @@ class LearningRateScheduler(ChecksState, Callback):
         self._writers = self._make_writers(stepping_optimizers(trainer))
         self._check_groups()
         if trainer.lr_scheduler_configs:
-            self._meet(trainer, f"{type(pl_module).__name__}.configure_optimizers() returns {_theirs(trainer)} as well")
+            self._handle_lr_scheduler_conflict(
+                trainer,
+                f"{type(pl_module).__name__}.configure_optimizers() returns {_lr_scheduler_names(trainer)} as well",
+            )
 
     def _check_groups(self) -> None:
         """Refuse a checkpoint whose groups are others: torch would give parameters the state of each other."""
@@ -209,7 +212,7 @@ class LearningRateScheduler(ChecksState, Callback):
         splits = any(one.splits for one in self.assignments)
         return [writer.layout.parameters() for writer in self._writers] if splits or self._restored else []
 
-    def _meet(self, trainer: Trainer, what: str) -> None:
+    def _handle_lr_scheduler_conflict(self, trainer: Trainer, what: str) -> None:
         """Go by the choice where Lightning runs schedulers of torch, too."""
         choices = "Choose on_conflict='ours' or 'theirs'. Or return the optimizer alone, or leave one of the two out."
         if self.on_conflict == "error":
@@ -221,10 +224,12 @@ class LearningRateScheduler(ChecksState, Callback):
         else:
             rank_zero_warn(f"{what}. LearningRateScheduler overrides it at every step. {choices}")
 
-    def _look_for_theirs(self, trainer: Trainer) -> None:
+    def _check_new_lr_schedulers(self, trainer: Trainer) -> None:
         """Give way to schedulers that Lightning runs from now on; they come at the begin of an epoch."""
         if self.on_conflict == "theirs" and trainer.lr_scheduler_configs and self._writers[0].active:
-            self._meet(trainer, f"{_theirs(trainer)} has come in epoch {trainer.current_epoch}")
+            self._handle_lr_scheduler_conflict(
+                trainer, f"{_lr_scheduler_names(trainer)} has come in epoch {trainer.current_epoch}"
+            )
 
     def _make_writers(self, optimizers: Sequence[Optimizer]) -> list[Writer]:
         mine = optimizers_of(list(self.assignments), optimizers)
@@ -239,7 +244,7 @@ class LearningRateScheduler(ChecksState, Callback):
     # --- optimizers that are replaced -------------------------------------------------------------------------
 
     def _replace_writers(self, trainer: Trainer, optimizers: list[Optimizer]) -> None:
-        """Drive these optimizers from now on; a new one continues at the position of the one it replaces."""
+        """DrivenGroups these optimizers from now on; a new one continues at the position of the one it replaces."""
         for unseen in self._unseen:
             unseen.end_epoch()
         before = dict(zip(self._writers, self._observers, strict=True))
@@ -273,7 +278,7 @@ class LearningRateScheduler(ChecksState, Callback):
             old.detach()
         new = Writer(optimizer, assignments, self._position, self._names, suffix, self.audit, instead_of=old)
         new.total_steps = self.run_length.steps
-        new.attach(self.trace, new.step, left_out(self, trainer))
+        new.attach(self.trace, new.step, is_detached(self, trainer))
         states = {(drive.assignment, drive.number): drive for drive in (old.drives if old is not None else ())}
         for drive in new.drives:
             known = states.get((drive.assignment, drive.number))
@@ -296,13 +301,13 @@ class LearningRateScheduler(ChecksState, Callback):
         check_lengths(trainer, self.run_length, [drive.schedule for _, drive in self._drives()])
         for writer, step in zip(self._writers, self._progress.steps, strict=True):
             writer.total_steps = self.run_length.steps
-            writer.attach(self.trace, step, left_out(self, trainer))
+            writer.attach(self.trace, step, is_detached(self, trainer))
         self._changes = OptimizerChanges(trainer, self._writers, functools.partial(self._replace_writers, trainer))
         self._told_unseen, self._retired_steps = set(), 0
         self._follow_unseen(trainer)
         self._counted = CountedSteps(trainer, sum(self._progress.steps))
         self._bar = ShownInBar(trainer, self._writers)
-        self._agreement, self._observed_until, self._as_long = Agreement(), -1, True
+        self._agreement, self._observed_until, self._length_unchanged = Agreement(), -1, True
         for monitor in self._monitors():
             if monitor.when == VALIDATION and not trainer.enable_validation:
                 raise TrainingError(
@@ -326,7 +331,7 @@ class LearningRateScheduler(ChecksState, Callback):
         restored, self._restored = self._restored, None
         loaded, self._loaded = self._loaded, None
         count, policy = len(self._writers), self.on_resume
-        goes_on = restored is None and self._goes_on(trainer) and len(self._progress.steps) == count
+        goes_on = restored is None and self._continues_fit(trainer) and len(self._progress.steps) == count
         if goes_on:
             restored = self._progress
         # A new Trainer, or one whose checkpoint was written without this callback, tells the position by itself.
@@ -341,7 +346,7 @@ class LearningRateScheduler(ChecksState, Callback):
         self._progress = restored or Progress(steps_of_each(policy, trainer, self._writers, loaded))
         if not goes_on or steps is None:
             self.trace = Trace()
-        self._epochs = EpochBegins(self._progress.begins)
+        self._epochs = EpochStarts(self._progress.begins)
         self._take_length(trainer)
         for writer, series, begun in zip(self._writers, self._progress.series, self._progress.begun, strict=False):
             writer.restore_groups(series, begun)
@@ -363,7 +368,7 @@ class LearningRateScheduler(ChecksState, Callback):
         for observer, waiting in zip(self._observers, self._progress.waiting, strict=False):
             observer.load(waiting)
 
-    def _unknown_drives(self) -> list[tuple[int, Writer, Drive]]:
+    def _unknown_drives(self) -> list[tuple[int, Writer, DrivenGroups]]:
         """Those of which a checkpoint holds no plan."""
         known = {id(drive) for key, drive in self._drives() if key in self._progress.schedules}
         gave_way = {index for index, active in enumerate(self._progress.active) if not active}
@@ -398,7 +403,7 @@ class LearningRateScheduler(ChecksState, Callback):
             check_counts(self.on_resume, trainer, then, self._progress.steps)
             return
         report_set_back(trainer, then, self._progress.steps)
-        self._progress, self._epochs = Progress([0] * count), EpochBegins()
+        self._progress, self._epochs = Progress([0] * count), EpochStarts()
         self._counted = CountedSteps(trainer, 0)
         for writer in self._writers:
             writer.step = 0
@@ -453,11 +458,11 @@ class LearningRateScheduler(ChecksState, Callback):
         drives = dict(self._drives())
         for index, step in enumerate(self._progress.steps):
             mine = {key: drive for key, drive in drives.items() if key.startswith(f"{index}/")}
-            said = settle(self.on_resume, mine, self._progress.schedules, self.run_length, step)
+            said = apply_resume_policy(self.on_resume, mine, self._progress.schedules, self.run_length, step)
             if said:
                 rank_zero_info(said)
 
-    def _drives(self) -> Iterator[tuple[str, Drive]]:
+    def _drives(self) -> Iterator[tuple[str, DrivenGroups]]:
         """All drives, by what tells them apart in a checkpoint."""
         for index, writer in enumerate(self._writers):
             for drive in writer.drives:
@@ -468,15 +473,19 @@ class LearningRateScheduler(ChecksState, Callback):
         """Steps that all optimizers have taken."""
         return self._retired_steps + sum(writer.step for writer in self._writers)
 
-    def _goes_on(self, trainer: Trainer) -> bool:
-        return self._left is not None and self._left[0]() is trainer and self._left[1] == trainer.global_step
+    def _continues_fit(self, trainer: Trainer) -> bool:
+        return (
+            self._previous_fit is not None
+            and self._previous_fit[0]() is trainer
+            and self._previous_fit[1] == trainer.global_step
+        )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Write the first value where training resumes within an epoch, whose begin is then not announced.
 
         And look who else drives, and which optimizers and param groups are there: they may have been replaced.
         """
-        self._look_for_theirs(trainer)
+        self._check_new_lr_schedulers(trainer)
         if self._changes is not None:
             self._changes.check()
         if not self._writers[0].seen_steps:
@@ -495,7 +504,7 @@ class LearningRateScheduler(ChecksState, Callback):
         self._start_epoch(trainer, pl_module)
 
     def _start_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look_for_theirs(trainer)
+        self._check_new_lr_schedulers(trainer)
         if self._changes is not None:
             self._changes.check()
         now = run_length(trainer)
@@ -504,7 +513,7 @@ class LearningRateScheduler(ChecksState, Callback):
         for unseen in self._unseen:
             unseen.end_epoch()
         self.observe_epoch(trainer, pl_module)
-        self._occur(BEGIN, {})
+        self._observe(BEGIN, {})
         for writer in self._writers:
             writer.refresh()
         if self.advice and not self._steps and self._writers[0].active:
@@ -527,11 +536,11 @@ class LearningRateScheduler(ChecksState, Callback):
     def _compare_length(self, now: RunLength, what: str, tell: Callable[[str], None] = rank_zero_warn) -> None:
         """Tell, once, if the run turns out to be of another length than the schedules have reckoned with."""
         total = self.run_length.steps
-        if not self._as_long or total is None or now.steps in (None, total):
+        if not self._length_unchanged or total is None or now.steps in (None, total):
             return
         steps = sampled_steps(0, total - 1)
-        if any(drive.schedule.foreseeable and drive.depends_on(now, steps) for _, drive in self._drives()):
-            self._as_long = False
+        if any(drive.schedule.is_pure and drive.depends_on(now, steps) for _, drive in self._drives()):
+            self._length_unchanged = False
             tell(
                 f"LearningRateScheduler: {what}; lengths in percent stay those of {total:g} steps, as the run was to "
                 "have when it began. Lengths in epochs or steps do not depend on it."
@@ -546,13 +555,13 @@ class LearningRateScheduler(ChecksState, Callback):
         for writer, observer in zip(self._writers, self._observers, strict=True):
             observer.add_loss(outputs)
             for when in observer.due(writer.step):
-                self._say(trainer.current_epoch + 1, self._decided(writer, observer.observation(when, {})))
+                self._say(trainer.current_epoch + 1, self._apply_observation(writer, observer.observation(when, {})))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe what the validation has shown."""
         if self._trainer is not None and not trainer.sanity_checking:
             self._note(VALIDATION)
-            self._say(trainer.current_epoch + 1, self._occur(VALIDATION, {}))
+            self._say(trainer.current_epoch + 1, self._observe(VALIDATION, {}))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that there has been an epoch. Its metrics are complete when the next one begins."""
@@ -592,21 +601,21 @@ class LearningRateScheduler(ChecksState, Callback):
         for name, value in measured.items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
         # A quantity measured now is the coming epoch's; a logged metric is that of the epoch before.
-        changes = self._occur(EPOCH, measured)
+        changes = self._observe(EPOCH, measured)
         names = [{monitor.metric for monitor in drive.schedule.monitors} for drive, _ in changes]
         of_coming = [observed <= {*measured} for observed in names]
         self._say(trainer.current_epoch, [one for one, coming in zip(changes, of_coming, strict=True) if not coming])
         # It belongs below the coming epoch's title, which may not have been printed yet.
         self._of_coming_epoch = [one for one, coming in zip(changes, of_coming, strict=True) if coming]
 
-    def _occur(self, when: str, measured: Mapping[str, SupportsFloat]) -> list[tuple[Drive, Change]]:
+    def _observe(self, when: str, measured: Mapping[str, SupportsFloat]) -> list[tuple[DrivenGroups, Change]]:
         """Let the schedules observe on an occasion; their decisions."""
         changes = []
         for writer, observer in zip(self._writers, self._observers, strict=True):
-            changes += self._decided(writer, observer.observation(when, measured))
+            changes += self._apply_observation(writer, observer.observation(when, measured))
         return changes
 
-    def _decided(self, writer: Writer, observation: Observation) -> list[tuple[Drive, Change]]:
+    def _apply_observation(self, writer: Writer, observation: Observation) -> list[tuple[DrivenGroups, Change]]:
         before = [drive.state for drive in writer.drives]
         for drive in writer.drives:
             if drive.state is not None:
@@ -626,7 +635,7 @@ class LearningRateScheduler(ChecksState, Callback):
         """Let go of the optimizers and the Trainer."""
         if stage == "fit" and self._restored is not None:  # the checkpoint was that of a finished run
             self._progress, self.trace = self._restored, Trace()
-            self._left = weakref.ref(trainer), trainer.global_step
+            self._previous_fit = weakref.ref(trainer), trainer.global_step
         self._restored, self._loaded = None, None
         self._release()
         audit = dataclasses.replace(self.audit, source=unknown)
@@ -635,7 +644,7 @@ class LearningRateScheduler(ChecksState, Callback):
     def _release(self) -> None:
         if self._trainer is not None:
             self._progress = self._current()
-            self._left = weakref.ref(self._trainer), self._trainer.global_step
+            self._previous_fit = weakref.ref(self._trainer), self._trainer.global_step
         for writer in self._writers:
             writer.detach()
         if self._changes is not None:
@@ -656,7 +665,7 @@ class LearningRateScheduler(ChecksState, Callback):
         (self.advice if callable(self.advice) else log_once)(line)
 
     @rank_zero_only
-    def _say(self, epoch: int, changes: Sequence[tuple[Drive, Change]]) -> None:
+    def _say(self, epoch: int, changes: Sequence[tuple[DrivenGroups, Change]]) -> None:
         if not changes or not self._writers[0].active:
             return
         for _, change in changes if self.verbose <= 0 else ():
@@ -665,7 +674,7 @@ class LearningRateScheduler(ChecksState, Callback):
         changes = [(drive, change) for drive, change in changes if self.verbose > 0 or change.asked]
         if not changes:
             return
-        what = words(self._writers)  # one hyper-parameter after the other
+        what = describe_targets(self._writers)  # one hyper-parameter after the other
         changes = sorted(changes, key=lambda one: list(what).index(one[0]))
         lines = [
             MESSAGES[self.style].format(
@@ -690,7 +699,7 @@ class LearningRateScheduler(ChecksState, Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what an epoch under way has summed up: Lightning's checkpoints do not keep it."""
         mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
-        if self._counted is not None and not left_out(self, trainer)():
+        if self._counted is not None and not is_detached(self, trainer)():
             self._counted.compare(self._steps)
         if self._trainer is not None and self._logged_monitors():
             last = is_at_last_batch(trainer)
@@ -742,10 +751,10 @@ class LearningRateScheduler(ChecksState, Callback):
         kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
         kept["audit"] = dataclasses.replace(self.audit, source=unknown)
         fit: dict[str, Any] = {"_writers": [], "_observers": [], "_unseen": [], "_names": {}}
-        return {**kept, **fit, **dict.fromkeys(("_trainer", "_bar", "_left", "_changes", "_counted"))}
+        return {**kept, **fit, **dict.fromkeys(("_trainer", "_bar", "_previous_fit", "_changes", "_counted"))}
 
 
-def _theirs(trainer: Trainer) -> str:
+def _lr_scheduler_names(trainer: Trainer) -> str:
     """The names of the schedulers that Lightning runs."""
     return ", ".join(type(one.scheduler).__name__ for one in trainer.lr_scheduler_configs)
 

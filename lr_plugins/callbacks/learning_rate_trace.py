@@ -21,7 +21,7 @@ from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.metrics import logged_since
 from lr_plugins._lightning.monitor_names import NAMES, MonitorNames
 from lr_plugins._lightning.pickling import state_without_fit
-from lr_plugins._lightning.run_length import left_out
+from lr_plugins._lightning.run_length import is_detached
 from lr_plugins._lightning.stepping_optimizers import OptimizerChanges, stepping_optimizers
 from lr_plugins._lightning.worker_results import bring_back
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
@@ -161,7 +161,7 @@ class LearningRateTrace(ChecksState, Callback):
                 recorders.append(old)
                 continue
             recorder = Recorder(optimizer, name, instead_of=old)
-            recorder.attach(self._recorded, begun if old is None else old.step, left_out(self, trainer))
+            recorder.attach(self._recorded, begun if old is None else old.step, is_detached(self, trainer))
             recorders.append(recorder)
         return recorders
 

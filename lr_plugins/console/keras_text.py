@@ -140,7 +140,7 @@ def keras3_line(logs: Mapping[str, float], elapsed: float, step_time: float, ste
 # --- progress bars --------------------------------------------------------------------------------------------
 
 
-class Moment(NamedTuple):
+class EpochProgress(NamedTuple):
     """What a progress bar shows.
 
     Args:
@@ -187,15 +187,15 @@ class Piece(NamedTuple):
 class Bar(NamedTuple):
     """How a generation of Keras draws its bar: from a moment and a width, and the width that it has there."""
 
-    draw: Callable[[Moment, int], list[Piece]]
+    draw: Callable[[EpochProgress, int], list[Piece]]
     width: int
 
 
-def keras2_bar(now: Moment, width: int) -> list[Piece]:
+def keras2_bar(now: EpochProgress, width: int) -> list[Piece]:
     """Keras 2.2.4's bar.
 
     Example:
-        >>> now = Moment(current=128, target=600, elapsed=0.01, unit_time=1e-4, logs={"loss": 0.9984})
+        >>> now = EpochProgress(current=128, target=600, elapsed=0.01, unit_time=1e-4, logs={"loss": 0.9984})
         >>> "".join(piece.text for piece in keras2_bar(now, width=30))
         '128/600 [=====>........................] - ETA: 0s - loss: 0.9984'
     """
@@ -210,11 +210,11 @@ def keras2_bar(now: Moment, width: int) -> list[Piece]:
     return [Piece(count), Piece(time), *_metrics(now.logs)]
 
 
-def keras3_bar(now: Moment, width: int) -> list[Piece]:
+def keras3_bar(now: EpochProgress, width: int) -> list[Piece]:
     """Keras 3's bar, whose done part is green.
 
     Example:
-        >>> now = Moment(current=2, target=5, elapsed=0.1, unit_time=0.04, logs={"loss": 0.9984})
+        >>> now = EpochProgress(current=2, target=5, elapsed=0.1, unit_time=0.04, logs={"loss": 0.9984})
         >>> "".join(piece.text for piece in keras3_bar(now, width=20))
         '2/5 ━━━━━━━━━━━━━━━━━━━━ 0s 40ms/step - loss: 0.9984'
     """
@@ -236,7 +236,7 @@ SHORTEST = 5
 """The width to which a bar is shortened for the sake of what stands beside it."""
 
 
-def draw(style: str, now: Moment, columns: int | None = None) -> list[Piece]:
+def draw(style: str, now: EpochProgress, columns: int | None = None) -> list[Piece]:
     """A bar as Keras draws it; in a terminal that is too narrow for that, a shorter bar, then fewer metrics.
 
     A line that wraps cannot be written over. That of an epoch which is over stays as it is, and so remains whole.
@@ -247,7 +247,7 @@ def draw(style: str, now: Moment, columns: int | None = None) -> list[Piece]:
         columns: of the terminal. Default None: as many as needed.
 
     Example:
-        >>> now = Moment(2, 5, 0.1, 0.04, {"loss": 0.5, "acc": 0.25})
+        >>> now = EpochProgress(2, 5, 0.1, 0.04, {"loss": 0.5, "acc": 0.25})
         >>> ["".join(piece.text for piece in draw("keras2", now, columns)) for columns in (60, 40)]
         ['2/5 [====>.........] - ETA: 0s - loss: 0.5000 - acc: 0.2500', '2/5 [==>.....] - ETA: 0s - loss: 0.5000']
     """

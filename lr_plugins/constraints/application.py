@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.pickling import state_without_fit
-from lr_plugins._lightning.run_length import left_out
+from lr_plugins._lightning.run_length import is_detached
 from lr_plugins._lightning.stepping_optimizers import OptimizerChanges, UnseenSteps, stepping_optimizers
 from lr_plugins.constraints.formulas import Constraint, Projection, apply_one_by_one, get
 from lr_plugins.constraints.layouts import LAYOUTS, axes_in_order
@@ -340,7 +340,7 @@ class Constraints(Callback):
 
     def _follow(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> ConstrainedSteps:
         steps = ConstrainedSteps(optimizer, pl_module, self._rules)
-        steps.follow(left_out(self, trainer))
+        steps.follow(is_detached(self, trainer))
         return steps
 
     def _follow_foreign(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:

@@ -21,7 +21,7 @@ def unknown(found: float) -> str:
 
 
 @dataclass
-class Foreign:
+class ForeignWrite:
     """A value that was found where the plan's should have been.
 
     Args:
@@ -53,7 +53,7 @@ class Audit:
     source: Callable[[float], str] = unknown
     steps: int = 0
     followed: int = 0
-    foreign: dict[str, Foreign] = field(default_factory=dict)
+    foreign: dict[str, ForeignWrite] = field(default_factory=dict)
     who: str = "LearningRateScheduler"
 
     def count(self, followed: bool) -> None:
@@ -72,7 +72,7 @@ class Audit:
         if known is not None:
             known.count += 1
             return
-        self.foreign[source] = Foreign(step, name, expected, found)
+        self.foreign[source] = ForeignWrite(step, name, expected, found)
         when = "during" if during else "before"
         told = f"{when} step {step}, {source} has set {name} to {found:.6g}; the plan has {expected:.6g}"
         if self.choice == "error":

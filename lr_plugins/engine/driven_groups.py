@@ -35,7 +35,7 @@ def sampled_steps(first: float, last: float) -> list[int]:
     return sorted({round(first + (last - first) * share / _SAMPLES) for share in range(_SAMPLES + 1)})
 
 
-class Drive:
+class DrivenGroups:
     """Writes a schedule's values of one step after another.
 
     The values of the steps to come are computed in blocks, for a call of NumPy for many steps costs little more than
@@ -177,7 +177,7 @@ class Drive:
     # A generator keeps its place and its variables between two steps; a method would spend more time on looking them
     # up than on the writing.
     def _values_from(self, step: int, last: float) -> Iterator[None]:
-        key, count, ahead = self.hyper.key, 1, self.schedule.foreseeable
+        key, count, ahead = self.hyper.key, 1, self.schedule.is_pure
         first, *others = self._plain or [{}]  # most have one group, for which a loop costs as much as the writing
         has_shares = bool(self._scaled or self._special)
         while True:

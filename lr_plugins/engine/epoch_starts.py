@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from lr_plugins.schedules.position import EpochClock
 
 
-class EpochBegins:
+class EpochStarts:
     """The optimizer steps at which epochs began, as they come.
 
     Args:
         begins: those of the epochs so far, from epoch 0 on. Default: none.
 
     Example:
-        >>> epochs = EpochBegins()
+        >>> epochs = EpochStarts()
         >>> for epoch, step in enumerate([0, 4, 12]): epochs.begin(epoch, step, planned=4)
         >>> epochs.clock(size=8, planned=4)
         EpochClock(begins=(0, 4, 12, 20), step=0, epoch=0, ratio=1)

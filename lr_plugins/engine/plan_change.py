@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lr_plugins.checkpoint_state import WrongState, finite, list_of, mapping, optional, plain, record, text
-from lr_plugins.engine.driven_groups import Drive, sampled_steps
+from lr_plugins.engine.driven_groups import DrivenGroups, sampled_steps
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.renamed import in_todays_words
 from lr_plugins.schedules import Position, RunLength, Schedule
@@ -95,7 +95,7 @@ class Saved:
         return cls(**{**fields, "schedule": in_todays_words(fields["schedule"])})
 
     @classmethod
-    def of(cls, drive: Drive, run: RunLength) -> Saved:
+    def of(cls, drive: DrivenGroups, run: RunLength) -> Saved:
         """A drive's, in a run."""
         config = to_config(drive.schedule, functions_by_name=True)
         kept = list(relevant_run(drive.schedule, run)[:4])
@@ -106,7 +106,7 @@ class Saved:
 class _Other:
     """A drive whose plan was another one."""
 
-    drive: Drive
+    drive: DrivenGroups
     saved: Saved
     plan: Schedule | None  # the saved one, where it can be built
     now: float  # the values at this step, by the new plan and by the saved one
@@ -117,7 +117,9 @@ class _Other:
         return self.then is None or not math.isclose(self.now, self.then, rel_tol=1e-12)
 
 
-def settle(policy: str, drives: Mapping[str, Drive], saved: Mapping[str, Saved], run: RunLength, step: int) -> str:
+def apply_resume_policy(
+    policy: str, drives: Mapping[str, DrivenGroups], saved: Mapping[str, Saved], run: RunLength, step: int
+) -> str:
     """Give the drives the schedules that the policy asks for; what there is to say of it, or nothing.
 
     Args:
@@ -152,7 +154,7 @@ def settle(policy: str, drives: Mapping[str, Drive], saved: Mapping[str, Saved],
     return f"At step {step:g} the run goes on by the plan of the checkpoint (on_resume={policy}).\n{table}"
 
 
-def _compare(drive: Drive, saved: Saved | None, run: RunLength, step: int) -> _Other | None:
+def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int) -> _Other | None:
     new = Saved.of(drive, run)
     if saved is None or (saved.schedule, saved.base, saved.run) == (new.schedule, new.base, new.run):
         return None
@@ -165,9 +167,9 @@ def _compare(drive: Drive, saved: Saved | None, run: RunLength, step: int) -> _O
     return _Other(drive, saved, plan, now, then)
 
 
-def _depends_on_length(drive: Drive, before: RunLength, run: RunLength, step: int) -> bool:
+def _depends_on_length(drive: DrivenGroups, before: RunLength, run: RunLength, step: int) -> bool:
     """Whether it makes a difference to a schedule, from a step on, that the run is of another length now."""
-    if not drive.schedule.foreseeable:
+    if not drive.schedule.is_pure:
         # A function of the epoch does not know the length of the run, and is asked at its time only.
         return drive.state is None
     now = relevant_run(drive.schedule, run)
@@ -187,7 +189,7 @@ def _nameless(config: Any) -> Any:
     return [_nameless(one) for one in config] if isinstance(config, list) else config
 
 
-def _plan(drive: Drive, saved: Saved, same: bool) -> Schedule | None:
+def _plan(drive: DrivenGroups, saved: Saved, same: bool) -> Schedule | None:
     """The saved schedule in the run it was for; None where it holds functions and is another one."""
     try:
         schedule = drive.schedule if same else from_config(saved.schedule)

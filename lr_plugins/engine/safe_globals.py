@@ -15,7 +15,7 @@ import torch
 from lr_plugins import schedules
 from lr_plugins.schedules import keras
 from lr_plugins.schedules.duration import Boundaries, Lengths
-from lr_plugins.schedules.position import Span
+from lr_plugins.schedules.position import Length
 
 _HOME = "lr_plugins.schedules."
 
@@ -41,6 +41,6 @@ def register_schedules() -> None:
 
 def safe_classes() -> list[Any]:
     """Every class that a schedule of this package consists of."""
-    parts = Span, Boundaries, Lengths
+    parts = Length, Boundaries, Lengths
     shown = {one for one in (*vars(schedules).values(), *vars(keras).values(), *parts) if inspect.isclass(one)}
     return [one for one in shown if one.__module__.startswith(_HOME) and not inspect.isabstract(one)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch.optim import Optimizer
 
 from lr_plugins.engine.audit import Audit
-from lr_plugins.engine.driven_groups import Drive, Place
+from lr_plugins.engine.driven_groups import DrivenGroups, Place
 from lr_plugins.engine.hyperparameter import (
     LEARNING_RATE,
     HyperParameter,
@@ -60,14 +60,14 @@ class Writer(Recorder):
         super().__init__(optimizer, suffix, instead_of)
         self.active = True  # false: it only records
         self._audit = Audit() if audit is None else audit
-        self.drives: list[Drive] = []
+        self.drives: list[DrivenGroups] = []
         self.total_steps: float | None = None  # of the run, where they are known
         self._assignments, self._place = assignments, place
         self._recorded = list(dict.fromkeys([LEARNING_RATE.name, *(one.to for one in assignments.values())]))
         self._bases: dict[HyperParameter, float] = {}
         self._written = False  # the values of the coming step
         self._found: list[tuple[HyperParameter, KnownGroup, float]] = []  # in the groups, before the first were written
-        self._alone: Drive | None = None  # the only one, where it is for all groups alike
+        self._alone: DrivenGroups | None = None  # the only one, where it is for all groups alike
         self._begun = instead_of is not None  # groups that come now have not been there before
         self.advance: Callable[[], object] = self.refresh  # writes the values of the step after the last one written
         if instead_of is not None:
@@ -104,7 +104,7 @@ class Writer(Recorder):
             drive.shares = {known: share for known, share in drive.shares.items() if known in there}
         self._bind()
         if self._written:
-            self._look(replaced=True)  # what was put in the place of a group may have another value
+            self._detect_foreign_writes(replaced=True)  # what was put in the place of a group may have another value
         driven = {known for drive in self.drives for known in drive.shares}
         new = [known for known in self.groups if known not in driven]
         if new:
@@ -173,14 +173,14 @@ class Writer(Recorder):
             raise InvalidArgument("Assign.layer_decay and the groups' own values", share, allowed)
         self._drive_of(index, hyper, base, known.begun).shares[known] = share
 
-    def _drive_of(self, index: int, hyper: HyperParameter, base: float, begun: tuple[int, int]) -> Drive:
+    def _drive_of(self, index: int, hyper: HyperParameter, base: float, begun: tuple[int, int]) -> DrivenGroups:
         assignment = self._assignments[index]
         begun = begun if assignment.since == "group" else (0, 0)
         mine = [drive for drive in self.drives if drive.assignment == index]
         for drive in mine:
             if (drive.hyper, drive.base, drive.begun) == (hyper, base, begun):
                 return drive
-        drive = Drive(index, len(mine), assignment.schedule, hyper, base, self._place, begun)
+        drive = DrivenGroups(index, len(mine), assignment.schedule, hyper, base, self._place, begun)
         self.drives.append(drive)
         return drive
 
@@ -276,7 +276,7 @@ class Writer(Recorder):
         if not self.has_groups:
             self._take_groups()
         elif self._written:
-            self._look()
+            self._detect_foreign_writes()
         if self._found:
             self._look_before_the_first()
         if self.active:  # it has not given way to what was found
@@ -306,7 +306,7 @@ class Writer(Recorder):
                 if known not in driven and hyper is not None:
                     yield self._column_of(hyper, known)
 
-    def _look(self, during: bool = False, replaced: bool = False) -> bool:
+    def _detect_foreign_writes(self, during: bool = False, replaced: bool = False) -> bool:
         """Note who has written since; whether somebody has."""
         found = [(drive, moved) for drive in self.drives if (moved := drive.moved())]
         if not found:
@@ -324,12 +324,18 @@ class Writer(Recorder):
             if drive is not None and not math.isclose(now, value, rel_tol=1e-6):
                 self._note(drive, known.group, math.nan, now)
 
-    def _last_used(self, drive: Drive, known: KnownGroup) -> float | None:
+    def _last_used(self, drive: DrivenGroups, known: KnownGroup) -> float | None:
         name = self._name(drive.hyper, known)
         return self._trace[name].last() if name in self._trace else None
 
     def _note(
-        self, drive: Drive, group: Group, expected: float, value: float, during: bool = False, replaced: bool = False
+        self,
+        drive: DrivenGroups,
+        group: Group,
+        expected: float,
+        value: float,
+        during: bool = False,
+        replaced: bool = False,
     ) -> bool:
         """Note that a group has another value than was written to it; not where that is the plan's all the same."""
         known = next(one for one in self.groups if any(group is each for each in (one.group, *one.copies)))
@@ -351,7 +357,7 @@ class Writer(Recorder):
                 pass
             elif not self._written or not self.has_groups:
                 self.refresh()
-            elif self._look() and self.active:
+            elif self._detect_foreign_writes() and self.active:
                 self._bind()  # whatever has been put in the place of a number is to be taken
                 self._write()
             self._read()
@@ -360,7 +366,7 @@ class Writer(Recorder):
 
     def _end_step(self) -> None:
         self._record()
-        followed = self.active and (self._is_as_written() or not self._look(during=True))
+        followed = self.active and (self._is_as_written() or not self._detect_foreign_writes(during=True))
         self._audit.count(followed and not self._doubtful)
         self.step += 1
         self._stepped()
@@ -437,7 +443,7 @@ def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names
             raise InvalidArgument("Assign.params", pattern, allowed)
 
 
-def words(writers: Sequence[Writer]) -> dict[Drive, str]:
+def describe_targets(writers: Sequence[Writer]) -> dict[DrivenGroups, str]:
     """What each drive sets, in words: with optimizer and param groups where those of a hyper-parameter differ."""
     said = {}
     for writer in writers:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lr_plugins.errors import SET_LENGTH, InvalidArgument, TrainingError
 from lr_plugins.schedules.numerics import maximum, nearly_whole
-from lr_plugins.schedules.position import Position, RunLength, Span, Value
+from lr_plugins.schedules.position import Length, Position, RunLength, Value
 from lr_plugins.validation import as_float, tidy
 
 _TEXT = re.compile(
@@ -141,33 +141,33 @@ class Duration:
             return position.elapsed("ep"), span.epochs
         raise TrainingError(_UNKNOWN[self.unit].format(self))
 
-    def span(self, run: RunLength) -> Span:
+    def span(self, run: RunLength) -> Length:
         """This length in optimizer steps and in epochs of a run, as far as they are known."""
         per_epoch = run.steps_per_epoch
         if self.unit == "ep":
             if per_epoch is None:
-                return Span(None, self.value, "ep")
+                return Length(None, self.value, "ep")
             # What ends within an epoch ends at a step.
-            return Span(run.steps_at(self.value), self.value, "ep" if self.value % 1 == 0 else "st")
+            return Length(run.steps_at(self.value), self.value, "ep" if self.value % 1 == 0 else "st")
         if self.unit == "%":
             # 32.7 % of 1000 steps is 327 and not 327.00000000000006: a boundary would come a step late.
             exact = None if run.steps is None else self.value * run.steps / 100
             steps = exact and (round(exact, 9) or exact)  # a length is never 0
             epochs = None if run.epochs is None else self.value * run.epochs / 100
-            return Span(steps, epochs, "st" if steps is not None else "ep")
+            return Length(steps, epochs, "st" if steps is not None else "ep")
         steps = self.value if self.unit == "st" else None
         if self.unit == "sp" and run.batch_size is not None:
             steps = self.value / run.batch_size
-        return Span(steps, run.epochs_at(steps), "st")
+        return Length(steps, run.epochs_at(steps), "st")
 
-    def known(self, run: RunLength) -> Span:
+    def known(self, run: RunLength) -> Length:
         """As `span`, for those who cannot do without it.
 
         Raises:
             TrainingError: it is a share of a run whose length is unknown, or samples of steps of unknown size.
         """
         if not self.value:
-            return Span()
+            return Length()
         span = self.span(run)
         if span.exact is None:
             raise TrainingError(_UNKNOWN[self.unit].format(self))

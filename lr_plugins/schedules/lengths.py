@@ -37,4 +37,4 @@ def lengths_in(schedule: Schedule, position: Position) -> Iterator[tuple[Duratio
         yield length, position.run
     if isinstance(schedule, Combination):
         for index, part in enumerate(schedule.parts):
-            yield from lengths_in(part, schedule.seen(index, position))
+            yield from lengths_in(part, schedule.local_position(index, position))

@@ -18,7 +18,7 @@ FLOOR = "floor"  # below which a schedule does not fall
 PERIOD = "period"  # after each of which something happens again
 
 
-class Moment(NamedTuple):
+class Milestone(NamedTuple):
     """Something that happens at some of the positions looked at.
 
     Args:
@@ -39,17 +39,17 @@ class Moment(NamedTuple):
     run: RunLength = RunLength()
     stays: bool = True
 
-    def among(self, indices: npt.NDArray[np.intp], stays: bool) -> Moment:
+    def among(self, indices: npt.NDArray[np.intp], stays: bool) -> Milestone:
         """As it is among more positions, of which these were looked at."""
         return self._replace(at=indices[self.at], stays=self.stays and stays)
 
 
-def once(what: str, argument: str, length: Duration, position: Position, kind: str = MILESTONE) -> Moment:
+def one_time(what: str, argument: str, length: Duration, position: Position, kind: str = MILESTONE) -> Milestone:
     """What happens as soon as a length has passed.
 
     Example:
         >>> run = RunLength.of(steps_per_epoch=10, epochs=4)
-        >>> once("drops", "Some.milestone", Duration.of("3ep"), run.position(np.arange(40))).at.tolist()
+        >>> one_time("drops", "Some.milestone", Duration.of("3ep"), run.position(np.arange(40))).at.tolist()
         [30]
     """
     return at_passing(what, argument, length, begins(length.passed(position), position), position.run, kind)
@@ -77,16 +77,16 @@ def passings(boundaries: Boundaries, position: Position) -> dict[int, npt.NDArra
 
 def at_passing(
     what: str, argument: str, length: Duration, at: npt.NDArray[np.intp], run: RunLength, kind: str = MILESTONE
-) -> Moment:
+) -> Milestone:
     """What happens where a length has passed, whose indices are known from `passings`."""
-    return Moment(what, at, f"{argument}={length}", kind, share_of(length, run), run)
+    return Milestone(what, at, f"{argument}={length}", kind, share_of(length, run), run)
 
 
-def again(what: str, argument: str, length: Duration, count: Value, position: Position) -> Moment:
+def recurring(what: str, argument: str, length: Duration, count: Value, position: Position) -> Milestone:
     """What happens whenever a count, of how often a length has passed, goes up."""
     counts = np.broadcast_to(np.asarray(count), position.shape or (1,))
     at = np.flatnonzero(counts[1:] > counts[:-1]) + 1
-    return Moment(what, at, f"{argument}={length}", PERIOD, share_of(length, position.run), position.run)
+    return Milestone(what, at, f"{argument}={length}", PERIOD, share_of(length, position.run), position.run)
 
 
 def begins(condition: Any, position: Position) -> npt.NDArray[np.intp]:
@@ -109,6 +109,6 @@ def share_of(length: Duration, run: RunLength) -> float | None:
     return None
 
 
-def ended(argument: str, length: Duration, position: Position, falls: bool) -> Moment:
+def final(argument: str, length: Duration, position: Position, falls: bool) -> Milestone:
     """That a shape has come to its end value; only of a fall is it a question whether it comes too soon."""
-    return once("end value reached", argument, length, position, END if falls else POINT)
+    return one_time("end value reached", argument, length, position, END if falls else POINT)

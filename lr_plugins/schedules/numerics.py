@@ -2,7 +2,7 @@
 
 NumPy's own functions would do for both, but cost ten times as much on a single number, and one is evaluated before
 every optimizer step. Their tanh, log and power (before NumPy 2 their cos as well) differ from the C library's, which
-Python calls, in the last bit of some values: arrays of up to `FEW` elements go through the C library as well, so that
+Python calls, in the last bit of some values: arrays of up to `EXACT_BLOCK` elements go through the C library as well, so that
 steps computed ahead in a block are bit for bit those computed one by one; longer ones, whole curves to look at, through
 NumPy, five times as quick.
 """
@@ -21,7 +21,7 @@ from lr_plugins.schedules.position import Value
 Condition = bool | np.ndarray
 _Array = npt.NDArray[np.float64]
 
-FEW = 4096
+EXACT_BLOCK = 4096
 """The largest number of elements that are computed bit for bit as one by one."""
 
 _ROUNDING = 1e-6  # a sample, of as many as a float can count
@@ -57,7 +57,7 @@ def cos(value: Value) -> Value:
     """The cosine."""
     if not isinstance(value, np.ndarray):
         return math.cos(value)
-    if _COS_IS_EXACT or value.size > FEW:
+    if _COS_IS_EXACT or value.size > EXACT_BLOCK:
         return np.cos(value)
     return _one_by_one(map(math.cos, value.ravel().tolist()), value)
 
@@ -66,14 +66,14 @@ def tanh(value: Value) -> Value:
     """The hyperbolic tangent."""
     if not isinstance(value, np.ndarray):
         return math.tanh(value)
-    return _one_by_one(map(math.tanh, value.ravel().tolist()), value) if value.size <= FEW else np.tanh(value)
+    return _one_by_one(map(math.tanh, value.ravel().tolist()), value) if value.size <= EXACT_BLOCK else np.tanh(value)
 
 
 def log1p(value: Value) -> Value:
     """The natural logarithm of 1 + value."""
     if not isinstance(value, np.ndarray):
         return math.log1p(value)
-    return _one_by_one(map(math.log1p, value.ravel().tolist()), value) if value.size <= FEW else np.log1p(value)
+    return _one_by_one(map(math.log1p, value.ravel().tolist()), value) if value.size <= EXACT_BLOCK else np.log1p(value)
 
 
 def sqrt(value: Value) -> Value:
@@ -87,7 +87,7 @@ def power(base: Value, exponent: Value) -> Value:
         return _power(base, exponent)
     like = base if isinstance(base, np.ndarray) else exponent
     assert isinstance(like, np.ndarray)
-    if like.size > FEW:
+    if like.size > EXACT_BLOCK:
         return _many_powers(base, exponent)
     bases, exponents = _elements(base), _elements(exponent)
     try:

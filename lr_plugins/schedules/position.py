@@ -66,7 +66,7 @@ class EpochClock(NamedTuple):
         start = self.step + step * self.ratio
         return self._replace(step=start, epoch=self._epoch_at(start))
 
-    def shrunk(self, ratio: float) -> EpochClock:
+    def rescaled(self, ratio: float) -> EpochClock:
         """As the run that this one is `ratio` times as long as has it."""
         return self._replace(ratio=self.ratio * ratio)
 
@@ -149,12 +149,12 @@ class RunLength(_RunLength):
         whole = given.steps_per_epoch * given.epochs
         return given._replace(steps=_known("steps", whole if given.steps is None else min(given.steps, whole), True))
 
-    def part(self, length: Span, start: Span | None = None) -> RunLength:
+    def slice(self, length: Length, start: Length | None = None) -> RunLength:
         """A part of this run as a run of its own; `start` says when it begins."""
         clock = self.since(start).clock
         return RunLength._make((self.steps_per_epoch, length.epochs, length.steps, self.batch_size, clock))
 
-    def since(self, start: Span | None) -> RunLength:
+    def since(self, start: Length | None) -> RunLength:
         """This run with its epochs counted from `start` on."""
         if self.clock is None or start is None:
             return self
@@ -244,7 +244,7 @@ class Position(NamedTuple):
                 return counted.shape
         return None
 
-    def like(self, value: float) -> Value:
+    def broadcast(self, value: float) -> Value:
         """A number in the form of this position: itself, or an array of it."""
         shape = self.shape
         return value if shape is None else np.full(shape, value)
@@ -277,15 +277,15 @@ class Position(NamedTuple):
             raise TrainingError("to hold a value within an epoch, a schedule has to know the steps per epoch")
         return self._replace(epoch=epoch, step=self.run.steps_at(epoch))
 
-    def shrunk(self, ratio: float) -> Position:
+    def rescaled(self, ratio: float) -> Position:
         """As the run that this one is `ratio` times as long as has it at this point."""
         # Divided, and not multiplied by 1 / ratio: 49 * (1 / 49) is less than 1.
         run = self.run._replace(epochs=_shrunk(self.run.epochs, ratio), steps=_shrunk(self.run.steps, ratio))
         if self.run.clock is not None:
-            run = run._replace(clock=self.run.clock.shrunk(ratio))
+            run = run._replace(clock=self.run.clock.rescaled(ratio))
         return self._replace(step=_shrunk(self.step, ratio), epoch=_shrunk(self.epoch, ratio), run=run)
 
-    def part(self, start: Span, run: RunLength) -> Position:
+    def slice(self, start: Length, run: RunLength) -> Position:
         """As the part of the run that begins at `start`, a run of its own, has it."""
         step = None if self.step is None or start.steps is None else self.step - start.steps
         if start.counted_in == "ep" or step is None or run.steps_per_epoch is None:
@@ -297,9 +297,9 @@ class Position(NamedTuple):
 
     def since(self, step: int, epoch: int) -> Position:
         """As the rest of the run that begins at an optimizer step, the first of an epoch or within it, has it."""
-        start = Span(step, epoch, "ep" if self.run.steps_at(epoch) == step else "st")
-        rest = Span(self.run.steps, self.run.epochs) - start
-        return self.part(start, self.run.part(rest, start))
+        start = Length(step, epoch, "ep" if self.run.steps_at(epoch) == step else "st")
+        rest = Length(self.run.steps, self.run.epochs) - start
+        return self.slice(start, self.run.slice(rest, start))
 
     def at_begin(self) -> Position:
         """The very first of this run."""
@@ -307,7 +307,7 @@ class Position(NamedTuple):
         return self._replace(step=step, epoch=epoch)
 
 
-class Span(NamedTuple):
+class Length(NamedTuple):
     """A length of time in both clocks; None where it cannot be told.
 
     Attributes:
@@ -325,11 +325,11 @@ class Span(NamedTuple):
         """How long it is in the clock it was given in."""
         return self.steps if self.counted_in == "st" else self.epochs
 
-    def __sub__(self, other: Span) -> Span:
+    def __sub__(self, other: Length) -> Length:
         def minus(one: float | None, two: float | None) -> float | None:
             return None if one is None or two is None else one - two
 
-        return Span(minus(self.steps, other.steps), minus(self.epochs, other.epochs), self.counted_in)
+        return Length(minus(self.steps, other.steps), minus(self.epochs, other.epochs), self.counted_in)
 
 
 def _shrunk(value: Any, ratio: float) -> Any:

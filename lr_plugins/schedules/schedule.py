@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lr_plugins.checkpoint_state import WrongState, mapping, plain
 from lr_plugins.errors import ImpossibleValue, InvalidArgument, LearningRateError, shortened, shown
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import Moment
+from lr_plugins.schedules.milestones import Milestone
 from lr_plugins.schedules.observation import SET, Change, Monitor, Observation
 from lr_plugins.schedules.position import Count, Position, Value, as_position
 from lr_plugins.validation import as_float, learning_rate
@@ -67,7 +67,7 @@ class Schedule(ABC):
 
     initial_learning_rate: float | None = None
 
-    observes_always: bool = False
+    observes_when_inactive: bool = False
     """Whether a part of a sequence observes before and after its turn as well. Those that count (a plateau's patience)
     do not; one that follows a metric does, and is up to date when its turn comes."""
 
@@ -155,7 +155,7 @@ class Schedule(ABC):
             if count is not None and kind not in ("i", "u", "f") and (kind or as_float(count) is None):
                 return InvalidArgument(f"Position.{name}", count, "a number, an array of numbers, or None")
         numeric = isinstance(error, ArithmeticError) or str(error).startswith(_OUT_OF_DOMAIN)
-        if isinstance(error, LearningRateError) or not numeric or not self.foreseeable:
+        if isinstance(error, LearningRateError) or not numeric or not self.is_pure:
             return None
         return self._impossible(f"no number ({error})", where)
 
@@ -190,7 +190,7 @@ class Schedule(ABC):
             plain(state, where)
 
     @property
-    def foreseeable(self) -> bool:
+    def is_pure(self) -> bool:
         """Whether its values may be computed ahead of time, for many steps at once, given what it remembers now.
 
         True, unless asking has effects of its own, as a function of the user's may: that is asked at its time.
@@ -198,7 +198,7 @@ class Schedule(ABC):
         return True
 
     @property
-    def starts_from_own(self) -> bool:
+    def uses_optimizer_lr(self) -> bool:
         """Whether it starts from the optimizer's own learning rate: the argument for another is left out."""
         return "initial_learning_rate" in self.config() and self.initial_learning_rate is None
 
@@ -224,7 +224,7 @@ class Schedule(ABC):
         """What an observation has changed, to be told."""
         return ()
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """What happens at which of an array of positions, in the order of time, as far as the arguments say so."""
         yield from ()
 
@@ -234,9 +234,9 @@ class Schedule(ABC):
 
     def initial(self, position: Position) -> float:
         """The learning rate a schedule starts from: `initial_learning_rate`, or else the optimizer's own."""
-        return self.own("initial_learning_rate", position)
+        return self.resolve("initial_learning_rate", position)
 
-    def own(self, name: str, position: Position) -> float:
+    def resolve(self, name: str, position: Position) -> float:
         """The learning rate given as the argument `name`, or else the optimizer's own."""
         given: float | None = getattr(self, name)
         if given is not None:

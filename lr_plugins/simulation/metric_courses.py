@@ -59,7 +59,7 @@ def occasions(steps: int, per_epoch: int, whens: Iterable[str], validations: Val
                 yield Occasion(when, step, epoch)
 
 
-class Pretended:
+class SimulatedMetrics:
     """What would have been logged when an occasion comes, if the metrics took the courses given.
 
     A metric whose name begins with `val` is logged by each validation, one that is measured at the begin of each epoch,
@@ -135,11 +135,11 @@ def course_of(name: str, given: Course) -> Callable[[float], float]:
     return lambda share: float(np.interp(share, shares, values))
 
 
-def told(name: str, given: Course) -> str:
+def describe_course(name: str, given: Course) -> str:
     """A course in words.
 
     Example:
-        >>> told("loss", (2.3, 0.1)), told("acc", 0.5)
+        >>> describe_course("loss", (2.3, 0.1)), describe_course("acc", 0.5)
         ('loss goes from 2.3 to 0.1 in a straight line over the run', 'acc is 0.5 all the time')
     """
     if callable(given):

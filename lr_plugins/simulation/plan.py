@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lr_plugins.errors import LearningRateError
-from lr_plugins.schedules.milestones import END, Moment
+from lr_plugins.schedules.milestones import END, Milestone
 from lr_plugins.schedules.schedule import Schedule
-from lr_plugins.simulation.segments import Planned, Steps, Stretches, Values
+from lr_plugins.simulation.segments import Planned, Segments, Steps, Values
 
 MOST_STEPS = 1 << 17
 """Of a longer run, so many steps are looked at, and those around what happens."""
@@ -44,7 +44,7 @@ class Plan:
 
     steps: Steps
     values: Values
-    moments: tuple[Moment, ...]
+    moments: tuple[Milestone, ...]
     decisions: tuple[tuple[int, str], ...]
     changes: tuple[int, ...]
     end: float
@@ -70,24 +70,24 @@ def plan(schedule: Schedule, planned: Planned, base: float | None) -> Plan:
         if finer.size == steps.size:
             break
         steps, moments = finer, _moments(schedule, planned, finer, base)
-    stretches = Stretches(schedule, planned, base)
+    stretches = Segments(schedule, planned, base)
     values, decisions = stretches.values(steps), stretches.decisions
     changes: tuple[int, ...] = ()
     if not moments and not decisions:
         steps, values, changes = _changes(stretches, steps, values)
-    arrives = any(one.kind == END and one.share == 1 and one.stays for one in moments) and schedule.foreseeable
+    arrives = any(one.kind == END and one.share == 1 and one.stays for one in moments) and schedule.is_pure
     end = stretches.after_the_end() if arrives else float(values[-1])
     # A function of the user's may be slow, and is not asked millions of times.
-    sampled = steps.size < planned.steps and not (schedule.foreseeable and planned.steps <= MOST_SUMMED)
+    sampled = steps.size < planned.steps and not (schedule.is_pure and planned.steps <= MOST_SUMMED)
     area = _sampled(stretches, steps, planned.steps) if sampled else _summed(stretches, steps, values, planned.steps)
     return Plan(steps, values, moments, decisions, changes, end, area, sampled)
 
 
-def _moments(schedule: Schedule, planned: Planned, steps: Steps, base: float | None) -> tuple[Moment, ...]:
+def _moments(schedule: Schedule, planned: Planned, steps: Steps, base: float | None) -> tuple[Milestone, ...]:
     """What the schedule's arguments say of some steps; nothing where its numbers are too large to say it."""
     try:
         with np.errstate(all="ignore"):
-            return tuple(schedule.moments(planned.run.position(steps, base)))
+            return tuple(schedule.milestones_in(planned.run.position(steps, base)))
     except (ArithmeticError, ValueError) as error:
         if isinstance(error, LearningRateError):
             raise
@@ -100,7 +100,7 @@ def _looked_at(steps: int) -> Steps:
     return np.unique(np.linspace(0, steps - 1, MOST_STEPS).astype(np.int64))
 
 
-def _finer(steps: Steps, moments: Iterable[Moment]) -> Steps:
+def _finer(steps: Steps, moments: Iterable[Milestone]) -> Steps:
     """With steps between the one at which something has happened and the one looked at before it."""
     ends = np.unique(np.concatenate([moment.at[:2] for moment in moments] or [np.empty(0, np.intp)]))
     gaps = [(int(steps[at - 1]) + 1, int(steps[at])) for at in ends.tolist() if at and steps[at] - steps[at - 1] > 1]
@@ -108,7 +108,7 @@ def _finer(steps: Steps, moments: Iterable[Moment]) -> Steps:
     return np.unique(np.concatenate([steps, *fine]))
 
 
-def _changes(stretches: Stretches, steps: Steps, values: Values) -> tuple[Steps, Values, tuple[int, ...]]:
+def _changes(stretches: Segments, steps: Steps, values: Values) -> tuple[Steps, Values, tuple[int, ...]]:
     """Where the value changes, if that is rare, as in many a function; of curves nothing.
 
     With the steps looked at and their values, to which those are added at which it changes.
@@ -126,7 +126,7 @@ def _changes(stretches: Stretches, steps: Steps, values: Values) -> tuple[Steps,
         values = stretches.values(steps)
 
 
-def _change(stretches: Stretches, before: int, after: int) -> int:
+def _change(stretches: Segments, before: int, after: int) -> int:
     """A step between two of different values whose value is not that of the step before it, by bisection."""
     value = stretches.values(np.array([before]))[0]
     while after - before > 1:
@@ -138,7 +138,7 @@ def _change(stretches: Stretches, before: int, after: int) -> int:
     return after
 
 
-def _summed(stretches: Stretches, steps: Steps, values: Values, total: int) -> float:
+def _summed(stretches: Segments, steps: Steps, values: Values, total: int) -> float:
     """The sum of the values of all steps."""
     if steps.size == total:
         return math.fsum(values)
@@ -146,7 +146,7 @@ def _summed(stretches: Stretches, steps: Steps, values: Values, total: int) -> f
     return math.fsum(float(stretches.values(block, _BLOCK).sum()) for block in blocks)
 
 
-def _sampled(stretches: Stretches, steps: Steps, total: int) -> float:
+def _sampled(stretches: Segments, steps: Steps, total: int) -> float:
     """About the sum of the values of all steps: between two looked at, a random one stands for all.
 
     Steps at equal distances would meet a schedule with a period always at the same place of it.

@@ -15,10 +15,10 @@ from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.observation import VALIDATION
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.simulation.lines import Event, Line
-from lr_plugins.simulation.metric_courses import Course, Validations, told
+from lr_plugins.simulation.metric_courses import Course, Validations, describe_course
 from lr_plugins.simulation.plan import Plan, plan
 from lr_plugins.simulation.segments import Planned
-from lr_plugins.simulation.warnings import mistakes
+from lr_plugins.simulation.warnings import plan_warnings
 from lr_plugins.validation import number
 
 _MOST_STEPS = 2**53  # that a float counts one by one
@@ -120,8 +120,8 @@ def preview(
             a step and the processes.
 
     Raises:
-        InvalidArgument: the length of the run is not told, or a metric has no course.
-        TrainingError: a learning rate cannot be told, or is none.
+        InvalidArgument: the length of the run is not describe_course, or a metric has no course.
+        TrainingError: a learning rate cannot be describe_course, or is none.
 
     Example:
         >>> from lr_plugins import CosineDecay
@@ -160,11 +160,11 @@ def preview_of(
         if one.to == "lr":
             several = f"{name}: " if len(assignments) > 1 else ""
             follows = bool(one.schedule.monitors)
-            warnings += [several + line for line in mistakes(found, planned.run, follows)]
+            warnings += [several + line for line in plan_warnings(found, planned.run, follows)]
         if one.layer_decay != 1.0:
             notes.append(f"{name} is that of the highest layer; each layer below has {one.layer_decay:g} times as much")
     followed = dict.fromkeys(monitor.metric for one in assignments for monitor in one.schedule.monitors)
-    notes += [f"assumed: {told(name, planned.metrics[name])}" for name in followed]
+    notes += [f"assumed: {describe_course(name, planned.metrics[name])}" for name in followed]
     return Preview(planned.run, lines, warnings, notes)
 
 
@@ -206,7 +206,7 @@ def _run(steps_per_epoch: int | None, epochs: int | None, steps: int | None, bat
     if run.steps is not None and run.steps > _MOST_STEPS:
         raise InvalidArgument("the length of the run", run.steps, "at most 2**53 optimizer steps")
     if run.steps is None:
-        allowed = "told, as steps, or as epochs together with steps_per_epoch"
+        allowed = "describe_course, as steps, or as epochs together with steps_per_epoch"
         raise InvalidArgument("the length of the run", None, allowed)
     return run
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import ImpossibleValue, InvalidArgument, shown
-from lr_plugins.schedules.numerics import FEW
+from lr_plugins.schedules.numerics import EXACT_BLOCK
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule, State
-from lr_plugins.simulation.metric_courses import Course, Occasion, Pretended, Validations, occasions
+from lr_plugins.simulation.metric_courses import Course, Occasion, SimulatedMetrics, Validations, occasions
 from lr_plugins.validation import ENDS, LARGEST
 
 Steps = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ class Planned:
         return int(self.run.steps)
 
 
-class Stretch(NamedTuple):
+class Segment(NamedTuple):
     """Steps between which a schedule remembers the same.
 
     Attributes:
@@ -62,7 +62,7 @@ class Stretch(NamedTuple):
     decided: list[tuple[int, str]]
 
 
-class Stretches:
+class Segments:
     """The stretches of a run, and the values in them.
 
     Args:
@@ -81,7 +81,7 @@ class Stretches:
         """What a schedule that follows metrics decides, by the step that comes after."""
         return tuple(decision for one in self._all for decision in one.decided)
 
-    def values(self, steps: Steps, block: int = FEW) -> Values:
+    def values(self, steps: Steps, block: int = EXACT_BLOCK) -> Values:
         """The values of some steps, shape (n,).
 
         Args:
@@ -106,23 +106,23 @@ class Stretches:
         position = self._planned.run.position(self._planned.steps, self._base)
         return float(self._schedule(position, self._all[-1].state))
 
-    def _walk(self) -> Iterator[Stretch]:
+    def _walk(self) -> Iterator[Segment]:
         schedule, planned = self._schedule, self._planned
         state, first = schedule.start(), 0
         decided: list[tuple[int, str]] = []
-        pretended = Pretended(planned.metrics, planned.steps, planned.validations is not None, planned.measured)
+        pretended = SimulatedMetrics(planned.metrics, planned.steps, planned.validations is not None, planned.measured)
         for occasion in _occasions(schedule, planned) if state is not None else ():
             position = Position(occasion.step, occasion.epoch, planned.run, self._base)
             observed = schedule.observe(state, position, pretended.observation(occasion))
             if observed == state:
                 continue
             if occasion.step > first:
-                yield Stretch(first, occasion.step, state, decided)
+                yield Segment(first, occasion.step, state, decided)
                 first, decided = occasion.step, []
             changes = schedule.changes(state, observed)
             decided += [(occasion.step, change.verb + (f" ({change.why})" if change.why else "")) for change in changes]
             state = observed
-        yield Stretch(first, planned.steps, state, decided)
+        yield Segment(first, planned.steps, state, decided)
 
 
 def _occasions(schedule: Schedule, planned: Planned) -> Iterator[Occasion]:

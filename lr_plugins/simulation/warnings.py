@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from lr_plugins.schedules.milestones import END, FLOOR, MILESTONE, PERIOD, POINT, WARMUP, Moment
+from lr_plugins.schedules.milestones import END, FLOOR, MILESTONE, PERIOD, POINT, WARMUP, Milestone
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.schedules.rules_of_thumb import fall_line
 from lr_plugins.simulation.plan import Plan
@@ -17,7 +17,7 @@ TINY = 1e-8
 _LONG = 0.05  # a share of the run that is worth a word
 
 
-def mistakes(plan: Plan, run: RunLength, follows_metrics: bool) -> Iterator[str]:
+def plan_warnings(plan: Plan, run: RunLength, follows_metrics: bool) -> Iterator[str]:
     """The warnings about the plan of a learning rate.
 
     Args:
@@ -38,13 +38,13 @@ def mistakes(plan: Plan, run: RunLength, follows_metrics: bool) -> Iterator[str]
         yield line
 
 
-def _past(moment: Moment, share: float, run: RunLength) -> str | None:
+def _past(moment: Milestone, share: float, run: RunLength) -> str | None:
     if share < 1:
         return None
     return f"{moment.argument} is never reached: {_whose(moment, run)} has {length(moment.run)}; {_instead(moment)}"
 
 
-def _point(moment: Moment, share: float, run: RunLength) -> str | None:
+def _point(moment: Milestone, share: float, run: RunLength) -> str | None:
     if share <= 1:
         return None
     return (
@@ -53,7 +53,7 @@ def _point(moment: Moment, share: float, run: RunLength) -> str | None:
     )
 
 
-def _end(moment: Moment, share: float, run: RunLength) -> str | None:
+def _end(moment: Milestone, share: float, run: RunLength) -> str | None:
     if share > 1 or not moment.stays or share > 1 - _LONG:
         return _point(moment, share, run)
     return (
@@ -62,7 +62,7 @@ def _end(moment: Moment, share: float, run: RunLength) -> str | None:
     )
 
 
-def _warmup(moment: Moment, share: float, run: RunLength) -> str | None:
+def _warmup(moment: Milestone, share: float, run: RunLength) -> str | None:
     if share < 1:
         return None
     return (
@@ -71,7 +71,7 @@ def _warmup(moment: Moment, share: float, run: RunLength) -> str | None:
     )
 
 
-def _period(moment: Moment, share: float, run: RunLength) -> str | None:
+def _period(moment: Milestone, share: float, run: RunLength) -> str | None:
     if share < 1:
         return None
     return (
@@ -80,7 +80,7 @@ def _period(moment: Moment, share: float, run: RunLength) -> str | None:
     )
 
 
-def _floor(moment: Moment, share: float, run: RunLength) -> str | None:
+def _floor(moment: Milestone, share: float, run: RunLength) -> str | None:
     if share < 1:
         return None
     return (
@@ -89,11 +89,11 @@ def _floor(moment: Moment, share: float, run: RunLength) -> str | None:
     )
 
 
-def _instead(moment: Moment) -> str:
+def _instead(moment: Milestone) -> str:
     return "keep it below 100%" if moment.argument.endswith("%") else "give it in percent"
 
 
-_CHECKS: dict[str, Callable[[Moment, float, RunLength], str | None]] = {
+_CHECKS: dict[str, Callable[[Milestone, float, RunLength], str | None]] = {
     MILESTONE: _past,
     POINT: _point,
     END: _end,
@@ -116,7 +116,7 @@ def _tiny(plan: Plan, run: RunLength) -> Iterator[str]:
         )
 
 
-def _whose(moment: Moment, run: RunLength) -> str:
+def _whose(moment: Milestone, run: RunLength) -> str:
     return "the run" if (moment.run.steps, moment.run.epochs) == (run.steps, run.epochs) else "its part of the run"
 
 

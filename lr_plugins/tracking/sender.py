@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 10.0  # seconds between attempts to reach a server
 _PATIENCE = 15.0  # seconds in which other processes may be creating the database's tables
 _ATTEMPTS = 3  # before an entry is tried by itself; and after the end of a training, in all
 _IDLE = 10.0  # seconds after which a process that has nothing to do any more ends
-_LOOKED_AT = 256  # bytes of the log by which it is known again
+_SAMPLES = 256  # bytes of the log by which it is known again
 
 
 class _Impossible(Exception):
@@ -141,9 +141,9 @@ class Sender:
         if not done:
             return ""
         with os.fdopen(open_private(self.folder / LOG, os.O_RDONLY), "rb") as file:
-            file.seek(max(0, done - _LOOKED_AT))
-            found = file.read(min(done, _LOOKED_AT))
-        if len(found) < min(done, _LOOKED_AT) or not found.endswith(b"\n"):
+            file.seek(max(0, done - _SAMPLES))
+            found = file.read(min(done, _SAMPLES))
+        if len(found) < min(done, _SAMPLES) or not found.endswith(b"\n"):
             return None
         return hashlib.sha256(found).hexdigest()[:16]
 

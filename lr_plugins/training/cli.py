@@ -30,7 +30,7 @@ _LONGEST = 4000
 """Characters of a message; Hydra's own may list all options of a group, or repeat what it could not find."""
 
 
-def explained(main: Callable[[], Any], config_dir: str | Path) -> None:
+def readable_errors(main: Callable[[], Any], config_dir: str | Path) -> None:
     """Run a Hydra main; tell a user's error in one message on stderr and exit with status 1.
 
     Other errors keep their traceback, and all of them do with HYDRA_FULL_ERROR=1. Ctrl-C exits with 130. What `main`

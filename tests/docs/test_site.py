@@ -11,13 +11,13 @@ import sys
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
-import lr_plugins.keras.constraints
 import pytest
 
 import lr_plugins
 import lr_plugins.callbacks
 import lr_plugins.interop
 import lr_plugins.keras
+import lr_plugins.keras.constraints
 import lr_plugins.schedules
 import lr_plugins.tracking
 from tests.docs.pages import PAGES, ROOT

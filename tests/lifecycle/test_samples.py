@@ -10,7 +10,16 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelChec
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from lr_plugins import Chain, Constant, CosineDecay, ExponentialDecay, LearningRateScheduler, RunLength, StepDecay
+from lr_plugins import (
+    Chain,
+    Constant,
+    CosineDecay,
+    ExponentialDecay,
+    LearningRateScheduler,
+    RunLength,
+    StepDecay,
+    preview,
+)
 from lr_plugins.errors import TrainingError
 from lr_plugins.training.data import Batches
 from tests.toys import QUIET, Toy, Used, fit, loader

@@ -23,7 +23,7 @@ from lr_plugins import (
 )
 from lr_plugins.errors import TrainingError
 from lr_plugins.schedules import Position
-from lr_plugins.schedules.position import EpochClock, Span
+from lr_plugins.schedules.position import EpochClock, Length
 from tests.toys import Toy, fit, loader
 
 SIZES = [4, 8, 8, 8]
@@ -232,7 +232,7 @@ def test_steps_and_epochs_are_the_same_moments(sizes, epoch, share):
     part = clock.since(begins[epoch])
     assert part.epoch_at(0) == part.step_at(0) == 0
     assert part.epoch_at(3) == pytest.approx(clock.epoch_at(begins[epoch] + 3) - epoch)
-    assert clock.shrunk(2).epoch_at(2) == pytest.approx(clock.epoch_at(4) / 2)
+    assert clock.rescaled(2).epoch_at(2) == pytest.approx(clock.epoch_at(4) / 2)
 
 
 @given(st.integers(1, 20), st.integers(0, 200))
@@ -250,7 +250,7 @@ def test_an_array_of_steps_has_the_values_of_each():
     steps = np.arange(28)
     for schedule in (SMOOTH, Chain([Constant(0.1), StepDecay(0.1, every="1ep")], lengths=["2.5ep"])):
         assert schedule(run.position(steps)).tolist() == [schedule(run.position(step)) for step in steps.tolist()]
-    assert Position(12, 2, run).part(Span(4, 1, "ep"), run.part(Span(24, 3), Span(4, 1, "ep"))).epoch == 1
+    assert Position(12, 2, run).slice(Length(4, 1, "ep"), run.slice(Length(24, 3), Length(4, 1, "ep"))).epoch == 1
 
 
 def test_a_jump_is_still_refused(tmp_path):

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lr_plugins import KerasProgress, LearningRateScheduler, ReduceLROnPlateau
 from lr_plugins.callbacks import keras_progress
-from lr_plugins.console.keras_text import Moment, draw
+from lr_plugins.console.keras_text import EpochProgress, draw
 from lr_plugins.console.line import ConsoleLine
 from tests.toys import QUIET
 
@@ -252,7 +252,7 @@ def test_a_keras2_bar_is_the_recorded_one(name):
         seen = current
         means = {key: total / weight for key, (total, weight) in sums.items()}
         final = current == target
-        moment = Moment(current, target, time, time / current if current else 0.0, means, final)
+        moment = EpochProgress(current, target, time, time / current if current else 0.0, means, final)
         with contextlib.redirect_stdout(File()) as out:
             line.show(lambda columns, moment=moment: draw("keras2", moment, columns), final)
         if target is None:

@@ -22,6 +22,7 @@ from lr_plugins import (
     StepDecay,
     Warmup,
     WarmupStableDecay,
+    preview,
 )
 from lr_plugins.errors import InvalidArgument
 from tests.toys import Used, fit, loader
@@ -41,7 +42,9 @@ def plateau(start=None, **given):
 @pytest.mark.parametrize("min_learning_rate", [1e-4, "0.001x"])
 def test_floor_alone_is_a_learning_rate_or_a_multiple(min_learning_rate):
     assert listen(plateau(0.1, min_learning_rate=min_learning_rate), FLAT).rates[-1] == pytest.approx(1e-4, rel=1e-12)
-    assert listen(plateau(min_learning_rate=min_learning_rate), FLAT, own=0.1).rates[-1] == pytest.approx(1e-4, rel=1e-12)
+    assert listen(plateau(min_learning_rate=min_learning_rate), FLAT, own=0.1).rates[-1] == pytest.approx(
+        1e-4, rel=1e-12
+    )
 
 
 def test_floor_of_a_factor_is_a_multiple():
@@ -55,8 +58,16 @@ def test_floor_of_the_whole_product_is_a_learning_rate():
 
 
 IN_FACTORS = {
-    "plateau": (lambda: CosineDecay(0.1) * plateau(min_learning_rate=1e-4), "ReduceLROnPlateau.min_learning_rate", "0.001x"),
-    "keras rule": (lambda: CosineDecay(0.5) * plateau(min_learning_rate=0.05, rule="keras"), "ReduceLROnPlateau.min_learning_rate", "0.1x"),
+    "plateau": (
+        lambda: CosineDecay(0.1) * plateau(min_learning_rate=1e-4),
+        "ReduceLROnPlateau.min_learning_rate",
+        "0.001x",
+    ),
+    "keras rule": (
+        lambda: CosineDecay(0.5) * plateau(min_learning_rate=0.05, rule="keras"),
+        "ReduceLROnPlateau.min_learning_rate",
+        "0.1x",
+    ),
     "greedy floor": (lambda: CosineDecay(0.1) * Greedy(min_learning_rate=1e-3), "Greedy.min_learning_rate", "0.01x"),
     "greedy ceiling": (lambda: CosineDecay(0.1) * Greedy(max_learning_rate=1.0), "Greedy.max_learning_rate", "10x"),
     "bold driver": (
@@ -85,19 +96,31 @@ IN_FACTORS = {
         "ReduceLROnPlateau.min_learning_rate",
         None,
     ),
-    "the third": (lambda: Product([0.1, StepDecay(), plateau(min_learning_rate=0.01)]), "ReduceLROnPlateau.min_learning_rate", "0.1x"),
+    "the third": (
+        lambda: Product([0.1, StepDecay(), plateau(min_learning_rate=0.01)]),
+        "ReduceLROnPlateau.min_learning_rate",
+        "0.1x",
+    ),
     "after a warm-up": (
         lambda: CosineDecay(0.1).with_warmup("5%") * plateau(min_learning_rate=1e-3),
         "ReduceLROnPlateau.min_learning_rate",
         "0.01x",
     ),
-    "the optimizer's own": (lambda: CosineDecay() * plateau(min_learning_rate=1e-4), "ReduceLROnPlateau.min_learning_rate", None),
+    "the optimizer's own": (
+        lambda: CosineDecay() * plateau(min_learning_rate=1e-4),
+        "ReduceLROnPlateau.min_learning_rate",
+        None,
+    ),
     "a warm-up's shape": (
         lambda: Warmup(Constant(0.1), warmup_steps=5, shape=LossDriven(max_learning_rate=1.0)),
         "LossDriven.max",
         None,
     ),
-    "an annealing's": (lambda: Annealed(Constant(0.1), shape=plateau(min_learning_rate=0.01)), "ReduceLROnPlateau.min_learning_rate", None),
+    "an annealing's": (
+        lambda: Annealed(Constant(0.1), shape=plateau(min_learning_rate=0.01)),
+        "ReduceLROnPlateau.min_learning_rate",
+        None,
+    ),
 }
 
 
@@ -127,10 +150,22 @@ def test_first_of_a_product_gives_the_learning_rate_and_its_floor_is_one():
 # --- a schedule starts within its bounds ------------------------------------------------------------------------
 
 OUTSIDE = {
-    "plateau": (lambda start: plateau(start, min_learning_rate=0.2), r"ReduceLROnPlateau\.min_learning_rate must be at most .*; got 0\.2"),
-    "torch rule": (lambda start: plateau(start, min_learning_rate=0.2, rule="torch"), r"min_learning_rate must be at most .*; got 0\.2"),
-    "greedy": (lambda start: Greedy(start, min_learning_rate=0.2), r"Greedy\.min_learning_rate must be at most .*; got 0\.2"),
-    "ceiling": (lambda start: Greedy(start, max_learning_rate=0.05), r"Greedy\.max_learning_rate must be at least .*; got 0\.05"),
+    "plateau": (
+        lambda start: plateau(start, min_learning_rate=0.2),
+        r"ReduceLROnPlateau\.min_learning_rate must be at most .*; got 0\.2",
+    ),
+    "torch rule": (
+        lambda start: plateau(start, min_learning_rate=0.2, rule="torch"),
+        r"min_learning_rate must be at most .*; got 0\.2",
+    ),
+    "greedy": (
+        lambda start: Greedy(start, min_learning_rate=0.2),
+        r"Greedy\.min_learning_rate must be at most .*; got 0\.2",
+    ),
+    "ceiling": (
+        lambda start: Greedy(start, max_learning_rate=0.05),
+        r"Greedy\.max_learning_rate must be at least .*; got 0\.05",
+    ),
     "bold": (lambda start: BoldDriver(start, min_learning_rate=0.2), r"min_learning_rate must be at most .*; got 0\.2"),
     "bold ceiling": (
         lambda start: BoldDriver(start, max_learning_rate=0.05),
@@ -154,7 +189,9 @@ def test_start_outside_its_bounds_is_refused(make, told):
         preview(schedule, steps_per_epoch=10, epochs=2, base_learning_rate=0.1, metrics={"loss": 1.0, "val_loss": 1.0})
 
 
-@pytest.mark.parametrize("make", [lambda low: plateau(min_learning_rate=low), lambda low: Greedy(min_learning_rate=low)])
+@pytest.mark.parametrize(
+    "make", [lambda low: plateau(min_learning_rate=low), lambda low: Greedy(min_learning_rate=low)]
+)
 def test_multiple_above_one_is_no_floor(make):
     with pytest.raises(
         InvalidArgument, match=r"min_learning_rate must be at most the learning rate that it starts from; got '2x'"

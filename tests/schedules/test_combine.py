@@ -43,7 +43,7 @@ class Spy(Schedule):
 
     def value(self, position, state):
         self.asked.append(position)
-        return position.like(0.5)
+        return position.broadcast(0.5)
 
     def start(self):
         return {"seen": []}

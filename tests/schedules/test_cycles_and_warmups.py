@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 import lr_plugins.schedules
 from lr_plugins import Chain, Constant, FunctionSchedule, Position, RunLength, StepDecay
 from lr_plugins.errors import InvalidArgument, TrainingError
-from lr_plugins.schedules.combinators.combine import InTurn
+from lr_plugins.schedules.combinators.combine import Sequential
 from lr_plugins.schedules.combinators.warmup import Annealed, Cooldown, Warmup, WarmupStableDecay
 from lr_plugins.schedules.metric_driven.loss_driven import LossDriven
 from lr_plugins.schedules.observation import Monitor, Observation
@@ -627,4 +627,4 @@ def test_the_configuration_builds_it_and_shows_every_knob(name, monkeypatch):
 
 def test_in_turn_is_a_mechanism_and_no_schedule():
     with pytest.raises(TypeError, match="abstract"):
-        InTurn()
+        Sequential()

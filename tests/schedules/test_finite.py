@@ -221,7 +221,7 @@ def test_very_many_elements_take_no_time(name):
 def test_what_happens_at_very_many_boundaries_takes_no_time():
     schedule = s.PiecewiseConstant(TIMES[:-1], [1 / time for time in range(1, MANY + 1)])
     begin = time.process_time()
-    moments = list(schedule.moments(RunLength.of(steps=MANY).position(np.arange(MANY))))
+    moments = list(schedule.milestones_in(RunLength.of(steps=MANY).position(np.arange(MANY))))
     assert [moment.at.tolist() for moment in moments[:3]] == [[1], [2], [3]]
     assert len(moments) == MANY - 1
     assert time.process_time() - begin < 10

@@ -139,7 +139,7 @@ def test_what_a_metric_leads_to_is_a_value_or_one_error(kind):
     check()
 
 
-@given(st.sampled_from(SCHEDULES), arguments_of(Schedule.preview, {"steps_per_epoch": 3, "epochs": 4}))
+@given(st.sampled_from(SCHEDULES), arguments_of(preview, {"steps_per_epoch": 3, "epochs": 4}))
 @fuzz(30)
 def test_a_preview_is_a_page_or_one_error(schedule, arguments):
     arguments.pop("metrics", None)

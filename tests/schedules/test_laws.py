@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from lr_plugins import keras, schedules
 from lr_plugins.errors import ImpossibleValue
-from lr_plugins.schedules import Observation, Position, RunLength, Schedule, ops
+from lr_plugins.schedules import Observation, Position, RunLength, Schedule
+from lr_plugins.schedules import numerics as ops
 from lr_plugins.schedules.keras.decays import DTYPES
-from lr_plugins.schedules.numerics import FEW
+from lr_plugins.schedules.numerics import EXACT_BLOCK
 from lr_plugins.schedules.serialization import from_config, to_config
 
 from .instances import CONTINUOUS, INSTANCES, LEAVES, continuous, runs, trees, without_functions
@@ -77,11 +78,11 @@ def check_block(schedule, run, steps):
         square = schedule(run.position(np.array(steps).reshape(2, -1), OWN))
         none = schedule(run.position(np.array(steps[:0]), OWN))
         # Longer arrays go through other functions of the last bit; where they are subtracted it may count more.
-        long = schedule(run.position(np.resize(steps, FEW + 1), OWN))
+        long = schedule(run.position(np.resize(steps, EXACT_BLOCK + 1), OWN))
     assert bits(block) == bits(values)
     assert (square.shape, none.shape, long.dtype) == ((2, len(steps) // 2), (0,), np.float64)
     assert bits(square) == bits(values)
-    np.testing.assert_allclose(long, np.resize(values, FEW + 1), rtol=1e-14, atol=8 * ULP)
+    np.testing.assert_allclose(long, np.resize(values, EXACT_BLOCK + 1), rtol=1e-14, atol=8 * ULP)
 
 
 @given(asked(), st.integers(0, 40))
@@ -132,7 +133,7 @@ def test_the_order_of_asking_and_what_else_was_asked_make_no_difference(case, ot
 @quick(200)
 def test_what_does_not_start_from_the_optimizers_own_rate_does_not_depend_on_it(case):
     schedule, run, steps = case
-    if not schedule.starts_from_own:
+    if not schedule.uses_optimizer_lr:
         others = [schedule(run.position(step, 3 * OWN)) for step in steps]
         assert others == one_by_one(schedule, run, steps)
 
@@ -140,7 +141,7 @@ def test_what_does_not_start_from_the_optimizers_own_rate_does_not_depend_on_it(
 @given(st.one_of(*LEAVES.values()), runs)
 @quick(200)
 def test_what_starts_from_it_depends_on_it(schedule, run):
-    if schedule.starts_from_own:
+    if schedule.uses_optimizer_lr:
         one, other = ([schedule(run.position(step, own)) for step in range(int(run.steps))] for own in (OWN, 3 * OWN))
         assert one != other
 
@@ -148,7 +149,7 @@ def test_what_starts_from_it_depends_on_it(schedule, run):
 @given(trees)
 @quick(100)
 def test_it_may_be_computed_ahead_unless_it_asks_a_function(schedule):
-    assert schedule.foreseeable == without_functions(schedule)
+    assert schedule.is_pure == without_functions(schedule)
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10), st.floats(0, 1)), min_size=1, max_size=20))

@@ -16,7 +16,7 @@ RUN = RunLength.of(steps_per_epoch=10, epochs=30)
 def told(schedule, run=RUN):
     """(step, what) of each moment."""
     position = run.position(np.arange(run.steps), 0.1)
-    return sorted((int(at), moment.what) for moment in schedule.moments(position) for at in moment.at)
+    return sorted((int(at), moment.what) for moment in schedule.milestones_in(position) for at in moment.at)
 
 
 CASES = [
@@ -113,7 +113,7 @@ def test_no_schedule_fails_where_its_values_are_known(kind, data):
         schedule(position, schedule.start())
     except LearningRateError:
         return  # e.g. boundaries that do not increase in this run
-    for moment in schedule.moments(position):
+    for moment in schedule.milestones_in(position):
         assert ((moment.at > 0) & (moment.at < run.steps)).all()
         assert moment.what
 
@@ -125,4 +125,4 @@ def test_nor_does_any_combination(schedule, run):
         schedule(position, schedule.start())
     except LearningRateError:
         return
-    assert all(moment.at.size <= run.steps for moment in schedule.moments(position))
+    assert all(moment.at.size <= run.steps for moment in schedule.milestones_in(position))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import get_class, instantiate
-from lr_plugins.keras.constraints import get
 from omegaconf import OmegaConf
 
+from lr_plugins.keras.constraints import get
 from lr_plugins.training.run import _constraints
 
 CONF = Path(__file__).parents[2] / "conf"

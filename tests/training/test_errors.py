@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.training.cli import explained
+from lr_plugins.training.cli import readable_errors
 from tests.training.test_main import ROOT, TRAIN, environment
 
 
@@ -47,7 +47,7 @@ def train(_keep_captured_streams, tmp_path, monkeypatch, capfd, database):
         monkeypatch.setattr(sys, "argv", ["train.py", *defaults(arguments), *arguments])
         status, message = 0, ""
         try:
-            explained(main, ROOT / "conf")
+            readable_errors(main, ROOT / "conf")
         except SystemExit as end:
             status, message = (end.code, "") if isinstance(end.code, int) else (1, str(end.code))
         finally:
@@ -240,7 +240,7 @@ def test_what_is_no_users_error_keeps_its_traceback():
         raise ZeroDivisionError("a fault of ours")
 
     with pytest.raises(ZeroDivisionError, match="a fault of ours"):
-        explained(main, ROOT / "conf")
+        readable_errors(main, ROOT / "conf")
 
 
 @pytest.mark.parametrize("value", [-1, "word", None, [1, 2], object])

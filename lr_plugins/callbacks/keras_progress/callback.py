@@ -19,9 +19,9 @@ from lr_plugins._lightning.metrics import logged_since
 from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins.callbacks.keras_progress.evaluation import INTERVAL, EvaluationProgress
 from lr_plugins.callbacks.keras_progress.units import Units, samples_of_run
-from lr_plugins.callbacks.last_lr import UsedRate, in_float32, is_scheduled
+from lr_plugins.callbacks.last_lr import LastLR, in_float32, is_scheduled
 from lr_plugins.console.keras_styles import STYLES
-from lr_plugins.console.keras_text import Moment, draw, format_header, keras2_line, keras3_line
+from lr_plugins.console.keras_text import EpochProgress, draw, format_header, keras2_line, keras3_line
 from lr_plugins.console.line import ConsoleLine, write
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
@@ -58,7 +58,7 @@ class _Epoch:
     def is_validation(self, name: str, value: Any) -> bool:
         return name.startswith("val_") or self.validated.get(name) is value
 
-    def moment(self, style: str, elapsed: float, logs: Mapping[str, float], final: bool = False) -> Moment:
+    def moment(self, style: str, elapsed: float, logs: Mapping[str, float], final: bool = False) -> EpochProgress:
         """What a progress bar shows after so many seconds."""
         done, target = self.units.done(self.position), self.units.target
         here = done - self.units.done(self.position - self.batches)
@@ -68,7 +68,7 @@ class _Epoch:
             unit_time = elapsed / here if here else 0.0
         if target is None or done > target:  # a stream, whose end is known when it is there
             target = done if final else None
-        return Moment(done, target, elapsed, unit_time, logs, final)
+        return EpochProgress(done, target, elapsed, unit_time, logs, final)
 
 
 class KerasProgress(Callback):
@@ -130,7 +130,7 @@ class KerasProgress(Callback):
         self.metrics = None if metrics is None else _checked_names(metrics)
         self._epoch: _Epoch | None = None
         self._evaluation: EvaluationProgress | None = None  # during validate, test or predict
-        self._rate = UsedRate()
+        self._rate = LastLR()
         self._shows_rate = False
         self._order: dict[str, int] = {}  # of the names of training, as they came
         self._stream: int | None = None  # steps that the last epoch of a stream of unknown length had
@@ -145,7 +145,7 @@ class KerasProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the sizes of the data, where Keras does."""
         # Forget what a failed fit, the sanity validation or a call of `validate` left.
-        self._epoch, self._rate, self._order, self._stream, self._checked_logged = None, UsedRate(), {}, None, False
+        self._epoch, self._rate, self._order, self._stream, self._checked_logged = None, LastLR(), {}, None, False
         self._shows_rate = is_scheduled(trainer)
         samples = samples_of_run(trainer) if self.style == "keras2" else None
         if samples is not None:

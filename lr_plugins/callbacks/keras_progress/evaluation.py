@@ -12,7 +12,7 @@ from lr_plugins._lightning.compat import Trainer
 from lr_plugins._lightning.epoch_results import metrics_so_far, without_forks
 from lr_plugins._lightning.metrics import logged_since
 from lr_plugins.callbacks.keras_progress.units import Units
-from lr_plugins.console.keras_text import Moment, draw, keras3_line
+from lr_plugins.console.keras_text import EpochProgress, draw, keras3_line
 from lr_plugins.console.line import ConsoleLine, write
 from lr_plugins.rank_zero import rank_zero_only
 
@@ -92,7 +92,7 @@ class EvaluationProgress:
             order = [name for one in self._chosen for name in found if one in (name, names[name])]
         return {names[name]: float(found[name]) for name in order}
 
-    def _moment(self, elapsed: float, logs: Mapping[str, float], final: bool = False) -> Moment:
+    def _moment(self, elapsed: float, logs: Mapping[str, float], final: bool = False) -> EpochProgress:
         done, target = self._units.done(self._batches), self._units.target
         if self._style == "keras3" and self._batches > 1:  # Keras 3 leaves the first step out, which takes longer
             unit_time = (elapsed - self._first_step) / (self._batches - 1)
@@ -100,4 +100,4 @@ class EvaluationProgress:
             unit_time = elapsed / done if done else 0.0
         if target is None or done > target:
             target = done if final else None
-        return Moment(done, target, elapsed, unit_time, logs, final)
+        return EpochProgress(done, target, elapsed, unit_time, logs, final)

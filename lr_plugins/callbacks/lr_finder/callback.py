@@ -17,7 +17,7 @@ from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins._lightning.worker_results import bring_back
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.lr_finder.curve import Curve, rates_between
-from lr_plugins.callbacks.lr_finder.optimizer_lr import OwnRate
+from lr_plugins.callbacks.lr_finder.optimizer_lr import OptimizerLR
 from lr_plugins.callbacks.lr_finder.search import search
 from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, optional, positive, record, text
@@ -221,7 +221,7 @@ class LearningRateRangeTest(ChecksState, Callback):
 
     def _hand_over(self, trainer: Trainer, found: Found) -> None:
         """Say what was found, to the loggers, too, and use it if it is to be."""
-        own = OwnRate(trainer.optimizers[0])
+        own = OptimizerLR(trainer.optimizers[0])
         before, field = own.value, f"{own.name}.lr"
         if found.learning_rate is None:
             applied, then = None, f"{field} stays {before:g}"
@@ -313,7 +313,7 @@ def _check_use(trainer: Trainer) -> None:
         hint = "They were built with another learning rate."
         raise InvalidArgument(_field("apply"), True, f"false where schedulers of the module ({names}) drive", hint)
     schedules = [one.schedule for one in scheduler.assignments if one.to == "lr"] if scheduler is not None else []
-    if schedules and not any(one.starts_from_own for one in schedules):
+    if schedules and not any(one.uses_optimizer_lr for one in schedules):
         hint = (
             "apply=false only shows what is found. A schedule that can do without its initial learning rate "
             "(null, None) then starts from the optimizer's, which is what is found."

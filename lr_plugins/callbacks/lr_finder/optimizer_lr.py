@@ -11,7 +11,7 @@ from lr_plugins.engine.hyperparameter import LEARNING_RATE
 from lr_plugins.errors import InvalidArgument
 
 
-class OwnRate:
+class OptimizerLR:
     """An optimizer's own learning rate, of which each param group has its share.
 
     Args:
@@ -25,7 +25,7 @@ class OwnRate:
         >>> weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
         >>> groups = [{"params": weights[:1]}, {"params": weights[1:], "lr": 0.05}]
         >>> optimizer = torch.optim.SGD(groups, lr=0.1)
-        >>> OwnRate(optimizer).become(0.5)
+        >>> OptimizerLR(optimizer).become(0.5)
         >>> [group["lr"] for group in optimizer.param_groups], optimizer.defaults["lr"]
         ([0.5, 0.25], 0.5)
     """

@@ -20,7 +20,7 @@ _TRAINERS = ("callbacks", "loggers", "limit_val_batches", "val_check_batch", "sh
 
 
 @contextmanager
-def undone(trainer: Trainer, pl_module: LightningModule, callback: Callback, epochs: int) -> Iterator[Any]:
+def sandboxed_fit(trainer: Trainer, pl_module: LightningModule, callback: Callback, epochs: int) -> Iterator[Any]:
     """Lend a Trainer that has begun to fit a loop of its own, to be run within, and undo all that comes of it.
 
     Put back are the model (parameters, which of them are frozen, buffers, modes, sub-modules, hooks, and what else its

@@ -11,8 +11,8 @@ import torch
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.metrics import batch_loss
 from lr_plugins.callbacks.lr_finder.curve import Curve
-from lr_plugins.callbacks.lr_finder.optimizer_lr import OwnRate
-from lr_plugins.callbacks.lr_finder.sandbox import undone
+from lr_plugins.callbacks.lr_finder.optimizer_lr import OptimizerLR
+from lr_plugins.callbacks.lr_finder.sandbox import sandboxed_fit
 
 
 def search(
@@ -27,16 +27,16 @@ def search(
         smoothing: share of the mean loss so far that is kept at each step.
         threshold: how many times the lowest smoothed loss it may be before the search ends; None: any number.
     """
-    climb = _Climb(OwnRate(trainer.optimizers[0]), rates, Curve(smoothing), threshold)
-    with undone(trainer, pl_module, climb, epochs=len(rates)) as loop:  # an epoch has a step at least
+    climb = _LRSweep(OptimizerLR(trainer.optimizers[0]), rates, Curve(smoothing), threshold)
+    with sandboxed_fit(trainer, pl_module, climb, epochs=len(rates)) as loop:  # an epoch has a step at least
         loop.run()
     return climb.curve
 
 
-class _Climb(Callback):
+class _LRSweep(Callback):
     """Sets the learning rate of each optimizer step of a search, and takes down its loss."""
 
-    def __init__(self, own: OwnRate, rates: Sequence[float], curve: Curve, threshold: float | None) -> None:
+    def __init__(self, own: OptimizerLR, rates: Sequence[float], curve: Curve, threshold: float | None) -> None:
         self.curve = curve
         self._own, self._rates, self._threshold = own, rates, threshold
         self._losses: list[float] = []  # of the batches that the step under way has had

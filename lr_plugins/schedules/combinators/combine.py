@@ -18,15 +18,15 @@ import numpy.typing as npt
 from lr_plugins.checkpoint_state import record
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import FLOOR, Moment, again, begins
+from lr_plugins.schedules.milestones import FLOOR, Milestone, begins, recurring
 from lr_plugins.schedules.numerics import clip, nearly_whole
 from lr_plugins.schedules.observation import Change, Monitor, Observation
-from lr_plugins.schedules.position import Position, RunLength, Span, Value
+from lr_plugins.schedules.position import Length, Position, RunLength, Value
 from lr_plugins.schedules.schedule import Schedule, State
 from lr_plugins.schedules.shapes.function import as_schedule
 from lr_plugins.validation import learning_rate, number
 
-_NONE = Span()
+_NONE = Length()
 _FEW = 8  # parts, for which a loop is as quick as anything else
 
 
@@ -35,11 +35,11 @@ class Combination(Schedule):
 
     parts: tuple[Schedule, ...]
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """The position as part `index` sees it."""
         return position
 
-    def gives_factor(self, index: int) -> bool:
+    def is_factor(self, index: int) -> bool:
         """Whether part `index` gives a factor, which begins at 1, and no learning rate."""
         return False
 
@@ -48,9 +48,9 @@ class Combination(Schedule):
         return True
 
     @property
-    def starts_from_own(self) -> bool:
+    def uses_optimizer_lr(self) -> bool:
         """Whether a part that gives a learning rate does."""
-        return any(part.starts_from_own for index, part in enumerate(self.parts) if not self.gives_factor(index))
+        return any(part.uses_optimizer_lr for index, part in enumerate(self.parts) if not self.is_factor(index))
 
     def start(self) -> State:
         """The states of those parts that remember something."""
@@ -72,14 +72,14 @@ class Combination(Schedule):
         return tuple(dict.fromkeys(monitor for part in self.parts for monitor in part.monitors))
 
     @property
-    def observes_always(self) -> bool:  # type: ignore[override]
+    def observes_when_inactive(self) -> bool:  # type: ignore[override]
         """Whether any part does."""
-        return any(part.observes_always for part in self.parts)
+        return any(part.observes_when_inactive for part in self.parts)
 
     @property
-    def foreseeable(self) -> bool:
+    def is_pure(self) -> bool:
         """Whether all parts are."""
-        return all(part.foreseeable for part in self.parts)
+        return all(part.is_pure for part in self.parts)
 
     @property
     def kind(self) -> str:
@@ -94,14 +94,14 @@ class Combination(Schedule):
         for key, part_state in state.items():
             index = int(key)
             in_turn = observation.in_turn and self.active(index, position)
-            if in_turn or self.overhears(index, position):
-                seen = self.seen(index, position)
+            if in_turn or self.part_observes_when_inactive(index, position):
+                seen = self.local_position(index, position)
                 advanced[key] = self.parts[index].observe(part_state, seen, observation._replace(in_turn=in_turn))
         return advanced
 
-    def overhears(self, index: int, position: Position) -> bool:
+    def part_observes_when_inactive(self, index: int, position: Position) -> bool:
         """Whether part `index` observes at a position where it has no say."""
-        return self.parts[index].observes_always
+        return self.parts[index].observes_when_inactive
 
     def changes(self, before: State, after: State) -> Iterable[Change]:
         """Those of the parts, to be told with the learning rate that the whole gives."""
@@ -109,14 +109,14 @@ class Combination(Schedule):
             for change in self.parts[int(key)].changes((before or {}).get(key), part_state):
                 yield change._replace(value=None)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Those of the parts."""
         for index, part in enumerate(self.parts):
-            yield from part.moments(self.seen(index, position))
+            yield from part.milestones_in(self.local_position(index, position))
 
     def of(self, index: int, position: Position, state: State) -> Value:
         """The value of part `index`."""
-        return self.parts[index].value(self.seen(index, position), (state or {}).get(str(index)))
+        return self.parts[index].value(self.local_position(index, position), (state or {}).get(str(index)))
 
 
 class Wrapper(Combination):
@@ -131,14 +131,14 @@ class Wrapper(Combination):
         return self.of(0, position, state)
 
 
-class InTurn(Combination):
+class Sequential(Combination):
     """Parts in turn, each counting from its own begin. Sub-classes say how long each part is."""
 
-    _planned: tuple[RunLength, list[tuple[Span, RunLength]]] | None = None
-    _clocked: tuple[list[tuple[Span, RunLength]], tuple[str, list[float]] | None] | None = None
+    _planned: tuple[RunLength, list[tuple[Length, RunLength]]] | None = None
+    _clocked: tuple[list[tuple[Length, RunLength]], tuple[str, list[float]] | None] | None = None
 
     @abstractmethod
-    def part_length(self, index: int, run: RunLength) -> Span:
+    def part_length(self, index: int, run: RunLength) -> Length:
         """How long a part (not the last) is, in a run."""
 
     def value(self, position: Position, state: State) -> Value:
@@ -154,15 +154,15 @@ class InTurn(Combination):
                 values[which] = self.of(index, position.chosen(which), state)
         return values
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """Counted from the part's begin, in a run of the part's length."""
-        return position.part(*self._plan(position.run)[index])
+        return position.slice(*self._plan(position.run)[index])
 
     def active(self, index: int, position: Position) -> bool:
         """Whether it is the part's turn."""
         return self._turn(position) == index
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """The begin of each part, and what happens in its time."""
         shape = position.shape or (1,)
         turn, indices = self._turns(position, shape), np.arange(shape[0])
@@ -171,12 +171,12 @@ class InTurn(Combination):
                 yield self.begin_of(index, begins(turn == index, position), position)
             which = _which(turn, index)
             if which is not None:
-                for moment in part.moments(self.seen(index, position.chosen(which))):
+                for moment in part.milestones_in(self.local_position(index, position.chosen(which))):
                     yield moment.among(indices[which], stays=turn[-1] == index)
 
-    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Milestone:
         """That the turn comes to part `index`, not the first."""
-        return Moment(f"part {index + 1} begins", at)
+        return Milestone(f"part {index + 1} begins", at)
 
     def _turn(self, position: Position) -> int:
         plan, index = self._plan(position.run), 0
@@ -197,7 +197,7 @@ class InTurn(Combination):
             turn += (turn == index) & _begun(start, position)
         return turn
 
-    def _starts(self, plan: list[tuple[Span, RunLength]]) -> tuple[str, list[float]] | None:
+    def _starts(self, plan: list[tuple[Length, RunLength]]) -> tuple[str, list[float]] | None:
         """When the parts but the first begin, where one clock tells it of all: the clock, and the times in order."""
         if self._clocked is None or self._clocked[0] is not plan:
             starts = [start for start, _ in plan[1:]]
@@ -207,24 +207,24 @@ class InTurn(Combination):
             self._clocked = plan, (clocks.pop(), [time for time in times if time is not None]) if one else None
         return self._clocked[1]
 
-    def _plan(self, run: RunLength) -> list[tuple[Span, RunLength]]:
+    def _plan(self, run: RunLength) -> list[tuple[Length, RunLength]]:
         """When each part begins, and the run it sees; the same for all positions of a run."""
         if self._planned is None or self._planned[0] != run:
             self._planned = run, list(self._parts_of(run))
         return self._planned[1]
 
-    def _parts_of(self, run: RunLength) -> Iterator[tuple[Span, RunLength]]:
-        start = Span()
+    def _parts_of(self, run: RunLength) -> Iterator[tuple[Length, RunLength]]:
+        start = Length()
         for index in range(len(self.parts) - 1):
             length = self.part_length(index, run.since(start))
-            yield start, run.part(length, start)
+            yield start, run.slice(length, start)
             start = _plus(start, length)
-        rest = Span(run.steps, run.epochs) - start
+        rest = Length(run.steps, run.epochs) - start
         # Nothing is left where the parts before fill the run: beyond its end, the last counts one step or epoch.
-        yield start, run.part(Span(_positive(rest.steps), _positive(rest.epochs)), start)
+        yield start, run.slice(Length(_positive(rest.steps), _positive(rest.epochs)), start)
 
 
-class Chain(InTurn):
+class Chain(Sequential):
     """One schedule after another, each counting from its own begin.
 
     `lr(t) = schedules[i](t - start of i)`, where i is the last whose start has been reached. A part sees a run that
@@ -262,19 +262,19 @@ class Chain(InTurn):
         self.lengths = [Duration.of(length, field=f"Chain.lengths[{index}]") for index, length in enumerate(lengths)]
         self.parts = tuple(self.schedules)
 
-    def part_length(self, index: int, run: RunLength) -> Span:
+    def part_length(self, index: int, run: RunLength) -> Length:
         """As given."""
         return self.lengths[index].known(run)
 
-    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Milestone:
         """With the lengths that it comes after."""
         start, _ = self._plan(position.run)[index]
-        whole = Span(position.run.steps, position.run.epochs)
+        whole = Length(position.run.steps, position.run.epochs)
         pairs = ((start.steps, whole.steps), (start.epochs, whole.epochs))
         share = next((one / all_ for one, all_ in pairs if one is not None and all_), None)
         lengths = f"Chain.lengths={self.lengths[:index]}"
         what = f"part {index + 1} begins: {type(self.parts[index]).__name__}"
-        return Moment(what, at, lengths, share=share, run=position.run)
+        return Milestone(what, at, lengths, share=share, run=position.run)
 
 
 class Product(Combination):
@@ -311,13 +311,13 @@ class Product(Combination):
             check_factor(part, self.parts[0])
         warn_of_factors(self)
 
-    def gives_factor(self, index: int) -> bool:
+    def is_factor(self, index: int) -> bool:
         """All but the first."""
         return index > 0
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """The factors begin at 1."""
-        return position._replace(base_learning_rate=1.0) if self.gives_factor(index) else position
+        return position._replace(base_learning_rate=1.0) if self.is_factor(index) else position
 
     def value(self, position: Position, state: State) -> Value:
         """The product."""
@@ -366,17 +366,17 @@ class Bounded(Wrapper):
         most = np.inf if self.max_learning_rate is None else self.max_learning_rate
         return clip(self.of(0, position, state), self.min_learning_rate, most)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Those of the schedule; and when it meets the bounds, if no more than the position decides that."""
-        yield from super().moments(position)
+        yield from super().milestones_in(position)
         if self.start() is None:
             value = self.of(0, position, None)
             held = value < self.min_learning_rate
             always = f"Bounded.min_learning_rate={self.min_learning_rate:g}" if np.all(held) else ""
             at = begins(held, position)
-            yield Moment("held at min_learning_rate", at, always, FLOOR, 1.0 if always else None, position.run)
+            yield Milestone("held at min_learning_rate", at, always, FLOOR, 1.0 if always else None, position.run)
             if self.max_learning_rate is not None:
-                yield Moment("held at max_learning_rate", begins(value > self.max_learning_rate, position))
+                yield Milestone("held at max_learning_rate", begins(value > self.max_learning_rate, position))
 
 
 class Repeated(Wrapper):
@@ -401,18 +401,18 @@ class Repeated(Wrapper):
         super().__init__(schedule)
         self.every = Duration.of(every, field="Repeated.every")
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """Counted from the begin of the current repetition."""
         once, done = self.every.known(position.run), self._done(position)
-        start = Span(_times(once.steps, done), _times(once.epochs, done), once.counted_in)
+        start = Length(_times(once.steps, done), _times(once.epochs, done), once.counted_in)
         if position.run.clock is not None and self.every.unit == "ep":  # its steps are not the same each time
             start = start._replace(steps=position.run.steps_at(start.epochs))
-        return position.part(start, position.run.part(once, start))
+        return position.slice(start, position.run.slice(once, start))
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each repetition; what happens within them does not stay."""
-        yield again("begins anew", "Repeated.every", self.every, self._done(position), position)
-        for moment in super().moments(position):
+        yield recurring("begins anew", "Repeated.every", self.every, self._done(position), position)
+        for moment in super().milestones_in(position):
             yield moment._replace(stays=False)
 
     def _done(self, position: Position) -> Value:
@@ -452,9 +452,9 @@ class Stretched(Wrapper):
         super().__init__(schedule)
         self.ratio = number("Stretched.ratio", ratio, "a finite number > 0", above=0.0)
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """As the run the schedule was made for has it."""
-        return position.shrunk(self.ratio)
+        return position.rescaled(self.ratio)
 
 
 class Smooth(Wrapper):
@@ -474,7 +474,7 @@ class Smooth(Wrapper):
         0.5
     """
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """With the epoch as a fraction."""
         return position.smoothly()
 
@@ -494,7 +494,7 @@ class PerEpoch(Wrapper):
         [1.0, 1.0, 0.5]
     """
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """With the step held at the epoch's first."""
         return position.at_epoch_begin()
 
@@ -513,7 +513,7 @@ def _each(field: str, schedules: Sequence[Any]) -> Iterator[Schedule]:
         yield Constant(one) if is_number else as_schedule(one, f"{field}[{index}]")
 
 
-def _begun(start: Span, position: Position) -> bool | npt.NDArray[np.bool_]:
+def _begun(start: Length, position: Position) -> bool | npt.NDArray[np.bool_]:
     """Whether the begin of a part (not the first) has been reached."""
     if start == _NONE:
         return True
@@ -526,7 +526,7 @@ def _begun(start: Span, position: Position) -> bool | npt.NDArray[np.bool_]:
     return passed >= begin
 
 
-def _plus(one: Span, two: Span) -> Span:
+def _plus(one: Length, two: Length) -> Length:
     def plus(first: float | None, second: float | None) -> float | None:
         return None if first is None or second is None else first + second
 
@@ -534,7 +534,7 @@ def _plus(one: Span, two: Span) -> Span:
     steps = plus(one.steps, two.steps)
     # Six times 100 samples of 24 a step end at step 25, and not at 25.000000000000004, which would be a step later.
     whole: Any = nearly_whole(steps) if isinstance(steps, float) else steps
-    return Span(whole, plus(one.epochs, two.epochs), exact)
+    return Length(whole, plus(one.epochs, two.epochs), exact)
 
 
 def _positive(length: float | None) -> float | None:

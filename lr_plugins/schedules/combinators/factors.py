@@ -66,7 +66,7 @@ def _head(schedule: Schedule) -> Schedule:
     """The part of a combination that gives its first learning rate."""
     if not isinstance(schedule, Combination) or "initial_learning_rate" in vars(schedule):
         return schedule
-    heads = (part for index, part in enumerate(schedule.parts) if not schedule.gives_factor(index))
+    heads = (part for index, part in enumerate(schedule.parts) if not schedule.is_factor(index))
     return _head(next(heads, schedule.parts[0]))
 
 

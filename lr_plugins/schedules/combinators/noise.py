@@ -14,7 +14,7 @@ from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.combinators._normal_quantile import normal_quantiles
 from lr_plugins.schedules.combinators.combine import Wrapper
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import POINT, Moment, once
+from lr_plugins.schedules.milestones import POINT, Milestone, one_time
 from lr_plugins.schedules.numerics import clip, floor, where
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State
@@ -96,13 +96,13 @@ class Noise(Wrapper):
             factor = where(self.until.passed(position), 1.0, factor)
         return value * factor
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Those of the schedule, and the begin and the end of the noise."""
-        yield from super().moments(position)
+        yield from super().milestones_in(position)
         if self.after is not None:
-            yield once("noise begins", "Noise.after", self.after, position)
+            yield one_time("noise begins", "Noise.after", self.after, position)
         if self.until is not None:
-            yield once("noise ends", "Noise.until", self.until, position, POINT)
+            yield one_time("noise ends", "Noise.until", self.until, position, POINT)
 
     def _one(self, count: int) -> float:
         block, index = divmod(count, _BLOCK)

@@ -70,7 +70,7 @@ class Replanned(Wrapper):
     def _run(self) -> RunLength:
         return RunLength._make((self.steps_per_epoch, self.epochs, self.steps, self.batch_size, None))
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """As the run it was planned for has it."""
         step, run = position.step, self._run
         if self.steps_per_epoch == position.run.steps_per_epoch:
@@ -108,7 +108,7 @@ class Replanned(Wrapper):
 
     def observe(self, state: State, position: Position, observation: Observation) -> State:
         """Let the schedule observe."""
-        return self.schedule.observe(state, self.seen(0, position), observation)
+        return self.schedule.observe(state, self.local_position(0, position), observation)
 
     def changes(self, before: State, after: State) -> Iterable[Change]:
         """The schedule's."""
@@ -116,7 +116,7 @@ class Replanned(Wrapper):
 
     def of(self, index: int, position: Position, state: State) -> Value:
         """The schedule's value."""
-        return self.schedule.value(self.seen(0, position), state)
+        return self.schedule.value(self.local_position(0, position), state)
 
 
 def _length(field: str, value: Any) -> float | None:

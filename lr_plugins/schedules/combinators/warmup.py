@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from lr_plugins import renamed
 from lr_plugins.errors import SET_LENGTH, InvalidArgument, TrainingError
-from lr_plugins.schedules.combinators.combine import InTurn, Product
+from lr_plugins.schedules.combinators.combine import Product, Sequential
 from lr_plugins.schedules.combinators.factors import check_factor
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import WARMUP, Moment, ended, share_of
+from lr_plugins.schedules.milestones import WARMUP, Milestone, final, share_of
 from lr_plugins.schedules.numerics import between, clip, cos, maximum, power, sqrt
-from lr_plugins.schedules.position import Position, RunLength, Span, Value
+from lr_plugins.schedules.position import Length, Position, RunLength, Value
 from lr_plugins.schedules.schedule import Schedule, State, start_of
 from lr_plugins.schedules.shapes.constant import Constant
 from lr_plugins.schedules.shapes.exponential import ExponentialDecay
@@ -43,7 +43,7 @@ FALLS: dict[str, Callable[[Value], Value]] = {
 
 
 @renamed.arguments
-class Warmup(InTurn):
+class Warmup(Sequential):
     """A rise to a schedule's first value, and then the schedule, counting from its own begin.
 
     `lr(t) = factor(t) * (first value of the schedule)` while `t < length`, then `schedule(t - length)`, which has the
@@ -115,25 +115,25 @@ class Warmup(InTurn):
             rise = RISES[self.shape](self.start_factor)
         self.parts = (rise, self.schedule)
 
-    def part_length(self, index: int, run: RunLength) -> Span:
+    def part_length(self, index: int, run: RunLength) -> Length:
         """The warm-up's."""
         return self.warmup_steps.known(run)
 
-    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Milestone:
         """The end of the warm-up."""
         share = share_of(self.warmup_steps, position.run)
-        return Moment("warm-up ends", at, f"Warmup.warmup_steps={self.warmup_steps}", WARMUP, share, position.run)
+        return Milestone("warm-up ends", at, f"Warmup.warmup_steps={self.warmup_steps}", WARMUP, share, position.run)
 
-    def gives_factor(self, index: int) -> bool:
+    def is_factor(self, index: int) -> bool:
         """The rise does."""
         return index == 0
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """The factors begin at 1, where they name no begin; a schedule that is not pushed back sees the run itself."""
         if index and not self.prefix:
             return position
-        seen = super().seen(index, position)
-        return seen._replace(base_learning_rate=1.0) if self.gives_factor(index) else seen
+        seen = super().local_position(index, position)
+        return seen._replace(base_learning_rate=1.0) if self.is_factor(index) else seen
 
     def of(self, index: int, position: Position, state: State) -> Value:
         """The value of the schedule; of the rise, in terms of the schedule's first."""
@@ -141,7 +141,7 @@ class Warmup(InTurn):
         return value if index else value * self._first(position, state)
 
     def _first(self, position: Position, state: State) -> Value:
-        begin = self.seen(1, position.at_begin()).at_begin()
+        begin = self.local_position(1, position.at_begin()).at_begin()
         return self.parts[1].value(begin, (state or {}).get("1"))
 
 
@@ -190,13 +190,13 @@ class Cooldown(Schedule):
         left = FALLS[self.shape](clip(self.decay_steps.ratio(position), 0.0, 1.0))
         return between(self.end_learning_rate, self.initial(position), left)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """The end."""
-        yield ended("Cooldown.decay_steps", self.decay_steps, position, self.initial(position) > self.end_learning_rate)
+        yield final("Cooldown.decay_steps", self.decay_steps, position, self.initial(position) > self.end_learning_rate)
 
 
 @renamed.arguments
-class Annealed(InTurn):
+class Annealed(Sequential):
     """A schedule that is led to an end value from some time on, whatever value it has by then.
 
     `lr(t) = schedule(t)` while `t < after`, and from there on
@@ -258,15 +258,15 @@ class Annealed(InTurn):
         left = self.shape if isinstance(self.shape, Schedule) else Cooldown(1.0, shape=self.shape)
         self.parts = (self.schedule, left)
 
-    def part_length(self, index: int, run: RunLength) -> Span:
+    def part_length(self, index: int, run: RunLength) -> Length:
         """Until the annealing begins."""
         return self.after.known(run)
 
-    def gives_factor(self, index: int) -> bool:
+    def is_factor(self, index: int) -> bool:
         """What is left does."""
         return index == 1
 
-    def seen(self, index: int, position: Position) -> Position:
+    def local_position(self, index: int, position: Position) -> Position:
         """The schedule sees the run; what is left of it is counted from `after`, and begins at 1."""
         if not index:
             return position
@@ -275,13 +275,13 @@ class Annealed(InTurn):
             raise TrainingError(
                 f"Annealed takes the rest of the run, whose length is unknown; give decay_steps, or {SET_LENGTH}"
             )
-        return position.part(start, run)._replace(base_learning_rate=1.0)
+        return position.slice(start, run)._replace(base_learning_rate=1.0)
 
     def active(self, index: int, position: Position) -> bool:
         """A schedule that is held observes no more."""
         return super().active(index, position) or (index == 0 and not self.hold)
 
-    def overhears(self, index: int, position: Position) -> bool:
+    def part_observes_when_inactive(self, index: int, position: Position) -> bool:
         """Nor does it overhear anything."""
         return False
 
@@ -295,10 +295,10 @@ class Annealed(InTurn):
             height = maximum(super().of(0, position, state), self.end_learning_rate)
         return between(self.end_learning_rate, height, super().of(1, position, state))
 
-    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Milestone:
         """The begin of the annealing."""
         share = share_of(self.after, position.run)
-        return Moment("annealing begins", at, f"Annealed.after={self.after}", share=share, run=position.run)
+        return Milestone("annealing begins", at, f"Annealed.after={self.after}", share=share, run=position.run)
 
     def _switch(self, position: Position) -> Position:
         """The position of one step at which the annealing begins."""
@@ -306,14 +306,14 @@ class Annealed(InTurn):
         epoch = start.epochs if start.epochs is None or position.smooth else start.epochs // 1
         return position._replace(step=start.steps, epoch=epoch)
 
-    def _parts_of(self, run: RunLength) -> Iterator[tuple[Span, RunLength]]:
+    def _parts_of(self, run: RunLength) -> Iterator[tuple[Length, RunLength]]:
         before, (start, rest) = super()._parts_of(run)
         yield before
-        yield start, rest if self.decay_steps is None else run.part(self.decay_steps.known(run.since(start)), start)
+        yield start, rest if self.decay_steps is None else run.slice(self.decay_steps.known(run.since(start)), start)
 
 
 @renamed.arguments
-class WarmupStableDecay(InTurn):
+class WarmupStableDecay(Sequential):
     """Up, then constant, and down at the end of the run.
 
     From `start_factor * initial_learning_rate` in a line to `initial_learning_rate`, which is reached at t = `warmup_steps`
@@ -379,27 +379,27 @@ class WarmupStableDecay(InTurn):
             Cooldown(self.initial_learning_rate, end_learning_rate=self.end_learning_rate, shape=self.decay_shape),
         )
 
-    def part_length(self, index: int, run: RunLength) -> Span:
+    def part_length(self, index: int, run: RunLength) -> Length:
         """The warm-up's; or, of the stable part, what the other two leave of the run."""
         warmup = self.warmup_steps.known(run)
         if index == 0:
             return warmup
         decay = self.decay_steps.known(run)
         clock = "ep" if warmup.counted_in == decay.counted_in == "ep" else "st"
-        rest = Span(run.steps, run.epochs, clock) - warmup - decay
+        rest = Length(run.steps, run.epochs, clock) - warmup - decay
         if rest.exact is None:
             raise TrainingError(
                 f"WarmupStableDecay falls over the last {self.decay_steps} of the run, whose length is unknown in that unit; "
                 f"set max_epochs, or {SET_LENGTH}"
             )
         steps, epochs = (None if one is None else max(one, 0.0) for one in (rest.steps, rest.epochs))
-        return Span(steps, epochs, clock)
+        return Length(steps, epochs, clock)
 
-    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Moment:
+    def begin_of(self, index: int, at: npt.NDArray[np.intp], position: Position) -> Milestone:
         """The end of the warm-up, or the begin of the decay."""
         if index == 1:
             share = share_of(self.warmup_steps, position.run)
-            return Moment(
+            return Milestone(
                 "warm-up ends", at, f"WarmupStableDecay.warmup_steps={self.warmup_steps}", WARMUP, share, position.run
             )
-        return Moment("decay begins", at)
+        return Milestone("decay begins", at)

@@ -44,7 +44,7 @@ class MetricDriven(Schedule):
     """A schedule that follows one logged metric. Sub-classes say what an observed value does.
 
     What is remembered: `observed`, the last value decided on; `smoothed`, what its smoothing needs; `verb`, what the
-    last decision did; `aside`, true where the schedule had no say; and what the sub-class adds.
+    last decision did; `inactive`, true where the schedule had no say; and what the sub-class adds.
     """
 
     non_finite: ClassVar[tuple[str, ...]] = ("error", "hold", "shrink")
@@ -57,7 +57,7 @@ class MetricDriven(Schedule):
     remembers: ClassVar[Mapping[str, Check]] = {
         "observed": number_or_name,
         "verb": optional(text),
-        "aside": flag,
+        "inactive": flag,
         "smoothed": anything,
     }
     """What is remembered, by name, with its check; a sub-class adds what it decides. Any of it may be missing."""
@@ -73,7 +73,7 @@ class MetricDriven(Schedule):
         """What to remember of an observed value, in place of what `memory` has under these names."""
 
     @abstractmethod
-    def shrunk(self, memory: Memory, position: Position) -> dict[str, Any]:
+    def rescaled(self, memory: Memory, position: Position) -> dict[str, Any]:
         """What to remember for a learning rate that is `SHRINK` times what it was."""
 
     @abstractmethod
@@ -127,18 +127,18 @@ class MetricDriven(Schedule):
                 raise self._diverged(observed, position)
         memory = dict(state or {})
         decided = self._decided(memory, position, observed)
-        memory.pop("aside", None)
-        return {**memory, **decided, **({} if observation.in_turn else {"aside": True})}
+        memory.pop("inactive", None)
+        return {**memory, **decided, **({} if observation.in_turn else {"inactive": True})}
 
     def _decided(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
         if not math.isfinite(observed) and self.on_nonfinite == "shrink":
-            return {"observed": plain(observed), **self.shrunk(memory, position)}
+            return {"observed": plain(observed), **self.rescaled(memory, position)}
         value, smoothed = self._smooth(memory.get("smoothed"), observed)
         return {"observed": plain(value), **smoothed, **self.decide(memory, position, value)}
 
     def changes(self, before: State, after: State) -> Iterable[Change]:
         """What the last decision did to the learning rate, where this schedule has its say."""
-        if not after or after == before or after.get("aside") or not after.get("verb"):
+        if not after or after == before or after.get("inactive") or not after.get("verb"):
             return
         lost = isinstance(after["observed"], str) and self.on_nonfinite == "shrink"
         why = f"{self.monitor} is {after['observed']}" if lost else self.reason(before or {}, after)
@@ -211,7 +211,7 @@ class Adjusting(MetricDriven):
         """The learning rate that the last decision left."""
         if self.initial_learning_rate is None:
             check_start(self, self.initial(position))
-        return position.like(self.current(state or {}, position))
+        return position.broadcast(self.current(state or {}, position))
 
     def current(self, memory: Memory, position: Position) -> float:
         """The same, for a single position."""
@@ -232,7 +232,7 @@ class Adjusting(MetricDriven):
             )
         return {"learning_rate": rate, "initial": self.initial(position), "verb": verb}
 
-    def shrunk(self, memory: Memory, position: Position) -> dict[str, Any]:
+    def rescaled(self, memory: Memory, position: Position) -> dict[str, Any]:
         """Half of the learning rate, or the floor."""
         old = self.current(memory, position)
         return self.left_at(memory, position, min(old, max(old * SHRINK, self.floor(position))))

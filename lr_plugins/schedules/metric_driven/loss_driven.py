@@ -76,7 +76,7 @@ class LossDriven(MetricDriven):
         "told": flag,
         "first": real,
     }
-    observes_always = True
+    observes_when_inactive = True
     bounds = ("min_learning_rate", "max_learning_rate", "first_learning_rate")
 
     def __init__(
@@ -118,7 +118,7 @@ class LossDriven(MetricDriven):
     def value(self, position: Position, state: State) -> Value:
         """The initial learning rate times the factor of the last observation, between floor and ceiling."""
         initial = self.initial(position)
-        return position.like(self._bounded(initial * self._current(state or {}, initial), initial))
+        return position.broadcast(self._bounded(initial * self._current(state or {}, initial), initial))
 
     def decide(self, memory: Memory, position: Position, observed: float) -> dict[str, Any]:
         """The factor of this loss, and whether the ceiling is in its way."""
@@ -130,11 +130,11 @@ class LossDriven(MetricDriven):
             "factor": factor,
             "verb": "setting",
             "capped": most is not None and initial * factor > most,
-            "told": bool(memory.get("told") or (memory.get("capped") and not memory.get("aside"))),
+            "told": bool(memory.get("told") or (memory.get("capped") and not memory.get("inactive"))),
             **({} if first is None else {"first": first}),
         }
 
-    def shrunk(self, memory: Memory, position: Position) -> dict[str, Any]:
+    def rescaled(self, memory: Memory, position: Position) -> dict[str, Any]:
         """Half of the current factor."""
         initial = self.initial(position)
         return {"factor": SHRINK * self._current_within(memory, initial), "verb": "reducing"}

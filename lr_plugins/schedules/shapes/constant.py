@@ -27,4 +27,4 @@ class Constant(Schedule):
 
     def value(self, position: Position, state: State) -> Value:
         """`initial_learning_rate`."""
-        return position.like(self.initial(position))
+        return position.broadcast(self.initial(position))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import Moment, again, ended
-from lr_plugins.schedules.numerics import FEW, between, clip, cos, floor, log1p, maximum, power
+from lr_plugins.schedules.milestones import Milestone, final, recurring
+from lr_plugins.schedules.numerics import EXACT_BLOCK, between, clip, cos, floor, log1p, maximum, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, start_of
 from lr_plugins.schedules.shapes.polynomial import delayed, k_decay_of
@@ -75,10 +75,10 @@ class CosineDecay(Schedule):
             left = power(left, self.power)
         return between(self.end_learning_rate, self.initial(position), left)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """The end."""
         falls = self.initial(position) > self.end_learning_rate
-        yield ended("CosineDecay.decay_steps", self.decay_steps, position, falls)
+        yield final("CosineDecay.decay_steps", self.decay_steps, position, falls)
 
 
 class CosineRestarts(Schedule):
@@ -140,10 +140,10 @@ class CosineRestarts(Schedule):
         left = 0.5 * (1.0 + cos(math.pi * delayed(share, self.k_decay)))
         return between(self.end_learning_rate, self._peak(self.initial(position), index), left)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each restart."""
         count, _ = self._period(position)
-        yield again("restart", "CosineRestarts.first_decay_steps", self.first_decay_steps, count, position)
+        yield recurring("restart", "CosineRestarts.first_decay_steps", self.first_decay_steps, count, position)
 
     def _period(self, position: Position) -> tuple[Value, Value]:
         """Which period it is, and how much of it has passed, from 0 to 1."""
@@ -188,6 +188,6 @@ def _powers(base: float, index: Value) -> Value:
 
     NumPy's own may differ there, and the time since a late period's begin would show it tenfold.
     """
-    if isinstance(index, np.ndarray) and index.size > FEW and (most := int(index.max())) < 100_000:
+    if isinstance(index, np.ndarray) and index.size > EXACT_BLOCK and (most := int(index.max())) < 100_000:
         return np.array([base**each for each in range(most + 1)])[index.astype(np.intp)]
     return power(base, index)

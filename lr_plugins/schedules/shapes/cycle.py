@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lr_plugins import renamed
 from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
-from lr_plugins.schedules.milestones import END, POINT, Moment, again, begins, share_of
+from lr_plugins.schedules.milestones import END, POINT, Milestone, begins, recurring, share_of
 from lr_plugins.schedules.numerics import between, clip, floor, maximum, power, where
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State
@@ -101,16 +101,16 @@ class CycleThrough(Schedule):
         less = 1.0 if self.reach_end else 0.0
         return passed, self.pct_start * length - less, length - less
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """The ends of the phases."""
         passed, rise, end = self._times(position)
         ends = [("first phase ends", rise)] + ([("second phase ends", 2 * rise)] if self.three_phase else [])
         for what, time in ends:
-            yield Moment(what, begins(passed >= min(time, end), position))
+            yield Milestone(what, begins(passed >= min(time, end), position))
         field, share = f"{type(self).__name__}.total_steps={self.total_steps}", share_of(self.total_steps, position.run)
         first, peak, last = self._through(position)
         kind = END if last < max(first, peak) else POINT
-        yield Moment("end value reached", begins(passed >= end, position), field, kind, share, position.run)
+        yield Milestone("end value reached", begins(passed >= end, position), field, kind, share, position.run)
 
 
 @renamed.arguments
@@ -176,12 +176,12 @@ class OneCycle(CycleThrough):
         self._phases(total_steps, pct_start, anneal, three_phase, reach_end)
 
     @property
-    def starts_from_own(self) -> bool:
+    def uses_optimizer_lr(self) -> bool:
         """Whether its peak is the optimizer's own learning rate."""
         return self.max_learning_rate is None
 
     def _through(self, position: Position) -> tuple[float, float, float]:
-        peak = self.own("max_learning_rate", position)
+        peak = self.resolve("max_learning_rate", position)
         start = peak / self.div_factor
         return start, peak, start / self.final_div_factor
 
@@ -249,9 +249,9 @@ class Cyclic(Schedule):
         passed = maximum(passed, 0.0)
         return passed, up, down, floor(passed / (up + down))
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each turn."""
         passed, up, down, cycle = self._cycle(position)
         turned = floor((passed + down) / (up + down))
-        yield again("turns", "Cyclic.up_steps", self.up_steps, turned, position)
-        yield again("next cycle", "Cyclic.up_steps", self.up_steps, cycle, position)
+        yield recurring("turns", "Cyclic.up_steps", self.up_steps, turned, position)
+        yield recurring("next cycle", "Cyclic.up_steps", self.up_steps, cycle, position)

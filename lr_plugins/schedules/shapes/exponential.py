@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import Moment, again
+from lr_plugins.schedules.milestones import Milestone, recurring
 from lr_plugins.schedules.numerics import floor, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, start_of
@@ -54,8 +54,10 @@ class ExponentialDecay(Schedule):
         ratio = self.decay_steps.ratio(position)
         return self.initial(position) * power(self.decay_rate, floor(ratio) if self.staircase else ratio)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each stair."""
         if self.staircase:
             count = floor(self.decay_steps.ratio(position))
-            yield again(f"times {self.decay_rate:g}", "ExponentialDecay.decay_steps", self.decay_steps, count, position)
+            yield recurring(
+                f"times {self.decay_rate:g}", "ExponentialDecay.decay_steps", self.decay_steps, count, position
+            )

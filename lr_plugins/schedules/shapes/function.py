@@ -94,12 +94,12 @@ class FunctionSchedule(Schedule):
         )
 
     @property
-    def foreseeable(self) -> bool:
+    def is_pure(self) -> bool:
         """No: the function may do more than answer, and is called when its time has come."""
         return False
 
     @property
-    def starts_from_own(self) -> bool:
+    def uses_optimizer_lr(self) -> bool:
         """Whether it takes the learning rate so far, and that of epoch 0 is left out."""
         takes = self._takes_learning_rate
         if takes is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import Moment, again
+from lr_plugins.schedules.milestones import Milestone, recurring
 from lr_plugins.schedules.numerics import floor, maximum, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, start_of
@@ -55,11 +55,11 @@ class InverseTimeDecay(Schedule):
         ratio = self.decay_steps.ratio(position)
         return self.initial(position) / (1 + self.decay_rate * (floor(ratio) if self.staircase else ratio))
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each stair."""
         if self.staircase:
             count = floor(self.decay_steps.ratio(position))
-            yield again("next stair", "InverseTimeDecay.decay_steps", self.decay_steps, count, position)
+            yield recurring("next stair", "InverseTimeDecay.decay_steps", self.decay_steps, count, position)
 
 
 class InverseSquareRoot(Schedule):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.schedules.duration import Boundaries, Duration, DurationLike, Lengths
-from lr_plugins.schedules.milestones import END, POINT, Moment, at_passing, passings
+from lr_plugins.schedules.milestones import END, POINT, Milestone, at_passing, passings
 from lr_plugins.schedules.numerics import between, clip, cos
 from lr_plugins.schedules.position import Position, RunLength, Value
 from lr_plugins.schedules.schedule import Schedule, State
@@ -85,13 +85,13 @@ class PiecewiseConstant(Schedule):
         if isinstance(reached, np.ndarray):
             each: Value = np.asarray(self.values)[reached]
             return each
-        return position.like(self.values[int(reached)])
+        return position.broadcast(self.values[int(reached)])
 
     @cached_property
     def _passings(self) -> Boundaries:
         return Boundaries(self.boundaries)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each boundary."""
         at = passings(self._passings, position)
         for index, (boundary, value) in enumerate(zip(self.boundaries, self.values[1:], strict=True)):
@@ -148,7 +148,7 @@ class PiecewiseInterpolation(Schedule):
     def value(self, position: Position, state: State) -> Value:
         """The point of the way from the last point passed to the next."""
         if len(self.points) == 1:
-            return position.like(self._values[0])
+            return position.broadcast(self._values[0])
         passed, times, is_new = self._lengths.measure(position)
         for index in range(1, len(times)) if is_new else ():
             if times[index - 1] >= times[index]:
@@ -163,7 +163,7 @@ class PiecewiseInterpolation(Schedule):
     def _lengths(self) -> Lengths:
         return Lengths(self._whens)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each point but the first; the last is the end where the way leads down to it."""
         at = passings(Boundaries(self._whens[1:]), position)
         for index in range(1, len(self.points)):

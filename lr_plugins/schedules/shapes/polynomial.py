@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import Moment, again, ended
+from lr_plugins.schedules.milestones import Milestone, final, recurring
 from lr_plugins.schedules.numerics import between, ceil, clip, maximum, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, start_of
@@ -55,10 +55,10 @@ class LinearDecay(Schedule):
         share = clip(self.decay_steps.ratio(position), 0.0, 1.0)
         return between(self.initial(position), self.end_learning_rate, share)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """The end."""
         falls = self.initial(position) > self.end_learning_rate
-        yield ended("LinearDecay.decay_steps", self.decay_steps, position, falls)
+        yield final("LinearDecay.decay_steps", self.decay_steps, position, falls)
 
 
 class PolynomialDecay(Schedule):
@@ -96,7 +96,7 @@ class PolynomialDecay(Schedule):
         >>> [late(step) for step in (0, 50, 100)]
         [0.1, 0.07500000000000001, 0.0]
         >>> again = PolynomialDecay(0.1, decay_steps=100, cycle=True)
-        >>> [again(step) for step in (0, 50, 100, 150, 200)]
+        >>> [recurring(step) for step in (0, 50, 100, 150, 200)]
         [0.1, 0.05, 0.0, 0.025, 0.0]
     """
 
@@ -128,15 +128,15 @@ class PolynomialDecay(Schedule):
         left = power(1.0 - delayed(share, self.k_decay), self.power)
         return between(self.end_learning_rate, self.initial(position), left)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """The end, or each time that it begins to fall again."""
         field = "PolynomialDecay.decay_steps"
         if self.cycle:
             count = maximum(ceil(self.decay_steps.ratio(position)), 1.0)
-            yield again("falls again", field, self.decay_steps, count, position)
+            yield recurring("falls again", field, self.decay_steps, count, position)
         else:
             falls = self.initial(position) > self.end_learning_rate
-            yield ended(field, self.decay_steps, position, falls)
+            yield final(field, self.decay_steps, position, falls)
 
 
 def k_decay_of(owner: Schedule, value: object) -> float:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Boundaries, Duration, DurationLike
-from lr_plugins.schedules.milestones import Moment, again, at_passing, passings
+from lr_plugins.schedules.milestones import Milestone, at_passing, passings, recurring
 from lr_plugins.schedules.numerics import floor, power
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, start_of
@@ -54,9 +54,9 @@ class StepDecay(Schedule):
     def _drops(self, position: Position) -> Value:
         return floor(self.every.ratio(position))
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each drop."""
-        yield again(f"times {self.drop:g}", "StepDecay.every", self.every, self._drops(position), position)
+        yield recurring(f"times {self.drop:g}", "StepDecay.every", self.every, self._drops(position), position)
 
 
 class MultiStepDecay(Schedule):
@@ -102,12 +102,12 @@ class MultiStepDecay(Schedule):
 
     def value(self, position: Position, state: State) -> Value:
         """`initial_learning_rate * gamma ** (number of milestones reached)`."""
-        reached = position.like(0)
+        reached = position.broadcast(0)
         for _, count in self._passings.passed(position):
             reached = reached + count
         return self.initial(position) * power(self.gamma, reached)
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """Each milestone."""
         at = passings(self._passings, position)
         for index, milestone in enumerate(self.milestones):

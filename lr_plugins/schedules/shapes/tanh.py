@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lr_plugins.schedules.duration import Duration, DurationLike
-from lr_plugins.schedules.milestones import Moment, ended
+from lr_plugins.schedules.milestones import Milestone, final
 from lr_plugins.schedules.numerics import between, clip, tanh, where
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, start_of
@@ -62,7 +62,7 @@ class TanhDecay(Schedule):
         left = 0.5 * (1.0 - tanh(self.lower * (1.0 - share) + self.upper * share))
         return between(self.end_learning_rate, self.initial(position), where(share < 1.0, left, 0.0))
 
-    def moments(self, position: Position) -> Iterator[Moment]:
+    def milestones_in(self, position: Position) -> Iterator[Milestone]:
         """The end."""
         falls = self.initial(position) > self.end_learning_rate
-        yield ended("TanhDecay.decay_steps", self.decay_steps, position, falls)
+        yield final("TanhDecay.decay_steps", self.decay_steps, position, falls)
