@@ -2,7 +2,7 @@
 
 from lr_plugins.callbacks.full_pass import FullPass
 from lr_plugins.callbacks.history import History
-from lr_plugins.callbacks.keras_progress.callback import KerasProgress
+from lr_plugins.callbacks.keras_progress import KerasProgress
 from lr_plugins.callbacks.learning_rate_audit import LearningRateAudit
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.learning_rate_trace import LearningRateTrace

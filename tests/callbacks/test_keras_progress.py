@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lr_plugins import Constant, LearningRateScheduler
-from lr_plugins.callbacks import keras_progress
+from lr_plugins.callbacks.keras_progress import callback as keras_progress
 from lr_plugins.callbacks.keras_progress.callback import KerasProgress
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.rank_zero import rank_zero_only

@@ -15,7 +15,7 @@ import torchmetrics
 from torch.utils.data import DataLoader
 
 from lr_plugins import KerasProgress, LearningRateScheduler, LossDriven, StepDecay
-from lr_plugins.callbacks import keras_progress
+from lr_plugins.callbacks.keras_progress import callback as keras_progress
 from lr_plugins.console.keras_text import Piece
 from lr_plugins.console.line import ConsoleLine
 from lr_plugins.errors import InvalidArgument

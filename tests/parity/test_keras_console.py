@@ -23,8 +23,9 @@ from keras.src.utils import progbar
 from torch.utils.data import DataLoader, TensorDataset
 
 from lr_plugins import LearningRateScheduler, LossDriven
-from lr_plugins.callbacks.keras_progress import evaluation, keras_progress
-from lr_plugins.callbacks.keras_progress.callback import KerasProgress
+from lr_plugins.callbacks import KerasProgress
+from lr_plugins.callbacks.keras_progress import callback as keras_progress
+from lr_plugins.callbacks.keras_progress import evaluation
 from lr_plugins.console.keras_text import format_header, keras2_line, keras3_line
 from lr_plugins.keras import ReduceLROnPlateau
 from lr_plugins.training.recipes import article_mnist

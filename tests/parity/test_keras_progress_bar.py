@@ -29,7 +29,7 @@ from keras.src.utils import io_utils, progbar
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lr_plugins import KerasProgress, LearningRateScheduler, ReduceLROnPlateau
-from lr_plugins.callbacks import keras_progress
+from lr_plugins.callbacks.keras_progress import callback as keras_progress
 from lr_plugins.console.keras_text import EpochProgress, draw
 from lr_plugins.console.line import ConsoleLine
 from tests.toys import QUIET
