@@ -1,0 +1,71 @@
+"""A run that an error stops within a batch resumes with that batch, wherever in the epoch it is."""
+
+import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import OnExceptionCheckpoint
+
+from lr_plugins import CosineDecay, LearningRateScheduler, RunLength, Warmup
+
+from ..toys import QUIET, Toy, fit, loader, plan
+
+BATCHES, EPOCHS = 6, 4
+SCHEDULE = Warmup(CosineDecay(0.1), warmup_steps="1ep")
+PLANNED = plan(SCHEDULE, [BATCHES] * EPOCHS, RunLength.of(steps_per_epoch=BATCHES, epochs=EPOCHS))
+
+
+class Stopped(Exception):
+    pass
+
+
+class StoppingToy(Toy):
+    """Raises in the batch whose optimizer step would be the one of this index, once."""
+
+    def __init__(self, stop_at):
+        super().__init__()
+        self.stop_at = stop_at
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_step == self.stop_at:
+            self.stop_at = None
+            raise Stopped
+        return super().training_step(batch, batch_idx)
+
+
+def by_callback(module, folder):
+    """The traces of the stopped fit and of the resumed one."""
+    saver = OnExceptionCheckpoint(folder, filename="stopped")
+    first, second = LearningRateScheduler(SCHEDULE), LearningRateScheduler(SCHEDULE)
+    with pytest.raises(Stopped):
+        fit(module, first, saver, epochs=EPOCHS, enable_checkpointing=True)
+    fit(module, second, epochs=EPOCHS, ckpt_path=folder / "stopped.ckpt")
+    return first.trace, second.trace
+
+
+def by_hand(module, folder):
+    """The same, with a checkpoint that is saved after the error."""
+    first, second = LearningRateScheduler(SCHEDULE), LearningRateScheduler(SCHEDULE)
+    trainer = pl.Trainer(max_epochs=EPOCHS, callbacks=[first], **QUIET)
+    with pytest.raises(Stopped):
+        trainer.fit(module, loader())
+    trainer.save_checkpoint(folder / "stopped.ckpt")
+    fit(module, second, epochs=EPOCHS, ckpt_path=folder / "stopped.ckpt")
+    return first.trace, second.trace
+
+
+@pytest.mark.parametrize("resume", [by_callback, by_hand])
+@pytest.mark.parametrize("stop_at", [1, 5, 6, 11, 14, 17, 23])
+def test_the_stopped_batch_is_trained_with_its_learning_rate(stop_at, resume, tmp_path):
+    first, second = resume(StoppingToy(stop_at), tmp_path)
+    assert first["lr"].values.tolist() == PLANNED[:stop_at]
+    assert second["lr"].values.tolist() == PLANNED[stop_at:]
+
+
+@pytest.mark.parametrize("stop_at", [14, 17])
+def test_another_fit_of_the_same_trainer_continues(stop_at):
+    scheduler, module = LearningRateScheduler(SCHEDULE), StoppingToy(stop_at)
+    trainer = pl.Trainer(max_epochs=EPOCHS, callbacks=[scheduler], **QUIET)
+    with pytest.raises(Stopped):
+        trainer.fit(module, loader())
+    trainer.fit(module, loader())
+    rates = scheduler.trace["lr"].values.tolist()
+    assert rates[: len(PLANNED)] == PLANNED
