@@ -63,6 +63,7 @@ NO_CODE = {
     ("articles.md", "lrate = "): "a line of the article, which lr_plugins.training.recipes has",
     ("articles.md", "lr = "): "a rule in words, which the code below it states",
     ("articles.md", "eta = "): "a formula, which the code below it computes",
+    ("distributed.md", "the ranks disagree: "): "an error, which tests/lifecycle/test_ranks.py compares",
 }
 
 
