@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lr_plugins import Constant, LearningRateScheduler
-from lr_plugins.callbacks.keras_progress import callback as keras_progress
+from lr_plugins.callbacks.keras_progress import progress as keras_progress
 from lr_plugins.callbacks.keras_progress.callback import KerasProgress
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.rank_zero import rank_zero_only
@@ -323,7 +323,7 @@ def test_a_name_that_is_not_logged_warns_once_with_the_names_that_are(capsys):
         run.fit(Module())
     messages = [str(each.message) for each in caught if "KerasProgress" in str(each.message)]
     assert messages == [
-        "KerasProgress.metrics has names that are not logged: accuracy. Logged are: val_acc, val_loss, acc, loss."
+        "KerasProgress.metrics has names that are not logged: accuracy. Logged metrics: val_acc, val_loss, acc, loss."
     ]
     assert last_line(capsys.readouterr().out) == " - 0s - loss: 2.5000"
 
