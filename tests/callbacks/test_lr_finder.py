@@ -35,11 +35,11 @@ from lr_plugins import (
 from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.callbacks import History
 from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
-from lr_plugins.callbacks.lr_finder.curve import Curve, rates_between
+from lr_plugins.callbacks.lr_finder.curve import LossCurve, rates_between
 from lr_plugins.callbacks.lr_finder.snapshot import Snapshot
 from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
 from lr_plugins.callbacks.random_states import RandomStates
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgument, TrainingError, UnsupportedError
 from lr_plugins.training.data import Batches
 from tests import toys
 from tests.toys import Toy, Used, loader
@@ -62,7 +62,7 @@ def fit(module, *callbacks, train=None, **options):
 
 
 def curve_of(losses, smoothing=0.0, low=1e-6, high=1.0, mode="exponential"):
-    curve = Curve(smoothing)
+    curve = LossCurve(smoothing)
     for rate, loss in zip(rates_between(low, high, len(losses), mode), losses, strict=True):
         curve.add(rate, loss)
     return curve
@@ -122,13 +122,13 @@ def test_the_noise_before_the_fall_has_steep_places_that_do_not_count(seed):
         (2.0 + np.random.default_rng(1).normal(0, 0.1, 60), "falls by no more than its noise between"),
         (np.linspace(1, 3, 60), "falls by no more than its noise between"),
         ([float("nan")], "the loss is nan at the first step"),
-        ([2.0, 1.9, 1.8], "are too few to judge by, of 3 steps"),
-        ([], "are too few to judge by, of 0 steps"),
+        ([2.0, 1.9, 1.8], "losses of 3 steps are too few to judge by"),
+        ([], "losses of 0 steps are too few to judge by"),
     ],
     ids=["constant", "noise", "rising", "nan", "few", "none"],
 )
 def test_without_a_fall_there_is_no_suggestion(losses, why, method):
-    curve = Curve(0.9)
+    curve = LossCurve(0.9)
     for rate, loss in zip(itertools.count(1), losses, strict=False):
         curve.add(float(rate), float(loss))
     found = suggest(curve, method, "exponential")
@@ -629,9 +629,7 @@ def test_a_scheduler_that_the_module_returns_as_well_is_overridden_as_ever():
     [CosineDecay(0.1), Constant(0.1) * StepDecay(), lambda epoch: 0.1, [Assign(Constant(0.1), params="bias")]],
 )
 def test_it_is_refused_where_no_schedule_would_start_from_it(schedule):
-    with pytest.raises(
-        InvalidArgument, match=r"LearningRateRangeTest.apply must be false where the schedule names its"
-    ):
+    with pytest.raises(UnsupportedError, match="cannot apply its suggestion, because the schedule has"):
         fit(None, finder(), LearningRateScheduler(schedule))
     search = finder(apply=False)
     fit(None, search, LearningRateScheduler(schedule))
@@ -640,7 +638,7 @@ def test_it_is_refused_where_no_schedule_would_start_from_it(schedule):
 
 @pytest.mark.parametrize("callbacks", [[], [LearningRateScheduler(CosineDecay(), on_conflict="theirs")]])
 def test_it_is_refused_where_schedulers_of_the_module_drive(callbacks):
-    with pytest.raises(InvalidArgument, match=r"apply must be false where schedulers of the module \(StepLR\) drive"):
+    with pytest.raises(UnsupportedError, match=r"cannot apply its suggestion to the module's LR schedulers \(StepLR\)"):
         fit(Everything(schedulers=True), finder(), *callbacks)
 
 
@@ -756,7 +754,7 @@ def test_a_run_that_was_begun_without_it_goes_on_without_it(tmp_path, capsys):
     again = Never(**{**SEARCH, "verbose": 1})
     _, scheduler = trained(tmp_path, again, schedule, 3, tmp_path / "last.ckpt")
     assert scheduler.trace["lr"].values.tolist() == [0.025] * 6
-    assert "range test: none: the run was begun without" in capsys.readouterr().out
+    assert "range test: none, because the run was started without" in capsys.readouterr().out
 
 
 def test_a_second_fit_of_a_trainer_goes_on_and_a_new_trainer_searches_anew():
@@ -846,9 +844,9 @@ def test_what_cannot_be_searched_is_refused():
         def training_step(self, batch, batch_idx):
             pass
 
-    with pytest.raises(InvalidArgument, match="left out where the module steps its optimizer by itself"):
+    with pytest.raises(UnsupportedError, match="does not support manual optimization"):
         fit(Manual(), finder())
-    with pytest.raises(InvalidArgument, match="one that returns one, beside LearningRateRangeTest; got '2 optimizers'"):
+    with pytest.raises(UnsupportedError, match=r"needs exactly one optimizer, but configure_optimizers\(\) returned 2"):
         fit(Manual(2), finder())
 
     class Lazy(Toy):
@@ -856,7 +854,7 @@ def test_what_cannot_be_searched_is_refused():
             super().__init__()
             self.layer = torch.nn.LazyLinear(1)
 
-    with pytest.raises(InvalidArgument, match="lazy modules"):
+    with pytest.raises(UnsupportedError, match="lazy modules"):
         fit(Lazy(), finder())
 
 

@@ -109,4 +109,4 @@ def test_a_schedule_that_names_its_learning_rates_is_refused_in_a_sentence(tmp_p
     process = train(tmp_path, *FINDER, "schedule=piecewise", "logger=none")
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
-    assert "LearningRateRangeTest.apply must be false where the schedule names its learning rates" in process.stderr
+    assert "LearningRateRangeTest cannot apply its suggestion, because the schedule has its own" in process.stderr
