@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lr_plugins import CosineDecay, RunLength
-from tests.callbacks.test_lr_finder import same
+from tests.callbacks.lr_finder.test_sandbox import same
 from tests.training import without_advice
 from tests.training.test_main import SMALL, runs, train
 
