@@ -103,6 +103,6 @@ def test_a_name_that_nothing_takes(wrong):
     assert one.epochs == 2
     with pytest.raises(InvalidArgument, match=message):
         GridSearchCV(classifier(), {wrong: [1, 2]}, cv=2).fit(X, Y)
-    with pytest.raises(InvalidArgument, match=r"Near it: epochs\."):
+    with pytest.raises(InvalidArgument, match=r"Did you mean epochs\?"):
         classifier(epoch=3)
     assert classifier(lambda **any_of_them: build(), drop=1).fit(X, Y)
