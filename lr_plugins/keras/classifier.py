@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lr_plugins import validation
 from lr_plugins._lightning.compat import Callback
 from lr_plugins.callbacks import History, KerasProgress
 from lr_plugins.callbacks.random_states import RandomStates
@@ -28,7 +29,6 @@ from lr_plugins.errors import InvalidArgument, described, require, shown
 from lr_plugins.keras.built_model import RETURNS, BuiltModel, MakeOptimizer, are_probabilities, callback_types, forward
 from lr_plugins.training.console import quietly
 from lr_plugins.training.data import Samples
-from lr_plugins.validation import flag, fraction, integer, seed
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -219,11 +219,11 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
         settings = self.get_params(deep=False) | {name: value for name, value in given.items() if value is not None}
         takes = _check_names(self.build_fn, self._arguments)
-        train, validation, meta = self._samples(X, y, validation_data, settings["validation_split"])
-        epochs = integer("KerasClassifier.epochs", settings["epochs"], 1)
+        train, held_out, meta = self._samples(X, y, validation_data, settings["validation_split"])
+        epochs = validation.integer("KerasClassifier.epochs", settings["epochs"], 1)
         history, callbacks = self._with_console(_checked_callbacks(settings["callbacks"]), settings["verbose"])
-        fit_seed = _seed(self.random_state)
-        with quietly(), _seeded(fit_seed):
+        seed = _seed(self.random_state)
+        with quietly(), _seeded(seed):
             shared = {name: value for name, value in settings.items() if name in takes and value is not None}
             about_data = {"meta": meta} if "meta" in takes else {}
             built = self.build_fn(**{**about_data, **shared, **self._arguments})
@@ -231,7 +231,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             outputs = model.check_outputs(train[0][:_CHECKED_SAMPLES], len(self.classes_))
             from_logits = self._ends_before_softmax(outputs)
             module = model.module(None if "loss" in takes else self.loss, from_logits)
-            data = model.data_module(train, validation, settings["batch_size"], settings["shuffle"], fit_seed)
+            data = model.data_module(train, held_out, settings["batch_size"], settings["shuffle"], seed)
             _train(model.trainer(epochs, callbacks, _trainer_options(self.trainer)), module, data)
         self.model_, self.from_logits_ = model.trained(), from_logits
         self.history_, self.callbacks_ = history, callbacks
@@ -291,7 +291,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X, labels = validation_data[0], _labels(validation_data[1], self.classes_)[0]
             inputs, labels = validate_data(self, X, labels, reset=False, dtype=np.float32, allow_nd=True)
             return (x, targets), (torch.tensor(inputs), torch.from_numpy(encoder.transform(labels)).long()), meta
-        share = fraction("KerasClassifier.validation_split", validation_split)
+        share = validation.fraction("KerasClassifier.validation_split", validation_split)
         if share == 0:
             return (x, targets), None, meta
         split = int(len(x) * (1 - share))  # Keras' own rounding
@@ -303,7 +303,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _ends_before_softmax(self, outputs: torch.Tensor) -> bool:
         if self.from_logits is None:
             return not are_probabilities(outputs)
-        return flag("KerasClassifier.from_logits", self.from_logits)
+        return validation.flag("KerasClassifier.from_logits", self.from_logits)
 
     def _with_console(self, callbacks: list[Any], verbose: int) -> tuple[History, list[Any]]:
         """The history, and all callbacks: those given, after a History and a KerasProgress unless given."""
@@ -372,7 +372,7 @@ def _trainer_options(trainer: Any) -> dict[str, Any]:
 
 def _seed(random_state: Any) -> int:
     if isinstance(random_state, Integral):
-        return seed("KerasClassifier.random_state", random_state)
+        return validation.seed("KerasClassifier.random_state", random_state)
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
