@@ -216,8 +216,8 @@ OTHER = nn.Linear(1, 1)
         (build, {"random_state": -1}, r"KerasClassifier\.random_state must be an integer from 0"),
         (build, {"validation_split": 1.0}, r"KerasClassifier\.validation_split must be a number >= 0 and < 1"),
         (build, {"validation_split": 0.999}, r"validation_split must be a share that divides 150 samples"),
-        (build, {"callbacks": LearningRateScheduler}, r"callbacks must be None or a list of Lightning's callbacks"),
-        (build, {"callbacks": [step_decay]}, r"callbacks must be None or a list of Lightning's callbacks"),
+        (build, {"callbacks": LearningRateScheduler}, r"callbacks must be None or a list of Lightning callbacks"),
+        (build, {"callbacks": [step_decay]}, r"callbacks must be None or a list of Lightning callbacks"),
         (build, {"trainer": {"max_epochs": 3}}, r"max_epochs must be given as KerasClassifier\(epochs=\.\.\.\)"),
         (build, {"trainer": 3}, r"KerasClassifier\.trainer must be None or a dict"),
     ],
@@ -228,5 +228,5 @@ def test_what_cannot_be_fitted(build_fn, arguments, message):
 
 
 def test_two_classes_take_two_outputs():
-    with pytest.raises(InvalidArgument, match=r"2 outputs.*shape \(32, 1\)\. Two classes take two outputs"):
+    with pytest.raises(InvalidArgument, match=r"2 outputs.*shape \(32, 1\)\. Two classes need two outputs"):
         classifier(classes=1).fit(X[:100], Y[:100])
