@@ -16,16 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lr_plugins.constraints.formulas import (
-    Constraint,
-    MaxNorm,
-    MinMaxNorm,
-    NonNeg,
-    UnitNorm,
-    deserialize,
-    get,
-    serialize,
-)
+from lr_plugins.constraints.formulas import Constraint, MaxNorm, MinMaxNorm, NonNeg, UnitNorm
+from lr_plugins.constraints.serialization import deserialize, get, serialize
 from lr_plugins.constraints.steps import ConstraintHandle, constrain
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, get_args
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lr_plugins.constraints.formulas import Constraint, Projection, get
+from lr_plugins.constraints.formulas import Constraint, Projection
 from lr_plugins.constraints.layouts import Layout, axes_in_order
+from lr_plugins.constraints.serialization import get
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.validation import choice, pattern
 
