@@ -47,7 +47,7 @@ def test_the_end_of_the_data_is_held_out():
     assert split.history_["val_acc"][-1] == pytest.approx(split.score(x[105:], y[105:]))
     with pytest.raises(ValueError, match="previously unseen labels"):
         classifier().fit(X[:100], Y[:100], validation_data=(X, Y))
-    with pytest.raises(InvalidArgument, match=r"one-hot rows of as many numbers as there are classes"):
+    with pytest.raises(InvalidArgument, match=r"one-hot rows with a column per class"):
         classifier().fit(X, Y, validation_data=(X, np.eye(4)[Y]))
     with pytest.raises(InvalidArgument, match=r"validation_data must be None or a tuple \(X, y\)"):
         classifier().fit(X, Y, validation_data=X)
