@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lr_plugins import schedules as s
-from lr_plugins.callbacks.learning_rate_trace import Points
+from lr_plugins.callbacks.learning_rate_trace.epoch_metrics import MetricPoints
 from lr_plugins.engine.trace import Series
 from lr_plugins.plotting.learning_rate import plot_learning_rate
 from lr_plugins.schedules import Observation, Position, RunLength, Schedule
@@ -124,8 +124,8 @@ def _curve(schedule: Schedule) -> Series:
     return series
 
 
-def _losses() -> dict[str, Points]:
-    points = Points()
+def _losses() -> dict[str, MetricPoints]:
+    points = MetricPoints()
     for epoch, loss in enumerate(LOSSES, 1):
         points.append(epoch * int(RUN.steps_per_epoch or 0), loss)
     return {"loss": points}

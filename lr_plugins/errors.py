@@ -129,6 +129,10 @@ class RenamedError(LearningRateError, TypeError):
     """Something of an earlier version is called otherwise now; the message says how."""
 
 
+class UnsupportedError(LearningRateError, ValueError):
+    """Two things that do not work together; the message says which, and what to do instead."""
+
+
 class MissingExtra(LearningRateError, ImportError):
     """A package is not installed that only some features need; the message names the extra that brings it."""
 

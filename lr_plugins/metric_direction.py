@@ -1,9 +1,14 @@
-"""Whether a metric is better when higher or lower: one rule for schedules, summaries, comparisons and checkpoints."""
+"""Whether a metric is better when higher or lower, and Keras' rule of improvement.
+
+Schedules, callbacks, summaries, comparisons and checkpoints share one rule.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Literal
+
+import numpy as np
 
 _LOWER = re.compile(
     r".*loss|.*losses|.*errors?|err\d*|perplexity|ppl|mse|msle|rmse|rmsle|mae|mape|smape|nll|bce|ce|crossentropy|wer|cer|"
@@ -46,3 +51,38 @@ def better(metric: str) -> Literal["min", "max"] | None:
 def higher_is_better(metric: str) -> bool:
     """Whether higher values of a metric are better; if its name does not say, lower values are."""
     return better(metric) == "max"
+
+
+def better_in_keras2(metric: str) -> Literal["min", "max"]:
+    """Whether lower or higher values are better in Keras 2, which only looks for `acc` in the name.
+
+    Example:
+        >>> better_in_keras2("val_acc"), better_in_keras2("val_f1")
+        ('max', 'min')
+    """
+    return "max" if "acc" in metric else "min"
+
+
+def improves(value: float, best: float, sign: int, min_delta: float, *, in_float32: bool = False) -> bool:
+    """Keras' rule of improvement: `value + min_delta < best`, or `value - min_delta > best` where higher is better.
+
+    Args:
+        value: the new value. NaN never improves.
+        best: the value to improve on.
+        sign: 1 where lower values are better, -1 where higher values are.
+        min_delta: by how much the value must be better.
+        in_float32: compare in single precision, as Keras 3 does. Default False.
+
+    Source: keras.callbacks.EarlyStopping (Keras 2.2.4 and 3); keras.callbacks.ReduceLROnPlateau (Keras 3).
+
+    Example:
+        >>> improves(0.9, 1.0, sign=1, min_delta=0.05), improves(0.9, 1.0, sign=-1, min_delta=0.05)
+        (True, False)
+        >>> improves(1.0, 1.0 + 1e-9, sign=1, min_delta=0.0), improves(1.0, 1.0 + 1e-9, 1, 0.0, in_float32=True)
+        (True, False)
+    """
+    moved, bar = sign * value + min_delta, sign * best
+    if not in_float32:
+        return moved < bar
+    with np.errstate(over="ignore"):
+        return bool(np.float32(moved) < np.float32(bar))

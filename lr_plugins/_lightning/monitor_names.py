@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lr_plugins.engine.recorder import Recorder
 
-NAMES = ("plain", "monitor")
+Names = Literal["plain", "monitor"]
 
 
 class MonitorNames:

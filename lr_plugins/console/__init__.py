@@ -1,1 +1,1 @@
-"""What Keras writes on a console, as text, and the line that it is written to."""
+"""Keras' console output as text, and the console line that it is written to."""

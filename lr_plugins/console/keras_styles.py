@@ -1,8 +1,12 @@
-"""The two generations of Keras whose words we print, and what each calls the learning rate."""
+"""The two generations of Keras whose output is reproduced, and what each calls the learning rate."""
 
 from __future__ import annotations
 
-LEARNING_RATE_NAMES = {"keras2": "lr", "keras3": "learning_rate"}
+from typing import Literal, get_args
 
-STYLES = tuple(LEARNING_RATE_NAMES)
+Style = Literal["keras2", "keras3"]
 """`"keras2"` is Keras 2.2.4, `"keras3"` Keras 3."""
+
+STYLES: tuple[Style, ...] = get_args(Style)
+
+LEARNING_RATE_NAMES: dict[Style, str] = {"keras2": "lr", "keras3": "learning_rate"}

@@ -1,6 +1,6 @@
-"""What Keras writes on the console: numbers, times, lines and progress bars, of Keras 2.2.4 and of Keras 3.
+"""Keras' console output as text: numbers, times, lines and progress bars of Keras 2.2.4 and Keras 3.
 
-Pure text: nothing here knows Lightning, a clock or a terminal.
+Nothing here depends on Lightning, a clock or a terminal.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 
 
 def format_value(value: float) -> str:
-    """A metric as the epoch line shows it: four decimals, or four digits and an exponent when that is small.
+    """A metric in the line of an epoch: four decimals, or an exponent if it is small.
 
     Example:
         >>> [format_value(v) for v in (0.43541, 0.001, -0.5, 0.0)]
         ['0.4354', '1.0000e-03', '-5.0000e-01', '0.0000e+00']
     """
-    # Keras compares the value here, not its magnitude: negative numbers always take the second form.
+    # Keras compares the value, not its magnitude, so negative numbers always get an exponent.
     return f"{value:.4f}" if value > 1e-3 else f"{value:.4e}"
 
 
 def format_bar_value(value: float) -> str:
-    """A metric as a progress bar shows it: there, Keras goes by the magnitude.
+    """A metric in a progress bar, where Keras compares its magnitude.
 
     Example:
         >>> [format_bar_value(v) for v in (0.43541, 0.001, -0.5, 0.0)]
@@ -35,9 +35,9 @@ def format_bar_value(value: float) -> str:
 
 
 def format_rate(value: float | np.float32, style: str) -> str:
-    """A learning rate as the message of a scheduler shows it.
+    """A learning rate in the message of a scheduler.
 
-    In Keras 2 a number of single precision has the digits of NumPy 1's `str`, in Keras 3 those of the same float.
+    A float32 has the digits of NumPy 1's `str` in Keras 2, and those of the equal Python float in Keras 3.
 
     Example:
         >>> [format_rate(value, "keras2") for value in (1e-4, np.float32(1e-4), np.float32(1 / 3))]
@@ -55,7 +55,7 @@ def format_rate(value: float | np.float32, style: str) -> str:
 
 
 def format_metrics(logs: Mapping[str, float]) -> str:
-    """The metrics of a line in the order given, each led by a dash.
+    """The metrics of a line, in the given order.
 
     Example:
         >>> format_metrics({"loss": 0.43541, "acc": 0.8625})
@@ -65,7 +65,7 @@ def format_metrics(logs: Mapping[str, float]) -> str:
 
 
 def format_step_time(seconds: float, zero: str = "0s") -> str:
-    """The mean time of a step in the unit that suits it; `zero` is what exactly 0 is called.
+    """The mean time of a step, in a suitable unit; `zero` is the text for exactly 0.
 
     Example:
         >>> [format_step_time(t) for t in (0, 2.4, 0.0234, 0.00014)]
@@ -81,7 +81,7 @@ def format_step_time(seconds: float, zero: str = "0s") -> str:
 
 
 def format_eta(seconds: float) -> str:
-    """The time that is left, with minutes and hours where there are any.
+    """The remaining time, with minutes and hours if there are any.
 
     Example:
         >>> [format_eta(t) for t in (9.9, 60, 467, 9990)]
@@ -95,7 +95,7 @@ def format_eta(seconds: float) -> str:
 
 
 def format_count(step: int, steps: int | None) -> str:
-    """The step reached of all steps, as wide for every step; None where their number is unknown.
+    """The current step and the number of steps, with a constant width; None if their number is unknown.
 
     Example:
         >>> format_count(7, 100), format_count(7, None)
@@ -108,7 +108,7 @@ def format_count(step: int, steps: int | None) -> str:
 
 
 def format_header(epoch: int, epochs: int | None) -> str:
-    """The title of an epoch counted from 0; `epochs` is None or negative when their number is not limited.
+    """The header of an epoch, counted from 0; `epochs` is None or negative if there is no limit.
 
     Example:
         >>> format_header(0, 10), format_header(0, -1)
@@ -118,7 +118,7 @@ def format_header(epoch: int, epochs: int | None) -> str:
 
 
 def keras2_line(logs: Mapping[str, float], elapsed: float) -> str:
-    """The end of an epoch as Keras 2.2.4 prints it.
+    """The line at the end of an epoch in Keras 2.2.4.
 
     Example:
         >>> keras2_line({"loss": 0.43541, "acc": 0.8625}, elapsed=12.7)
@@ -128,7 +128,7 @@ def keras2_line(logs: Mapping[str, float], elapsed: float) -> str:
 
 
 def keras3_line(logs: Mapping[str, float], elapsed: float, step_time: float, step: int, steps: int) -> str:
-    """The end of an epoch as Keras 3 prints it.
+    """The line at the end of an epoch in Keras 3.
 
     Example:
         >>> keras3_line({"loss": 0.99741}, elapsed=0.117, step_time=0.0234, step=5, steps=5)
@@ -144,12 +144,12 @@ class EpochProgress(NamedTuple):
     """What a progress bar shows.
 
     Args:
-        current: steps (or samples) that are done.
-        target: those of the whole epoch, >= 1; None where that is unknown.
-        elapsed: seconds since the epoch's begin.
-        unit_time: mean seconds of a step (or sample).
+        current: steps (or samples) done.
+        target: steps (or samples) of the whole epoch, >= 1; None if unknown.
+        elapsed: seconds since the start of the epoch.
+        unit_time: mean seconds per step (or sample).
         logs: metrics to show, in order.
-        final: whether the epoch is over; before that, the time left is shown.
+        final: whether the epoch is over; until then the remaining time is shown.
     """
 
     current: int
@@ -161,31 +161,31 @@ class EpochProgress(NamedTuple):
 
     @property
     def share(self) -> float:
-        """How much of the epoch is done, from 0 to 1."""
+        """The fraction of the epoch that is done, from 0 to 1."""
         return min(self.current / self.target, 1.0) if self.target else 0.0
 
     @property
     def eta(self) -> str | None:
-        """The time that is left; None where that is unknown, or nothing is left."""
+        """The remaining time; None if it is unknown or the epoch is over."""
         if self.final or self.target is None:
             return None
         return format_eta(self.unit_time * max(self.target - self.current, 0))
 
 
 class Piece(NamedTuple):
-    """A part of a line, and the ANSI codes that style it on a terminal, if any."""
+    """A part of a line, with the ANSI codes of its style on a terminal."""
 
     text: str
     codes: str = ""
 
     @property
     def styled(self) -> str:
-        """The text with its style."""
+        """The text with its ANSI codes."""
         return f"\x1b[{self.codes}m{self.text}\x1b[0m" if self.codes else self.text
 
 
 class Bar(NamedTuple):
-    """How a generation of Keras draws its bar: from a moment and a width, and the width that it has there."""
+    """How a version of Keras draws its bar, given the progress and a width, and its usual width."""
 
     draw: Callable[[EpochProgress, int], list[Piece]]
     width: int
@@ -204,14 +204,14 @@ def keras2_bar(now: EpochProgress, width: int) -> list[Piece]:
         done = int(width * now.share)
         tip = ("=" if now.share == 1.0 else ">") if done else ""
         count += f" [{'=' * (done - 1)}{tip}{'.' * (width - done)}]"
-    # Keras says "step" of samples, too.
+    # Keras says "step" even if it counts samples.
     took = f"{now.elapsed:.0f}s {format_step_time(now.unit_time, '0us')}"
     time = f" - {took}" if now.eta is None else f" - ETA: {now.eta}"
     return [Piece(count), Piece(time), *_metrics(now.logs)]
 
 
 def keras3_bar(now: EpochProgress, width: int) -> list[Piece]:
-    """Keras 3's bar, whose done part is green.
+    """Keras 3's bar; the part that is done is green.
 
     Example:
         >>> now = EpochProgress(current=2, target=5, elapsed=0.1, unit_time=0.04, logs={"loss": 0.9984})
@@ -233,18 +233,18 @@ def _metrics(logs: Mapping[str, float]) -> list[Piece]:
 
 BARS = {"keras2": Bar(keras2_bar, 30), "keras3": Bar(keras3_bar, 20)}
 SHORTEST = 5
-"""The width to which a bar is shortened for the sake of what stands beside it."""
+"""The least width of a bar that is shortened to fit the terminal."""
 
 
 def draw(style: str, now: EpochProgress, columns: int | None = None) -> list[Piece]:
-    """A bar as Keras draws it; in a terminal that is too narrow for that, a shorter bar, then fewer metrics.
+    """A bar as Keras draws it; on a narrow terminal, a shorter bar, then fewer metrics.
 
-    A line that wraps cannot be written over. That of an epoch which is over stays as it is, and so remains whole.
+    A line that wraps cannot be overwritten. The final bar of an epoch is not overwritten, so it stays complete.
 
     Args:
         style: `"keras2"` or `"keras3"`.
-        now: what to show.
-        columns: of the terminal. Default None: as many as needed.
+        now: the progress to show.
+        columns: width of the terminal. Default None: no limit.
 
     Example:
         >>> now = EpochProgress(2, 5, 0.1, 0.04, {"loss": 0.5, "acc": 0.25})
@@ -255,7 +255,7 @@ def draw(style: str, now: EpochProgress, columns: int | None = None) -> list[Pie
     pieces = bar.draw(now, bar.width)
     if columns is None or now.final:
         return pieces
-    room, logs = max(columns - 1, 1), dict(now.logs)  # some terminals begin a new line with the last column
+    room, logs = max(columns - 1, 1), dict(now.logs)  # some terminals wrap at the last column
     while length(pieces) > room and logs and length(bar.draw(now._replace(logs=logs), SHORTEST)) > room:
         logs.popitem()
     spare = room - length(bar.draw(now._replace(logs=logs), SHORTEST))
@@ -266,5 +266,5 @@ def draw(style: str, now: EpochProgress, columns: int | None = None) -> list[Pie
 
 
 def length(pieces: list[Piece]) -> int:
-    """How many columns they take."""
+    """The number of columns that the pieces take."""
     return sum(len(piece.text) for piece in pieces)

@@ -1,4 +1,4 @@
-"""Standard output: whole lines, and one that is written again and again while something is under way."""
+"""Standard output: whole lines, and a line that is updated in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lr_plugins.rank_zero import rank_zero_only
 
 @rank_zero_only
 def write(text: str) -> None:
-    """Write at once, of several processes in the first; as well as the encoding of standard output can say it."""
+    """Write and flush, in the first process only. Characters that the encoding lacks are replaced or left out."""
     stream: Any = sys.stdout
     if stream is None:  # a program without a console
         return
@@ -26,41 +26,41 @@ def write(text: str) -> None:
 
 
 class ConsoleLine:
-    """A line that the next one takes the place of.
+    """A line that each update replaces.
 
-    On a terminal, and in a notebook, the line is written over. Anywhere else, in a file or a pipe, each is a line of
-    its own and there are no control characters but line feeds: what Keras 2.2.4 does there. (Keras 3 writes its
-    control characters into files on Linux; elsewhere it begins a new line, too.)
+    On a terminal and in a notebook the line is overwritten. In a file or a pipe each update is a line of its own,
+    without control characters other than line feeds, as in Keras 2.2.4. (Keras 3 writes its control characters to files
+    on Linux; on other systems it also starts a new line.)
     """
 
     def __init__(self) -> None:
-        self._width = 0  # of what stands there
+        self._width = 0  # of the current text
         self._is_open = False
 
     def show(self, draw: Callable[[int | None], list[Piece]], final: bool = False) -> None:
-        """Write what is drawn for so many columns (None: any number); `final` ends the line."""
+        """Write what `draw` returns for the columns of the terminal (None: no limit); `final` ends the line."""
         rewrites = _rewrites(sys.stdout)
         pieces = draw(_columns(sys.stdout) if rewrites else None)
-        begin = "\b" * self._width + "\r" if rewrites else "\n"
+        start = "\b" * self._width + "\r" if rewrites else "\n"
         text = "".join(piece.styled if rewrites else piece.text for piece in pieces)
-        rest = " " * (self._width - length(pieces))  # of a longer line before
-        write(f"{begin}{text}{rest}" + "\n" * final)
+        rest = " " * (self._width - length(pieces))  # covers a longer text
+        write(f"{start}{text}{rest}" + "\n" * final)
         self._width, self._is_open = length(pieces), not final
 
     def end(self) -> None:
-        """End a line that stays as it is, because something has gone wrong."""
+        """End a line that stays unfinished, after an error."""
         if self._is_open:
             write("\n")
         self._is_open = False
 
 
 def _rewrites(stream: Any) -> bool:
-    is_a_notebook = type(stream).__module__.partition(".")[0] == "ipykernel"
-    return is_a_notebook or (hasattr(stream, "isatty") and stream.isatty())
+    is_notebook = type(stream).__module__.partition(".")[0] == "ipykernel"
+    return is_notebook or (hasattr(stream, "isatty") and stream.isatty())
 
 
 def _columns(stream: Any) -> int | None:
-    """Of the terminal, if it tells."""
+    """The columns of the terminal, if known."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or None
     except (AttributeError, OSError, ValueError):

@@ -1,7 +1,7 @@
 """Keras' constraints: projections of the weights after each update.
 
 A constraint is a function of a tensor. `Constraints` applies it to the parameters of a module in a Trainer,
-`constrain` in a loop of your own.
+`constrain` in a training loop of your own. Lightning is imported when `Constraints` is first used.
 
 Example:
     >>> import torch
@@ -14,17 +14,14 @@ Example:
 
 from __future__ import annotations
 
-from lr_plugins.constraints.application import ConstraintHandle, Constraints, constrain
-from lr_plugins.constraints.formulas import (
-    Constraint,
-    MaxNorm,
-    MinMaxNorm,
-    NonNeg,
-    UnitNorm,
-    deserialize,
-    get,
-    serialize,
-)
+from typing import TYPE_CHECKING, Any
+
+from lr_plugins.constraints.formulas import Constraint, MaxNorm, MinMaxNorm, NonNeg, UnitNorm
+from lr_plugins.constraints.serialization import deserialize, get, serialize
+from lr_plugins.constraints.steps import ConstraintHandle, constrain
+
+if TYPE_CHECKING:
+    from lr_plugins.constraints.callback import Constraints
 
 __all__ = [
     "Constraint",
@@ -45,4 +42,12 @@ __all__ = [
 ]
 
 max_norm, non_neg, unit_norm, min_max_norm = MaxNorm, NonNeg, UnitNorm, MinMaxNorm
-maxnorm, nonneg, unitnorm = MaxNorm, NonNeg, UnitNorm  # of the first Keras 2
+maxnorm, nonneg, unitnorm = MaxNorm, NonNeg, UnitNorm  # the names of the first releases of Keras 2
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Constraints":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lr_plugins.constraints.callback import Constraints
+
+    return Constraints

@@ -1,30 +1,29 @@
-"""The constraints as functions of a tensor, operation by operation those of Keras on its torch backend."""
+"""The constraints as functions of a tensor, with the operations of Keras on its torch backend."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lr_plugins.console.keras_styles import STYLES, Style
 from lr_plugins.errors import InvalidArgument, TrainingError, described
-from lr_plugins.validation import choice, number
+from lr_plugins.validation import as_integer, choice, number
 
 EPSILON = 1e-7
-"""`keras.config.epsilon()`, which is added to a norm before something is divided by it."""
+"""`keras.config.epsilon()`, added to a norm before dividing by it."""
 
 Axis = int | Sequence[int]
 Projection = Callable[[Tensor], Tensor]
-"""What Keras takes for a constraint: any function of a weight that returns the constrained weight."""
+"""What Keras accepts as a constraint: a function of a weight that returns the constrained weight."""
 
 
 class Constraint:
-    """Base of the constraints below, and of your own: override `__call__`, as in Keras.
+    """Base class of constraints. A constraint of your own overrides `__call__`, as in Keras.
 
-    A constraint of your own needs no more than `__call__`; `get_config` lets it be saved.
+    Override `get_config` as well to make it serializable.
 
     Source: keras.constraints.Constraint.
 
@@ -37,7 +36,7 @@ class Constraint:
     """
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Let a class that overrides `__call__` alone be applied by that, and not by what its parent has for many."""
+        """Let a class that overrides only `__call__` use it, and not its parent's `apply_`, for several weights."""
         super().__init_subclass__(**arguments)
         if "__call__" in vars(cls) and "apply_" not in vars(cls):
             cls.apply_ = Constraint.apply_  # type: ignore[method-assign]
@@ -51,7 +50,7 @@ class Constraint:
 
         Args:
             weights: of any shapes.
-            order: their axes in the order in which the constraint counts them. Default None: as they are.
+            order: their axes in the order in which the constraint counts them. Default None: torch's order.
         """
         apply_one_by_one(self, weights, order)
 
@@ -91,15 +90,15 @@ class Constraint:
 
 
 class _NormConstraint(Constraint):
-    """A constraint of the norms over some axes: `n = sqrt(sum(w ** 2, axis, keepdims=True))`."""
+    """A constraint on the norms over some axes: `n = sqrt(sum(w ** 2, axis, keepdims=True))`."""
 
     def __init__(self, axis: Axis) -> None:
         self.axis = _axis(f"{type(self).__name__}.axis", axis)
 
     def check(self, weight: Tensor, name: str) -> None:
-        """Raise an `InvalidArgument` for a weight that is not of real numbers or has no such axes."""
+        """Raise an `InvalidArgument` for a weight that is not floating-point or does not have the axes."""
         super().check(weight, name)
-        dimensions = max(weight.dim(), 1)  # a number has the axis 0, for torch
+        dimensions = max(weight.dim(), 1)  # torch accepts axis 0 for a scalar
         axes = [axis % dimensions for axis in self._axes if -dimensions <= axis < dimensions]
         if len(axes) < len(self._axes) or len(set(axes)) < len(axes):
             shape = tuple(weight.shape)
@@ -116,19 +115,19 @@ class _NormConstraint(Constraint):
         return self._scaled(w, self._scales(self._sum(w, self._axes)))
 
     def apply_(self, weights: Sequence[Tensor], order: Sequence[int] | None = None) -> None:
-        """Constrain weights of one device and type in place, those of all sizes together."""
+        """Constrain weights of one device and dtype in place, all sizes together."""
         axes = self._axes if order is None else tuple(order[axis] for axis in self._axes)
         sums = [self._sum(weight, axes) for weight in weights]
-        scales = self._scales(torch.cat([one.reshape(-1) for one in sums]))
-        parts = torch.split(scales, [one.numel() for one in sums])
-        self._rescale_(list(weights), [part.view_as(one) for part, one in zip(parts, sums, strict=True)])
+        scales = self._scales(torch.cat([norms.reshape(-1) for norms in sums]))
+        parts = torch.split(scales, [norms.numel() for norms in sums])
+        self._rescale_(list(weights), [part.view_as(norms) for part, norms in zip(parts, sums, strict=True)])
 
     @staticmethod
     def _sum(weight: Tensor, axes: tuple[int, ...]) -> Tensor:
         return torch.sum(torch.square(weight), dim=axes, keepdim=True)
 
     def _scales(self, sums: Tensor) -> Tensor:
-        """What the weights are scaled with, of the sums of their squares."""
+        """The factors of the weights (divisors, for `UnitNorm`), from the sums of their squares."""
         raise NotImplementedError
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
@@ -141,16 +140,16 @@ class _NormConstraint(Constraint):
 class MaxNorm(_NormConstraint):
     """Scale down weights whose norm is too large.
 
-    `w * clip(n, 0, max_value) / (1e-7 + n)` with `n = sqrt(sum(w ** 2, axis, keepdims=True))`. A weight whose norm is
-    small enough is multiplied by `n / (1e-7 + n)`, and so shrinks by a trace.
+    `w * clip(n, 0, max_value) / (1e-7 + n)` with `n = sqrt(sum(w ** 2, axis, keepdims=True))`. A weight within the
+    bound is multiplied by `n / (1e-7 + n)`, so it shrinks very slightly.
 
     Args:
         max_value: the largest norm, a finite number >= 0. Default 2.
-        axis: the axis that the norm sums over, or a list of axes. Default 0. Called as a function, the tensor's own
-            axes; for what they are in a layer see `Constraints`.
+        axis: the axis or axes of the norm. Default 0. They are the tensor's own axes when the constraint is called as a
+            function; for those of a layer see `Constraints`.
 
     Raises:
-        InvalidArgument: an argument outside its range; at the call, a tensor that has no such axes.
+        InvalidArgument: an argument outside its range; at the call, a tensor that does not have the axes.
 
     Source: keras.constraints.MaxNorm (Keras 3.15; Keras 2.2.4 has the same formula).
 
@@ -179,10 +178,10 @@ class NonNeg(Constraint):
     `max(w, 0)` in Keras 3; `w * (w >= 0)` in Keras 2, where a negative weight becomes -0.0, and -inf becomes NaN.
 
     Args:
-        style: `"keras3"` (the default) or `"keras2"`, whose formula it is.
+        style: whose formula to use, `"keras3"` (the default) or `"keras2"`.
 
     Raises:
-        InvalidArgument: another style.
+        InvalidArgument: an unknown style.
 
     Source: keras.constraints.NonNeg (Keras 3.15 and Keras 2.2.4).
 
@@ -193,38 +192,39 @@ class NonNeg(Constraint):
         tensor([-0., 2.])
     """
 
-    def __init__(self, style: str = "keras3") -> None:
-        self.style = choice("NonNeg.style", style, ("keras2", "keras3"))
+    def __init__(self, style: Style = "keras3") -> None:
+        self.style = choice("NonNeg.style", style, STYLES)
 
     def __call__(self, w: Tensor) -> Tensor:
-        """The weight without its negative numbers."""
+        """The weight with its negative elements set to 0."""
         self.check(w, "the weight")
         return w * _is_kept(w) if self.style == "keras2" else torch.maximum(w, _zero(w))
 
     def apply_(self, weights: Sequence[Tensor], order: Sequence[int] | None = None) -> None:
-        """Constrain weights in place; the order of the axes makes no difference."""
+        """Constrain weights in place. The order of the axes makes no difference."""
         if self.style == "keras2":
             torch._foreach_mul_(list(weights), [_is_kept(weight) for weight in weights])
             return
-        for weight in weights:  # torch._foreach_maximum_ leaves -0.0 where torch.maximum, and Keras, give 0.0
+        for weight in weights:  # torch._foreach_maximum_ keeps -0.0 where torch.maximum, and Keras, give 0.0
             torch.maximum(weight, _zero(weight), out=weight)
 
     def get_config(self) -> dict[str, Any]:
-        """Nothing, as in Keras; and `style`, where it is not the default."""
+        """Empty, as in Keras; with `style` if it is not the default."""
         return {} if self.style == "keras3" else {"style": self.style}
 
 
 class UnitNorm(_NormConstraint):
     """Scale the weights to norm 1.
 
-    `w / (1e-7 + n)` with `n = sqrt(sum(w ** 2, axis, keepdims=True))`; weights that are all 0 remain so.
+    `w / (1e-7 + n)` with `n = sqrt(sum(w ** 2, axis, keepdims=True))`. Weights that are all 0 stay 0.
 
     Args:
-        axis: the axis that the norm sums over, or a list of axes. Default 0. Called as a function, the tensor's own
-            axes; for what they are in a layer see `Constraints`.
+        axis: the axis or axes of the norm. Default 0. They are the tensor's own axes when the constraint is called as a
+            function; for those of a layer see `Constraints`.
 
     Raises:
-        InvalidArgument: `axis` is not a whole number nor a list of them; at the call, a tensor that has no such axes.
+        InvalidArgument: `axis` is not an integer or a list of integers; at the call, a tensor that does not have the
+            axes.
 
     Source: keras.constraints.UnitNorm (Keras 3.15; Keras 2.2.4 has the same formula).
 
@@ -252,7 +252,7 @@ class UnitNorm(_NormConstraint):
 
 
 class MinMaxNorm(_NormConstraint):
-    """Scale the weights so that their norm is within bounds, at once or step by step.
+    """Scale the weights so that their norm lies within bounds, at once or gradually.
 
     `w * (rate * clip(n, min_value, max_value) + (1 - rate) * n) / (1e-7 + n)` with
     `n = sqrt(sum(w ** 2, axis, keepdims=True))`. A weight that is all 0 stays 0, below any `min_value`.
@@ -260,12 +260,12 @@ class MinMaxNorm(_NormConstraint):
     Args:
         min_value: the smallest norm, a finite number >= 0. Default 0.
         max_value: the largest norm, a finite number >= `min_value`. Default 1.
-        rate: the share of the way into the bounds that each update covers, 0 to 1; 1 is all of it. Default 1.
-        axis: the axis that the norm sums over, or a list of axes. Default 0. Called as a function, the tensor's own
-            axes; for what they are in a layer see `Constraints`.
+        rate: the share of the distance to the bounds that each update covers, 0 to 1. Default 1: all of it.
+        axis: the axis or axes of the norm. Default 0. They are the tensor's own axes when the constraint is called as a
+            function; for those of a layer see `Constraints`.
 
     Raises:
-        InvalidArgument: an argument outside its range; at the call, a tensor that has no such axes.
+        InvalidArgument: an argument outside its range; at the call, a tensor that does not have the axes.
 
     Source: keras.constraints.MinMaxNorm (Keras 3.15; Keras 2.2.4 has the same formula).
 
@@ -293,105 +293,28 @@ class MinMaxNorm(_NormConstraint):
         return {"min_value": self.min_value, "max_value": self.max_value, "rate": self.rate, "axis": self.axis}
 
 
-CONSTRAINTS: dict[str, type[Constraint]] = {
-    "Constraint": Constraint,
-    "MaxNorm": MaxNorm,
-    "MinMaxNorm": MinMaxNorm,
-    "NonNeg": NonNeg,
-    "UnitNorm": UnitNorm,
-    "constraint": Constraint,
-    "max_norm": MaxNorm,
-    "min_max_norm": MinMaxNorm,
-    "non_neg": NonNeg,
-    "unit_norm": UnitNorm,
-}
-"""The names that Keras has for them."""
-
-torch.serialization.add_safe_globals(list(CONSTRAINTS.values()))  # in checkpoints, by save_hyperparameters()
-
-
-def serialize(constraint: Constraint) -> dict[str, Any]:
-    """A constraint as a dictionary of plain values: `{"class_name": ..., "config": ...}`.
-
-    Example:
-        >>> serialize(MaxNorm(3))
-        {'class_name': 'MaxNorm', 'config': {'max_value': 3, 'axis': 0}}
-    """
-    return {"class_name": type(constraint).__name__, "config": constraint.get_config()}
-
-
-def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type[Constraint]] | None = None) -> Constraint:
-    """The constraint of a dictionary that Keras' `serialize` (or ours) made.
-
-    Args:
-        config: the dictionary.
-        custom_objects: classes of your own, by name. Default None.
-
-    Raises:
-        InvalidArgument: it names no constraint.
-
-    Example:
-        >>> deserialize({"class_name": "UnitNorm", "config": {"axis": 1}})
-        UnitNorm(axis=1)
-    """
-    known = {**CONSTRAINTS, **(custom_objects or {})}
-    name = config.get("class_name") if isinstance(config, Mapping) else None
-    if not isinstance(name, str) or name not in known or not isinstance(config.get("config"), Mapping):
-        allowed = f"a dictionary with class_name, one of {', '.join(known)}, and config"
-        raise InvalidArgument("the serialized constraint", config, allowed)
-    return known[name].from_config(config["config"])
-
-
-def get(identifier: Any) -> Projection | None:
-    """The constraint that something stands for, as Keras' layers read their `kernel_constraint`.
-
-    Args:
-        identifier: a name (`"max_norm"` or `"MaxNorm"`, with the default arguments), what `serialize` gave, a class, a
-            constraint or any other function of a tensor; None is no constraint.
-
-    Raises:
-        InvalidArgument: it is something else.
-
-    Example:
-        >>> get("unit_norm"), get(MaxNorm(3)), get(None)
-        (UnitNorm(axis=0), MaxNorm(max_value=3, axis=0), None)
-    """
-    if identifier is None:
-        return None
-    found = CONSTRAINTS.get(identifier) if isinstance(identifier, str) else identifier
-    if isinstance(found, Mapping):
-        return deserialize(found)
-    if inspect.isclass(found):
-        found = found()
-    if not callable(found):
-        names = ", ".join(name for name in CONSTRAINTS if name.islower())
-        raise InvalidArgument("the constraint", identifier, f"a function of a tensor, None, or one of {names}")
-    projection: Projection = found
-    return projection
-
-
 def apply_one_by_one(projection: Projection, weights: Sequence[Tensor], order: Sequence[int] | None = None) -> None:
-    """Replace weights by what a function makes of each; it sees their axes in the given order."""
+    """Replace each weight by the result of a function, which sees its axes in the given order."""
     for weight in weights:
-        seen = weight if order is None else weight.permute(*order)
-        constrained = projection(seen)
-        if not isinstance(constrained, Tensor) or constrained.shape != seen.shape:
+        permuted = weight if order is None else weight.permute(*order)
+        constrained = projection(permuted)
+        if not isinstance(constrained, Tensor) or constrained.shape != permuted.shape:
             name = getattr(projection, "__name__", type(projection).__name__)
             shape = tuple(constrained.shape) if isinstance(constrained, Tensor) else type(constrained).__name__
             raise TrainingError(
-                f"the constraint {name} must return a tensor of the weight's shape, {tuple(seen.shape)}; "
+                f"the constraint {name} must return a tensor of the weight's shape, {tuple(permuted.shape)}; "
                 f"it returned {shape}"
             )
-        seen.copy_(constrained)
+        permuted.copy_(constrained)
 
 
 def _is_kept(weight: Tensor) -> Tensor:
-    """1 for a weight that is not negative, else 0."""
+    """1 for elements that are not negative, else 0."""
     return (weight >= 0).to(weight.dtype)
 
 
 def _zero(weight: Tensor) -> Tensor:
-    """A 0 for operations with a weight, on whatever device that is."""
+    """A scalar 0 for operations with a weight on any device."""
     return torch.zeros((), dtype=weight.dtype)
 
 
@@ -400,14 +323,15 @@ def _norm(field: str, value: object) -> float:
 
 
 def _finite(field: str, value: Any, allowed: str, **bounds: float) -> float:
-    """A number within bounds, as it was given: an int stays one, as in Keras' config."""
+    """A number within bounds. An int stays an int, as in Keras' config."""
     result = number(field, value, allowed, **bounds)
     return value if type(value) is int else result
 
 
 def _axis(field: str, value: Any) -> int | list[int]:
-    several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-    axes = list(value) if several else [value]
-    if not axes or not all(isinstance(one, Integral) and not isinstance(one, bool) for one in axes):
-        raise InvalidArgument(field, value, "a whole number, or a list of at least one")
-    return [int(one) for one in axes] if several else int(value)
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    axes = [as_integer(axis) for axis in (value if is_list else [value])]
+    checked = [axis for axis in axes if axis is not None]
+    if not checked or len(checked) < len(axes):
+        raise InvalidArgument(field, value, "an integer, or a list of at least one")
+    return checked if is_list else checked[0]

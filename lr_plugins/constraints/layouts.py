@@ -1,23 +1,25 @@
-"""In which order Keras counts the axes of a layer's weights."""
+"""The order in which Keras counts the axes of a layer's weights."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-LAYOUTS = ("keras", "torch")
+Layout = Literal["keras", "torch"]
 
 _UNITS_FIRST = nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention
-"""The layers whose weights torch keeps as (units, inputs, *kernel), and Keras as (*kernel, inputs, units)."""
+"""The layers whose weights are (units, inputs, *kernel) in torch and (*kernel, inputs, units) in Keras."""
 
 
-def axes_in_order(layout: str, layer: nn.Module, weight: Tensor) -> tuple[int, ...] | None:
-    """The axes of a weight in the order in which a layout counts them; None where that is the weight's own.
+def axes_in_order(layout: Layout, layer: nn.Module, weight: Tensor) -> tuple[int, ...] | None:
+    """The axes of a weight in the order of a layout; None if that is torch's order.
 
     Args:
         layout: `"keras"` or `"torch"`.
         layer: the module that has the weight.
-        weight: the tensor, as torch has it.
+        weight: the tensor, in torch's layout.
 
     Example:
         >>> layer = nn.Conv2d(3, 8, kernel_size=5)

@@ -1,9 +1,9 @@
-"""Keras under Keras' names: what a Keras script imports, on Lightning's Trainer and torch.
+"""Keras' schedules, optimizers, callbacks and constraints under Keras' names, for Lightning's Trainer and torch.
 
-Schedules, optimizers, callbacks and constraints take Keras' arguments with Keras' defaults and follow Keras' rules.
-They are thin: a schedule here is an ordinary schedule, a callback an ordinary callback of Lightning's.
+They take Keras' arguments with Keras' defaults and follow Keras' rules. A schedule here is an ordinary schedule of this
+package, a callback an ordinary Lightning callback.
 
-What needs torch is imported when it is first used, so that looking at a schedule does without.
+Everything that needs torch is imported when it is first used, so that schedules alone do not import it.
 
 Example:
     >>> from lr_plugins import keras

@@ -1,4 +1,4 @@
-"""What a `build_fn` returns: a network and its optimizer, checked and made ready for Lightning's Trainer."""
+"""The network and optimizer that a `build_fn` returns, checked and prepared for Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIMIZER_HINT = "E.g. functools.partial(SGD, lr=0.1), or an optimizer of the n
 
 
 class BuiltModel:
-    """A network, the function that makes its optimizer, and the Lightning that trains it.
+    """A network, the function that builds its optimizer, and the Lightning package that trains it.
 
     Args:
         built: what `build_fn` returned.
@@ -33,13 +33,13 @@ class BuiltModel:
 
     Raises:
         InvalidArgument: `built` is not a network, or a network and an optimizer; or the optimizer is missing, given
-            twice, or that of another network.
+            twice, or belongs to another network.
     """
 
     def __init__(self, built: object, optimizer: object) -> None:
         network, beside = built if isinstance(built, (tuple, list)) and len(built) == 2 else (built, None)
         if not isinstance(network, nn.Module):
-            hint = "The network is a torch.nn.Module or a LightningModule, which may come alone."
+            hint = "The network is a torch.nn.Module, or a LightningModule, which may be returned alone."
             raise InvalidArgument("KerasClassifier.build_fn", described(f"one that returns {built!r}"), RETURNS, hint)
         if beside is not None and optimizer is not None:
             allowed = "left out where build_fn returns an optimizer"
@@ -55,20 +55,20 @@ class BuiltModel:
             )
 
     def check_outputs(self, x: Tensor, classes: int) -> Tensor:
-        """What the network makes of a few samples, before it is trained.
+        """The outputs of the untrained network for a few samples.
 
         Raises:
-            InvalidArgument: it cannot take them, or does not give a row of `classes` numbers for each.
+            InvalidArgument: the network fails, or does not return a row of `classes` numbers per sample.
         """
         try:
             outputs = forward(self.network, x)
         except (RuntimeError, ValueError) as error:
             allowed = f"one that takes a float32 tensor of shape {tuple(x.shape)}"
-            raise InvalidArgument(_NETWORK, described("an error"), allowed, f"It says: {error}") from error
+            raise InvalidArgument(_NETWORK, described("an error"), allowed, f"Its error: {error}") from error
         if not isinstance(outputs, Tensor) or outputs.shape != (len(x), classes):
             shape = f"outputs of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else repr(outputs)
-            allowed = f"one with {classes} outputs, one for each class"
-            hint = "Two classes take two outputs and a softmax, where Keras also has one sigmoid."
+            allowed = f"one with {classes} outputs, one per class"
+            hint = "Two classes need two outputs with a softmax; a single sigmoid output is not supported."
             raise InvalidArgument(_NETWORK, described(shape), allowed, hint if classes == 2 else "")
         return outputs
 
@@ -76,12 +76,12 @@ class BuiltModel:
         """The LightningModule to train.
 
         Raises:
-            InvalidArgument: a loss is given for a LightningModule, which computes its own.
+            InvalidArgument: a loss is given together with a LightningModule, which has its own.
         """
         if self.lightning is None:
             assert self.make_optimizer is not None
-            own = KerasCategoricalCrossentropy(from_logits)
-            return Classifier(self.network, own if loss is None else loss, self.make_optimizer)
+            default = KerasCategoricalCrossentropy(from_logits)
+            return Classifier(self.network, default if loss is None else loss, self.make_optimizer)
         if loss is not None:
             allowed = "left out where build_fn returns a LightningModule, whose training_step has its own"
             raise InvalidArgument("KerasClassifier.loss", loss, allowed)
@@ -91,9 +91,9 @@ class BuiltModel:
         return self.network
 
     def trainer(self, epochs: int, callbacks: list[Any], options: dict[str, Any]) -> Any:
-        """A Trainer that prints nothing and leaves no files, unless `options` say so."""
+        """A Trainer that prints nothing and writes no files, unless `options` override that."""
         lightning = self.lightning or pl
-        own = {
+        defaults = {
             "devices": 1,
             "logger": False,
             "enable_checkpointing": any(isinstance(one, lightning.callbacks.Checkpoint) for one in callbacks),
@@ -101,17 +101,17 @@ class BuiltModel:
             "enable_progress_bar": False,
             "num_sanity_val_steps": 0,
         }
-        return lightning.Trainer(max_epochs=epochs, callbacks=callbacks, **{**own, **options})
+        return lightning.Trainer(max_epochs=epochs, callbacks=callbacks, **{**defaults, **options})
 
     def data_module(self, *arguments: Any) -> SamplesGiven:
-        """A data module for that Trainer, from the arguments of `SamplesGiven`."""
+        """A data module for that Trainer; the arguments are those of `SamplesGiven`."""
         base = (self.lightning or pl).LightningDataModule
         kind = SamplesGiven if issubclass(SamplesGiven, base) else type("SamplesGiven", (SamplesGiven, base), {})
         data: SamplesGiven = kind(*arguments)
         return data
 
     def trained(self) -> nn.Module:
-        """The network after its training, without what belongs to the fit."""
+        """The network after training, without the attributes of the fit."""
         if self.lightning is not None:
             vars(self.network).pop("configure_optimizers", None)
             self.network.trainer = None  # type: ignore[assignment]
@@ -119,14 +119,14 @@ class BuiltModel:
 
 
 class SamplesGiven(InMemoryData):
-    """Samples that are in memory already.
+    """A data module for samples in memory.
 
     Args:
         train: inputs and targets to train on.
-        validation: those to validate on, or None.
+        validation: inputs and targets to validate on, or None.
         batch_size: training samples per batch, >= 1.
-        shuffle: whether the training set is reordered every epoch.
-        seed: of the order, from 0 to 2**32 - 1.
+        shuffle: whether to shuffle the training set every epoch.
+        seed: seed of the shuffling, from 0 to 2**32 - 1.
     """
 
     def __init__(self, train: Samples, validation: Samples | None, batch_size: int, shuffle: bool, seed: int) -> None:
@@ -141,7 +141,7 @@ class SamplesGiven(InMemoryData):
 
 
 def forward(network: nn.Module, x: Tensor) -> Any:
-    """The outputs of a network in eval mode and without gradients, computed in parts and brought to the CPU."""
+    """The outputs of a network on the CPU, computed in parts, in eval mode and without gradients."""
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     with _eval_mode(network), torch.no_grad():
         parts = [network(part.to(device)) for part in torch.split(x, EVALUATION_BATCH)]
@@ -149,7 +149,7 @@ def forward(network: nn.Module, x: Tensor) -> Any:
 
 
 def are_probabilities(outputs: Tensor) -> bool:
-    """Whether each row is of numbers >= 0 that sum to 1.
+    """Whether the numbers are >= 0 and each row sums to 1.
 
     Example:
         >>> are_probabilities(torch.tensor([[0.2, 0.8], [1.0, 0.0]])), are_probabilities(torch.tensor([[0.0, 0.0]]))
@@ -165,12 +165,12 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, training in modes.items():  # each as it was: some may be frozen in eval mode
+        for module, training in modes.items():  # not network.train(): some modules may be frozen in eval mode
             module.training = training
 
 
 def callback_types() -> tuple[type, ...]:
-    """The base classes of callbacks, of each package of Lightning that is imported."""
+    """The base classes of callbacks in the imported Lightning packages."""
     return tuple(package.Callback for package in _packages())
 
 
@@ -179,7 +179,7 @@ def _packages() -> list[Any]:
 
 
 def _lightning_of(network: nn.Module) -> Any:
-    """The package of Lightning whose LightningModule the network is; None for a plain network."""
+    """The Lightning package whose LightningModule the network is; None for a plain network."""
     return next((package for package in _packages() if isinstance(network, package.LightningModule)), None)
 
 

@@ -1,7 +1,7 @@
-"""Keras' scikit-learn wrapper for a classifier, with Lightning's Trainer where Keras has its `fit`.
+"""Keras' scikit-learn wrapper for a classifier, trained by Lightning's Trainer.
 
-It is built on scikit-learn's base classes alone: skorch trains in a loop of its own and SciKeras in Keras', and neither
-calls the hooks of Lightning by which the callbacks of this package work.
+It is built on scikit-learn's base classes alone: skorch has a training loop of its own and SciKeras uses Keras', and
+neither calls the Lightning hooks that the callbacks of this package need.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lr_plugins import validation
 from lr_plugins._lightning.compat import Callback
 from lr_plugins.callbacks import History, KerasProgress
 from lr_plugins.callbacks.random_states import RandomStates
+from lr_plugins.console.keras_styles import Style
 from lr_plugins.errors import InvalidArgument, described, require, shown
 from lr_plugins.keras.built_model import RETURNS, BuiltModel, MakeOptimizer, are_probabilities, callback_types, forward
 from lr_plugins.training.console import quietly
@@ -42,55 +43,57 @@ except ModuleNotFoundError:
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-_FIRST = 32  # samples that the untrained network is tried on
+_CHECKED_SAMPLES = 32  # that the untrained network is tested with
 
 
 class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A network as a classifier of scikit-learn: `keras.wrappers.scikit_learn.KerasClassifier`, trained by Lightning.
 
-    `fit(X, y)` calls `build_fn` for a new network and trains it on float32 inputs, in batches that are drawn anew every
-    epoch. The console shows Keras' lines, with `loss` and `acc`; no files are left. It works in `cross_val_score`,
+    `fit(X, y)` calls `build_fn` for a new network and trains it on float32 inputs, in batches that are shuffled every
+    epoch. The console shows Keras' lines, with `loss` and `acc`; no files are written. It works in `cross_val_score`,
     `GridSearchCV` and `Pipeline`.
 
-    `build_fn` returns `(network, optimizer)`. The network is a torch.nn.Module with one output for each class; it may
-    end in `nn.Softmax` or before it. The optimizer is one of the network's parameters, or a function that makes it from
-    them. With `optimizer` given here, `build_fn` returns the network alone. A LightningModule brings its own loss and
-    metrics, and its own optimizer unless one is given; `forward` gives its outputs.
+    `build_fn` returns `(network, optimizer)`. The network is a torch.nn.Module with one output per class, with or
+    without a final `nn.Softmax`. The optimizer is one of the network's parameters, or a function that builds it from
+    them. If `optimizer` is given here, `build_fn` returns the network alone. A LightningModule uses its own loss and
+    metrics, and its own optimizer unless one is given; `forward` returns its outputs.
 
-    `build_fn` gets the keyword arguments that it shares with this class: `**arguments`, and a parameter named like one
-    of those below, e.g. `optimizer`, which is then for `build_fn` to use. One named `meta` gets a dict of the data's
-    `n_features_in_`, `X_shape_`, `classes_` and `n_classes_`, as in SciKeras.
+    `build_fn` is called with the keyword arguments that it accepts: `**arguments`, and those below whose name it has as
+    a parameter; an `optimizer`, e.g., is then left to `build_fn`. A parameter `meta` gets a dict with `n_features_in_`,
+    `X_shape_`, `classes_` and `n_classes_` of the data, as in SciKeras.
 
-    After `fit` there are `history_` (a `History`), `model_` (the trained network), `classes_`, `n_features_in_`,
-    `from_logits_` and `callbacks_`: each fit trains with copies of `callbacks`, so that the next one starts afresh.
+    `fit` sets `history_` (a `History`), `model_` (the trained network), `classes_`, `n_features_in_`, `from_logits_`
+    and `callbacks_`. Each fit trains with copies of `callbacks`, so that the next one starts afresh.
+
+    Most attributes are arguments, which scikit-learn requires to be kept unchanged under their names.
 
     Args:
-        build_fn: makes the network and its optimizer, see above.
+        build_fn: builds the network and its optimizer, see above.
         epochs: epochs to train, >= 1. Default 1.
         batch_size: samples per update, >= 1; the last batch of an epoch may be smaller. Default 32.
         verbose: 1 (default) a progress bar, 2 one line per epoch, 0 nothing.
-        callbacks: callbacks of this package and of `pytorch_lightning`. A `History` or `KerasProgress` among them takes
-            the place of the one that is made here. Default None: no others.
+        callbacks: callbacks of this package and of `pytorch_lightning`. A `History` or `KerasProgress` among them
+            replaces the default one. Default None: no others.
         validation_split: share of the samples to validate on, >= 0 and < 1: the last ones, before any shuffling.
             Default 0.
-        shuffle: whether the samples are reordered every epoch. Default True.
-        optimizer: a function of the parameters, e.g. `functools.partial(SGD, lr=0.1)`, where `build_fn` returns none.
-            Default None.
+        shuffle: whether to shuffle the samples every epoch. Default True.
+        optimizer: a function of the parameters, e.g. `functools.partial(SGD, lr=0.1)`, if `build_fn` does not return an
+            optimizer. Default None.
         loss: maps (outputs, int64 targets) to the mean loss of a batch. Default None: Keras' categorical cross-entropy.
-        from_logits: whether the network ends before the softmax. Default None: it does, unless the rows of its first
-            outputs are numbers >= 0 that sum to 1.
-        style: `"keras2"` (default) or `"keras3"`, the form of the console's lines, and the name of the learning rate in
+        from_logits: whether the network has no final softmax. Default None: decided by its first outputs, which are
+            probabilities if they are >= 0 and the rows sum to 1.
+        style: `"keras2"` (default) or `"keras3"`, for the console lines and the name of the learning rate in
             `history_`.
-        random_state: an int from 0 to `2**32 - 1` decides first weights, order and dropout of every fit; a
+        random_state: an int from 0 to `2**32 - 1` seeds the initial weights, shuffling and dropout of every fit; a
             `numpy.random.RandomState` or None (default: NumPy's global one, which `np.random.seed` and
-            `pl.seed_everything` set, `torch.manual_seed` does not) gives each fit a new int. The global states of
-            Python, NumPy and torch are afterwards as before.
+            `pl.seed_everything` seed and `torch.manual_seed` does not) gives each fit a new seed. The global random
+            states of Python, NumPy and torch are restored after the fit.
         trainer: further arguments of the Trainer, e.g. `{"accelerator": "cpu", "logger": logger}`. Default None.
         **arguments: keyword arguments of `build_fn`.
 
     Raises:
-        InvalidArgument: an argument that `build_fn` does not take. By `fit`: an argument out of its range, labels of
-            one class only, or a `build_fn` whose network does not suit the data.
+        InvalidArgument: an argument that `build_fn` does not take. In `fit`: an argument outside its range, labels of
+            a single class, or a `build_fn` whose network does not fit the data.
         MissingExtra: scikit-learn is not installed.
 
     Source: keras.wrappers.scikit_learn.KerasClassifier of Keras 2, which Keras 3 does not have.
@@ -128,12 +131,12 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         optimizer: MakeOptimizer | None = None,
         loss: nn.Module | None = None,
         from_logits: bool | None = None,
-        style: str = "keras2",
+        style: Style = "keras2",
         random_state: int | np.random.RandomState | None = None,
         trainer: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> None:
-        # scikit-learn asks that the arguments are kept as they are; `fit` looks at them.
+        # scikit-learn requires that the arguments are stored unchanged; `fit` checks them.
         self.build_fn = build_fn
         self.epochs = epochs
         self.batch_size = batch_size
@@ -151,18 +154,18 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.set_params(**arguments)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments by name, those for `build_fn` among them.
+        """The arguments by name, including those of `build_fn`.
 
         Args:
-            deep: whether to add those of arguments that are estimators themselves. Default True.
+            deep: whether to include the arguments of nested estimators. Default True.
         """
         return {**super().get_params(deep), **self._arguments}
 
     def set_params(self, **params: Any) -> KerasClassifier:
-        """Change arguments; those of `build_fn` need not have been given before.
+        """Change arguments, including those of `build_fn` that were not given before.
 
         Raises:
-            InvalidArgument: neither this class nor `build_fn` has an argument of that name; nothing is changed then.
+            InvalidArgument: neither this class nor `build_fn` has an argument of that name. Nothing is changed then.
         """
         own = {name: value for name, value in params.items() if name in self._get_param_names()}
         others = {name: value for name, value in params.items() if name not in own}
@@ -186,7 +189,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         validation_split: float | None = None,
         shuffle: bool | None = None,
     ) -> KerasClassifier:
-        """Build a new network and train it; what is given here takes the place of the constructor's arguments.
+        """Build a new network and train it. The arguments override those of the constructor.
 
         Args:
             X: inputs (samples, ...), cast to float32.
@@ -195,7 +198,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             batch_size: as in the constructor.
             verbose: as in the constructor.
             callbacks: as in the constructor.
-            validation_data: inputs and labels to validate on after each epoch; then `validation_split` is not used.
+            validation_data: inputs and labels to validate on after each epoch; `validation_split` is then ignored.
             validation_split: as in the constructor.
             shuffle: as in the constructor.
 
@@ -204,7 +207,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             InvalidArgument: see the class.
-            ValueError: by scikit-learn, of inputs or labels that it does not take.
+            ValueError: scikit-learn rejects the inputs or labels.
         """
         given = {
             "epochs": epochs,
@@ -216,18 +219,19 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
         settings = self.get_params(deep=False) | {name: value for name, value in given.items() if value is not None}
         takes = _check_names(self.build_fn, self._arguments)
-        train, validation, meta = self._samples(X, y, validation_data, settings["validation_split"])
+        train, held_out, meta = self._samples(X, y, validation_data, settings["validation_split"])
         epochs = validation.integer("KerasClassifier.epochs", settings["epochs"], 1)
         history, callbacks = self._with_console(_checked_callbacks(settings["callbacks"]), settings["verbose"])
         seed = _seed(self.random_state)
         with quietly(), _seeded(seed):
             shared = {name: value for name, value in settings.items() if name in takes and value is not None}
-            told = {"meta": meta} if "meta" in takes else {}
-            built = self.build_fn(**{**told, **shared, **self._arguments})
+            about_data = {"meta": meta} if "meta" in takes else {}
+            built = self.build_fn(**{**about_data, **shared, **self._arguments})
             model = BuiltModel(built, None if "optimizer" in takes else self.optimizer)
-            from_logits = self._ends_before_softmax(model.check_outputs(train[0][:_FIRST], len(self.classes_)))
+            outputs = model.check_outputs(train[0][:_CHECKED_SAMPLES], len(self.classes_))
+            from_logits = self._ends_before_softmax(outputs)
             module = model.module(None if "loss" in takes else self.loss, from_logits)
-            data = model.data_module(train, validation, settings["batch_size"], settings["shuffle"], seed)
+            data = model.data_module(train, held_out, settings["batch_size"], settings["shuffle"], seed)
             _train(model.trainer(epochs, callbacks, _trainer_options(self.trainer)), module, data)
         self.model_, self.from_logits_ = model.trained(), from_logits
         self.history_, self.callbacks_ = history, callbacks
@@ -256,12 +260,12 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return classes
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """The share of the samples whose class is predicted.
+        """The accuracy of the predicted classes.
 
         Args:
             X: inputs (samples, ...), of the shape that the network was trained on.
             y: their labels, or one-hot rows with a column for each of `classes_`.
-            sample_weight: how much each sample counts (samples,). Default None: all the same.
+            sample_weight: the weight of each sample (samples,). Default None: equal weights.
         """
         check_is_fitted(self, "model_")
         return float(super().score(X, _labels(y, self.classes_)[0], sample_weight))
@@ -269,15 +273,15 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _samples(
         self, X: ArrayLike, y: ArrayLike, validation_data: Any, validation_split: Any
     ) -> tuple[Samples, Samples | None, dict[str, Any]]:
-        """The samples to train on and those to validate on, and what `meta` tells a `build_fn` of them."""
+        """The training and validation samples, and the `meta` of a `build_fn`."""
         labels, columns = _labels(y)
         inputs, labels = validate_data(self, X, labels, dtype=np.float32, allow_nd=True)
         check_classification_targets(labels)
         encoder = LabelEncoder().fit(labels if columns is None else columns)
         self.classes_ = encoder.classes_
         if len(self.classes_) < 2:
-            found = described(f"one class, {shown(self.classes_.tolist()[0])}")
-            raise InvalidArgument("KerasClassifier: y", found, "labels of two classes or more")
+            received = described(f"one class, {shown(self.classes_.tolist()[0])}")
+            raise InvalidArgument("KerasClassifier: y", received, "labels of two classes or more")
         x, targets = torch.tensor(inputs), torch.from_numpy(encoder.transform(labels)).long()
         meta = {"n_features_in_": self.n_features_in_, "X_shape_": inputs.shape}
         meta |= {"classes_": self.classes_, "n_classes_": len(self.classes_)}
@@ -302,7 +306,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return validation.flag("KerasClassifier.from_logits", self.from_logits)
 
     def _with_console(self, callbacks: list[Any], verbose: int) -> tuple[History, list[Any]]:
-        """The history, and all callbacks: those given, behind a history and Keras' lines unless they have their own."""
+        """The history, and all callbacks: those given, after a History and a KerasProgress unless given."""
         history = next((one for one in callbacks if type(one) is History), None)
         own: list[Any] = []
         if history is None:
@@ -313,7 +317,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _check_names(build_fn: Any, names: Iterable[str]) -> Mapping[str, inspect.Parameter]:
-    """The parameters of `build_fn`, once it is sure that it takes arguments of these names."""
+    """The parameters of `build_fn`, after checking that it accepts arguments of these names."""
     try:
         parameters = inspect.signature(build_fn).parameters
     except (TypeError, ValueError):
@@ -328,19 +332,19 @@ def _check_names(build_fn: Any, names: Iterable[str]) -> Mapping[str, inspect.Pa
             allowed = f"one of {', '.join(own)}, or an argument of build_fn ({', '.join(parameters) or 'it has none'})"
             near = difflib.get_close_matches(name, [*own, *parameters], n=1)
             raise InvalidArgument(
-                "a parameter of KerasClassifier", name, allowed, f"Near it: {near[0]}." if near else ""
+                "a parameter of KerasClassifier", name, allowed, f"Did you mean {near[0]}?" if near else ""
             )
     return parameters
 
 
 def _labels(y: Any, classes: NDArray[Any] | None = None) -> tuple[Any, NDArray[Any] | None]:
-    """The labels; of one-hot rows, whose columns are `classes` or 0, 1, ..., those of the columns as well."""
+    """The labels, and for one-hot rows the labels of their columns: `classes`, or 0, 1, ..."""
     rows = np.asarray(y)
     if rows.ndim != 2 or rows.shape[1] < 2:
         return y, None
     columns = np.arange(rows.shape[1]) if classes is None else classes
     if not (rows.shape[1] == len(columns) and np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all()):
-        allowed = "one label for each sample, or one-hot rows of as many numbers as there are classes"
+        allowed = "one label per sample, or one-hot rows with a column per class"
         raise InvalidArgument("KerasClassifier: y", described(f"an array of shape {rows.shape}"), allowed)
     return columns[rows.argmax(axis=1)], columns
 
@@ -350,9 +354,7 @@ def _checked_callbacks(callbacks: Any) -> list[Any]:
     if callbacks is None:
         return []
     if not isinstance(callbacks, (list, tuple)) or not all(isinstance(one, callback_types()) for one in callbacks):
-        raise InvalidArgument(
-            "KerasClassifier.callbacks", callbacks, "None or a list of Lightning's callbacks and ours"
-        )
+        raise InvalidArgument("KerasClassifier.callbacks", callbacks, "None or a list of Lightning callbacks")
     return copy.deepcopy(list(callbacks))
 
 
@@ -376,7 +378,7 @@ def _seed(random_state: Any) -> int:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Random numbers that `seed` decides, as `pl.seed_everything` would; afterwards those from before go on."""
+    """Seed all random number generators as `pl.seed_everything` does, and restore their states afterwards."""
     before = RandomStates()
     before.load_state_dict(before.state_dict())
     random.seed(seed)
@@ -392,7 +394,7 @@ def _train(trainer: Any, module: Any, data: Any) -> None:
     on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, datamodule=data)
-    except SystemExit as end:  # Lightning leaves so after Ctrl-C, which it ignores from then on
+    except SystemExit as end:  # Lightning exits so after Ctrl-C, which it ignores from then on
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, on_ctrl_c)

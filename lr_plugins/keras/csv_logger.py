@@ -1,4 +1,4 @@
-"""Keras' CSVLogger: a table with one row for each epoch."""
+"""Keras' CSVLogger: a table with one row per epoch."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from lr_plugins._lightning.artifacts import make_folder
 from lr_plugins._lightning.compat import LightningModule, Trainer
 from lr_plugins.callbacks.history import History
 from lr_plugins.callbacks.last_lr import in_float32
-from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES
+from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES, Style
 from lr_plugins.console.keras_text import format_rate
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.paths import from_start
 
 
 class CSVLogger(History):
-    """Write the metrics of each epoch, and its learning rate where something schedules it, into a row of a table.
+    """Write a CSV file with the metrics of each epoch, and its learning rate if that is scheduled.
 
-    The columns are `epoch` (from 0) and the names of the first epoch's metrics, sorted. What an epoch does not log is
-    `NA`. Keras 3 adds columns `val_...` where the first epoch has no validation. A row is written once the epoch's
+    The columns are `epoch` (from 0) and the names of the first epoch's metrics, sorted; a metric that an epoch does not
+    log is `NA`. Keras 3 adds `val_...` columns if the first epoch has no validation. A row is written once the epoch's
     metrics are complete: at the start of the next epoch, or at the end of training.
 
-    (Lightning's logger of this name writes a row for each call of `log`, with training and validation in different
+    (Lightning's logger of the same name writes a row for each call of `log`, with training and validation in different
     rows.)
 
     Args:
-        filename: the file, whose folder is created.
-        separator: what stands between two columns. Default `","`.
-        append: keep what the file has, and continue below it, in its columns. Default False: the file is replaced; a
-            run that is resumed from a checkpoint writes the rows of the epochs before as well.
-        style: `"keras2"` (default) calls the learning rate `lr`, `"keras3"` `learning_rate`, each with its digits.
+        filename: the file; its folder is created.
+        separator: the character between two columns. Default `","`.
+        append: keep the contents of the file and continue below them, in the same columns. Default False: the file is
+            replaced; a resumed run writes the rows of the earlier epochs again.
+        style: `"keras2"` (default) calls the learning rate `lr`, `"keras3"` `learning_rate`, each with the digits that
+            Keras prints.
 
     Raises:
-        InvalidArgument: the separator is not a single character, or another style.
+        InvalidArgument: the separator is not a single character, or the style is unknown.
 
     Source: keras.callbacks.CSVLogger.
 
@@ -44,7 +45,9 @@ class CSVLogger(History):
         >>> callback = CSVLogger("training.csv", append=True)
     """
 
-    def __init__(self, filename: str | Path, separator: str = ",", append: bool = False, style: str = "keras2") -> None:
+    def __init__(
+        self, filename: str | Path, separator: str = ",", append: bool = False, style: Style = "keras2"
+    ) -> None:
         super().__init__(style)
         if not isinstance(separator, str) or len(separator) != 1:
             raise InvalidArgument("CSVLogger.separator", separator, "a single character")
@@ -54,11 +57,11 @@ class CSVLogger(History):
 
     @property
     def state_key(self) -> str:  # type: ignore[override]
-        """One of each file has a state of its own."""
+        """Loggers of different files have separate states."""
         return f"CSVLogger({self.filename.name})"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make sure that the file can be written, before anything is trained."""
+        """Check that the file can be written, before training starts."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
@@ -67,7 +70,7 @@ class CSVLogger(History):
             raise InvalidArgument("CSVLogger.filename", str(self.filename), "a file; it is a folder")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the table; a resumed run first writes the rows of the epochs before."""
+        """Start the table; a resumed run first writes the rows of the earlier epochs."""
         super().on_train_start(trainer, pl_module)
         self._columns, self._written = None, 0
         if not trainer.is_global_zero:
@@ -79,36 +82,36 @@ class CSVLogger(History):
         self._write_rows(trainer)
 
     def _header(self) -> list[str]:
-        """The columns of the file behind `epoch`; none if it has no table yet."""
+        """The columns after `epoch` in the file; empty if it has no table yet."""
         if not self.filename.is_file():
             return []
         with self.filename.open(newline="") as file:
             return next(csv.reader(file, delimiter=self.separator), [])[1:]
 
-    def _take(self, trainer: Trainer) -> None:
-        super()._take(trainer)
+    def _add_epoch(self, trainer: Trainer) -> None:
+        super()._add_epoch(trainer)
         if trainer.is_global_zero:
             self._write_rows(trainer)
 
     def _write_rows(self, trainer: Trainer) -> None:
-        """Write the epochs that are not written yet."""
+        """Write the rows of the epochs that are not in the file yet."""
         if self._written == len(self.epoch):
             return
         with self.filename.open("a", newline="") as file:
             table = csv.writer(file, delimiter=self.separator)
             for epoch in self.epoch[self._written :]:
-                values = self._of_epoch(epoch)
+                values = self._row(epoch)
                 if self._columns is None:
                     self._columns = self._all_columns(sorted(values))
                     table.writerow(["epoch", *self._columns])
                 table.writerow([epoch, *(values.get(name, "NA") for name in self._columns)])
         self._written = len(self.epoch)
 
-    def _of_epoch(self, epoch: int) -> dict[str, Any]:
+    def _row(self, epoch: int) -> dict[str, Any]:
         values: dict[str, Any] = {name: by_epoch[epoch] for name, by_epoch in self.values.items() if epoch in by_epoch}
         if self.is_scheduled and epoch in self.learning_rates:
             rate = self.learning_rates[epoch]
-            # Both generations keep it in single precision, and Keras 2 writes the digits of that type.
+            # Both versions of Keras keep it in float32, and Keras 2 writes the digits of that type.
             digits = format_rate(np.float32(rate), "keras2") if self.style == "keras2" else in_float32(rate)
             values.setdefault(LEARNING_RATE_NAMES[self.style], digits)
         return values

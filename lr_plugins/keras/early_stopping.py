@@ -1,57 +1,60 @@
-"""Keras' EarlyStopping: its rule and its words, where Lightning looks for an early stopping."""
+"""Keras' EarlyStopping, with its rules and messages, as a subclass of Lightning's."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lr_plugins._lightning import compat
 from lr_plugins._lightning.compat import LightningModule, Trainer
-from lr_plugins._lightning.metrics import Observer, logged_since
+from lr_plugins._lightning.metrics import MetricCursor, Observer
 from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, anything, count, dict_of, number_or_name, optional
-from lr_plugins.console.keras_styles import STYLES
+from lr_plugins.console.keras_styles import STYLES, Style
 from lr_plugins.console.line import write
-from lr_plugins.errors import InvalidArgument
-from lr_plugins.metric_direction import better
+from lr_plugins.errors import InvalidArgument, UnsupportedError
+from lr_plugins.metric_direction import better_in_keras2, improves
 from lr_plugins.rank_zero import rank_zero_warn
-from lr_plugins.schedules.metric_driven.base import plain, whole
+from lr_plugins.schedules.metric_driven.base import direction, plain
 from lr_plugins.schedules.observation import EPOCH
-from lr_plugins.validation import choice, flag, number
+from lr_plugins.validation import choice, flag, integer, number, verbosity
 
-_SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+Mode = Literal["auto", "min", "max"]
+
+_SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
 class EarlyStopping(ChecksState, compat.EarlyStopping):
-    """Stop training when a metric has stopped improving, and restore the best weights if asked to.
+    """Stop training when a metric has stopped improving, and optionally restore the best weights.
 
-    An epoch improves if `metric < best - min_delta` (mode min). The `patience`-th epoch in a row that does not is the
-    last one. Keras 3 compares in float32 and takes the first value as the best, whatever it is; in Keras 2 NaN and
-    infinity never are the best, unless `baseline` says so.
+    An epoch improves if `metric + min_delta < best` (mode min). Training stops after `patience` epochs in a row without
+    an improvement. Keras 3 compares in float32 and takes the first value as the best, whatever it is; in Keras 2 NaN
+    and infinity are never the best, unless `baseline` is one of them.
 
-    With `restore_best_weights` the module has the weights of the best epoch when the fit has ended: in Keras 2 if it
-    was stopped, in Keras 3 in any case.
+    With `restore_best_weights` the module has the weights of the best epoch after the fit: in Keras 2 if training was
+    stopped early, in Keras 3 in any case.
+
+    Nine attributes are the arguments, and `wait`, `best`, `best_epoch` and `best_weights` have Keras' names.
 
     Args:
-        monitor: the logged metric. Default `"val_loss"`. An epoch that does not log it is not counted, and a warning
-            says so once.
+        monitor: the logged metric. Default `"val_loss"`. An epoch that does not log it is not counted, with one
+            warning.
         min_delta: by how much the metric must be better. Default 0.
-        patience: epochs without an improvement before training stops, >= 0. Default 0: the first one.
-        verbose: 1 prints what Keras prints. Default 0.
+        patience: epochs without an improvement before training stops, >= 0. Default 0: stop at the first one.
+        verbose: 1 prints Keras' messages. Default 0.
         mode: `"min"`, `"max"`, or `"auto"` (default), by the metric's name.
         baseline: a value that the metric has to improve on. Default None.
-        restore_best_weights: whether to end with the weights of the best epoch. They are kept in the memory of the host
-            and in checkpoints. Default False.
-        start_from_epoch: epochs before this one are not looked at, >= 0. Default 0.
-        style: `"keras2"` (default) for the rule and the words of Keras 2.2.4, `"keras3"` for those of Keras 3.
+        restore_best_weights: whether to end with the weights of the best epoch. They are kept in host memory and in
+            checkpoints. Default False.
+        start_from_epoch: the first epoch that is compared, >= 0. Default 0.
+        style: `"keras2"` (default) for the rule and the messages of Keras 2.2.4, `"keras3"` for those of Keras 3.
 
     Raises:
-        InvalidArgument: an argument outside its range; when the fit starts, `restore_best_weights` under a strategy
-            that keeps a part of the weights in each process.
+        InvalidArgument: an argument outside its range.
+        UnsupportedError: when the fit starts, `restore_best_weights` with a strategy that shards the weights.
 
     Source: keras.callbacks.EarlyStopping.
 
@@ -79,46 +82,36 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
         min_delta: float = 0.0,
         patience: int = 0,
         verbose: int = 0,
-        mode: str = "auto",
+        mode: Mode = "auto",
         baseline: float | None = None,
         restore_best_weights: bool = False,
         start_from_epoch: int = 0,
-        style: str = "keras2",
+        style: Style = "keras2",
     ) -> None:
         if not isinstance(monitor, str) or not monitor:
             raise InvalidArgument("EarlyStopping.monitor", monitor, "the name of a logged metric")
         self.monitor = monitor
-        as_number = int(verbose) if isinstance(verbose, bool) else verbose
-        self.verbose = whole("EarlyStopping.verbose", as_number, -1)  # type: ignore[assignment]
+        printed = "an integer: 0 (nothing) or 1 (Keras' messages)"
+        self.verbose = verbosity("EarlyStopping.verbose", verbose, printed)  # type: ignore[assignment]
         self.style = choice("EarlyStopping.style", style, STYLES)
-        self.mode = choice("EarlyStopping.mode", mode, ("auto", "min", "max"))
-        self._sign = self._direction()
+        self.mode = choice("EarlyStopping.mode", mode, get_args(Mode))
+        judged = better_in_keras2(monitor) if style == "keras2" and mode == "auto" else mode
+        self._sign = direction(self, judged, monitor)
         given = number("EarlyStopping.min_delta", min_delta, "a finite number")
         self.min_delta = given if style == "keras2" else abs(given)
-        self.patience = whole("EarlyStopping.patience", patience)
+        self.patience = integer("EarlyStopping.patience", patience, 0)
         self.baseline = None if baseline is None else number("EarlyStopping.baseline", baseline, "a number, or None")
         self.restore_best_weights = flag("EarlyStopping.restore_best_weights", restore_best_weights)
-        self.start_from_epoch = whole("EarlyStopping.start_from_epoch", start_from_epoch)
-        self._seen: dict[str, Tensor] = {}  # as earlier epochs left the metrics
+        self.start_from_epoch = integer("EarlyStopping.start_from_epoch", start_from_epoch, 0)
+        self._cursor = MetricCursor()  # past the metrics of earlier epochs
         self._has_warned = False
         self._is_restored = False  # from a checkpoint, until training begins
-        self._stopped_in: int | None = None  # the epoch, where it has stopped this fit
-        self._begin()
+        self._stopped_in: int | None = None  # the epoch in which this fit was stopped
+        self._reset()
 
-    def _direction(self) -> int:
-        if self.mode != "auto":
-            return 1 if self.mode == "min" else -1
-        if self.style == "keras2":
-            return -1 if "acc" in self.monitor else 1
-        found = better(self.monitor)
-        if found is None:
-            hint = "The metric's name does not tell which."
-            raise InvalidArgument("EarlyStopping.mode", "auto", f'"min" or "max" for {self.monitor!r}', hint)
-        return 1 if found == "min" else -1
-
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.wait, self.best_epoch = 0, 0
-        # Keras 2 begins with a best that any number improves on, or with the baseline.
+        # Keras 2 starts from a best that any number improves on, or from the baseline.
         first = self._sign * math.inf if self.baseline is None else self.baseline
         self.best: float | None = first if self.style == "keras2" else None
         self.best_weights: dict[str, Any] | None = None
@@ -126,28 +119,30 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
     # --- the run ----------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to keep weights of which each process has a part."""
+        """Reject `restore_best_weights` where each process has a part of the weights."""
         if stage == "fit":
             self._is_restored = False
         strategy = type(trainer.strategy).__name__
-        if stage == "fit" and self.restore_best_weights and strategy in _SHARDED:
-            allowed = f"False under {strategy}, where no process has all weights"
-            raise InvalidArgument("EarlyStopping.restore_best_weights", True, allowed, "Use ModelCheckpoint.")
+        if stage == "fit" and self.restore_best_weights and strategy in _SHARDING:
+            raise UnsupportedError(
+                f"EarlyStopping(restore_best_weights=True) does not support {strategy}, where no process has all "
+                "weights. Use ModelCheckpoint to keep the best ones."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start afresh, or continue from a checkpoint."""
         if not self._is_restored:
-            self._begin()
-        self._stopped_in = None
-        self._is_restored, self._has_warned, self._seen = False, False, dict(trainer.callback_metrics)
+            self._reset()
+        self._stopped_in, self._is_restored, self._has_warned = None, False, False
+        self._cursor.advance(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing yet: Keras decides when the epoch is over."""
+        """Do nothing: Keras compares at the end of the epoch."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, and stop. Lightning calls it behind the module's own hook, so all metrics are there."""
-        logged = logged_since(trainer.callback_metrics, self._seen)
-        self._seen = dict(trainer.callback_metrics)
+        """Compare, and stop. Lightning calls this after the module's own hook, so all metrics are logged."""
+        logged = self._cursor.new(trainer.callback_metrics)
+        self._cursor.advance(trainer.callback_metrics)
         if getattr(trainer, "fast_dev_run", False) or trainer.current_epoch < self.start_from_epoch:
             return
         value = self._of_all_processes(trainer, logged)
@@ -158,34 +153,34 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
             trainer.should_stop = True
 
     def _of_all_processes(self, trainer: Trainer, logged: dict[str, Tensor]) -> float | None:
-        """The metric, the same in all processes: the mean over those that have logged it; None if none has."""
-        observer = Observer(trainer, {EPOCH: [self.monitor]})
-        found = float(logged[self.monitor]) if self.monitor in logged else None
+        """The metric, the same in all processes: the mean over those that logged it; None if none did."""
+        local = float(logged[self.monitor]) if self.monitor in logged else None
         if trainer.world_size == 1:
-            return found
-        observer.add(EPOCH, {} if found is None else {self.monitor: found})
+            return local
+        observer = Observer(trainer, {EPOCH: [self.monitor]})
+        observer.add(EPOCH, {} if local is None else {self.monitor: local})
         value = observer.observation(EPOCH, {}).metrics.get(self.monitor)
         return None if value is None else float(value)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that training was stopped, and restore the best weights."""
+        """Report that training was stopped, and restore the best weights."""
         stopped = self._stopped_in
         if self.style == "keras2":
             if stopped is not None:
                 self._restore(pl_module, "Restoring model weights from the end of the best epoch")
-            self._say(f"Epoch {stopped + 1:05d}: early stopping" if stopped else "")  # silent about the first epoch
+            self._print(f"Epoch {stopped + 1:05d}: early stopping" if stopped else "")  # nothing for the first epoch
         else:
-            self._say(f"Epoch {stopped + 1}: early stopping" if stopped else "")
+            self._print(f"Epoch {stopped + 1}: early stopping" if stopped else "")
             self._restore(pl_module, f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
 
-    def _restore(self, pl_module: LightningModule, words: str) -> None:
+    def _restore(self, pl_module: LightningModule, message: str) -> None:
         if self.restore_best_weights and self.best_weights is not None:
-            self._say(words)
+            self._print(message)
             pl_module.load_state_dict(self.best_weights)
 
-    def _say(self, words: str) -> None:
-        if self.verbose > 0 and words:
-            write(f"{words}\n")
+    def _print(self, message: str) -> None:
+        if self.verbose > 0 and message:
+            write(f"{message}\n")
 
     def _warn(self, logged: dict[str, Tensor]) -> None:
         if not self._has_warned:
@@ -199,8 +194,8 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
 
     def _keras2(self, value: float, epoch: int, pl_module: LightningModule) -> bool:
         assert self.best is not None
-        if self._improves(value, self.best):
-            self._take(value, epoch, pl_module)
+        if improves(value, self.best, self._sign, self.min_delta):
+            self._keep_best(value, epoch, pl_module)
             self.wait = 0
             return False
         self.wait += 1
@@ -208,33 +203,26 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
 
     def _keras3(self, value: float, epoch: int, pl_module: LightningModule) -> bool:
         self.wait += 1
-        if self.best is None or self._improves(value, self.best, np.float32):
-            self._take(value, epoch, pl_module)
-            if self.baseline is None or self._improves(value, self.baseline, np.float32):
+        if self.best is None or improves(value, self.best, self._sign, self.min_delta, in_float32=True):
+            self._keep_best(value, epoch, pl_module)
+            if self.baseline is None or improves(value, self.baseline, self._sign, self.min_delta, in_float32=True):
                 self.wait = 0
             return False
         return self.wait >= self.patience and epoch > 0
 
-    def _improves(self, value: float, best: float, precision: type[float] | type[np.float32] = float) -> bool:
-        """Whether a value is better, compared in a precision."""
-        with np.errstate(over="ignore"):
-            moved, bar = precision(value + self._sign * self.min_delta), precision(best)
-        return bool(moved < bar if self._sign == 1 else moved > bar)
-
-    def _take(self, value: float, epoch: int, pl_module: LightningModule) -> None:
+    def _keep_best(self, value: float, epoch: int, pl_module: LightningModule) -> None:
         self.best, self.best_epoch = value, epoch
         if self.restore_best_weights:
-            weights = pl_module.state_dict()
             self.best_weights = {
-                name: one.detach().to("cpu", copy=True) if isinstance(one, Tensor) else one
-                for name, one in weights.items()
+                name: entry.detach().to("cpu", copy=True) if isinstance(entry, Tensor) else entry
+                for name, entry in pl_module.state_dict().items()
             }
 
-    # --- Lightning's names, and the checkpoint ----------------------------------------------------------------
+    # --- Lightning's names and the checkpoint ----------------------------------------------------------------
 
     @property
     def stopped_epoch(self) -> int:  # type: ignore[override]
-        """The epoch in which it has stopped the fit, from 0; 0 if it has not, as in Keras and Lightning."""
+        """The epoch in which this callback stopped the fit, from 0; 0 if it did not, as in Keras and Lightning."""
         return self._stopped_in or 0
 
     @property
@@ -249,11 +237,11 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
 
     @property
     def state_key(self) -> str:  # type: ignore[override]
-        """One of each metric and mode has a state of its own."""
+        """Callbacks with different metrics or modes have separate states."""
         return self._generate_state_key(monitor=self.monitor, mode=self.mode)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has counted, the best value, and the best weights."""
+        """The count, the best value, and the best weights."""
         best = None if self.best is None else plain(self.best)
         state = {"wait": self.wait, "best": best, "best_epoch": self.best_epoch}
         return self.state_format.stamped({**state, "best_weights": self.best_weights})
@@ -266,5 +254,5 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
         self.best_weights, self._is_restored = state["best_weights"], True
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the metrics of a fit."""
-        return state_without_fit(self, _seen={})
+        """Everything but the metrics of a fit."""
+        return state_without_fit(self, _cursor=MetricCursor())

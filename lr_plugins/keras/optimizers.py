@@ -1,4 +1,4 @@
-"""Keras' optimizers as Keras' scripts build them."""
+"""Keras' optimizers, with the arguments of a Keras script."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from lr_plugins.checkpoint_state import count
-from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES
+from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES, STYLES, Style
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.optim import KerasSGD
 from lr_plugins.schedules.keras.decays import InverseTimeDecay
@@ -18,27 +18,27 @@ from lr_plugins.validation import choice, number
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
-_BLOCK = 256  # factors that are computed together: a call of NumPy for many costs little more than for one
+_BLOCK = 256  # factors computed in one NumPy call, which costs little more than a call for one
 
 
 class SGD(KerasSGD):
-    """Keras' SGD in one call: momentum, Nesterov, and the learning rate's decay per update.
+    """Keras' SGD: momentum, Nesterov, and a decay of the learning rate per update.
 
     `lr_t = lr / (1 + decay * iterations)`, then `v = momentum * v - lr_t * g` and `w = w + v`; with `nesterov`,
     `w = w + momentum * v - lr_t * g`. `iterations` counts the updates before this one, from 0.
 
-    The decay is an `InverseTimeDecay` that the optimizer brings along: `optimizer.decay_schedule`. It multiplies the
-    learning rates in `param_groups`, which a scheduler may set: under a `LearningRateScheduler` an update uses
-    `scheduled / (1 + decay * iterations)`, as in Keras. The trace and MLflow show the rate that was used; `History` and
-    the progress lines show the undecayed one, as Keras' do.
+    The decay is an `InverseTimeDecay`, `optimizer.decay_schedule`. It multiplies the learning rates in `param_groups`,
+    which a scheduler may set: with a `LearningRateScheduler` an update uses `scheduled / (1 + decay * iterations)`, as
+    in Keras. The trace and MLflow show the learning rate that was used; `History` and the progress lines show the
+    undecayed one, as in Keras.
 
     Args:
-        params: parameters, or dicts of a parameter group; a group may have its own `lr`, `momentum` and `nesterov`.
+        params: parameters, or dicts of param groups; a group may have its own `lr`, `momentum` and `nesterov`.
         learning_rate: >= 0, a number or a 0-d tensor. Default 0.01.
-        momentum: share of the velocity kept at each update, 0 to 1. Default 0.
-        decay: by how much each update adds to the divisor, >= 0. Default 0: none.
+        momentum: share of the velocity that each update keeps, 0 to 1. Default 0.
+        decay: what each update adds to the divisor, >= 0. Default 0: no decay.
         nesterov: look one step of momentum ahead. Default False.
-        lr: the older name of `learning_rate`; give one of the two.
+        lr: the older name of `learning_rate`; give only one of the two.
 
     Raises:
         InvalidArgument: an argument outside its range, or both `lr` and `learning_rate`.
@@ -71,14 +71,14 @@ class SGD(KerasSGD):
         lr: float | Tensor | None = None,
     ) -> None:
         if learning_rate is not None and lr is not None:
-            raise InvalidArgument("SGD.lr", lr, "left out where learning_rate is given: they are two names for one")
+            raise InvalidArgument("SGD.lr", lr, "left out where learning_rate is given, which is its newer name")
         given = lr if learning_rate is None else learning_rate
         self._given_decay = number("SGD.decay", decay, "a finite number >= 0", at_least=0.0)
         super().__init__(params, 0.01 if given is None else given, momentum, nesterov)
 
     @property
     def decay(self) -> float:
-        """By how much each update adds to the divisor."""
+        """What each update adds to the divisor."""
         # The groups are what torch copies, pickles and loads.
         return float(self.param_groups[0]["decay"]) if self.param_groups else self._given_decay
 
@@ -89,21 +89,19 @@ class SGD(KerasSGD):
 
     @property
     def iterations(self) -> int:
-        """How many updates it has made."""
+        """The number of updates so far."""
         iterations: int = self.param_groups[0]["iterations"]
         return iterations
 
     def learning_rate_factor(self) -> float:
-        """What multiplies the learning rates of the coming update: `1 / (1 + decay * iterations)`."""
+        """The factor of the learning rates in the next update: `1 / (1 + decay * iterations)`."""
         decay, iterations = self.decay, self.iterations
         if not decay:
             return 1.0
-        of, first, factors = self.__dict__.get("_factors", (None, 0, []))
-        if of != decay or not first <= iterations < first + len(factors):
-            first, factors = (
-                iterations,
-                np.asarray(self.decay_schedule(np.arange(iterations, iterations + _BLOCK))).tolist(),
-            )
+        cached_decay, first, factors = self.__dict__.get("_factors", (None, 0, []))
+        if cached_decay != decay or not first <= iterations < first + len(factors):
+            block = np.arange(iterations, iterations + _BLOCK)
+            first, factors = iterations, np.asarray(self.decay_schedule(block)).tolist()
             self._factors = decay, first, factors
         return float(factors[iterations - first])
 
@@ -111,10 +109,10 @@ class SGD(KerasSGD):
         return super()._used_learning_rate(group) * self.learning_rate_factor()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Do one update of every parameter that has a gradient, and count it.
+        """Update every parameter that has a gradient, and count the update.
 
         Args:
-            closure: evaluates the model anew, computes the gradients and returns the loss.
+            closure: reevaluates the model, computes the gradients and returns the loss.
 
         Returns:
             The loss of `closure`; None without one.
@@ -126,10 +124,10 @@ class SGD(KerasSGD):
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; settings it does not name are those the optimizer was built with."""
-        if isinstance(param_group, dict):  # torch has the message for anything else
+        """Add a param group; settings that it does not have are those of the constructor."""
+        if isinstance(param_group, dict):  # torch raises an error for anything else
             if param_group.get("decay", self.decay) != self.decay:
-                allowed = f"that of the optimizer, {self.decay:g}: it counts the updates of all groups together"
+                allowed = f"that of the optimizer, {self.decay:g}, because all groups share its count of updates"
                 raise InvalidArgument("the decay of a param group", param_group["decay"], allowed)
             iterations = self.iterations if self.param_groups else 0
             param_group = {**param_group, "decay": self.decay, "iterations": iterations}
@@ -142,13 +140,13 @@ class SGD(KerasSGD):
             count(group.get("iterations"), f"{where}.iterations in the state of SGD")
             number(f"{where}.decay in the state of SGD", group.get("decay"), "a finite number >= 0", at_least=0.0)
 
-    def get_config(self, style: str = "keras2") -> dict[str, Any]:
-        """The settings as Keras' own `get_config` gives them.
+    def get_config(self, style: Style = "keras2") -> dict[str, Any]:
+        """The settings, in the form of Keras' own `get_config`.
 
         Args:
             style: `"keras2"` (default) calls the learning rate `lr`, `"keras3"` `learning_rate`.
         """
-        name = LEARNING_RATE_NAMES[choice("SGD.get_config.style", style, LEARNING_RATE_NAMES)]
+        name = LEARNING_RATE_NAMES[choice("SGD.get_config.style", style, STYLES)]
         group = self.param_groups[0]
         return {
             name: float(group["lr"]),
@@ -159,10 +157,10 @@ class SGD(KerasSGD):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], params: ParamsT) -> SGD:
-        """Build one from its `get_config` and the parameters, which Keras' config does not have.
+        """Build an optimizer from a config of `get_config` and the parameters, which a config does not contain.
 
         Raises:
-            InvalidArgument: the config has a field that SGD does not know.
+            InvalidArgument: the config has an unknown field.
 
         Example:
             >>> import torch

@@ -15,11 +15,12 @@ from lr_plugins.errors import TrainingError
 class TerminateOnNaN(Callback):
     """Stop training after a batch whose loss is NaN or infinite.
 
-    The loss of each batch is looked at, which waits for an accelerator. The epoch ends there, with its validation and
-    its hooks, as in Keras. (A schedule that follows the metric may refuse it before: see its `on_nonfinite`.)
+    Reading the loss of each batch synchronizes with the accelerator. The epoch ends after that batch, with its
+    validation and its hooks, as in Keras. (A schedule that monitors the loss may raise an error first: see its
+    `on_nonfinite`.)
 
     Args:
-        raise_error: raise an error instead, so that no hook of the end of training is called. Default False.
+        raise_error: raise an error instead, so that no end-of-training hook is called. Default False.
 
     Raises:
         TrainingError: the loss is NaN or infinite, with `raise_error`.
@@ -38,10 +39,10 @@ class TerminateOnNaN(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss of the batch."""
+        """Check the loss of the batch."""
         loss = batch_loss(trainer, outputs)
         is_invalid = loss is not None and not bool(torch.isfinite(loss).all())
-        if trainer.world_size > 1:  # one process alone would leave the others waiting for it
+        if trainer.world_size > 1:  # all processes stop together; one that stopped alone would leave the others waiting
             is_invalid = trainer.strategy.reduce_boolean_decision(is_invalid, all=False)
         if not is_invalid:
             return

@@ -1,17 +1,17 @@
-"""Tensors in batches, for the foreach primitives of torch."""
+"""Batches of tensors for torch's foreach operations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# Elements of one batch of tensors on the CPU. What passes over a batch several times finds it in the L2 cache: 2**16
-# float32 weights, with their gradients and velocities, are 768 KiB.
+# Elements in a batch of tensors on the CPU. Several passes over a batch find it in the L2 cache: 2**16 float32 weights
+# with their gradients and velocities take 768 KiB.
 CPU_BATCH_ELEMENTS = 2**16
 
 
 def spans(tensors: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """Ranges of consecutive tensors: all at once, but on the CPU no more than its cache keeps between two passes.
+    """Ranges of consecutive tensors to process together: all of them, or on the CPU as many as its cache holds.
 
     Args:
         tensors: tensors of one device, at least one.

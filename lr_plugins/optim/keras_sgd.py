@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,11 +13,12 @@ from torch.optim import Optimizer
 from lr_plugins.checkpoint_state import anything, count, dict_of, list_of, record, tensor
 from lr_plugins.errors import InvalidArgument, TrainingError
 from lr_plugins.optim.batches import spans
+from lr_plugins.validation import as_float
 
 if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
-# The state of an optimizer, as torch has it.
+# The form of the state of a torch optimizer.
 _FORM = record(
     {
         "state": dict_of(record({}, {"velocity": tensor()}, others=True), keys=anything),
@@ -38,27 +38,25 @@ class KerasSGD(Optimizer):
 
     `v = momentum * v - lr * g`, then `w = w + v`; with `nesterov`, `w = w + momentum * v - lr * g`.
 
-    Why it is not `torch.optim.SGD`: here the velocity is a sum of *steps*, and each gradient keeps the learning rate of
-    its own update. torch sums gradients (`b = momentum * b + g; w = w - lr * b`), so a new learning rate rescales the
-    whole past at once. With a constant learning rate the two agree (`v = -lr * b`). Once it moves they part: after a
-    drop to 0 Keras' weights coast on while torch's stop. A schedule tuned in Keras needs this rule to give the same
-    training.
+    It differs from `torch.optim.SGD` in the velocity, which is a sum of *steps*: each gradient keeps the learning rate
+    of its own update. torch sums gradients (`b = momentum * b + g; w = w - lr * b`), so a new learning rate rescales
+    all earlier ones. With a constant learning rate the two agree (`v = -lr * b`). With a schedule they differ: after a
+    drop to 0, Keras' weights coast on while torch's stop. A schedule tuned in Keras needs this rule to train alike.
 
-    With `momentum=0` it is plain gradient descent and keeps no state. Otherwise each parameter that has had a gradient
-    has one state tensor, `"velocity"`. Parameters whose gradient is None are left alone, velocity included. The
+    With `momentum=0` it is plain gradient descent and has no state. Otherwise each parameter that has had a gradient
+    has one state tensor, `"velocity"`. A parameter whose gradient is None is skipped, and so is its velocity. The
     floating-point operations and their order are those of Keras on its torch backend.
 
     Args:
-        params: parameters, or dicts of a parameter group; a group may have its own `lr`, `momentum` and
-            `nesterov`.
-        lr: learning rate, a number >= 0 or a 0-d tensor, default 0.01. A tensor may be changed in place between
-            updates; on an accelerator it is used without waiting for the device.
-        momentum: share of the velocity kept at each update, in [0, 1], default 0.
-        nesterov: look one step of momentum ahead, default False. Without momentum it makes no difference.
+        params: parameters, or dicts of param groups; a group may have its own `lr`, `momentum` and `nesterov`.
+        lr: learning rate, a number >= 0 or a 0-d tensor. Default 0.01. A tensor may be changed in place between
+            updates; a tensor on an accelerator is used without synchronization.
+        momentum: share of the velocity that each update keeps, 0 to 1. Default 0.
+        nesterov: look one step of momentum ahead. Default False. Without momentum it makes no difference.
 
     Raises:
-        InvalidArgument: a setting is outside its range, or a state of `torch.optim.SGD` with momentum is loaded.
-        TrainingError: `step` met a sparse gradient; no weight has been changed then.
+        InvalidArgument: a setting outside its range, or the state of a `torch.optim.SGD` with momentum is loaded.
+        TrainingError: `step` got a sparse gradient; no weight is changed then.
 
     Source: `keras/src/optimizers/sgd.py` (Keras 3.15; Keras 2.2.4 has the same rule). Sutskever, Martens, Dahl, Hinton:
     On the importance of initialization and momentum in deep learning, ICML 2013.
@@ -82,20 +80,20 @@ class KerasSGD(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; settings it does not name are those the optimizer was built with."""
-        if isinstance(param_group, dict):  # torch has the message for anything else
+        """Add a param group; settings that it does not have are those of the constructor."""
+        if isinstance(param_group, dict):  # torch raises an error for anything else
             settings = {**self.defaults, **param_group}
             _check_settings(settings["lr"], settings["momentum"], settings["nesterov"])
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state that `state_dict` gave; the velocities come back bit for bit.
+        """Load a state of `state_dict`; the velocities are restored bit for bit.
 
         Raises:
-            InvalidArgument: it is not the state of such an optimizer with as many parameters; nothing is loaded then.
+            InvalidArgument: not the state of a KerasSGD with the same numbers of parameters. Nothing is loaded then.
         """
         self._check_state(state_dict)
-        # torch.optim.SGD's groups have all the settings needed here, so its momentum would be lost without a word.
+        # The groups of a torch.optim.SGD have all settings needed here, so its momentum would be lost silently.
         if any(state.get("momentum_buffer") is not None for state in state_dict["state"].values()):
             raise InvalidArgument(
                 "KerasSGD.load_state_dict",
@@ -111,7 +109,7 @@ class KerasSGD(Optimizer):
         sizes, own_sizes = ([len(group["params"]) for group in groups] for groups in (saved, own))
         if sizes != own_sizes:
             raise InvalidArgument(
-                "the param groups of the state", sizes, f"of {own_sizes} parameters, as those of this one"
+                "the param groups of the state", sizes, f"of {own_sizes} parameters, as in this optimizer"
             )
         for group in saved:
             _check_settings(group["lr"], group["momentum"], group["nesterov"])
@@ -125,10 +123,10 @@ class KerasSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Do one update of every parameter that has a gradient.
+        """Update every parameter that has a gradient.
 
         Args:
-            closure: evaluates the model anew, computes the gradients and returns the loss.
+            closure: reevaluates the model, computes the gradients and returns the loss.
 
         Returns:
             The loss of `closure`; None without one.
@@ -137,7 +135,7 @@ class KerasSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # Everything is gathered before anything is changed: a gradient that is refused leaves all groups as they were.
+        # Gather everything first, so that an error about a gradient leaves all groups unchanged.
         for group, tensors in [(group, self._gather(group)) for group in self.param_groups]:
             for weights, gradients, velocities in _batches(tensors):
                 step_size = _step_size(self._used_learning_rate(group), weights[0].device)
@@ -148,7 +146,7 @@ class KerasSGD(Optimizer):
         return loss
 
     def _used_learning_rate(self, group: dict[str, Any]) -> float | Tensor:
-        """The learning rate of the step that is being taken."""
+        """The learning rate of the current step."""
         learning_rate: float | Tensor = group["lr"]
         return learning_rate
 
@@ -179,7 +177,7 @@ class KerasSGD(Optimizer):
 
 
 def _batches(tensors: _Tensors) -> Iterator[list[list[Any]]]:
-    """Split into weights, gradients and velocities that the foreach primitives take together."""
+    """Batches of weights, gradients and velocities for torch's foreach operations."""
     if not tensors[0]:
         return
     grouped = Optimizer._group_tensors_by_device_and_dtype(list(tensors))
@@ -189,7 +187,7 @@ def _batches(tensors: _Tensors) -> Iterator[list[list[Any]]]:
 
 
 def _step_size(lr: float | Tensor, device: torch.device) -> float | Tensor:
-    """-lr, ready for the tensors of one device."""
+    """-lr, for the tensors of a device."""
     if isinstance(lr, Tensor) and lr.device.type != "cpu":
         return -lr.to(device, non_blocking=True)
     return -lr
@@ -215,7 +213,7 @@ def _momentum_update_(
 def _add_scaled_(tensors: list[Tensor], others: list[Tensor], factor: float | Tensor) -> None:
     """`tensors += factor * others` in place."""
     if isinstance(factor, Tensor) and (factor.device.type != "cpu" or torch.compiler.is_compiling()):
-        # `alpha` would fetch the number from the device, and all work queued there would have to finish first.
+        # `alpha` would read the number from the device, which waits for all work queued there.
         torch._foreach_add_(tensors, torch._foreach_mul(others, factor))
     else:
         torch._foreach_add_(tensors, others, alpha=factor)  # type: ignore[arg-type]
@@ -224,7 +222,7 @@ def _add_scaled_(tensors: list[Tensor], others: list[Tensor], factor: float | Te
 def _check_settings(lr: object, momentum: object, nesterov: object) -> None:
     if not _is_learning_rate(lr):
         raise InvalidArgument("KerasSGD.lr", lr, "a finite number >= 0, or a 0-d tensor of one")
-    if not (_is_number(momentum) and 0 <= momentum <= 1):
+    if not 0 <= _number(momentum) <= 1:
         raise InvalidArgument("KerasSGD.momentum", momentum, "a number in [0, 1]")
     if not isinstance(nesterov, bool):
         raise InvalidArgument("KerasSGD.nesterov", nesterov, "True or False")
@@ -232,10 +230,12 @@ def _check_settings(lr: object, momentum: object, nesterov: object) -> None:
 
 def _is_learning_rate(lr: object) -> bool:
     if isinstance(lr, Tensor):
-        # The value of a tensor elsewhere is not looked at: that would wait for the device.
+        # The value of a tensor on another device is not checked, which would wait for the device.
         return lr.dim() == 0 and (lr.device.type != "cpu" or _is_learning_rate(lr.item()))
-    return _is_number(lr) and 0 <= lr < math.inf
+    return 0 <= _number(lr) < math.inf
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _number(value: object) -> float:
+    """A number as a float; NaN for what is not a number."""
+    number = as_float(value)
+    return math.nan if number is None else number

@@ -1,4 +1,4 @@
-"""The curves of a training over its epochs: losses, other metrics, and the learning rate, one panel below the other."""
+"""Plots metrics and the learning rate over the epochs of a training, one panel below the other."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _PANEL, _WIDTH = 2.2, 7.0  # inches
 
 
 def plot_history(curves: Mapping[str, Mapping[int, float]], path: str | Path | None = None) -> Figure:
-    """Draw metrics over epochs, those of training and of validation in one panel.
+    """Plot metrics over epochs; training and validation share a panel.
 
     Args:
-        curves: by name, the values by epoch; `val_loss` belongs to `loss`. The name `"learning rate"` comes last.
-        path: the PNG to write. Default None: none.
+        curves: the values by name and epoch; `val_loss` shares the panel of `loss`, and `"learning rate"` comes last.
+        path: the PNG to write. Default None: no file.
 
     Raises:
         MissingExtra: matplotlib is not installed.
     """
     require("matplotlib", "plot", "The picture of a history")
-    # The object-oriented interface: pyplot would pick a backend for the whole process.
+    # The object-oriented interface, because pyplot selects a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -41,8 +41,8 @@ def plot_history(curves: Mapping[str, Mapping[int, float]], path: str | Path | N
     figure = Figure(figsize=(_WIDTH, 0.8 + _PANEL * count), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(count, sharex=True, squeeze=False)[:, 0]
-    for one, (title, names) in zip(axes, panels.items(), strict=False):
-        _draw(one, title, {name: curves[name] for name in sorted(names, key=len)})
+    for panel, (title, names) in zip(axes, panels.items(), strict=False):
+        _draw(panel, title, {name: curves[name] for name in sorted(names, key=len)})
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     if path is not None:

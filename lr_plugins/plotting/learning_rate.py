@@ -1,4 +1,4 @@
-"""Pictures of learning rates."""
+"""Plots learning rates over optimizer steps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import numpy.typing as npt
 
 from lr_plugins.errors import require
 
-_MARKS = 60  # more lines than that would hide the curve,
-_NAMES = 12  # and so would a longer legend
-
-
-_LOSSES = ("0.45", "0.7")  # shades of grey, which no learning rate has
+_MAX_EPOCH_LINES = 60  # more would hide the curve
+_MAX_LEGEND = 12  # names
+_LOSS_COLORS = ("0.45", "0.7")  # shades of gray, which no learning rate has
 
 
 class Curve(Protocol):
-    """Learning rates at optimizer steps."""
+    """Values at optimizer steps."""
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:
@@ -28,7 +26,7 @@ class Curve(Protocol):
 
     @property
     def values(self) -> npt.NDArray[np.float64]:
-        """The learning rates, shape (n,)."""
+        """The values, shape (n,)."""
 
 
 def plot_learning_rate(
@@ -40,22 +38,21 @@ def plot_learning_rate(
     epochs: Sequence[int] = (),
     panels: Sequence[Mapping[str, Curve]] = (),
 ) -> Path:
-    """Draw learning rate over optimizer steps, a line per name, as a PNG; and below it, what else was scheduled.
+    """Plot learning rates over optimizer steps as a PNG; other scheduled quantities get panels of their own.
 
-    An axis is logarithmic where a third of the steps would otherwise lie flat at the bottom: below a 50th of the peak.
+    An axis is logarithmic if otherwise a third of the steps would lie flat at the bottom, below a 50th of the peak.
 
     Args:
-        curves: by name, the steps and the values; what stands before the first `/` of a name is the quantity.
+        curves: the curves by name; the part of a name before the first `/` is the quantity.
         path: the file to write.
-        title: what stands above.
-        small: a quarter of the size, for pages with many.
-        metrics: losses to draw with an axis of their own, on the right; by name, the steps and the values.
-        epochs: the steps at which epochs begin, to be marked; left out where there would be too many marks.
-        panels: metrics to draw below all this, a panel for each mapping of names to steps and values; one without
-            any point is left out.
+        title: the title of the figure.
+        small: draw at a quarter of the size, for pages with many plots. Default False.
+        metrics: losses to draw beside the learning rate, on an axis of their own. Default None: no losses.
+        epochs: the steps at which epochs start, to be marked unless there are too many.
+        panels: metrics to draw below the learning rate, one panel per mapping; panels without points are left out.
     """
     require("matplotlib", "plot", "The picture")
-    # The object-oriented interface: pyplot would pick a backend for the whole process.
+    # The object-oriented interface, because pyplot selects a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -67,16 +64,15 @@ def plot_learning_rate(
     FigureCanvasAgg(figure)
     axes_of_all = figure.subplots(count, sharex=True, squeeze=False)[:, 0]
     for axes, quantity in zip(axes_of_all, quantities, strict=False):
-        mine = {name: curve for name, curve in curves.items() if name.partition("/")[0] == quantity}
-        _draw(axes, mine)
+        _draw(axes, {name: curve for name, curve in curves.items() if name.partition("/")[0] == quantity})
         axes.set_ylabel("learning rate" if quantity == "lr" else quantity.replace("_", " "))
     for axes, panel in zip(axes_of_all[len(quantities) :], drawn, strict=True):
         _draw_panel(axes, panel)
     if metrics:
         _draw_metrics(axes_of_all[0].twinx(), metrics)
-    marks = sorted({*epochs}) if len(epochs) <= _MARKS else []
+    marks = sorted({*epochs}) if len(epochs) <= _MAX_EPOCH_LINES else []
     for axes in axes_of_all if marks else ():
-        axes.grid(visible=False, axis="x")  # the vertical lines are those of the epochs
+        axes.grid(visible=False, axis="x")  # the only vertical lines are the epochs
         for step in marks:
             axes.axvline(step, color="0.8", linewidth=0.8, zorder=0)
     axes_of_all[0].set_title(title)
@@ -87,22 +83,22 @@ def plot_learning_rate(
 
 def _draw(axes: Any, curves: Mapping[str, Curve]) -> None:
     for name, curve in curves.items():
-        # A value holds for its whole step, hence stairs and not slopes between points.
+        # A value holds for a whole step, so the curve is a staircase.
         steps, values = np.append(curve.steps, curve.steps[-1:] + 1), np.append(curve.values, curve.values[-1:])
         axes.step(steps, values, where="post", linewidth=1.6, label=name.partition("/")[2] or name)
     if spans_decades(curves):
         axes.set_yscale("log")
-    elif not any(name.startswith(("momentum", "beta")) for name in curves):  # those never come near 0
+    elif not any(name.startswith(("momentum", "beta")) for name in curves):  # these stay far from 0
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if 1 < len(curves) <= _NAMES:
+    if 1 < len(curves) <= _MAX_LEGEND:
         axes.legend(loc="best")
 
 
 def _draw_metrics(axes: Any, metrics: Mapping[str, Curve]) -> None:
     for index, (name, curve) in enumerate(metrics.items()):
-        axes.plot(curve.steps, curve.values, ".-", color=_LOSSES[index % 2], linewidth=1.2, label=name)
+        axes.plot(curve.steps, curve.values, ".-", color=_LOSS_COLORS[index % 2], linewidth=1.2, label=name)
     if spans_decades(metrics):
         axes.set_yscale("log")
     axes.set_ylabel("loss")
@@ -111,19 +107,19 @@ def _draw_metrics(axes: Any, metrics: Mapping[str, Curve]) -> None:
 
 
 def _draw_panel(axes: Any, metrics: Mapping[str, Curve]) -> None:
-    for index, (name, curve) in enumerate(metrics.items(), start=1):  # the first color is that of the learning rate
+    for index, (name, curve) in enumerate(metrics.items(), start=1):  # C0 is the learning rate
         axes.plot(curve.steps, curve.values, ".-", color=f"C{index}", linewidth=1.2, label=name)
     if spans_decades(metrics):
         axes.set_yscale("log")
     axes.set_ylabel(shared_words(list(metrics)))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(metrics) <= _NAMES:
+    if len(metrics) <= _MAX_LEGEND:
         axes.legend(loc="best")
 
 
 def shared_words(names: Sequence[str]) -> str:
-    """The words that all names end with, as the label of an axis; `metric` where there are none.
+    """The words that all names end with, as an axis label; `metric` if there are none.
 
     Example:
         >>> shared_words(["training_set_loss"]), shared_words(["loss", "val_loss"]), shared_words(["acc", "loss"])
@@ -136,6 +132,6 @@ def shared_words(names: Sequence[str]) -> str:
 
 
 def spans_decades(curves: Mapping[str, Curve]) -> bool:
-    """Whether a third of the steps would lie flat at the bottom of a linear axis: below a 50th of the peak."""
+    """Whether a third of the steps would lie flat at the bottom of a linear axis, below a 50th of the peak."""
     values = np.concatenate([curve.values for curve in curves.values()]) if curves else np.empty(0)
     return bool(values.size and values.min() > 0 and np.mean(values < values.max() / 50) > 1 / 3)

@@ -1,4 +1,4 @@
-"""The picture of a learning-rate range test."""
+"""Plots a learning-rate range test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-_COLOUR, _MARK = "C0", "C3"
+_COLOR, _MARK_COLOR = "C0", "C3"
 
 
 def plot_range_test(
@@ -21,21 +21,21 @@ def plot_range_test(
     linear: bool = False,
     small: bool = False,
 ) -> Path:
-    """Draw the loss over the learning rate as a PNG: faint as measured, strong smoothed, the suggestion marked.
+    """Plot the measured and the smoothed loss over the learning rate as a PNG, and mark the suggestion.
 
-    What lies far above the losses that were begun with, as when training diverges, is cut off.
+    Losses far above the initial ones, as in a training that diverges, are cut off.
 
     Args:
         rates: the learning rates.
-        losses: the losses measured with them.
+        losses: the measured losses.
         smoothed: the smoothed losses.
         path: the file to write.
-        suggestion: the learning rate to mark. Default None: nothing.
-        method: by which it was found, for the legend.
-        linear: whether the axis of learning rates is linear instead of logarithmic. Default False.
-        small: a quarter of the size. Default False.
+        suggestion: the learning rate to mark. Default None: no mark.
+        method: the method of the suggestion, for the legend.
+        linear: whether the learning-rate axis is linear instead of logarithmic. Default False.
+        small: draw at a quarter of the size. Default False.
     """
-    # The object-oriented interface: pyplot would pick a backend for the whole process.
+    # The object-oriented interface, because pyplot selects a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -45,8 +45,8 @@ def plot_range_test(
     axes = figure.subplots()
     if not linear:
         axes.set_xscale("log")
-    axes.plot(rates, losses, color=_COLOUR, alpha=0.3, linewidth=1.0, label="loss of the step")
-    axes.plot(rates, smoothed, color=_COLOUR, linewidth=2.0, label="smoothed")
+    axes.plot(rates, losses, color=_COLOR, alpha=0.3, linewidth=1.0, label="loss of the step")
+    axes.plot(rates, smoothed, color=_COLOR, linewidth=2.0, label="smoothed")
     if suggestion is not None:
         _mark(axes, rates, smoothed, suggestion, method)
     _limit(axes, losses, smoothed)
@@ -63,16 +63,16 @@ def plot_range_test(
 def _mark(axes: Any, rates: Sequence[float], smoothed: Sequence[float], suggestion: float, method: str) -> None:
     height = float(np.interp(suggestion, rates, smoothed))
     label = f"suggestion ({method})" if method else "suggestion"
-    axes.axvline(suggestion, color=_MARK, linewidth=1.0, linestyle="--", zorder=1)
-    axes.plot([suggestion], [height], "o", color=_MARK, markersize=7, label=label, zorder=3)
-    text = {"color": _MARK, "weight": "bold", "ha": "right", "va": "top"}
+    axes.axvline(suggestion, color=_MARK_COLOR, linewidth=1.0, linestyle="--", zorder=1)
+    axes.plot([suggestion], [height], "o", color=_MARK_COLOR, markersize=7, label=label, zorder=3)
+    text = {"color": _MARK_COLOR, "weight": "bold", "ha": "right", "va": "top"}
     axes.annotate(f"{suggestion:.3g}", (suggestion, height), xytext=(-8, -8), textcoords="offset points", **text)
 
 
 def _limit(axes: Any, losses: Sequence[float], smoothed: Sequence[float]) -> None:
-    """Leave out of sight what a diverging loss would make of the axis."""
-    mean, all_of = np.array(smoothed), np.array([*losses, *smoothed])
-    finite = all_of[np.isfinite(all_of)]
+    """Limit the axis, which a diverging loss would stretch."""
+    mean, values = np.array(smoothed), np.array([*losses, *smoothed])
+    finite = values[np.isfinite(values)]
     if not finite.size:
         return
     first = float(np.nanmax(np.where(np.isfinite(mean), mean, np.nan)[: max(len(mean) // 2, 1)]))

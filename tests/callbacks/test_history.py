@@ -12,7 +12,7 @@ import torch
 
 from lr_plugins import History, LearningRateScheduler, ReduceLROnPlateau, StepDecay
 from lr_plugins.errors import InvalidArgument
-from tests.callbacks.test_keras_progress import Logs, Module, trainer
+from tests.callbacks.keras_progress.helpers import Logs, Module, trainer
 
 
 def fitted(module=None, *callbacks, style="keras2", **settings):

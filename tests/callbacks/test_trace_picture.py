@@ -117,7 +117,8 @@ def test_an_empty_list_leaves_the_learning_rate_alone(tmp_path, figures):
 
 def test_a_name_that_is_never_logged_is_reported(tmp_path, figures):
     trace = LearningRateTrace(tmp_path, metrics=["loss", "val_f1"])
-    with pytest.warns(UserWarning, match=r"metrics names val_f1, of which nothing was logged.* logged are: loss\."):
+    message = r"never logged: val_f1\. The picture has no curve for them\. Logged metrics: loss\."
+    with pytest.warns(UserWarning, match=message):
         fit(None, LearningRateScheduler(StepDecay(0.1)), trace)
     assert [axes.get_ylabel() for axes in figures[0].axes] == ["learning rate", "loss"]
 

@@ -24,8 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lr_plugins import LearningRateScheduler, LossDriven
 from lr_plugins.callbacks import KerasProgress
-from lr_plugins.callbacks.keras_progress import callback as keras_progress
-from lr_plugins.callbacks.keras_progress import evaluation
+from lr_plugins.callbacks.keras_progress import progress as keras_progress
 from lr_plugins.console.keras_text import format_header, keras2_line, keras3_line
 from lr_plugins.keras import ReduceLROnPlateau
 from lr_plugins.training.recipes import article_mnist
@@ -258,7 +257,7 @@ def test_predict_prints_its_bar():
 
 
 def test_keras_2_shows_the_time_of_an_evaluation_and_nothing_else(monkeypatch):
-    monkeypatch.setattr(evaluation, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(keras_progress, "perf_counter", lambda: 0.0)
     for stage in ("validate", "test", "predict"):
         assert evaluated(stage, "keras2", 1).splitlines()[-1] == f"28/28 [{'=' * 30}] - 0s 0us/step"
         assert evaluated(stage, "keras2", 2) == ""

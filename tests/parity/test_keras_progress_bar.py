@@ -29,7 +29,7 @@ from keras.src.utils import io_utils, progbar
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lr_plugins import KerasProgress, LearningRateScheduler, ReduceLROnPlateau
-from lr_plugins.callbacks.keras_progress import callback as keras_progress
+from lr_plugins.callbacks.keras_progress import progress as keras_progress
 from lr_plugins.console.keras_text import EpochProgress, draw
 from lr_plugins.console.line import ConsoleLine
 from tests.toys import QUIET
@@ -93,7 +93,7 @@ def test_a_keras3_bar_is_that_of_keras(stream, data):
     with clock.drives_both(theirs):
         # Keras' own logger gives it means that are there already.
         bar = progbar.Progbar(target, stateless_metrics=set())
-        epoch = keras_progress._Epoch(0, clock(), {}, keras_progress.Units(1, target))
+        progress = keras_progress.Progress(keras_progress.Units(1, target), "keras3")
         order = {}
         for step, (pause, logs) in enumerate(updates, 1):
             clock.now += pause
@@ -101,14 +101,13 @@ def test_a_keras3_bar_is_that_of_keras(stream, data):
             done = target if final else step
             bar.update(done, list(logs.items()), finalize=final)
             order |= logs  # Keras keeps what it has shown once
-            epoch.batches = epoch.position = done
-            if step == 1:
-                epoch.first_step = clock.now - epoch.started
-            if clock.now - epoch.refreshed >= keras_progress.INTERVAL or final:
-                epoch.refreshed = clock.now
-                moment = epoch.moment("keras3", clock.now - epoch.started, dict(order), final)
-                with contextlib.redirect_stdout(ours):
-                    epoch.line.show(lambda columns, moment=moment: draw("keras3", moment, columns), final)
+            progress.batches = done - 1  # the last update jumps to the end
+            is_due = progress.count(done)
+            with contextlib.redirect_stdout(ours):
+                if final:
+                    progress.finish(progress.elapsed, dict(order))
+                elif is_due:
+                    progress.refresh(dict(order))
     assert ours.getvalue() == as_we_write(theirs.getvalue(), stream)
 
 

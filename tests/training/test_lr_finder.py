@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lr_plugins import CosineDecay, RunLength
-from tests.callbacks.test_lr_finder import same
+from tests.callbacks.lr_finder.test_sandbox import same
 from tests.training import without_advice
 from tests.training.test_main import SMALL, runs, train
 
@@ -109,4 +109,4 @@ def test_a_schedule_that_names_its_learning_rates_is_refused_in_a_sentence(tmp_p
     process = train(tmp_path, *FINDER, "schedule=piecewise", "logger=none")
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
-    assert "LearningRateRangeTest.apply must be false where the schedule names its learning rates" in process.stderr
+    assert "LearningRateRangeTest cannot apply its suggestion, because the schedule has its own" in process.stderr

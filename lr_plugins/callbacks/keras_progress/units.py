@@ -1,4 +1,4 @@
-"""How large an epoch is, in steps and in samples."""
+"""The length of an epoch, in steps and in samples."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from lr_plugins._lightning.compat import Trainer
 
 
 class _Samples(NamedTuple):
-    """How many samples a loader gives to one process: in a batch, and in all batches that are used."""
+    """The samples that a loader gives to one process: in a batch, and in all batches that are used."""
 
     per_batch: int
     total: int
 
 
 def _samples(loader: object, batches: float) -> _Samples | None:
-    """How many samples `batches` batches of a loader hold; None when it cannot tell.
+    """The samples in `batches` batches of a loader; None if that is unknown.
 
-    A DataLoader tells by its batch sampler; another loader by attributes `num_samples` and `batch_size`.
+    A DataLoader's batch sampler knows it; other loaders may have the attributes `num_samples` and `batch_size`.
     """
     batch_sampler = getattr(loader, "batch_sampler", None)
     source = loader if batch_sampler is None else batch_sampler
     batch_size = getattr(source, "batch_size", None)
     try:
         available = source.num_samples if source is loader else len(source.sampler)  # type: ignore[union-attr,attr-defined]
-    except (AttributeError, TypeError):  # batches made elsewhere, or an iterable dataset
+    except (AttributeError, TypeError):  # batches that the dataset makes itself, or an iterable dataset
         return None
     return _Samples(batch_size, int(min(available, batches * batch_size))) if isinstance(batch_size, int) else None
 
 
 def samples_of_run(trainer: Trainer) -> tuple[int, int] | None:
-    """Samples per epoch for training and for validation, over all processes; None when either is unknown."""
+    """The training and validation samples of an epoch, over all processes; None if either is unknown."""
     loaders = trainer.val_dataloaders
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
@@ -49,11 +49,11 @@ def samples_of_run(trainer: Trainer) -> tuple[int, int] | None:
 
 
 class Units(NamedTuple):
-    """What a progress bar counts: samples, as Keras 2 does where their number is known, or steps.
+    """What a progress bar counts: samples, as Keras 2 does if their number is known, or steps.
 
     Args:
-        per_step: units of one step.
-        target: those of an epoch; None where that is unknown.
+        per_step: units in a step.
+        target: units in the epoch; None if that is unknown.
     """
 
     per_step: int
@@ -61,6 +61,7 @@ class Units(NamedTuple):
 
     @staticmethod
     def of(trainer: Trainer, style: str) -> Units:
+        """The units of a training epoch."""
         batches = trainer.num_training_batches
         samples = _samples(trainer.train_dataloader, batches) if style == "keras2" else None
         if samples is not None and samples.total:
@@ -69,7 +70,7 @@ class Units(NamedTuple):
 
     @staticmethod
     def of_evaluation(trainer: Trainer, stage: str, style: str) -> Units:
-        """Those of all loaders of `validate`, `test` or `predict` together."""
+        """The units of all loaders of `validate`, `test` or `predict` together."""
         name = {"validate": "val"}.get(stage, stage)
         loaders, batches = getattr(trainer, f"{name}_dataloaders"), list(getattr(trainer, f"num_{name}_batches"))
         if isinstance(loaders, Mapping):
@@ -78,10 +79,12 @@ class Units(NamedTuple):
         parts = [_samples(loader, limit) for loader, limit in zip(loaders, batches, strict=False)]
         known = [part for part in parts if part is not None and part.total]
         if style == "keras2" and known and len(known) == len(batches):
-            return Units(known[0].per_batch * trainer.world_size, sum(one.total for one in known) * trainer.world_size)
+            return Units(
+                known[0].per_batch * trainer.world_size, sum(part.total for part in known) * trainer.world_size
+            )
         steps = sum(batches)
         return Units(1, None if steps == float("inf") else int(steps))
 
     def done(self, steps: int) -> int:
-        """Units of so many steps; the last one may have fewer."""
+        """The units in a number of steps; the last step may have fewer than the others."""
         return steps * self.per_step if self.per_step == 1 else min(steps * self.per_step, self.target or 0)

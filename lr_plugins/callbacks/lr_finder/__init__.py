@@ -1,4 +1,4 @@
-"""The learning-rate range test: which learning rate to begin with, found by trying them before the training."""
+"""The learning-rate range test: find an initial learning rate by trying some before training."""
 
 from lr_plugins.callbacks.lr_finder.callback import LearningRateRangeTest
 

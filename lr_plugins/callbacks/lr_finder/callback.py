@@ -1,11 +1,11 @@
-"""The callback that looks for a learning rate before the training, and hands it to the schedule."""
+"""The callback that finds a learning rate before training, for the schedule to start from."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch.nn.parameter import is_lazy
 
@@ -16,33 +16,30 @@ from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins._lightning.worker_results import bring_back
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
-from lr_plugins.callbacks.lr_finder.curve import Curve, rates_between
+from lr_plugins.callbacks.lr_finder.curve import LossCurve, Mode, rates_between
 from lr_plugins.callbacks.lr_finder.optimizer_lr import OptimizerLR
 from lr_plugins.callbacks.lr_finder.search import search
-from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
+from lr_plugins.callbacks.lr_finder.suggestion import Method, suggest
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, optional, positive, record, text
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgument, TrainingError, UnsupportedError
 from lr_plugins.paths import from_start
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
-from lr_plugins.validation import choice, flag, number
+from lr_plugins.validation import choice, flag, integer, number, verbosity
 
-MODES = ("exponential", "linear")
-ON_FAILURE = {
-    "warn": "the run goes on with the learning rate that it has",
-    "error": "the run ends",
-}
-_FEWEST = 10  # steps
+OnFailure = Literal["warn", "error"]
+
+_MIN_STEPS = 10
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a range test has come to; plain values, for checkpoints.
+class RangeTestResult:
+    """The result of a range test; plain values, for checkpoints.
 
     Args:
-        learning_rate: the suggestion; None where there is none.
-        method: by which it was found.
-        steps: how many learning rates were tried.
-        note: what is to be said of the suggestion, or why there is none.
+        learning_rate: the suggestion; None if there is none.
+        method: the method of the suggestion.
+        steps: the number of learning rates tried.
+        note: a remark on the suggestion, or why there is none.
     """
 
     learning_rate: float | None
@@ -54,7 +51,7 @@ class Found:
         """One line.
 
         Example:
-            >>> print(Found(0.0123, "steepest", 87))
+            >>> print(RangeTestResult(0.0123, "steepest", 87))
             0.0123 (steepest, of 87 learning rates tried)
         """
         if self.learning_rate is None:
@@ -65,43 +62,47 @@ class Found:
 
 @renamed.arguments
 class LearningRateRangeTest(ChecksState, Callback):
-    """Look for a learning rate before the training, and let the schedule start from it.
+    """Find a learning rate before training, and let the schedule start from it.
 
-    Some steps are trained, each with a higher learning rate than the one before, and the loss is noted. Then everything
-    is put back as if they had never been: weights, optimizer, random numbers, order of the data, counts, loggers. What
-    the losses suggest becomes the optimizer's own learning rate (`optimizer.defaults["lr"]`; param groups keep their
-    ratio to it), from which a schedule starts that names no initial value. A run that goes on from a checkpoint keeps
-    what was found, and does not search again.
+    Trains some steps with increasing learning rates and records the loss. Then everything is restored: weights,
+    optimizer, random numbers, the order of the data, counters, loggers. The learning rate that the losses suggest
+    becomes the optimizer's own (`optimizer.defaults["lr"]`; param groups keep their ratio to it), and a schedule
+    without an initial value starts from it. A run that resumes from a checkpoint keeps the result and does not search
+    again.
 
-    Not undone are streams that were read, random numbers of your own in data sets and samplers, and other objects in
-    attributes of the module than tensors, arrays, generators of random numbers, plain values and containers of them.
-    The module's `on_train_start` and `on_train_end` run in the search, too, and `train_dataloader()` is called again
+    Not restored are streams that were read, random number generators of your own in datasets and samplers, and
+    attributes of the module other than tensors, arrays, random number generators, plain values and containers of these.
+    The module's `on_train_start` and `on_train_end` run in the search as well, and `train_dataloader()` is called again
     after it.
 
-    `lr_i = min_learning_rate * (max_learning_rate / min_learning_rate) ** (i / (num_training_steps - 1))`; with `mode="linear"`,
-    `lr_i = min_learning_rate + (max_learning_rate - min_learning_rate) * i / (num_training_steps - 1)`.
+    `lr_i = min_learning_rate * (max_learning_rate / min_learning_rate) ** (i / (num_training_steps - 1))`, or
+    `lr_i = min_learning_rate + (max_learning_rate - min_learning_rate) * i / (num_training_steps - 1)` with
+    `mode="linear"`.
+
+    Eleven attributes are the arguments; `found`, `curve` and `outcome` are the result.
 
     Args:
-        min_learning_rate: the lowest learning rate tried, > 0. Default 1e-8.
-        max_learning_rate: the highest, > `min_learning_rate`. Default 1.
-        num_training_steps: optimizer steps, one for each learning rate, >= 10; over as many epochs as that takes.
+        min_learning_rate: the lowest learning rate, > 0. Default 1e-8.
+        max_learning_rate: the highest learning rate, > `min_learning_rate`. Default 1.
+        num_training_steps: optimizer steps, one per learning rate, >= 10; over as many epochs as that takes.
             Default 100.
         mode: `"exponential"` (the default) or `"linear"`.
-        early_stop_threshold: end the search when the smoothed loss is so many times its lowest, > 1. Default 4;
-            None: only when it is no number any more.
-        smoothing: share of the mean loss so far that is kept at each step, >= 0 and < 1; 0 is none. Default 0.9.
+        early_stop_threshold: stop when the smoothed loss is this many times its lowest, > 1. Default 4; None: only when
+            it is NaN or infinite.
+        smoothing: share of the mean loss that is kept at each step, >= 0 and < 1. Default 0.9; 0 for no smoothing.
         suggestion: `"steepest"`, where the smoothed loss falls fastest on its way to the lowest (the default);
-            `"valley"`, half way down its longest fall; `"minimum"`, a tenth of where it is lowest.
+            `"valley"`, halfway down its longest fall; `"minimum"`, a tenth of where it is lowest.
         apply: whether the suggestion is used. Default True; False only shows it.
-        on_failure: what to do without a suggestion: `"warn"` (the default) goes on with the learning rate that there
-            is; `"error"` ends the run.
+        on_failure: what to do without a suggestion: `"warn"` (the default) continues with the current learning rate;
+            `"error"` ends the run.
         dirpath: folder for `lr_finder.csv` and `lr_finder.png`, which are handed to each logger that takes artifacts.
             Default None: no files.
-        verbose: 1 prints what is searched and found (the default); 0 nothing.
+        verbose: 1 prints the range and the result (the default); 0 nothing.
 
     Raises:
-        InvalidArgument: an argument outside its range; when the fit begins, several optimizers, manual optimization, a
-            strategy that shards the model, or `apply` where no schedule starts from the optimizer's learning rate.
+        InvalidArgument: an argument outside its range.
+        UnsupportedError: when the fit starts, several optimizers, manual optimization, lazy modules, a strategy that
+            shards the model, or `apply` where no schedule starts from the optimizer's learning rate.
         TrainingError: there is no suggestion, and `on_failure="error"`.
 
     Source: "Cyclical Learning Rates for Training Neural Networks", Smith; Lightning's LearningRateFinder, fastai's
@@ -128,12 +129,12 @@ class LearningRateRangeTest(ChecksState, Callback):
         min_learning_rate: float = 1e-8,
         max_learning_rate: float = 1.0,
         num_training_steps: int = 100,
-        mode: str = "exponential",
+        mode: Mode = "exponential",
         early_stop_threshold: float | None = 4.0,
         smoothing: float = 0.9,
-        suggestion: str = "steepest",
+        suggestion: Method = "steepest",
         apply: bool = True,
-        on_failure: str = "warn",
+        on_failure: OnFailure = "warn",
         dirpath: str | Path | None = None,
         verbose: int = 1,
     ) -> None:
@@ -146,97 +147,90 @@ class LearningRateRangeTest(ChecksState, Callback):
             f"a finite number > min_learning_rate ({self.min_learning_rate:g})",
             above=self.min_learning_rate,
         )
-        if (
-            isinstance(num_training_steps, bool)
-            or not isinstance(num_training_steps, int)
-            or num_training_steps < _FEWEST
-        ):
-            raise InvalidArgument(_field("num_training_steps"), num_training_steps, f"an integer >= {_FEWEST}")
-        self.num_training_steps, self.mode = num_training_steps, choice(_field("mode"), mode, MODES)
+        self.num_training_steps = integer(_field("num_training_steps"), num_training_steps, _MIN_STEPS)
+        self.mode = choice(_field("mode"), mode, get_args(Mode))
         self.early_stop_threshold = early_stop_threshold
         if early_stop_threshold is not None:
-            allowed = "a finite number > 1, or null (None) for none"
+            allowed = "a finite number > 1, or null (None) for no limit"
             self.early_stop_threshold = number(_field("early_stop_threshold"), early_stop_threshold, allowed, above=1.0)
         self.smoothing = number(_field("smoothing"), smoothing, "a number >= 0 and < 1", at_least=0.0)
         if self.smoothing >= 1:
             raise InvalidArgument(_field("smoothing"), smoothing, "a number >= 0 and < 1")
-        self.suggestion = choice(_field("suggestion"), suggestion, METHODS)
+        self.suggestion = choice(_field("suggestion"), suggestion, get_args(Method))
         self.apply = flag(_field("apply"), apply)
-        self.on_failure = choice(_field("on_failure"), on_failure, ON_FAILURE)
+        self.on_failure = choice(_field("on_failure"), on_failure, get_args(OnFailure))
         self.dirpath = from_start(dirpath) if dirpath is not None else None
-        if not isinstance(verbose, int):
-            raise InvalidArgument(_field("verbose"), verbose, "0 (silent) or 1 (what is searched and found)")
-        self.verbose = verbose
-        self.found: Found | None = None
-        self.curve: Curve | None = None  # of a search in this program
-        self.outcome = ""  # of the run's begin, in a line
-        self._restored: dict[str, Any] | None = None  # a checkpoint's, until the fit begins
+        self.verbose = verbosity(_field("verbose"), verbose, "0 (nothing) or 1 (the range and the result)")
+        self.found: RangeTestResult | None = None
+        self.curve: LossCurve | None = None  # if this process has searched
+        self.outcome = ""  # of the last search, as a line
+        self._restored: dict[str, Any] | None = None  # from a checkpoint, until the fit starts
 
-    # --- the begin of a fit -----------------------------------------------------------------------------------
+    # --- the start of a fit -----------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take a place before the scheduler, which reads the optimizer's learning rate at the begin of the fit."""
+        """Move in front of the scheduler, which reads the optimizer's learning rate at the start of the fit."""
         if stage != "fit":
             return
-        self._restored = None  # that of a checkpoint which was only tested; the fit's own comes after this
+        self._restored = None  # of a checkpoint that was loaded for `test`; the fit loads its own after this
         put_before(trainer, self, "LearningRateScheduler")
         if self.dirpath is not None:
             make_folder(_field("dirpath"), self.dirpath)
             warn_of_no_picture(type(self).__name__)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Search, or keep what was found before; and let it be the optimizer's learning rate."""
+        """Search, or keep an earlier result, and use it as the optimizer's learning rate."""
         restored, self._restored = self._restored, None
         self.outcome = ""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.found = None
             return
-        goes_on = trainer.global_step > 0  # in another fit of the same Trainer
-        if restored is None and not goes_on and trainer.ckpt_path is not None:
-            self.found, self.outcome = None, f"none: the run was begun without {type(self).__name__}"
-            self._say(self.outcome)
+        continues_fit = trainer.global_step > 0  # of the same Trainer
+        if restored is None and not continues_fit and trainer.ckpt_path is not None:
+            self.found, self.outcome = None, f"none, because the run was started without {type(self).__name__}"
+            self._report(self.outcome)
             return
-        _check(trainer, pl_module, self.apply)
+        _check_supported(trainer, pl_module, self.apply)
         if restored is not None:
-            self.found = _found(restored)
-        if self.found is None or not (goes_on or restored is not None):
+            self.found = _result(restored)
+        if self.found is None or not (continues_fit or restored is not None):
             self.found = self._search(trainer, pl_module)
-        self._hand_over(trainer, self.found)
+        self._apply_result(trainer, self.found)
 
-    def _search(self, trainer: Trainer, pl_module: LightningModule) -> Found:
+    def _search(self, trainer: Trainer, pl_module: LightningModule) -> RangeTestResult:
         rates = rates_between(self.min_learning_rate, self.max_learning_rate, self.num_training_steps, self.mode)
-        self._say(
+        self._report(
             f"{len(rates)} steps with learning rates from {self.min_learning_rate:g} to {self.max_learning_rate:g}"
         )
         self.curve = search(trainer, pl_module, rates, self.smoothing, self.early_stop_threshold)
         suggestion = suggest(self.curve, self.suggestion, self.mode)
-        found = Found(suggestion.learning_rate, self.suggestion, len(self.curve), suggestion.note)
-        self._save(trainer, self.curve, found.learning_rate)
-        if found.learning_rate is None and self.on_failure == "error":
+        result = RangeTestResult(suggestion.learning_rate, self.suggestion, len(self.curve), suggestion.note)
+        self._save(trainer, self.curve, result.learning_rate)
+        if result.learning_rate is None and self.on_failure == "error":
             raise TrainingError(
-                f"the learning-rate range test has {found}. Try another range (min_learning_rate, max_learning_rate), more "
-                "num_training_steps, or on_failure=warn, to go on with the learning rate that there is."
+                f"The learning-rate range test has {result}. Try another range (min_learning_rate, max_learning_rate), "
+                "more num_training_steps, or on_failure=warn to continue with the current learning rate."
             )
-        return found
+        return result
 
-    def _hand_over(self, trainer: Trainer, found: Found) -> None:
-        """Say what was found, to the loggers, too, and use it if it is to be."""
-        own = OptimizerLR(trainer.optimizers[0])
-        before, field = own.value, f"{own.name}.lr"
-        if found.learning_rate is None:
-            applied, then = None, f"{field} stays {before:g}"
+    def _apply_result(self, trainer: Trainer, result: RangeTestResult) -> None:
+        """Use the suggestion if it is to be applied; report it, to the loggers as well."""
+        optimizer_lr = OptimizerLR(trainer.optimizers[0])
+        before, field, applied_to = optimizer_lr.value, f"{optimizer_lr.name}.lr", None
+        if result.learning_rate is None:
+            effect = f"{field} stays {before:g}"
         elif self.apply:
-            own.become(found.learning_rate)
-            applied, then = field, f"{field} is {found.learning_rate:.6g} instead of {before:g}"
+            optimizer_lr.set(result.learning_rate)
+            applied_to, effect = field, f"{field} is {result.learning_rate:.6g} instead of {before:g}"
         else:
-            applied, then = None, f"not applied, {field} stays {before:g}"
-        self.outcome = f"{found}; {then}"
-        self._say(self.outcome, failure=found.learning_rate is None)
+            effect = f"not applied, {field} stays {before:g}"
+        self.outcome = f"{result}; {effect}"
+        self._report(self.outcome, is_failure=result.learning_rate is None)
         for logger in trainer.loggers:
-            logger.log_hyperparams({"lr_finder": {"suggestion": found.learning_rate, "applied_to": applied}})
+            logger.log_hyperparams({"lr_finder": {"suggestion": result.learning_rate, "applied_to": applied_to}})
 
     @rank_zero_only
-    def _save(self, trainer: Trainer, curve: Curve, suggestion: float | None) -> None:
+    def _save(self, trainer: Trainer, curve: LossCurve, suggestion: float | None) -> None:
         """Write the table and the picture."""
         if self.dirpath is None:
             return
@@ -252,71 +246,77 @@ class LearningRateRangeTest(ChecksState, Callback):
         hand_to_loggers(trainer, files)
 
     @rank_zero_only
-    def _say(self, line: str, failure: bool = False) -> None:
+    def _report(self, line: str, is_failure: bool = False) -> None:
         if self.verbose > 0:
             print(f"Learning-rate range test: {line}", flush=True)
-        elif failure:
+        elif is_failure:
             rank_zero_warn(f"Learning-rate range test: {line}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the process that called `fit` have what was found, too."""
+        """Give the result to the process that called `fit` as well."""
         bring_back(trainer, self, {"found": self.found, "curve": self.curve, "outcome": self.outcome})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the module of a fit."""
+        """Everything but the module of a fit."""
         return state_without_fit(self)
 
     # --- the checkpoint ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found, if the search has come to its end; plain values."""
-        if self._restored is not None:  # the fit has not begun
+        """The result, if the search is complete; plain values."""
+        if self._restored is not None:  # the fit has not started
             return self.state_format.stamped(self._restored)
         return self.state_format.stamped({"found": None if self.found is None else dataclasses.asdict(self.found)})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what a checkpoint has until the fit begins."""
+        """Keep the result of a checkpoint until the fit starts."""
         self._restored = self.check_state_dict(state_dict)
 
 
-def _found(state: dict[str, Any]) -> Found | None:
-    return None if state["found"] is None else Found(**state["found"])
+def _result(state: dict[str, Any]) -> RangeTestResult | None:
+    return None if state["found"] is None else RangeTestResult(**state["found"])
 
 
 def _field(argument: str) -> str:
     return f"LearningRateRangeTest.{argument}"
 
 
-def _check(trainer: Trainer, pl_module: LightningModule, apply: bool) -> None:
-    """Refuse what cannot be searched, and what nothing would come of."""
-    who = LearningRateRangeTest.__name__
-    if len(trainer.optimizers) != 1 or not trainer.optimizers[0].param_groups:
-        raise InvalidArgument(
-            "configure_optimizers()", f"{len(trainer.optimizers)} optimizers", f"one that returns one, beside {who}"
+def _check_supported(trainer: Trainer, pl_module: LightningModule, apply: bool) -> None:
+    """Reject a fit that cannot be searched, or in which the suggestion could not be applied."""
+    optimizers = [optimizer for optimizer in trainer.optimizers if optimizer.param_groups]
+    if len(optimizers) != 1 or len(trainer.optimizers) != 1:
+        raise UnsupportedError(
+            "LearningRateRangeTest needs exactly one optimizer, but configure_optimizers() returned "
+            f"{len(optimizers) or 'none'}."
         )
     if not pl_module.automatic_optimization:
-        raise InvalidArgument(who, "manual optimization", "left out where the module steps its optimizer by itself")
+        raise UnsupportedError("LearningRateRangeTest does not support manual optimization.")
     if trainer.strategy.restore_checkpoint_after_setup:
-        raise InvalidArgument(who, type(trainer.strategy).__name__, "left out with a strategy that shards the model")
-    if any(is_lazy(one) for one in pl_module.parameters()):
-        raise InvalidArgument(who, "lazy modules", "left out until they have seen a batch and know their sizes")
+        strategy = type(trainer.strategy).__name__
+        raise UnsupportedError(f"LearningRateRangeTest does not support {strategy}, which shards the model.")
+    if any(is_lazy(parameter) for parameter in pl_module.parameters()):
+        raise UnsupportedError(
+            "LearningRateRangeTest does not support lazy modules, whose parameters have no shape before the first "
+            "batch. Pass a batch through the model before the fit."
+        )
     if apply:
-        _check_use(trainer)
+        _check_applicable(trainer)
 
 
-def _check_use(trainer: Trainer) -> None:
-    """Refuse to apply what no schedule would start from."""
+def _check_applicable(trainer: Trainer) -> None:
+    """Reject a suggestion that no schedule would start from."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     scheduler = next((one for one in callbacks if isinstance(one, LearningRateScheduler)), None)
     if trainer.lr_scheduler_configs and (scheduler is None or scheduler.on_conflict == "theirs"):
-        names = ", ".join(type(one.scheduler).__name__ for one in trainer.lr_scheduler_configs)
-        hint = "They were built with another learning rate."
-        raise InvalidArgument(_field("apply"), True, f"false where schedulers of the module ({names}) drive", hint)
-    schedules = [one.schedule for one in scheduler.assignments if one.to == "lr"] if scheduler is not None else []
-    if schedules and not any(one.uses_optimizer_lr for one in schedules):
-        hint = (
-            "apply=false only shows what is found. A schedule that can do without its initial learning rate "
-            "(null, None) then starts from the optimizer's, which is what is found."
+        names = ", ".join(type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs)
+        raise UnsupportedError(
+            "LearningRateRangeTest cannot apply its suggestion to the module's LR schedulers "
+            f"({names}), which were built with another learning rate. Set apply=False to only show it."
         )
-        allowed = f"false where the schedule names its learning rates itself ({schedules[0]!r})"
-        raise InvalidArgument(_field("apply"), True, allowed, hint)
+    schedules = [one.schedule for one in scheduler.assignments if one.to == "lr"] if scheduler is not None else []
+    if schedules and not any(schedule.uses_optimizer_lr for schedule in schedules):
+        raise UnsupportedError(
+            "LearningRateRangeTest cannot apply its suggestion, because the schedule has its own learning rates "
+            f"({schedules[0]!r}). Leave out its initial learning rate (None), so that it starts from the optimizer's, "
+            "or set apply=False to only show the suggestion."
+        )

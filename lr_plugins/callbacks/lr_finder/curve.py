@@ -1,4 +1,4 @@
-"""What a range test has measured: the loss under one learning rate after the other."""
+"""The measurements of a range test: the loss at increasing learning rates."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import csv
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+Mode = Literal["exponential", "linear"]
+"""How the learning rates of a range test are spaced: with equal ratios, or with equal distances."""
 
-def rates_between(min_lr: float, max_lr: float, count: int, mode: str) -> list[float]:
-    """The learning rates of a range test, from the lowest to the highest.
+
+def rates_between(lowest: float, highest: float, count: int, mode: Mode) -> list[float]:
+    """The learning rates of a range test, in ascending order.
 
     Args:
-        min_lr: the lowest.
-        max_lr: the highest.
-        count: how many.
+        lowest: the first learning rate.
+        highest: the last learning rate.
+        count: the number of learning rates.
         mode: `"exponential"` for equal ratios between them, `"linear"` for equal distances.
 
     Example:
@@ -27,22 +31,22 @@ def rates_between(min_lr: float, max_lr: float, count: int, mode: str) -> list[f
         [0.001, 0.01, 0.1]
     """
     spaced = np.linspace if mode == "linear" else np.geomspace
-    found: list[float] = spaced(min_lr, max_lr, count).tolist()
-    return found
+    rates: list[float] = spaced(lowest, highest, count).tolist()
+    return rates
 
 
 @dataclass
-class Curve:
-    """The losses of a range test, and their mean so far, in which the latest count most.
+class LossCurve:
+    """The losses of a range test and their exponential moving average.
 
-    `mean_i = smoothing * mean_{i-1} + (1 - smoothing) * loss_i`, from 0; `smoothed_i = mean_i / (1 - smoothing ** i)`,
-    counted from 1, which undoes that the mean has begun at 0.
+    `mean_i = smoothing * mean_{i-1} + (1 - smoothing) * loss_i` with `mean_0 = 0`, and
+    `smoothed_i = mean_i / (1 - smoothing ** i)`, which corrects the bias towards 0.
 
     Args:
-        smoothing: share of the mean so far that is kept, >= 0 and < 1.
+        smoothing: share of the previous mean that is kept, >= 0 and < 1.
 
     Example:
-        >>> curve = Curve(smoothing=0.5)
+        >>> curve = LossCurve(smoothing=0.5)
         >>> curve.add(0.1, 2.0)
         >>> curve.add(0.2, 0.5)
         >>> curve.smoothed
@@ -56,7 +60,7 @@ class Curve:
     _mean: float = 0.0
 
     def add(self, rate: float, loss: float) -> None:
-        """The loss of a step with a learning rate."""
+        """Add the loss of a step with a learning rate."""
         self._mean = self.smoothing * self._mean + (1 - self.smoothing) * loss
         self.rates.append(rate)
         self.losses.append(loss)
@@ -66,23 +70,23 @@ class Curve:
         return len(self.rates)
 
     def has_diverged(self, threshold: float | None) -> bool:
-        """Whether training has come to its end: the loss is no number, or far above the lowest.
+        """Whether the loss is NaN, infinite, or far above the lowest.
 
         Args:
-            threshold: how many times the lowest smoothed loss it may be; None: any number of times.
+            threshold: how many times the lowest smoothed loss is allowed; None for any finite loss.
         """
         if not self.smoothed:
             return False
         if not math.isfinite(self.smoothed[-1]):
             return True
         lowest = min(self.smoothed)
-        # A loss may be negative: above it by so many times its size.
+        # The lowest loss may be negative: the distance to it is compared with its magnitude.
         return threshold is not None and self.smoothed[-1] - lowest > (threshold - 1) * abs(lowest)
 
     def usable(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Learning rates and smoothed losses to judge by.
+        """The learning rates and smoothed losses that a suggestion is based on.
 
-        Without the first tenth, in which the mean is of too few, and without the last one, which may have ended it.
+        Excluded are the first tenth, where the mean is of too few losses, and the last point, which may have diverged.
         """
         which = slice(len(self) // 10, max(len(self) - 1, 0))
         rates, losses = np.array(self.rates[which]), np.array(self.smoothed[which])
@@ -91,13 +95,13 @@ class Curve:
 
     @property
     def noise(self) -> float:
-        """About the standard deviation of the loss from one batch to the next."""
+        """An estimate of the standard deviation of the loss from batch to batch."""
         steps = np.abs(np.diff(self.losses))
         finite = steps[np.isfinite(steps)]
         return float(np.median(finite)) if finite.size else 0.0
 
     def to_csv(self, path: str | Path) -> Path:
-        """Write a table: `step`, `learning_rate`, `loss`, `smoothed_loss`."""
+        """Write a table with the columns `step`, `learning_rate`, `loss` and `smoothed_loss`."""
         path = Path(path)
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

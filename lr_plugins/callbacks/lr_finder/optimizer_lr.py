@@ -12,37 +12,37 @@ from lr_plugins.errors import InvalidArgument
 
 
 class OptimizerLR:
-    """An optimizer's own learning rate, of which each param group has its share.
+    """The learning rate that an optimizer was built with; each param group keeps its ratio to it.
 
     Args:
         optimizer: the optimizer, as it was built.
 
     Raises:
-        InvalidArgument: its groups have different learning rates, and its default is 0, to which they have no ratio.
+        InvalidArgument: the groups have different learning rates and the default is 0, so there is no ratio.
 
     Example:
         >>> import torch
         >>> weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
         >>> groups = [{"params": weights[:1]}, {"params": weights[1:], "lr": 0.05}]
         >>> optimizer = torch.optim.SGD(groups, lr=0.1)
-        >>> OptimizerLR(optimizer).become(0.5)
+        >>> OptimizerLR(optimizer).set(0.5)
         >>> [group["lr"] for group in optimizer.param_groups], optimizer.defaults["lr"]
         ([0.5, 0.25], 0.5)
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        owns = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         default = LEARNING_RATE.default(optimizer)
-        alike = len(set(owns)) == 1
-        self.value = owns[0] if alike or default is None else default
-        if not alike and not self.value > 0:
+        are_equal = len(set(rates)) == 1
+        self.value = rates[0] if are_equal or default is None else default
+        if not are_equal and not self.value > 0:
             raise InvalidArgument(
                 f"the default lr of {self.name}",
                 self.value,
-                "greater than 0 where param groups have values of their own",
+                "greater than 0 if param groups have learning rates of their own",
             )
-        self._shares = [1.0 if alike else own / self.value for own in owns]
+        self._ratios = [1.0 if are_equal else rate / self.value for rate in rates]
 
     @property
     def name(self) -> str:
@@ -50,24 +50,24 @@ class OptimizerLR:
         return type(self._optimizer).__name__
 
     def try_out(self, value: float) -> None:
-        """Give each group its share of a value, for the steps to come."""
-        for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
-            _put(self._optimizer, group, value * share)
+        """Use a learning rate for the next steps; the optimizer's default stays."""
+        for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=True):
+            _set_lr(self._optimizer, group, value * ratio)
 
-    def become(self, value: float) -> None:
-        """Be as if the optimizer had been built with a value."""
+    def set(self, value: float) -> None:
+        """Change the optimizer as if it had been built with a learning rate."""
         self.try_out(value)
-        for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
+        for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=True):
             if "initial_lr" in group:
-                group["initial_lr"] = value * share
+                group["initial_lr"] = value * ratio
         default = self._optimizer.defaults.get("lr")
         self._optimizer.defaults["lr"] = default.new_full((), value) if isinstance(default, Tensor) else value
         self.value = value
 
 
-def _put(optimizer: Optimizer, group: dict[str, Any], value: float) -> None:
+def _set_lr(optimizer: Optimizer, group: dict[str, Any], value: float) -> None:
     tensor = LEARNING_RATE.own_tensor(optimizer, group)
     if tensor is None:
         group["lr"] = value
-    else:  # in place: compiled optimizers hold on to it
+    else:  # in place: compiled optimizers keep a reference to it
         tensor.fill_(value)

@@ -1,4 +1,4 @@
-"""Train for a while, and have everything afterwards as if that had never been."""
+"""Train for some steps, and undo everything afterwards."""
 
 from __future__ import annotations
 
@@ -16,43 +16,46 @@ from torch.utils._pytree import tree_leaves
 from lr_plugins._lightning.compat import Callback, DummyLogger, LightningModule, Trainer, isolate_rng
 from lr_plugins.callbacks.lr_finder.snapshot import Restore, Snapshot
 
-_TRAINERS = ("callbacks", "loggers", "limit_val_batches", "val_check_batch", "should_stop", "fit_loop")
+_TRAINER_ATTRIBUTES = ("callbacks", "loggers", "limit_val_batches", "val_check_batch", "should_stop", "fit_loop")
 
 
 @contextmanager
 def sandboxed_fit(trainer: Trainer, pl_module: LightningModule, callback: Callback, epochs: int) -> Iterator[Any]:
-    """Lend a Trainer that has begun to fit a loop of its own, to be run within, and undo all that comes of it.
+    """Give a Trainer a separate fit loop within the context, and restore everything at its end.
 
-    Put back are the model (parameters, which of them are frozen, buffers, modes, sub-modules, hooks, and what else its
-    modules have in attributes, as far as a `Snapshot` knows its kind), the optimizers, the random numbers, those of
-    data loaders that have a generator, the gradient scaler, and all that the Trainer counts. There is no validation, no
-    logger, and no callback but the one given.
+    Restored are the model (parameters, which of them are frozen, buffers, modes, sub-modules, hooks, and other
+    attributes of its modules whose type a `Snapshot` supports), the optimizers, the random number generators, including
+    those of data loaders, the gradient scaler, and the Trainer's counters. The sandbox has no validation, no logger,
+    and no callback but the one given.
 
     Args:
-        trainer: the Trainer, at the begin of the fit.
+        trainer: the Trainer, at the start of the fit.
         pl_module: its module.
-        callback: the one callback.
-        epochs: at most so many are trained.
+        callback: the only callback.
+        epochs: the most epochs to train.
+
+    Yields:
+        The fit loop, to be run within the context.
     """
-    data: list[Restore] = []
-    with isolate_rng(), ExitStack() as ends:
-        for restore in (*_model(pl_module, trainer.optimizers), _scaler(trainer), _of_trainer(trainer)):
-            ends.callback(restore)
-        ends.callback(lambda: [restore() for restore in reversed(data)])
-        loop = _own_loop(trainer, epochs, data)
+    restore_data: list[Restore] = []
+    with isolate_rng(), ExitStack() as stack:
+        for restore in (*_model(pl_module, trainer.optimizers), _scaler(trainer), _trainer(trainer)):
+            stack.callback(restore)
+        stack.callback(lambda: [restore() for restore in reversed(restore_data)])
+        loop = _sandbox_loop(trainer, epochs, restore_data)
         trainer.callbacks = [callback]  # type: ignore[attr-defined]
         trainer.loggers = [DummyLogger()] if trainer.loggers else []
         trainer.limit_val_batches = 0
         trainer.strategy.lr_scheduler_configs = []
-        ends.callback(loop.teardown)  # ends the workers of data loaders
+        stack.callback(loop.teardown)  # shuts down the workers of data loaders
         yield loop
 
 
 # --- the Trainer ----------------------------------------------------------------------------------------------
 
 
-def _of_trainer(trainer: Trainer) -> Restore:
-    kept = {name: getattr(trainer, name) for name in _TRAINERS if hasattr(trainer, name)}
+def _trainer(trainer: Trainer) -> Restore:
+    kept = {name: getattr(trainer, name) for name in _TRAINER_ATTRIBUTES if hasattr(trainer, name)}
     connector, schedulers = trainer._logger_connector, trainer.strategy.lr_scheduler_configs
 
     def restore() -> None:
@@ -63,16 +66,16 @@ def _of_trainer(trainer: Trainer) -> Restore:
     return restore
 
 
-def _own_loop(trainer: Trainer, epochs: int, data: list[Restore]) -> Any:
-    """A loop that has counted nothing, in the place of the run's; and what is logged in it goes elsewhere, too."""
-    mine: Any = trainer.fit_loop
-    loop = type(mine)(trainer, min_epochs=0, max_epochs=max(trainer.max_epochs or 0, epochs))
-    loop._data_source = copy.copy(mine._data_source)
+def _sandbox_loop(trainer: Trainer, epochs: int, restore_data: list[Restore]) -> Any:
+    """Replace the fit loop by one that starts from 0, with a logger connector of its own."""
+    fit_loop: Any = trainer.fit_loop
+    loop = type(fit_loop)(trainer, min_epochs=0, max_epochs=max(trainer.max_epochs or 0, epochs))
+    loop._data_source = copy.copy(fit_loop._data_source)
 
     def dataloader() -> Any:
-        """The run's data, noted as they are."""
-        loaders = mine._data_source.dataloader()
-        data.extend(_loaders(loaders))
+        """The run's data loaders, after noting their state."""
+        loaders = fit_loop._data_source.dataloader()
+        restore_data.extend(_loaders(loaders))
         return loaders
 
     loop._data_source.dataloader = dataloader
@@ -91,26 +94,27 @@ def _scaler(trainer: Trainer) -> Restore:
 
 
 def _loaders(loaders: Any) -> Iterator[Restore]:
-    """Those of data loaders whose order or place is their own: from a generator, or kept in a state."""
+    """Restores data loaders with an order or position of their own: from a generator, or in a state."""
     for loader in getattr(loaders, "flattened", None) or tree_leaves(loaders):
         batches = getattr(loader, "batch_sampler", None)
-        places = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
-        for generator in {id(one): one for one in map(_generator, places) if one is not None}.values():
+        owners = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+        generators = [generator for generator in map(_generator, owners) if generator is not None]
+        for generator in {id(generator): generator for generator in generators}.values():
             yield partial(generator.set_state, generator.get_state())
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
             yield partial(loader.load_state_dict, loader.state_dict())
 
 
-def _generator(place: Any) -> torch.Generator | None:
-    found = getattr(place, "generator", None)
-    return found if isinstance(found, torch.Generator) else None
+def _generator(owner: Any) -> torch.Generator | None:
+    generator = getattr(owner, "generator", None)
+    return generator if isinstance(generator, torch.Generator) else None
 
 
 # --- the model --------------------------------------------------------------------------------------------------
 
 
 def _model(pl_module: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[Restore]:
-    """All of the model and the optimizers; what torch keeps out of a module's attributes (TorchScript) is named."""
+    """Restores the model and the optimizers, including what TorchScript modules do not keep in their attributes."""
     yield Snapshot(pl_module, *optimizers, *pl_module.parameters(), *pl_module.buffers()).restore
     for parameter in pl_module.parameters():
         yield _frozen(parameter)
@@ -119,10 +123,10 @@ def _model(pl_module: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[Re
 
 
 def _frozen(parameter: nn.Parameter) -> Restore:
-    wanted = parameter.requires_grad
+    requires_grad = parameter.requires_grad
 
     def restore() -> None:
-        parameter.requires_grad_(wanted)
-        parameter.grad = None  # Lightning begins each fit without gradients
+        parameter.requires_grad_(requires_grad)
+        parameter.grad = None  # Lightning starts each fit without gradients
 
     return restore

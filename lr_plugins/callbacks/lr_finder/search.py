@@ -1,4 +1,4 @@
-"""The search itself: some training steps, each with a higher learning rate than the one before."""
+"""The search: training steps with increasing learning rates."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ import torch
 
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.metrics import batch_loss
-from lr_plugins.callbacks.lr_finder.curve import Curve
+from lr_plugins.callbacks.lr_finder.curve import LossCurve
 from lr_plugins.callbacks.lr_finder.optimizer_lr import OptimizerLR
 from lr_plugins.callbacks.lr_finder.sandbox import sandboxed_fit
 
 
 def search(
     trainer: Trainer, pl_module: LightningModule, rates: Sequence[float], smoothing: float, threshold: float | None
-) -> Curve:
-    """Train one step with each learning rate, note the losses, and put everything back as it was.
+) -> LossCurve:
+    """Train one step with each learning rate, record the losses, and restore everything.
 
     Args:
-        trainer: a Trainer at the begin of its fit, when the optimizers are built.
+        trainer: a Trainer at the start of its fit, after the optimizers have been built.
         pl_module: its module.
-        rates: the learning rates, those of the optimizer's default; param groups keep their ratio to it.
-        smoothing: share of the mean loss so far that is kept at each step.
-        threshold: how many times the lowest smoothed loss it may be before the search ends; None: any number.
+        rates: the values of the optimizer's default learning rate; param groups keep their ratio to it.
+        smoothing: share of the mean loss that is kept at each step.
+        threshold: the search ends when the smoothed loss is this many times its lowest; None for no such limit.
     """
-    climb = _LRSweep(OptimizerLR(trainer.optimizers[0]), rates, Curve(smoothing), threshold)
-    with sandboxed_fit(trainer, pl_module, climb, epochs=len(rates)) as loop:  # an epoch has a step at least
+    sweep = _LRSweep(OptimizerLR(trainer.optimizers[0]), rates, LossCurve(smoothing), threshold)
+    with sandboxed_fit(trainer, pl_module, sweep, epochs=len(rates)) as loop:  # an epoch has at least one step
         loop.run()
-    return climb.curve
+    return sweep.curve
 
 
 class _LRSweep(Callback):
-    """Sets the learning rate of each optimizer step of a search, and takes down its loss."""
+    """Sets the learning rate of each optimizer step, and records its loss."""
 
-    def __init__(self, own: OptimizerLR, rates: Sequence[float], curve: Curve, threshold: float | None) -> None:
+    def __init__(
+        self, optimizer_lr: OptimizerLR, rates: Sequence[float], curve: LossCurve, threshold: float | None
+    ) -> None:
         self.curve = curve
-        self._own, self._rates, self._threshold = own, rates, threshold
-        self._losses: list[float] = []  # of the batches that the step under way has had
+        self._optimizer_lr, self._rates, self._threshold = optimizer_lr, rates, threshold
+        self._losses: list[float] = []  # of the batches accumulated in the current step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set it."""
-        self._own.try_out(self._rates[trainer.global_step])
+        """Set the learning rate of the step."""
+        self._optimizer_lr.try_out(self._rates[trainer.global_step])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take down the loss once the step is taken, and see whether that was enough."""
+        """Record the loss once the step is taken; stop after the last one, or when the loss diverges."""
         loss = batch_loss(trainer, outputs)
         if loss is not None:
             self._losses.append(float(loss))
@@ -62,7 +64,7 @@ class _LRSweep(Callback):
 
 
 def _mean(trainer: Trainer, losses: Sequence[float]) -> float | None:
-    """The mean over the batches of a step, those of all processes; None if none had a loss. All have to call it."""
+    """The mean over the batches of a step in all processes; None if no batch had a loss. A collective call."""
     total, count = math.fsum(losses) if all(map(math.isfinite, losses)) else math.nan, len(losses)
     if trainer.world_size > 1:
         device = trainer.strategy.root_device

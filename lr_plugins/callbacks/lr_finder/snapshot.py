@@ -1,4 +1,4 @@
-"""What values are at a moment, so that they can be put back."""
+"""Snapshots of objects, to restore them in place."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Restore = Callable[[], Any]
-_FIXED = frozenset((type(None), bool, int, float, complex, str, bytes))  # nobody can change them
+_IMMUTABLE = frozenset((type(None), bool, int, float, complex, str, bytes))
 
 
 class Snapshot:
-    """What modules, optimizers and plain values are now: all that is in them, however deep.
+    """The current contents of modules, optimizers and containers, at any depth.
 
-    Each container is copied once and flatly, and refilled with the very objects that it had; what is in it and can
-    change has a copy of its own. So what shares a tensor goes on to share it. Objects of unknown kinds are not looked
-    into: they are only put back to where they were.
+    Each container is copied once, shallowly, and refilled with the same objects; each mutable object in it has a copy
+    of its own. So objects that share a tensor still share it afterwards. Objects of other types are not copied: they
+    are only put back into the container that held them.
 
     Args:
-        *roots: where to begin.
+        *roots: the objects to restore.
 
     Example:
         >>> values = {"sum": torch.zeros(2), "seen": [1]}
@@ -39,27 +39,27 @@ class Snapshot:
 
     def __init__(self, *roots: Any) -> None:
         self._restores: list[Restore] = []
-        seen: dict[int, Any] = {}  # with the values, for an id is only one's own as long as one lives
-        pending = list(roots)  # not a recursion, which long chains of lists would end
+        visited: dict[int, Any] = {}  # keeps the objects alive, so that their ids stay unique
+        pending = list(roots)  # a loop, because deeply nested lists would exceed the recursion limit
         while pending:
             value = pending.pop()
-            if id(value) in seen:
+            if id(value) in visited:
                 continue
-            seen[id(value)] = value
-            restore = _kept(value)
+            visited[id(value)] = value
+            restore = _restorer(value)
             if restore is not None:
                 self._restores.append(restore)
-            inside = _inside(value)
-            if not _FIXED.issuperset(map(type, inside)):  # numbers alone, however many, need the copy only
-                pending.extend(one for one in inside if type(one) not in _FIXED)
+            contents = _contents(value)
+            if not _IMMUTABLE.issuperset(map(type, contents)):  # a quick test for long lists of numbers
+                pending.extend(item for item in contents if type(item) not in _IMMUTABLE)
 
     def restore(self) -> None:
-        """Put everything back, in place."""
+        """Restore everything in place."""
         for restore in self._restores:
             restore()
 
 
-def _inside(value: Any) -> Collection[Any]:
+def _contents(value: Any) -> Collection[Any]:
     if isinstance(value, (nn.Module, Optimizer)):
         return (vars(value),)
     if isinstance(value, dict):
@@ -68,52 +68,52 @@ def _inside(value: Any) -> Collection[Any]:
 
 
 @singledispatch
-def _kept(value: Any) -> Restore | None:
-    """Puts back what a value is now; None where it cannot change, or nobody knows how."""
+def _restorer(value: Any) -> Restore | None:
+    """Restores the current contents of a value; None if it is immutable or of an unknown type."""
     return None
 
 
 # --- containers -------------------------------------------------------------------------------------------------
 
 
-def _same(one: Collection[Any], other: Collection[Any]) -> bool:
-    """Whether the very same objects are in both. What is not changed is not written to: some refuse it."""
-    return len(one) == len(other) and all(map(operator.is_, one, other))
+def _is_unchanged(values: Collection[Any], before: Collection[Any]) -> bool:
+    """Whether both contain the same objects. Unchanged containers are not written to: some raise an error then."""
+    return len(values) == len(before) and all(map(operator.is_, values, before))
 
 
-@_kept.register(dict)
+@_restorer.register(dict)
 def _dict(value: dict[Any, Any]) -> Restore:
-    was = dict(value)
+    before = dict(value)
 
     def restore() -> None:
-        if not (_same(value.keys(), was.keys()) and _same(value.values(), was.values())):
+        if not (_is_unchanged(value.keys(), before.keys()) and _is_unchanged(value.values(), before.values())):
             value.clear()
-            value.update(was)
+            value.update(before)
 
     return restore
 
 
-@_kept.register(list)
-@_kept.register(deque)
+@_restorer.register(list)
+@_restorer.register(deque)
 def _sequence(value: Any) -> Restore:
-    was = list(value)
+    before = list(value)
 
     def restore() -> None:
-        if not _same(value, was):
+        if not _is_unchanged(value, before):
             value.clear()
-            value.extend(was)
+            value.extend(before)
 
     return restore
 
 
-@_kept.register(set)
+@_restorer.register(set)
 def _set(value: set[Any]) -> Restore:
-    was = set(value)
+    before = set(value)
 
     def restore() -> None:
-        if value != was:
+        if value != before:
             value.clear()
-            value.update(was)
+            value.update(before)
 
     return restore
 
@@ -121,31 +121,31 @@ def _set(value: set[Any]) -> Restore:
 # --- numbers ----------------------------------------------------------------------------------------------------
 
 
-@_kept.register(Tensor)
+@_restorer.register(Tensor)
 def _tensor(tensor: Tensor) -> Restore | None:
     if tensor.is_inference() or (tensor.layout == torch.strided and 0 in tensor.stride()):
-        return None  # torch lets nobody write to it
-    was = tensor.detach().to("cpu", copy=True)  # memory of an accelerator may be short
+        return None  # torch does not allow writing to it
+    before = tensor.detach().to("cpu", copy=True)  # accelerator memory may be scarce
 
     def restore() -> None:
-        if (tensor.shape, tensor.dtype) != (was.shape, was.dtype):  # it was resized or cast in place
-            tensor.data = was.to(tensor.device, copy=True)
+        if (tensor.shape, tensor.dtype) != (before.shape, before.dtype):  # resized or cast in place
+            tensor.data = before.to(tensor.device, copy=True)
         with torch.no_grad():
-            tensor.copy_(was)
+            tensor.copy_(before)
 
     return restore
 
 
-@_kept.register(np.ndarray)
+@_restorer.register(np.ndarray)
 def _array(array: np.ndarray[Any, Any]) -> Restore | None:
-    if not array.flags.writeable or isinstance(array, np.memmap):  # a file may be larger than the memory
+    if not array.flags.writeable or isinstance(array, np.memmap):  # the file may be larger than memory
         return None
-    was = array.copy()
+    before = array.copy()
 
     def restore() -> None:
-        if array.shape != was.shape:  # it was resized in place
-            array.resize(was.shape, refcheck=False)
-        np.copyto(array, was)
+        if array.shape != before.shape:  # resized in place
+            array.resize(before.shape, refcheck=False)
+        np.copyto(array, before)
 
     return restore
 
@@ -153,24 +153,24 @@ def _array(array: np.ndarray[Any, Any]) -> Restore | None:
 # --- random numbers ---------------------------------------------------------------------------------------------
 
 
-@_kept.register(torch.Generator)
+@_restorer.register(torch.Generator)
 def _torch_generator(generator: torch.Generator) -> Restore:
     return partial(generator.set_state, generator.get_state())
 
 
-@_kept.register(np.random.Generator)
+@_restorer.register(np.random.Generator)
 def _numpy_generator(generator: np.random.Generator) -> Restore:
     bits = generator.bit_generator
     return partial(setattr, bits, "state", bits.state)
 
 
-@_kept.register(np.random.RandomState)
+@_restorer.register(np.random.RandomState)
 def _numpy_random_state(generator: np.random.RandomState) -> Restore:
     return partial(generator.set_state, generator.get_state())
 
 
-@_kept.register(random.Random)
+@_restorer.register(random.Random)
 def _python_random(generator: random.Random) -> Restore | None:
-    if isinstance(generator, random.SystemRandom):  # the system's have no state
+    if isinstance(generator, random.SystemRandom):  # it has no state
         return None
     return partial(generator.setstate, generator.getstate())

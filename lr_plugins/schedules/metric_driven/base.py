@@ -266,7 +266,7 @@ def check_start(schedule: MetricDriven, initial: float | None) -> None:
 # --- what is better -----------------------------------------------------------------------------------------
 
 
-def direction(owner: Schedule, mode: object, monitor: str) -> int:
+def direction(owner: object, mode: object, monitor: str) -> int:
     """1 where a lower value is better, -1 where a higher one is; `"auto"` goes by the name of the metric.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lr_plugins import renamed
 from lr_plugins.checkpoint_state import Check, count, finite, number_or_name, optional
+from lr_plugins.metric_direction import better_in_keras2, improves
 from lr_plugins.schedules.metric_driven.base import (
     COMPARE,
     Adjusting,
@@ -136,8 +137,7 @@ class ReduceLROnPlateau(Adjusting):
         self.factor = self.checked_factor(f"{name}.factor", factor)
         self.patience = whole(f"{name}.patience", patience)
         self.rule = choice(f"{name}.rule", rule, _OWN)
-        by_name = "max" if "acc" in monitor else "min"  # Keras 2 looks at nothing else
-        judged = by_name if self.rule == "keras2" and mode == "auto" else mode
+        judged = better_in_keras2(monitor) if self.rule == "keras2" and mode == "auto" else mode
         self._sign, self.mode = direction(self, judged, monitor), mode
         self.min_delta = number(f"{name}.min_delta", min_delta, "a finite number >= 0", at_least=0.0)
         own_mode, own_eps = _OWN[self.rule]
@@ -214,10 +214,9 @@ class ReduceLROnPlateau(Adjusting):
             best = self._sign * math.inf
         if self._relative:
             return better(self._compared(observed), self._compared(best), self._sign, self.min_delta, True)
-        if self.rule == "keras2":
-            bar = best - self._sign * self.min_delta
-            return observed < bar if self._sign == 1 else observed > bar
-        return self._compared(self._sign * observed + self.min_delta) < self._compared(self._sign * best)
+        if self.rule == "keras2":  # it subtracts `min_delta` from the best, which rounds differently
+            return better(observed, best, self._sign, self.min_delta, False)
+        return improves(observed, best, self._sign, self.min_delta, in_float32=True)
 
     def _compared(self, value: float) -> float:
         """A number in the precision in which Keras compares: that of float32 since Keras 3.11."""

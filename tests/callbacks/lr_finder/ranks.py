@@ -1,6 +1,6 @@
 """Range tests on two processes; each rank writes what it came to into a file of its own.
 
-Run as a program: `python -m tests.callbacks.lr_finder_ranks FOLDER`.
+Run as a program: `python -m tests.callbacks.lr_finder.ranks FOLDER`.
 """
 
 from __future__ import annotations

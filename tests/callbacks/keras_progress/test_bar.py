@@ -15,12 +15,12 @@ import torchmetrics
 from torch.utils.data import DataLoader
 
 from lr_plugins import KerasProgress, LearningRateScheduler, LossDriven, StepDecay
-from lr_plugins.callbacks.keras_progress import callback as keras_progress
+from lr_plugins.callbacks.keras_progress import progress as keras_progress
 from lr_plugins.console.keras_text import Piece
 from lr_plugins.console.line import ConsoleLine
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.rank_zero import rank_zero_only
-from tests.callbacks.test_keras_progress import BATCH, Clock, Endless, Logs, Module, loader, trainer, with_loaders
+from tests.callbacks.keras_progress.helpers import BATCH, Clock, Endless, Logs, Module, loader, trainer, with_loaders
 
 
 @pytest.fixture(autouse=True)

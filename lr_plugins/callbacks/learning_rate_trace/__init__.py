@@ -1,0 +1,5 @@
+"""The callback that publishes the learning rates used: to the loggers, as a table and as a picture."""
+
+from lr_plugins.callbacks.learning_rate_trace.callback import LearningRateTrace
+
+__all__ = ["LearningRateTrace"]

@@ -1,0 +1,98 @@
+"""Hands the points of a trace to loggers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lr_plugins._lightning.compat import Trainer
+from lr_plugins._lightning.monitor_names import MonitorNames, Names
+from lr_plugins.engine.recorder import Recorder
+from lr_plugins.engine.trace import Trace
+
+
+class TracePublisher:
+    """Hands each point of a trace to the loggers of a Trainer once, in batches.
+
+    Args:
+        every_n_steps: the number of new points at which they are due, >= 1.
+        names: `"plain"` for the names of the trace, `"monitor"` for those of LearningRateMonitor.
+    """
+
+    def __init__(self, every_n_steps: int, names: Names) -> None:
+        self._every_n_steps = every_n_steps
+        self._monitor_names = MonitorNames() if names == "monitor" else None
+        self._trace: Trace | None = None  # the one that was published last
+        self._next_steps: dict[str, int] = {}  # by name: the first step that the loggers do not have
+        self._batches_to_go = 1  # until the number of new points is checked
+
+    def start(self) -> None:
+        """Check for new points after the first batch of a fit."""
+        self._batches_to_go = 1
+
+    def is_due(self, trace: Trace) -> bool:
+        """Whether enough points are new; to be called after each batch."""
+        self._batches_to_go -= 1
+        if self._batches_to_go > 0:
+            return False
+        waiting, next_steps = 0, self._next_steps
+        for name, series in trace.by_name.items():
+            waiting = max(waiting, series.next_step - next_steps.get(name, 0))
+        is_due = waiting >= self._every_n_steps
+        # A batch is usually one step at most. With manual optimization it may be several, so the next check comes after
+        # half the batches that are left.
+        self._batches_to_go = max((self._every_n_steps - (0 if is_due else waiting)) // 2, 1)
+        return is_due
+
+    def publish(self, trainer: Trainer, trace: Trace, recorders: Sequence[Recorder]) -> None:
+        """Hand the points that are new to each logger.
+
+        Args:
+            trainer: the Trainer of the run.
+            trace: the points.
+            recorders: of the Trainer's optimizers, whose names the monitor's names are made of.
+        """
+        if self._trace is not trace:  # of another run than the last one
+            self._trace, self._next_steps = trace, {}
+        if self._monitor_names is not None:
+            self._monitor_names.see(recorders, trainer.lr_scheduler_configs)
+        for name, series in trace.by_name.items():
+            first = max(self._next_steps.get(name, 0), series.first_step)
+            values = series.tail(first)
+            self._next_steps[name] = series.next_step
+            shown = name if self._monitor_names is None else self._monitor_names.of(name)
+            for logger in trainer.loggers if values else ():
+                _log(logger, shown, first, values)
+
+    def state(self, trace: Trace) -> dict[str, int]:
+        """By name, the first step that the loggers do not have."""
+        return dict(self._next_steps) if self._trace is trace else {}
+
+    def load(self, trace: Trace, state: Mapping[str, int]) -> None:
+        """Continue with a trace from a state."""
+        self._trace, self._next_steps = trace, dict(state)
+
+
+def _log(logger: Any, name: str, first_step: int, values: array[float]) -> None:
+    """Log values of consecutive steps: in one call, if the logger can take them so."""
+    takes_series = hasattr(type(logger), "log_series")  # on the type: an instance of DummyLogger has every attribute
+    for first, part in _without_gaps(first_step, values):
+        if takes_series:
+            logger.log_series(name, first, part)
+            continue
+        for step, value in enumerate(part, first):
+            logger.log_metrics({name: value}, step=step)
+
+
+def _without_gaps(first_step: int, values: array[float]) -> Iterator[tuple[int, array[float]]]:
+    """The runs of consecutive steps that have a value, each with its first step."""
+    if not any(map(math.isnan, values)):
+        yield first_step, values
+        return
+    for is_gap, part in itertools.groupby(enumerate(values, first_step), lambda point: math.isnan(point[1])):
+        points = list(part)
+        if not is_gap:
+            yield points[0][0], array("d", (value for _, value in points))

@@ -1,0 +1,25 @@
+"""The range test in several processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_two_processes_find_the_same_from_the_mean_of_their_losses_and_undo_it(tmp_path):
+    command = [sys.executable, "-m", "tests.callbacks.lr_finder.ranks", str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=150)
+    assert all((tmp_path / f"{rank}.json").exists() for rank in (0, 1)), done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for ways in (first, second):
+        undone = {**ways["not applied"], "losses": [], "found": None}
+        assert undone == ways["without"]
+        assert ways["applied"]["lr"][0] == ways["applied"]["found"] != 0.01
+        assert ways["not applied"]["found"] == ways["applied"]["found"]
+    assert first["applied"]["losses"] == second["applied"]["losses"]
+    assert first["applied"]["weights"] == second["applied"]["weights"]
+    # The first process writes and speaks.
+    assert sorted(path.name for path in (tmp_path / "True").iterdir()) == ["lr_finder.csv", "lr_finder.png"]
+    assert done.stdout.count("steps with learning rates from") == 2

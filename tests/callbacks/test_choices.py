@@ -1,0 +1,39 @@
+"""Choices of public constructors are Literals, so that LightningCLI and type checkers know them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from lr_plugins import History, KerasProgress, LearningRateRangeTest, LearningRateTrace
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.keras import CSVLogger, EarlyStopping
+from lr_plugins.keras.constraints import Constraints, NonNeg
+
+
+@pytest.mark.parametrize(
+    ("build", "argument"),
+    [
+        (History, "style"),
+        (KerasProgress, "style"),
+        (LearningRateRangeTest, "mode"),
+        (LearningRateRangeTest, "suggestion"),
+        (LearningRateRangeTest, "on_failure"),
+        (LearningRateTrace, "names"),
+        (partial(CSVLogger, "training.csv"), "style"),
+        (EarlyStopping, "mode"),
+        (EarlyStopping, "style"),
+        (partial(Constraints, {"weight": "max_norm"}), "layout"),
+        (NonNeg, "style"),
+    ],
+)
+def test_what_the_type_names_is_accepted_and_nothing_else(build, argument):
+    kind = build.func if isinstance(build, partial) else build
+    hint = get_type_hints(kind.__init__)[argument]
+    assert get_origin(hint) is Literal
+    for choice in get_args(hint):
+        assert getattr(build(**{argument: choice}), argument) == choice
+    with pytest.raises(InvalidArgument, match=f"{argument} must be one of {', '.join(get_args(hint))}; got 'other'"):
+        build(**{argument: "other"})
