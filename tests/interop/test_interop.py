@@ -137,11 +137,11 @@ def test_it_drives_a_training_combines_and_resumes_like_any_other(tmp_path):
 
 
 def test_bad_arguments():
-    with pytest.raises(InvalidArgument, match=r"TorchSchedule\.factory must be a function"):
+    with pytest.raises(InvalidArgument, match=r"TorchSchedule\.factory must be a function from optimizer to scheduler"):
         TorchSchedule(3)
     with pytest.raises(InvalidArgument, match=r"TorchSchedule\.per must be"):
         TorchSchedule(FACTORIES["torch"], per="batch")
-    with pytest.raises(InvalidArgument, match="must be a scheduler with a method step"):
+    with pytest.raises(InvalidArgument, match="must be a scheduler with a step method"):
         TorchSchedule(lambda optimizer: 3)(RunLength().position(0, 0.1))
 
 

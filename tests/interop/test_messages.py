@@ -106,7 +106,7 @@ class Bare:
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (Wrapper(sgd()), r"got 'Wrapper'\. Give it the one that is wrapped, Wrapper\.base\.$"),
+        (Wrapper(sgd()), r"got 'Wrapper'\. Pass the wrapped optimizer, Wrapper\.base\.$"),
         (Bare(), r"got 'Bare'\.$"),
         (None, r"got 'NoneType'\.$"),
         (parameters(), r"got 'list'\.$"),
