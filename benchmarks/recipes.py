@@ -1,9 +1,9 @@
-"""Do the Iris recipes end as the same experiments end in Keras? Shares of their endings over many seeds.
+"""Do the Iris recipes end as the same experiments end in Keras? Shares of their outcomes over many seeds.
 
-One run proves nothing here: the same recipe trains a net, merges two classes or kills every hidden unit, by the luck
-of the first weights and of the batch order. So a recipe is run with N seeds, and the shares of its endings are held
-against those of 1000 seeds in real Keras 3.15 (torch backend). A share lies in its band if it is one that 99 of 100
-correct implementations would show in N seeds.
+One run proves nothing here: the same recipe trains a net, merges two classes or kills every hidden unit, depending on
+the initial weights and the batch order. So each recipe runs with N seeds, and the shares of its outcomes are compared
+with those of 1000 seeds in real Keras 3.15 (torch backend). A band holds the shares that 99 of 100 correct
+implementations would show with N seeds.
 
 Two engines do the same arithmetic with the same configuration, data, model, loss, optimizer and schedule:
 `lightning` is the main job itself (`lr_plugins.training.run.train`), `loop` a plain torch loop, which takes about half
