@@ -112,7 +112,8 @@ def test_restarts_are_at_their_exact_steps(t_mul, dtype):
     """Keras is one step late at some of them: (10, 1.1) at 21, (1, 2.0) at 8191."""
     for first in (1, 2, 3, 7, 10, 16, 30, 50, 100, 128, 500, 1000, 1024, 5000):
         mine, general = (
-            one(0.1, first, float(t_mul)) for one in (partial(ours.CosineDecayRestarts, dtype=dtype), CosineRestarts)
+            kind(0.1, first_decay_steps=first, t_mul=float(t_mul))
+            for kind in (partial(ours.CosineDecayRestarts, dtype=dtype), CosineRestarts)
         )
         steps = np.array(list(restarts(first, t_mul)))
         assert mine(steps) == pytest.approx(0.1, rel=1e-6)
