@@ -110,7 +110,7 @@ def test_one_cycle_with_momentum_in_three_phases():
     check("torch OneCycleLR, cosine, three phases, momentum", CycleThrough(0.95, 0.85, 0.95, three_phase=True), momenta)
 
 
-def test_at_the_last_step_ours_is_what_torch_documents_and_torch_is_not():
+def test_our_last_step_is_what_torch_documents_unlike_torchs():
     ours = OneCycle(0.3, anneal="linear")(RunLength.of(steps=100).position(99))
     (*_, theirs), _ = used(lambda inner: lr_scheduler.OneCycleLR(inner, 0.3, 100, anneal_strategy="linear"), 100)
     assert ours == 0.3 / 25 / 1e4
@@ -158,7 +158,7 @@ def test_constant_warm_up():
 
 @pytest.mark.parametrize(("strategy", "shape"), [("cos", "cosine"), ("linear", "linear")])
 @pytest.mark.parametrize("annealing", [1, 7, 20])
-def test_annealing_for_weight_averaging_in_the_loop_of_torchs_documentation(strategy, shape, annealing):
+def test_swa_annealing_in_the_loop_of_torchs_documentation(strategy, shape, annealing):
     inner, start, rates = optimizer(), 40, []
     scheduler = lr_scheduler.CosineAnnealingLR(inner, T_max=200)
     averaging = SWALR(inner, swa_lr=0.05, anneal_epochs=annealing, anneal_strategy=strategy)
@@ -310,7 +310,7 @@ def test_transformers_warm_up_stable_decay(shape, least):
         )
 
 
-def test_transformers_rise_of_one_less_the_root():
+def test_transformers_one_minus_square_root_warm_up():
     rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, "1-sqrt", "1-sqrt"), T)
     rise = FunctionSchedule(lambda share: 1 - math.sqrt(1 - share), of="fraction")
     ours = WarmupStableDecay(None, warmup_steps=0, decay_steps=40, decay_shape="1-sqrt").with_warmup(20, shape=rise)
@@ -337,7 +337,7 @@ def test_transformers_with_warmup(length):
         check(f"transformers {name}, with its warm-up", ours.with_warmup(length), rates, of_peak=ROUNDING)
 
 
-def test_transformers_two_other_rules_of_the_first_step():
+def test_transformers_other_rules_for_the_first_step():
     """(t + 1) / warmup, and a factor of one's own for t = 0: both arrive one step earlier."""
     original = hf.get_cosine_with_min_lr_schedule_with_warmup_lr_rate
     for first in (None, 0.2):

@@ -50,7 +50,7 @@ class SpyOfTwo:
 
 
 @pytest.mark.parametrize("spy", [Spy, SpyOfTwo])
-def test_once_per_epoch_however_many_updates_validations_and_readers_there_are(spy, tmp_path):
+def test_the_function_is_called_once_per_epoch(spy, tmp_path):
     theirs, ours = spy(), spy()
     data = keras_data(5)
     keras_model().fit(
@@ -68,7 +68,7 @@ def test_once_per_epoch_however_many_updates_validations_and_readers_there_are(s
     assert len(ours.asked) == 3
 
 
-def test_not_before_training_begins():
+def test_not_before_training_starts():
     spy = Spy()
     keras.callbacks.LearningRateScheduler(spy)
     scheduler = LearningRateScheduler(spy)
@@ -130,7 +130,7 @@ def test_a_second_fit_of_a_new_trainer_has_a_new_optimizer():
     assert ours.asked == [(0, 0.5), (1, 0.25), (0, 0.5), (1, 0.25)]
 
 
-def test_another_fit_of_the_same_trainer_goes_on_as_lightning_counts():
+def test_a_second_fit_of_the_same_trainer_continues_its_count():
     """What Keras does with `initial_epoch`."""
     theirs, ours = SpyOfTwo(), SpyOfTwo()
     model, callbacks = keras_model(), [keras.callbacks.LearningRateScheduler(theirs)]
@@ -225,7 +225,7 @@ def test_callbacks_see_the_lr_that_they_see_in_keras():
     assert readers[0].batches == [0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]
 
 
-def test_the_lr_of_an_update_is_in_place_when_its_batch_begins():
+def test_the_lr_of_an_update_is_set_when_its_batch_starts():
     before, after, scheduler = (
         Reader(),
         Reader(),

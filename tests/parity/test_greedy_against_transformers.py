@@ -51,7 +51,7 @@ def their_rates(values, learning_rate, **arguments):
     window=st.sampled_from([None, 2, 3, 50]),
 )
 @settings(max_examples=500, deadline=None)
-def test_the_rates(values, learning_rate, arguments, threshold, window):
+def test_the_learning_rates_are_theirs(values, learning_rate, arguments, threshold, window):
     # Bounds that do not hold the start are refused by ours.
     low, high = min(arguments["min_lr"], learning_rate), max(arguments["max_lr"], learning_rate)
     smoothing, arguments = {}, {**arguments, "min_lr": low, "max_lr": high}
@@ -70,7 +70,7 @@ def test_nan_and_infinity_if_they_are_compared(values):
     np.testing.assert_allclose(listen(schedule, values).rates, their_rates(values, 0.5, patience=1), rtol=1e-12, atol=0)
 
 
-def test_theirs_can_only_raise_a_fine_tuning_learning_rate_by_default_and_ours_can_lower_it():
+def test_only_ours_can_lower_a_fine_tuning_rate_by_default():
     values = [1.0] * 30
     assert their_rates(values, 5e-5)[-1] == 5e-5
     assert listen(Greedy(), values, own=5e-5).rates[-1] < 5e-5

@@ -74,7 +74,7 @@ def test_an_array_of_steps_gives_the_same_as_each_step(name, arguments):
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
-def test_the_configuration_of_a_keras_schedule_builds_ours_and_back(name, arguments):
+def test_a_keras_configuration_builds_ours_and_back(name, arguments):
     theirs, mine = pair(name, arguments)
     assert getattr(ours, name).from_config(theirs.get_config()) == mine
     assert ours.deserialize(real.serialize(theirs)) == mine
@@ -164,7 +164,7 @@ def test_the_piecewise_rule_is_keras_in_a_training():
     assert scheduler.trace["lr"].values.tolist() == [0.3] * 4 + [0.2] * 3 + [0.1] * 5
 
 
-def test_they_combine_like_all_others():
+def test_they_combine_like_all_schedules():
     run = RunLength.of(steps_per_epoch=10, epochs=10)
     schedule = (
         ours.CosineDecay(0.1, decay_steps=80).then(

@@ -100,7 +100,7 @@ def test_keras_rates_and_lines(values, learning_rate, arguments):
 
 @given(values=losses, arguments=for_keras)
 @EXAMPLES
-def test_keras_lines_to_the_last_digit_where_float32_holds_the_numbers(values, arguments):
+def test_keras_lines_to_the_last_digit_if_float32_is_exact(values, arguments):
     arguments = {**arguments, "factor": 0.5, "min_lr": 0.0}
     assert our_run(values, 0.5, **arguments) == keras_run(values, 0.5, **arguments)
 
@@ -154,7 +154,7 @@ def test_nan_and_infinity_if_they_are_compared(values, mode, patience):
 
 @given(values=st.lists(st.none() | st.sampled_from([1.0, 0.5, 0.75]), min_size=1, max_size=20))
 @settings(max_examples=50, deadline=None)
-def test_a_metric_that_is_not_there_changes_nothing(values):
+def test_a_missing_metric_changes_nothing(values):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = keras_run(values, 0.5, factor=0.5, patience=2, cooldown=2)

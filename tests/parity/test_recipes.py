@@ -220,7 +220,7 @@ def test_learning_rates_follow_the_formula_at_every_update(paths):
     np.testing.assert_allclose(used, expected, rtol=1e-12, atol=0)
 
 
-def test_the_loss_measured_for_the_schedule_is_logged_for_the_epoch_it_was_measured_for(paths):
+def test_a_measured_loss_is_logged_for_its_own_epoch(paths):
     """`evaluate` before the first epoch, and after each one but the last."""
     recipe, ours, theirs = paths
     assert len(theirs.measured) == (EPOCHS if recipe == "iris_loss_driven" else 0)
