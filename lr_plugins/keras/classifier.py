@@ -216,7 +216,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
         settings = self.get_params(deep=False) | {name: value for name, value in given.items() if value is not None}
         takes = _check_names(self.build_fn, self._arguments)
-        train, validation, meta = self._samples(X, y, validation_data, settings["validation_split"])
+        train, held_out, meta = self._samples(X, y, validation_data, settings["validation_split"])
         epochs = validation.integer("KerasClassifier.epochs", settings["epochs"], 1)
         history, callbacks = self._with_console(_checked_callbacks(settings["callbacks"]), settings["verbose"])
         seed = _seed(self.random_state)
@@ -227,7 +227,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             model = BuiltModel(built, None if "optimizer" in takes else self.optimizer)
             from_logits = self._ends_before_softmax(model.check_outputs(train[0][:_FIRST], len(self.classes_)))
             module = model.module(None if "loss" in takes else self.loss, from_logits)
-            data = model.data_module(train, validation, settings["batch_size"], settings["shuffle"], seed)
+            data = model.data_module(train, held_out, settings["batch_size"], settings["shuffle"], seed)
             _train(model.trainer(epochs, callbacks, _trainer_options(self.trainer)), module, data)
         self.model_, self.from_logits_ = model.trained(), from_logits
         self.history_, self.callbacks_ = history, callbacks
