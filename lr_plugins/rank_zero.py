@@ -9,5 +9,6 @@ from lightning_utilities.core.rank_zero import rank_zero_warn as rank_zero_warn
 __all__ = ["rank_zero_info", "rank_zero_only", "rank_zero_warn"]
 
 if not hasattr(rank_zero_only, "rank"):  # Lightning sets it when it is imported; a plain loop never imports Lightning
-    _launched_as = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # what Lightning reads, in its order
-    rank_zero_only.rank = next((int(os.environ[name]) for name in _launched_as if name in os.environ), 0)
+    _ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # what Lightning reads, in its order
+    _rank = next((int(os.environ[name]) for name in _ranks if name in os.environ), 0)
+    rank_zero_only.rank = _rank  # type: ignore[attr-defined]
