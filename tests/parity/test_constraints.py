@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lr_plugins.constraints import formulas, layouts
 from lr_plugins.keras import constraints
 from lr_plugins.optim import KerasSGD
 
@@ -131,7 +132,7 @@ def test_defaults_and_argument_order_are_those_of_keras():
     assert vars(constraints.MaxNorm(3, 1)) == vars(keras.constraints.MaxNorm(3, 1))
     arguments = 0.1, 0.2, 0.3, 1
     assert vars(constraints.MinMaxNorm(*arguments)) == vars(keras.constraints.MinMaxNorm(*arguments))
-    assert keras.config.epsilon() == constraints.formulas.EPSILON
+    assert keras.config.epsilon() == formulas.EPSILON
 
 
 def test_the_names_are_those_of_keras():
@@ -196,7 +197,7 @@ def test_twenty_updates_are_those_of_real_keras(name, arguments, axis, momentum)
 
 
 def seen_by_keras(weight, layer):
-    order = constraints.layouts.axes_in_order("keras", layer, weight)
+    order = layouts.axes_in_order("keras", layer, weight)
     return weight if order is None else weight.permute(order)
 
 

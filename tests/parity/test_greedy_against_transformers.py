@@ -34,6 +34,11 @@ arguments = st.fixed_dictionaries(
 )
 
 
+def renamed(arguments):
+    """The arguments of GreedyLR under our names."""
+    return {f"{name[:4]}learning_rate" if name in ("min_lr", "max_lr") else name: arguments[name] for name in arguments}
+
+
 def their_rates(values, learning_rate, **arguments):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
     scheduler, rates = GreedyLR(optimizer, **arguments), []
@@ -59,7 +64,7 @@ def test_the_learning_rates_are_theirs(values, learning_rate, arguments, thresho
         # GreedyLR keeps a running sum, which gathers roundings; ours is summed anew. On 64ths both are exact.
         smoothing, values = {"smooth": True, "window_size": window}, [round(64 * value) / 64 for value in values]
     theirs = their_rates(values, learning_rate, threshold=threshold, **arguments, **smoothing)
-    schedule = Greedy(min_delta=threshold, smoothing=window, **arguments)
+    schedule = Greedy(min_delta=threshold, smoothing=window, **renamed(arguments))
     np.testing.assert_allclose(listen(schedule, values, own=learning_rate).rates, theirs, rtol=1e-12, atol=0)
 
 

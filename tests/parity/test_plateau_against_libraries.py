@@ -63,9 +63,14 @@ def keras_run(values, learning_rate, **arguments):
     return trace, out.getvalue()
 
 
+def renamed(arguments):
+    """The arguments of Keras and torch under our names."""
+    return {"min_learning_rate" if name == "min_lr" else name: value for name, value in arguments.items()}
+
+
 def our_run(values, learning_rate, **arguments):
     """The same of ours, with the line that a run prints."""
-    run = listen(ReduceLROnPlateau(**arguments), values, own=learning_rate)
+    run = listen(ReduceLROnPlateau(**renamed(arguments)), values, own=learning_rate)
     lines = [
         f"\nEpoch {epoch + 1}: {change.who} {change.verb} learning rate to {rate}.\n"
         for epoch, (rate, said) in enumerate(zip(run.rates, run.said, strict=True))
@@ -130,7 +135,7 @@ def test_torch_rates(values, learning_rate, arguments, threshold):
     for value in values:
         scheduler.step(value)
         theirs.append(optimizer.param_groups[0]["lr"])
-    schedule = ReduceLROnPlateau(rule="torch", min_delta=threshold, **arguments)
+    schedule = ReduceLROnPlateau(rule="torch", min_delta=threshold, **renamed(arguments))
     np.testing.assert_allclose(listen(schedule, values, own=learning_rate).rates, theirs, rtol=1e-12, atol=0)
 
 

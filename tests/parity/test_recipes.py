@@ -62,7 +62,7 @@ def keras_setting(recipe: str, model: keras.Model, data: dict[str, Any]) -> tupl
     if recipe == "iris_inverse_time":  # Keras 2's SGD(lr=0.1, decay=0.005)
         return keras.optimizers.schedules.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005), []
     if recipe == "iris_loss_driven":
-        return 0.01, [LossDriven(model, monitor=data)]
+        return 0.01, [LossDriven(model, data)]
     function = {"iris_exponential": article_exponential, "iris_step": article_step}[recipe]
     return 0.1, [keras.callbacks.LearningRateScheduler(function)]
 
