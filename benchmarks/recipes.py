@@ -263,7 +263,7 @@ def start_worker() -> None:
 def run_all(
     pool: ProcessPoolExecutor, engine: str, recipe: str, epochs: int | None, seeds: Sequence[int]
 ) -> list[Outcome]:
-    """Run a recipe with every seed, and make sure that no two runs begin alike."""
+    """Run a recipe with every seed, and make sure that no two runs start alike."""
     outcomes = list(pool.map(functools.partial(run_one, engine, recipe, epochs), seeds))
     shuffled = "unshuffled" not in recipe
     for what in ("first_weights", "first_order") if shuffled else ("first_weights",):
@@ -273,7 +273,7 @@ def run_all(
 
 
 def engines_agree(pool: ProcessPoolExecutor, recipes: Sequence[str], epochs: int | None, seeds: Sequence[int]) -> bool:
-    """Whether both engines end with the same bits, told in a line per recipe."""
+    """Whether both engines end with the same bits; prints a line per recipe."""
     agree = True
     for recipe in recipes:
         one, other = (run_all(pool, engine, recipe, epochs, seeds) for engine in ENGINES)

@@ -93,13 +93,13 @@ def test_one_cycle_and_its_momentum(total, anneal, three_phase):
                 "three_phase": three_phase,
             }
             near_0 = {"of_peak": ROUNDING, "peak": max(0.7, *rates)}
-            told = f"torch OneCycleLR, {anneal}{', three phases' if three_phase else ''}"
-            check(told, OneCycle(0.7, total_steps="100%", **options), rates, **near_0)
-            check(told, OneCycle(0.7, total_steps=total, **options), rates, 10**6, **near_0)
+            original = f"torch OneCycleLR, {anneal}{', three phases' if three_phase else ''}"
+            check(original, OneCycle(0.7, total_steps="100%", **options), rates, **near_0)
+            check(original, OneCycle(0.7, total_steps=total, **options), rates, 10**6, **near_0)
             if three_phase:
                 continue  # torch's momentum then stays at the first value in the third phase: as ours from it to it
             check(
-                f"{told}, momentum",
+                f"{original}, momentum",
                 CycleThrough(0.95, 0.85, 0.95, total_steps="100%", pct_start=pct_start, anneal=anneal),
                 momenta,
             )
@@ -142,13 +142,13 @@ def test_linear_warm_up_and_then_half_a_cosine(start):
 
     rates, _ = used(sequential, 200)
     # torch goes on from the value before, at each step one rounding further off.
-    told = "torch SequentialLR of LinearLR and CosineAnnealingLR"
+    original = "torch SequentialLR of LinearLR and CosineAnnealingLR"
     for ours in (
         Warmup(CosineDecay(decay_steps=180), warmup_steps=20, start_factor=start),
         CosineDecay().with_warmup("10%", start_factor=start),
         Chain([LinearDecay(BASE * start, end_learning_rate=BASE), CosineDecay()], lengths=["10%"]),
     ):
-        check(told, ours, rates, of_peak=200 * ROUNDING)
+        check(original, ours, rates, of_peak=200 * ROUNDING)
 
 
 def test_constant_warm_up():
@@ -187,9 +187,9 @@ def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
         )
         expected = [theirs._get_lr(step)[0] for step in range(total + 5)]
         start = first / BASE
-        told = f"timm WSDLRScheduler, {shape}"
+        original = f"timm WSDLRScheduler, {shape}"
         check(
-            told,
+            original,
             WarmupStableDecay(
                 BASE,
                 warmup_steps=warmup,
@@ -210,7 +210,7 @@ def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
                 end_learning_rate=lr_min,
                 start_factor=start,
             )
-            check(f"{told}, in percent", percent, expected, total, of_peak=total * ROUNDING)  # of the percentages
+            check(f"{original}, in percent", percent, expected, total, of_peak=total * ROUNDING)  # of the percentages
 
 
 @pytest.mark.parametrize("stable", ["constant", "rsqrt", "power"])
@@ -234,8 +234,8 @@ def test_timms_decay_of_any_stable_part(stable, shape):
             shape=SHAPES[shape],
             hold=False,
         )
-        told = f"timm WSDLRScheduler, {stable}, {shape}"
-        check(told, annealed.with_warmup(20, start_factor=0.01), expected, 420, of_peak=2 * ROUNDING)
+        original = f"timm WSDLRScheduler, {stable}, {shape}"
+        check(original, annealed.with_warmup(20, start_factor=0.01), expected, 420, of_peak=2 * ROUNDING)
 
 
 @pytest.mark.parametrize("prefix", [True, False])
@@ -249,8 +249,10 @@ def test_timms_warm_up_with_and_without_a_prefix(prefix):
     ):
         theirs = kind(warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=prefix)
         expected = [theirs._get_lr(step)[0] for step in range(110)]
-        told = f"timm {type(theirs).__name__}, warmup_prefix={prefix}"
-        check(told, Warmup(ours, warmup_steps=10, start_factor=1e-4 / BASE, prefix=prefix), expected, of_peak=ROUNDING)
+        original = f"timm {type(theirs).__name__}, warmup_prefix={prefix}"
+        check(
+            original, Warmup(ours, warmup_steps=10, start_factor=1e-4 / BASE, prefix=prefix), expected, of_peak=ROUNDING
+        )
 
 
 def test_timms_cosine_with_its_warm_up_in_front():
@@ -285,9 +287,9 @@ def test_transformers_warm_up_stable_decay(shape, least):
             ),
             T + 5,
         )
-        told = f"transformers get_wsd_schedule, {shape}"
+        original = f"transformers get_wsd_schedule, {shape}"
         check(
-            told,
+            original,
             WarmupStableDecay(
                 BASE,
                 warmup_steps=warmup,
@@ -306,7 +308,10 @@ def test_transformers_warm_up_stable_decay(shape, least):
             None, warmup_steps=0, decay_steps=40, decay_shape=shape, end_learning_rate=least * BASE
         )
         check(
-            f"{told} both ways", inside.with_warmup(20, start_factor=least, shape=rises[shape]), rates, of_peak=ROUNDING
+            f"{original} both ways",
+            inside.with_warmup(20, start_factor=least, shape=rises[shape]),
+            rates,
+            of_peak=ROUNDING,
         )
 
 

@@ -184,7 +184,7 @@ def test_a_resumed_run_prints_the_numbers_of_its_epochs(tmp_path, capsys):
 
 
 class Reader(pl.Callback):
-    """Notes the optimizer's lr at each begin of an epoch and of a batch."""
+    """Records the optimizer's lr at the start of each epoch and batch."""
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
@@ -211,7 +211,7 @@ class KerasReader(keras.callbacks.Callback):
 
 
 def test_callbacks_see_the_lr_that_they_see_in_keras():
-    """Those before the scheduler see the old lr as an epoch begins, those after it the new; batches see the new."""
+    """At the start of an epoch, callbacks before the scheduler see the old lr, later ones the new; batches the new."""
     readers, keras_readers = (Reader(), Reader()), (KerasReader(), KerasReader())
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.25 / 2**epoch)
     keras_model().fit(**keras_data(2), epochs=3, verbose=0, callbacks=[keras_readers[0], scheduler, keras_readers[1]])
@@ -240,7 +240,7 @@ def test_the_lr_of_an_update_is_set_when_its_batch_starts():
 
 
 class Meddler(pl.Callback):
-    """Writes an lr of its own as a batch begins, and notes what it finds before."""
+    """Writes its own lr at the start of a batch, and records the previous one."""
 
     def __init__(self) -> None:
         self.found: list[float] = []

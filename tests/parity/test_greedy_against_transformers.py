@@ -57,11 +57,11 @@ def their_rates(values, learning_rate, **arguments):
 )
 @settings(max_examples=500, deadline=None)
 def test_the_learning_rates_are_theirs(values, learning_rate, arguments, threshold, window):
-    # Bounds that do not hold the start are refused by ours.
+    # Ours rejects bounds that exclude the initial value.
     low, high = min(arguments["min_lr"], learning_rate), max(arguments["max_lr"], learning_rate)
     smoothing, arguments = {}, {**arguments, "min_lr": low, "max_lr": high}
     if window is not None:
-        # GreedyLR keeps a running sum, which gathers roundings; ours is summed anew. On 64ths both are exact.
+        # GreedyLR keeps a running sum, which accumulates rounding errors; ours sums again. With 64ths both are exact.
         smoothing, values = {"smooth": True, "window_size": window}, [round(64 * value) / 64 for value in values]
     theirs = their_rates(values, learning_rate, threshold=threshold, **arguments, **smoothing)
     schedule = Greedy(min_delta=threshold, smoothing=window, **renamed(arguments))

@@ -62,9 +62,9 @@ def test_values_are_those_of_keras(name, arguments, dtype):
     scale = max(abs(at(theirs, step)) for step in (0, 20))
     rates, expected = ([at(one, step) for step in STEPS] for one in (mine, theirs))
     options = ", ".join(option for option in arguments if option not in USUAL)
-    told = f"keras {name}{options and ', with '}{options}"
+    original = f"keras {name}{options and ', with '}{options}"
     assert rates[:130] == pytest.approx(expected[:130], rel=0, abs=1e-6 * scale)
-    assert_agrees(mine, rates, expected, original=told, relative=0, of_peak=SINGLE, peak=scale)
+    assert_agrees(mine, rates, expected, original=original, relative=0, of_peak=SINGLE, peak=scale)
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)

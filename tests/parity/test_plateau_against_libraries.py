@@ -45,7 +45,7 @@ for_torch = st.fixed_dictionaries(
 
 
 def within(arguments, learning_rate):
-    """With the floor no higher than the start: above it, theirs never reduce and say nothing; ours is refused."""
+    """With the floor at most the initial value: above it, theirs silently never reduces, and ours raises."""
     return {**arguments, "min_lr": min(arguments["min_lr"], learning_rate)}
 
 

@@ -62,7 +62,7 @@ def test_a_fit_prints_what_keras_prints(function):
 
 learning_rates = st.one_of(
     # Subnormals among them; up to the largest number of single precision, where Keras stores infinity beyond it
-    # and ours is refused.
+    # and ours raises.
     st.floats(0, float(np.finfo(np.float32).max)),
     st.floats(1e-12, 10),
     st.floats(0, 2.0**100, width=32).map(np.float32),
@@ -318,7 +318,7 @@ def test_any_signature_gets_as_many_arguments_as_in_keras(kinds, star_arguments,
 
 
 def keras_epoch(function, epoch=0):
-    """The begin of one epoch in Keras' callback, without a fit."""
+    """The start of one epoch in Keras' callback, without a fit."""
     scheduler = keras.callbacks.LearningRateScheduler(function)
     scheduler.set_model(SimpleNamespace(optimizer=keras.optimizers.SGD(0.5)))
     scheduler.on_epoch_begin(epoch)
