@@ -139,6 +139,7 @@ def configuration(recipe: str, seed: int, epochs: int | None, folder: str) -> An
         "callbacks.trace=null",
         "callbacks.checkpoint=null",
         "callbacks.last_checkpoint=null",
+        "callbacks.scheduler.advice=false",
     ]
     own = [f"seed={seed}", "verbose=0", f"output_dir={folder}", "+trainer.enable_checkpointing=false"]
     own += [] if epochs is None else [f"trainer.max_epochs={epochs}"]
