@@ -79,7 +79,7 @@ def server(folder: Path) -> Any:
     )
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=5).close()
