@@ -1,7 +1,7 @@
 """Do the Iris article's two scripts, ported to `lr_plugins.keras`, end as the scripts end in Keras?
 
-The scripts are those of docs/articles.md, section 1.6, run as they stand there, with N seeds instead of their one. The
-shares of their endings are held against the bands of `benchmarks/recipes.py`.
+The scripts are those of docs/articles.md, section 1.6, unchanged except for the seed: they run with N seeds. The shares
+of their outcomes are compared with the bands of `benchmarks/recipes.py`.
 
     python benchmarks/article_scripts.py
     python benchmarks/article_scripts.py --seeds 10

@@ -1,10 +1,10 @@
-"""Time of one step of KerasSGD: alone, with Keras' constraints on all weights, and with a loop over them.
+"""Time of one step of KerasSGD: alone, with Keras' constraints on all weights, and with a hand-written loop.
 
-How it is measured: all contenders live in one process, each with its own copy of the same layers and prescribed
-gradients (no model is run). In every round each does a fixed number of steps, in an order that rotates from round to
-round, so that whatever else the machine does meets all of them alike. The loop is what one would write by hand: after
-the step, each weight by itself is replaced by the formula of the constraint. The table shows the median time of a step
-over the rounds, and the median of the ratios to the step alone within each round, with its quartiles.
+Method: all contenders run in one process, each with its own copy of the same layers and fixed gradients (no model is
+run). In every round each does a fixed number of steps, in an order that rotates from round to round, so that other load
+on the machine affects all of them alike. The loop is the obvious code: after the step, apply the formula of the
+constraint to each weight. The table shows the median time of a step over the rounds, and the median and quartiles of
+its ratios, within each round, to the step alone.
 
     python benchmarks/constraints.py
     python benchmarks/constraints.py --constraints unit_norm min_max_norm non_neg --rounds 100 --device cuda

@@ -1,15 +1,15 @@
-"""What a learning rate that moves costs on a GPU: a ResNet-18 step with and without us, and whether we wait for it.
+"""What a changing learning rate costs on a GPU: a ResNet-18 step with and without a schedule, and device waits.
 
-How it is measured: in one process, on one model with made-up CIFAR-shaped images in bfloat16. In every round each way
-takes a fixed number of steps, in an order that rotates from round to round; the clock is read when the device has
-finished. The table shows the median time of one step and the median of its ratios, within each round, to the way it
-belongs beside. `waits` counts how often torch reported a wait for the device within those steps
-(`torch.cuda.set_sync_debug_mode`), less those of the way beside it.
+Method: in one process, on one model with random CIFAR-shaped images in bfloat16. In every round each contender takes a
+fixed number of steps, in an order that rotates from round to round; the clock is read after a synchronization. The
+table shows the median time of one step and the median of its ratios, within each round, to its reference (`torch` or
+`Lightning`). `waits` counts how often torch reported a wait for the device within those steps
+(`torch.cuda.set_sync_debug_mode`), minus those of the reference.
 
 - `torch`: the plain loop, SGD with momentum. `torch, LambdaLR`: with `scheduler.step()`.
-- `torch, ScheduleLR`: with ours, a warm-up and cosine.
-- `Lightning`: the same model in `Trainer.fit`, without a logger; `empty callback`: with one whose hooks do nothing;
-  `LearningRateScheduler`: with ours.
+- `torch, ScheduleLR`: with a warm-up and a cosine of ours.
+- `Lightning`: the same model in `Trainer.fit`, without a logger; `empty callback`: with a callback whose hooks do
+  nothing; `LearningRateScheduler`: with ours.
 
     python benchmarks/gpu_step.py
     python benchmarks/gpu_step.py --model mlp --steps 300
@@ -66,7 +66,7 @@ class Classifier(pl.LightningModule):
 
 
 class Batches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
-    """One batch that lies on the device, again and again."""
+    """One batch on the device, repeated."""
 
     def __init__(self, batch: list[torch.Tensor], steps: int) -> None:
         self.batch, self.steps = batch, steps

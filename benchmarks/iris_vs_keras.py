@@ -1,20 +1,20 @@
-"""Time of the Iris recipe: the main job with everything it records, beside Keras' bare `fit`.
+"""Time of the Iris recipe: the main job with everything it records, compared with Keras' bare `fit`.
 
-Both train the same net (4-6-3, batch 5, 200 epochs, 6,000 optimizer steps) under the same inverse-time decay, each in
-a fresh process whose standard output is a pipe, in turn: ours, Keras, ours, Keras, ...
+Both train the same net (4-6-3, batch size 5, 200 epochs, 6,000 optimizer steps) with the same inverse-time decay, each
+in a fresh process whose standard output is a pipe, in turn: ours, Keras, ours, Keras, ...
 
-* ours: `python train.py experiment=iris_inverse_time`, as it stands: Keras' lines and messages on the console, the
+* ours: `python train.py experiment=iris_inverse_time`, unchanged: Keras' lines and messages on the console, the
   learning rate of all 6,000 steps and the metrics of every epoch in MLflow (an SQLite file in a temporary folder), the
   table and the picture of the learning rate, `best.ckpt` and `last.ckpt`. The time of fit is that of `Trainer.fit`,
   until all of this is written.
 * Keras: `Sequential`, `SGD(InverseTimeDecay(...))`, `fit(..., verbose=2)` on the torch backend, without callbacks.
 
 Both get one thread (`--threads`). With two, Keras' fit took up to seven times as long whenever other work kept a
-core busy: its threads wait for each other. Such a ratio would flatter us.
+core busy, because its threads wait for each other. Such a ratio would flatter us.
 
-Beside the wall clock's stands the processor's time of fit, which other work on the machine disturbs less.
+The table has the wall-clock time of fit and its processor time, which other work on the machine disturbs less.
 
-The last table says what is inside our fit: seconds spent in each kind of recording, the nested ones taken off.
+The last table splits our fit: seconds spent in each kind of recording, without the nested ones.
 
     python benchmarks/iris_vs_keras.py --repeats 3
 
@@ -48,7 +48,7 @@ Timing = dict[str, Any]
 
 
 class Stopwatch:
-    """Seconds by name, those of a name inside another taken off the outer one; and the processor's seconds of all."""
+    """Seconds by name, without those of nested names; and the processor seconds of all."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -78,15 +78,15 @@ def ours() -> Timing:
     """The main job in this process, as a user starts it."""
     import pytorch_lightning as pl
 
-    from lr_plugins.callbacks import LearningRateScheduler, LearningRateTrace, keras_progress
-    from lr_plugins.tracking import MLflowLogger
+    from lr_plugins import KerasProgress, LearningRateTrace, MLflowLogger
 
     watch = Stopwatch()
     watch.watch(pl.Trainer, "fit", "training itself")
     watch.watch(pl.Trainer, "save_checkpoint", "checkpoints")
     watch.watch(LearningRateTrace, "save", "table and picture of the learning rate")
-    watch.watch(keras_progress, "_say", "console")
-    watch.watch(LearningRateScheduler, "_say", "console")
+    for hook in (name for name in vars(KerasProgress) if name.startswith("on_")):
+        watch.watch(KerasProgress, hook, "console")
+    watch.watch(sys.stdout, "write", "console")  # the messages of the other callbacks
     for method in ("log_metrics", "log_hyperparams", "log_text", "log_artifact", "flush", "finalize"):
         watch.watch(MLflowLogger, method, "MLflow, its import included")
 

@@ -1,9 +1,9 @@
-"""Time of one optimizer step: KerasSGD beside torch.optim.SGD, both with momentum.
+"""Time of one optimizer step: KerasSGD and torch.optim.SGD, both with momentum.
 
-How it is measured: all optimizers live in one process, each with its own copy of the same weights and prescribed
-gradients (no model is run). In every round each optimizer does a fixed number of steps, in an order that rotates from
-round to round, so that whatever else the machine does meets all of them alike. The table shows the median time of a
-step over the rounds, and the median of the ratios to torch's default within each round, with its quartiles.
+Method: all optimizers run in one process, each with its own copy of the same weights and fixed gradients (no model is
+run). In every round each does a fixed number of steps, in an order that rotates from round to round, so that other load
+on the machine affects all of them alike. The table shows the median time of a step over the rounds, and the median and
+quartiles of its ratios, within each round, to torch's default.
 
     python benchmarks/keras_sgd.py
     python benchmarks/keras_sgd.py --models mlp resnet18 --rounds 200 --nesterov --device cuda

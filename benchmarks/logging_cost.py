@@ -1,10 +1,10 @@
-"""What it costs to record loss and learning rate at every step in MLflow's SQLite, at a training step of 2 ms.
+"""What it costs to log loss and learning rate at every step to MLflow's SQLite, with a training step of 2 ms.
 
-How it is measured: in one process and one torch thread, each way trains the same module for the same number of steps in
-every round, in an order that rotates from round to round; all ways log into one database. The step is calibrated to
-about 2 ms of matrix products. The table shows the median time of a step, and the median of its ratios, within each
-round, to the run with no logger: `training` is from the first batch to the end of the last epoch, `with the end` adds
-what the loggers do until `fit` returns (MLflow then has every point).
+Method: in one process and one torch thread, each contender trains the same module for the same number of steps per
+round, in an order that rotates from round to round; all of them log to one database. The step is calibrated to about
+2 ms of matrix products. The table shows the median time of a step and the median of its ratios, within each round, to
+the run with no logger: `training` is from the first batch to the end of the last epoch, `with the end` adds what the
+loggers do until `fit` returns (MLflow then has every point).
 
 - `no logger`: `self.log` at every step, a learning-rate schedule, and `logger=False`.
 - `ours`: MLflowLogger and LearningRateTrace.
@@ -34,8 +34,7 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import MLFlowLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from lr_plugins import CosineDecay, LearningRateScheduler, LearningRateTrace
-from lr_plugins.tracking import MLflowLogger
+from lr_plugins import CosineDecay, LearningRateScheduler, LearningRateTrace, MLflowLogger
 
 NONE = "no logger"
 

@@ -1,10 +1,9 @@
-"""What a long run's learning rates take: memory, files, MLflow, and the answer that MLflow's page waits for.
+"""What the learning rates of a long run cost: memory, files, MLflow, and the response time of MLflow's page.
 
-How it is measured: a trace is filled with a cosine's values, as the scheduler does it, and saved; then its points are
-handed to MLflowLogger as LearningRateTrace hands them, a thousand at a time, until SQLite has all of them (the sending
-goes on beside the training, in a process of its own). Memory is the growth of the process' resident set. Then a real
-`mlflow server` is asked what the page of a run asks for a curve (`get-history-bulk-interval`, 320 points), five times;
-the median.
+Method: a trace is filled with the values of a cosine, as the scheduler does, and saved. Its points then go to
+MLflowLogger in batches of a thousand, as LearningRateTrace sends them, until SQLite has all of them (a separate process
+sends them). Memory is the growth of the process' resident set. Finally a real `mlflow server` answers the request of a
+run's page for a curve (`get-history-bulk-interval`, 320 points), five times; the table has the median.
 
     python benchmarks/long_trace.py
     python benchmarks/long_trace.py --steps 1000000 --keep folder
@@ -32,10 +31,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from lr_plugins import CosineDecay, RunLength
-from lr_plugins.engine.trace import Trace
+from lr_plugins import CosineDecay, MLflowLogger, RunLength, Trace
 from lr_plugins.plotting.learning_rate import plot_learning_rate
-from lr_plugins.tracking import MLflowLogger
 
 DELIVERY = 1000  # steps, as LearningRateTrace hands them over
 POINTS = 320  # of a curve, as MLflow's page asks for
@@ -82,7 +79,7 @@ def server(folder: Path) -> Any:
     )
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=5).close()

@@ -1,8 +1,8 @@
 """Time of `lr-plugins preview`, as a whole process: from the call to the last line.
 
-Each command runs so many times, in an order that rotates from round to round; the table has the median and the range,
-and the median of the processor's time, which others on the machine disturb less. The first round does not count.
-`python -c pass` and `import numpy` stand beside them: less than that is impossible.
+Each command runs once per round, in an order that rotates from round to round. The table has the median and the range
+of the wall-clock time, and the median of the processor time, which other work on the machine disturbs less. The first
+round does not count. `python -c pass` and `import numpy` are lower bounds.
 
     python benchmarks/preview.py
     python benchmarks/preview.py --rounds 30

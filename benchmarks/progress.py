@@ -1,12 +1,12 @@
-"""What a progress bar costs a training step: ours, one line per epoch, and Lightning's own bars.
+"""What a progress bar costs a training step: ours, one line per epoch, and Lightning's bars.
 
-How it is measured: in one process and one torch thread, each way trains the same tiny module (a step takes what
-Lightning itself needs, about half a millisecond) for the same number of steps in every round, in an order that rotates
-from round to round. Standard output is a terminal that throws everything away. The table shows the median time of a
-step, and the median of its ratios, within each round, to the run without progress.
+Method: in one process and one torch thread, each contender trains the same tiny module (a step takes what Lightning
+itself needs, about half a millisecond) for the same number of steps per round, in an order that rotates from round to
+round. Standard output is a terminal that discards everything. The table shows the median time of a step and the median
+of its ratios, within each round, to the run without progress.
 
-Then the callback alone: `on_train_batch_start` and `on_train_batch_end` of one batch, between two refreshes; and a
-whole refresh, of which there are at most 20 a second.
+Then the callback alone: `on_train_batch_start` and `on_train_batch_end` of one batch, without and with a refresh of the
+bar, of which there are at most 20 per second.
 
     python benchmarks/progress.py
     python benchmarks/progress.py --steps 2000 --rounds 7
@@ -36,7 +36,7 @@ NONE = "no progress"
 
 
 class Net(pl.LightningModule):
-    """A step that does next to nothing; logs two metrics of the epoch, which Lightning's bars show, too."""
+    """A step that does next to nothing and logs two metrics of the epoch, which Lightning's bars show, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,9 +52,12 @@ class Net(pl.LightningModule):
 
 
 class Terminal(io.StringIO):
-    """A terminal that throws everything away."""
+    """A terminal that discards everything, and counts the writes."""
+
+    writes = 0
 
     def write(self, text: str) -> int:
+        self.writes += 1
         return len(text)
 
     def isatty(self) -> bool:
@@ -71,7 +74,7 @@ class Watch(Callback):
         self.seconds = time.perf_counter() - self.begin
 
 
-WAYS: dict[str, Callable[[], tuple[list[Callback], bool]]] = {
+CONTENDERS: dict[str, Callable[[], tuple[list[Callback], bool]]] = {
     NONE: lambda: ([], False),
     "KerasProgress(verbose=2)": lambda: ([KerasProgress()], False),
     "KerasProgress(verbose=1)": lambda: ([KerasProgress(verbose=1)], False),
@@ -100,25 +103,23 @@ def train(callbacks: list[Callback], bar: bool, steps: int, module: Net) -> tupl
 
 
 class Alone(Callback):
-    """Calls the hooks of another callback many times amid an epoch, where a training would call them once."""
+    """Calls the hooks of another callback over and over within one epoch, where training would call them once."""
 
-    def __init__(self, other: KerasProgress) -> None:
-        self.other = other
+    def __init__(self, other: KerasProgress, terminal: Terminal) -> None:
+        self.other, self.terminal = other, terminal
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx != 20:
             return
-        epoch, calls = self.other._open(trainer), 20_000
-        epoch.refreshed = float("inf")  # no refresh
-        begin = time.perf_counter()
-        for _ in range(calls):
+        plain, refreshing = [], []
+        end = time.perf_counter() + 2.0
+        while time.perf_counter() < end:
+            writes, begin = self.terminal.writes, time.perf_counter()
             self.other.on_train_batch_start(trainer, pl_module, batch, batch_idx)
             self.other.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self.hooks = (time.perf_counter() - begin) / calls
-        begin = time.perf_counter()
-        for _ in range(calls // 100):
-            self.other._refresh(trainer, pl_module, epoch, begin)
-        self.refresh = (time.perf_counter() - begin) / (calls // 100)
+            taken = time.perf_counter() - begin
+            (plain if self.terminal.writes == writes else refreshing).append(taken)
+        self.hooks, self.refresh = statistics.median(plain), statistics.median(refreshing)
 
 
 def main() -> None:
@@ -129,11 +130,11 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    names, seconds = list(WAYS), {name: [] for name in WAYS}
+    names, seconds = list(CONTENDERS), {name: [] for name in CONTENDERS}
     terminal = Terminal()
     for turn in range(options.rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            callbacks, bar = WAYS[name]()
+            callbacks, bar = CONTENDERS[name]()
             with contextlib.redirect_stdout(terminal):
                 _, taken = train(callbacks, bar, options.steps, Net())
             if turn:  # the first round warms up
@@ -145,10 +146,10 @@ def main() -> None:
         print(f"{name:36}{step:8.3f} ms {ratio:6.3f}x")
     for style in ("keras2", "keras3"):
         progress = KerasProgress(style, verbose=1)
-        alone = Alone(progress)
+        alone = Alone(progress, terminal)
         with contextlib.redirect_stdout(terminal):
             train([progress, alone], False, 40, Net())
-        print(f"{style} alone: {alone.hooks * 1e6:.2f} us a step, {alone.refresh * 1e6:.0f} us a refresh")
+        print(f"{style} alone: {alone.hooks * 1e6:.2f} us per step, {alone.refresh * 1e6:.0f} us with a refresh")
 
 
 if __name__ == "__main__":

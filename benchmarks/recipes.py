@@ -1,9 +1,9 @@
-"""Do the Iris recipes end as the same experiments end in Keras? Shares of their endings over many seeds.
+"""Do the Iris recipes end as the same experiments end in Keras? Shares of their outcomes over many seeds.
 
-One run proves nothing here: the same recipe trains a net, merges two classes or kills every hidden unit, by the luck
-of the first weights and of the batch order. So a recipe is run with N seeds, and the shares of its endings are held
-against those of 1000 seeds in real Keras 3.15 (torch backend). A share lies in its band if it is one that 99 of 100
-correct implementations would show in N seeds.
+One run proves nothing here: the same recipe trains a net, merges two classes or kills every hidden unit, depending on
+the initial weights and the batch order. So each recipe runs with N seeds, and the shares of its outcomes are compared
+with those of 1000 seeds in real Keras 3.15 (torch backend). A band holds the shares that 99 of 100 correct
+implementations would show with N seeds.
 
 Two engines do the same arithmetic with the same configuration, data, model, loss, optimizer and schedule:
 `lightning` is the main job itself (`lr_plugins.training.run.train`), `loop` a plain torch loop, which takes about half
@@ -139,6 +139,7 @@ def configuration(recipe: str, seed: int, epochs: int | None, folder: str) -> An
         "callbacks.trace=null",
         "callbacks.checkpoint=null",
         "callbacks.last_checkpoint=null",
+        "callbacks.scheduler.advice=false",
     ]
     own = [f"seed={seed}", "verbose=0", f"output_dir={folder}", "+trainer.enable_checkpointing=false"]
     own += [] if epochs is None else [f"trainer.max_epochs={epochs}"]
@@ -263,7 +264,7 @@ def start_worker() -> None:
 def run_all(
     pool: ProcessPoolExecutor, engine: str, recipe: str, epochs: int | None, seeds: Sequence[int]
 ) -> list[Outcome]:
-    """Run a recipe with every seed, and make sure that no two runs begin alike."""
+    """Run a recipe with every seed, and make sure that no two runs start alike."""
     outcomes = list(pool.map(functools.partial(run_one, engine, recipe, epochs), seeds))
     shuffled = "unshuffled" not in recipe
     for what in ("first_weights", "first_order") if shuffled else ("first_weights",):
@@ -273,7 +274,7 @@ def run_all(
 
 
 def engines_agree(pool: ProcessPoolExecutor, recipes: Sequence[str], epochs: int | None, seeds: Sequence[int]) -> bool:
-    """Whether both engines end with the same bits, told in a line per recipe."""
+    """Whether both engines end with the same bits; prints a line per recipe."""
     agree = True
     for recipe in recipes:
         one, other = (run_all(pool, engine, recipe, epochs, seeds) for engine in ENGINES)

@@ -1,8 +1,8 @@
 """Time of every built-in schedule: over a million steps at once, in the writer's blocks, and one step at a time.
 
-Each schedule of the catalogue (`docs/schedules.md`), and some options that are slower than the plain shape, over a run
-of a million steps of a hundred epochs. The first column is the median of several evaluations of the whole run, the
-second that of blocks of 1024 steps in one epoch, spread over the run, the third that of single steps.
+The schedules are those of `docs/schedules.md` and some options that are slower than the plain shape, in a run of a
+million steps in a hundred epochs. The first column is the median over several evaluations of the whole run, the second
+over blocks of 1024 steps of one epoch, spread over the run, the third over single steps.
 
     python benchmarks/shapes.py
     python benchmarks/shapes.py --rounds 9 --only cosine noise

@@ -86,7 +86,7 @@ def curve(schedule):
 
 
 @pytest.mark.parametrize("code", EXPRESSIONS)
-def test_every_expression_of_ours_is_a_schedule_of_learning_rates(code):
+def test_every_expression_of_ours_builds_a_schedule(code):
     schedule = built(code)
     if isinstance(schedule, Schedule) and not schedule.monitors:
         values = curve(schedule)

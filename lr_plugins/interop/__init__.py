@@ -1,4 +1,7 @@
-"""Schedules for loops without Lightning, and other libraries' schedulers as schedules."""
+"""Schedules for loops without Lightning, and other libraries' schedulers as schedules.
+
+Nothing here imports Lightning.
+"""
 
 from lr_plugins.interop.schedule_lr import ScheduleLR
 from lr_plugins.interop.torch_schedule import TorchSchedule

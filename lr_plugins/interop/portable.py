@@ -1,4 +1,4 @@
-"""Assignments that can be copied and pickled with the scheduler that holds them."""
+"""Copying and pickling the assignments of a `ScheduleLR`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lr_plugins.schedules.schedule import Schedule
 
 
 class Portable:
-    """Assignments within a state: pickle says what is wrong with a function that it cannot take along."""
+    """Assignments in a pickled state; a function that pickle cannot handle is an error that says what to do."""
 
     def __init__(self, assignments: Assignments) -> None:
         self.assignments = assignments
@@ -30,9 +30,9 @@ class Portable:
                 if _pickles_by_value():
                     break
                 raise pickle.PicklingError(
-                    f"a ScheduleLR cannot be pickled with {function.__qualname__} in its schedule: pickle finds "
-                    "functions by their names in a module. Define it at the top level of one, or save "
-                    "scheduler.state_dict() and build the scheduler anew (copy.deepcopy works)"
+                    f"a ScheduleLR cannot be pickled with {function.__qualname__} in its schedule: pickle looks "
+                    "functions up by name in their module. Define it at the top level of a module, or save "
+                    "scheduler.state_dict() and rebuild the scheduler (copy.deepcopy works)"
                 ) from error
         return Portable, (self.assignments,)
 
@@ -49,7 +49,7 @@ def _functions(configured: Any) -> Iterator[FunctionType]:
 
 
 def _pickles_by_value() -> bool:
-    """Whether a library is at work that takes along the code of functions."""
+    """Whether the pickler at work is one that stores the code of functions."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""A schedule as a scheduler of torch, for loops without Lightning."""
+"""A schedule as a torch scheduler, for loops without Lightning."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from lr_plugins.schedules.schedule import State
 
 
 class ScheduleLR(LRScheduler):
-    """A schedule as a scheduler of torch: for plain loops, Accelerate, or a `configure_optimizers` return.
+    """A schedule as a torch scheduler: for plain loops, Accelerate, or the return value of `configure_optimizers`.
 
-    Call `step()` once after each optimizer step. Each call writes absolute values computed from the number of steps,
-    so that a state loaded into a fresh optimizer gives the right learning rate at once. Groups keep their ratio to the
-    optimizer's default.
+    Call `step()` once after each optimizer step. Each call computes the learning rate from the number of steps taken,
+    never from the previous value, so a state loaded into a fresh optimizer takes effect at once. Param groups keep
+    their ratio to the optimizer's default learning rate.
 
-    Lightning steps a scheduler once an epoch unless it is told otherwise: return
-    `{"scheduler": scheduler, "interval": "step"}`. An optimizer that takes two steps in a row without a `step()`
-    between them is reported, once. If one `step()` is meant to be one epoch, say so with
-    `RunLength.of(steps_per_epoch=1, epochs=...)`.
+    Lightning steps a scheduler once per epoch by default: return `{"scheduler": scheduler, "interval": "step"}`. If
+    the optimizer takes two steps in a row without a `step()` between them, a warning is issued, once. If one `step()`
+    is meant to be one epoch, say so with `RunLength.of(steps_per_epoch=1, epochs=...)`.
 
-    After the last step of a run a schedule may have no value to give, as a function that looks into a list. An error is
-    therefore raised when the value is needed: by the next optimizer step, or by the `step()` after it.
+    After the last step of a run a schedule may have no value left to give; a function that indexes a list is an
+    example. Its error is therefore raised only when the value is needed: by the next optimizer step or the next
+    `step()`.
 
-    It can be copied (`copy.deepcopy`) and pickled, alone or together with its optimizer; the copy continues where the
-    original stood. Of a schedule that holds a lambda only `state_dict` can be saved.
+    A scheduler can be copied (`copy.deepcopy`) and pickled, alone or together with its optimizer; the copy continues
+    where the original is. If the schedule holds a lambda, pickle cannot handle it: save `state_dict()` instead.
 
     Args:
-        optimizer: the optimizer, as it was built; a `torch.optim.Optimizer` with a learning rate.
-        schedule: the schedule, or a function of `epoch` or of `(epoch, lr)`; or several, as in
-            `LearningRateScheduler`. None that observes metrics.
-        run_length: how long the run will be; what the schedule needs of it. Default: unknown.
-        module: whose parameters the optimizer has, for assignments by their names. Default None: the names that the
-            optimizer was given with the parameters, if it was.
+        optimizer: a `torch.optim.Optimizer` that has a learning rate and has not been driven yet.
+        schedule: a schedule, or a function of `epoch` or of `(epoch, lr)`; or several, as in `LearningRateScheduler`.
+            Metric-driven schedules are not supported.
+        run_length: how long the run will be, as far as the schedule needs it. Default: unknown.
+        module: the module that owns the parameters, for assignments that select them by name. Default None: the
+            names that the optimizer was built with, if any.
 
     Raises:
-        InvalidArgument: the schedule observes metrics, which torch's interface does not hand on; or the optimizer is
-            not one of torch, or sets its learning rate itself.
+        InvalidArgument: the schedule observes metrics, which torch's interface does not pass on; the optimizer is not
+            a `torch.optim.Optimizer`; or it has `lr=None`.
 
     Example:
         >>> from lr_plugins import StepDecay
@@ -80,16 +80,16 @@ class ScheduleLR(LRScheduler):
         module: torch.nn.Module | None = None,
     ) -> None:
         self.assignments = Assignments.of(schedule)
-        monitors = [monitor.metric for one in self.assignments for monitor in one.schedule.monitors]
+        monitors = [monitor.metric for assign in self.assignments for monitor in assign.schedule.monitors]
         if monitors:
             allowed = f"one that observes no metrics (it observes {', '.join(monitors)})"
             raise InvalidArgument("ScheduleLR.schedule", schedule, allowed)
         _check_optimizer(optimizer, self.assignments)
         self.optimizer, self.run_length = optimizer, run_length or RunLength()
         self._named_parameters = list(_named_parameters(optimizer, module))
-        self._error: Exception | None = None  # of the coming step, which has no value
-        self._steps_since, self._was_reported = 0, False  # optimizer steps since `step`
-        self._follows = False  # the value of the step before has been written
+        self._error: Exception | None = None  # what the schedule raised for the coming step
+        self._steps_since, self._was_reported = 0, False  # optimizer steps since the last `step()`
+        self._follows = False  # whether the previous step's value has been written
         others = [(other, other._targets()) for other in watch(optimizer).schedulers()]
         writer = self._make_writer()
         self._writer: _LoopWriter | None = writer
@@ -102,11 +102,14 @@ class ScheduleLR(LRScheduler):
     # --- stepping ---------------------------------------------------------------------------------------------
 
     def step(self, epoch: int | None = None) -> None:
-        """Go on to the next step (or to a given one) and write its learning rate.
+        """Advance by one step (or go to a given one) and write the learning rate.
+
+        Args:
+            epoch: the optimizer step to go to; torch's name for it. Default None: the next one.
 
         Raises:
             InvalidArgument: `epoch` is not a whole number.
-            Exception: what the schedule raised for the step that has just been taken.
+            Exception: whatever the schedule raised for the step just taken.
         """
         if epoch is not None:
             self._go_to(_whole(epoch))
@@ -130,7 +133,7 @@ class ScheduleLR(LRScheduler):
             self._follows = False
             if is_first:
                 raise
-            self._error = error  # no step has used the value yet, and after the last one none will
+            self._error = error  # no step has used the value yet, and after the last step none will
         self._last_lr = _learning_rates(self.optimizer)
 
     def _write_value(self) -> None:
@@ -138,10 +141,10 @@ class ScheduleLR(LRScheduler):
         writer.step = self.last_epoch
         for drive in writer.drives:
             if drive.state is not None:
-                place = self.run_length.position(self.last_epoch, drive.base)
-                known = drive.state
-                drive.state = drive.schedule.observe(known, place, Observation(BEGIN))
-                follows = follows and drive.state == known
+                position = self.run_length.position(self.last_epoch, drive.base)
+                previous = drive.state
+                drive.state = drive.schedule.observe(previous, position, Observation(BEGIN))
+                follows = follows and drive.state == previous
         if follows and writer.has_groups:
             writer.advance()
         else:
@@ -151,7 +154,7 @@ class ScheduleLR(LRScheduler):
         """The learning rates of the current step."""
         return list(self._last_lr)
 
-    # --- what the optimizer's hooks tell ----------------------------------------------------------------------
+    # --- the optimizer's step hooks ---------------------------------------------------------------------------
 
     def _before_optimizer_step(self) -> None:
         if self._error is not None:
@@ -170,24 +173,25 @@ class ScheduleLR(LRScheduler):
             )
 
     def _is_late(self) -> bool:
-        """Whether the optimizer has outrun it; not where others write, nor where a `step` is meant to be an epoch."""
+        """Whether `step()` has been forgotten: not if others write the learning rate, or one `step()` is one epoch."""
         is_overridden = _learning_rates(self.optimizer) != self._last_lr
-        # Of a captured step's replays the hooks see nothing, and before it is captured it is run without the scheduler.
+        # Replays of a captured CUDA graph do not run the hooks, and its warm-up steps run without the scheduler.
         is_captured = any(group.get("capturable") for group in self.optimizer.param_groups)
         if is_overridden or is_captured or self.run_length.steps_per_epoch == 1:
             return False
-        others = [one for one in watch(self.optimizer).schedulers() if one is not self and one._steps_since < 2]
-        return not any(one._targets() & self._targets() for one in others)  # one that takes its place, and is called
+        others = [other for other in watch(self.optimizer).schedulers() if other is not self and other._steps_since < 2]
+        is_replaced = any(other._targets() & self._targets() for other in others)
+        return not is_replaced
 
     # --- other schedulers of the same optimizer ---------------------------------------------------------------
 
     def _targets(self) -> set[tuple[str, int]]:
-        """The hyper-parameters that it drives, each with the identity of a parameter."""
+        """What it drives: each hyper-parameter with the identity of a parameter."""
         return {
             (f"{drive.hyper.key} {drive.hyper.at}", parameter)
             for drive in self._current_writer().drives
-            for known in drive.shares
-            for parameter in known.parameters
+            for group in drive.shares
+            for parameter in group.parameters
         }
 
     def _report_shared(self, shared: set[tuple[str, int]], other: ScheduleLR) -> None:
@@ -196,12 +200,12 @@ class ScheduleLR(LRScheduler):
         keys = {key for key, _ in shared}
         drives = self._current_writer().drives
         names = dict.fromkeys(drive.hyper.words for drive in drives if f"{drive.hyper.key} {drive.hyper.at}" in keys)
-        schedules = ", ".join(repr(one.schedule) for one in other.assignments)
+        schedules = ", ".join(repr(assign.schedule) for assign in other.assignments)
         rank_zero_warn(
             f"ScheduleLR: another ScheduleLR, of {schedules}, drives the {' and the '.join(names)} of the same "
             f"parameters of this {type(self.optimizer).__name__}. Each of the two writes at its step(), and the last "
-            "one wins. Use a single ScheduleLR with a combined schedule (first.then(second, after=...), first * second) or a "
-            "list of Assign(...); where this one replaces the other, delete the other before."
+            "one wins. Use a single ScheduleLR with a combined schedule (first.then(second, after=...), first * "
+            "second) or a list of Assign(...); if this one replaces the other, delete the other first."
         )
 
     # --- state ------------------------------------------------------------------------------------------------
@@ -215,13 +219,13 @@ class ScheduleLR(LRScheduler):
         self._go_to(self.state_format.read(state_dict)["last_epoch"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the writer, which is bound to this optimizer's groups: what it takes to build it anew."""
+        """Everything except the writer, which is bound to this optimizer's groups, and what it takes to rebuild it."""
         state = {name: value for name, value in self.__dict__.items() if name != "_writer"}
-        memory = self._current_writer().memory()
-        return {**state, "assignments": Portable(self.assignments), "_memory": memory, "_follows": False}
+        writer_state = self._current_writer().state()
+        return {**state, "assignments": Portable(self.assignments), "_writer_state": writer_state, "_follows": False}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Take a state over; the writer is built when it is needed, for what is copied along may not be whole yet."""
+        """Restore a state. The writer is built on first use, when the optimizer copied along is complete."""
         self.__dict__.update(state)
         self.assignments = state["assignments"].assignments
         self._writer = None
@@ -229,10 +233,10 @@ class ScheduleLR(LRScheduler):
 
     def _current_writer(self) -> _LoopWriter:
         if self._writer is None:
-            memory: _Memory = self.__dict__.pop("_memory")
-            memory.prepare(self.optimizer)
+            state: _WriterState = self.__dict__.pop("_writer_state")
+            state.attach_to(self.optimizer)
             self._writer = self._make_writer()
-            self._writer.take_states(memory)
+            self._writer.restore(state)
         return self._writer
 
     @property
@@ -245,14 +249,14 @@ class ScheduleLR(LRScheduler):
         return _LoopWriter(self.optimizer, assignments, self.run_length.position, self._names, audit=audit)
 
 
-class _Memory(NamedTuple):
-    """What a writer knows of an optimizer that the optimizer does not tell, once it has been written to."""
+class _WriterState(NamedTuple):
+    """What a writer knows that cannot be read back from an optimizer it has written to."""
 
-    groups: list[KnownGroup]  # without their dictionaries
-    states: dict[tuple[int, int], State]  # of the schedules
+    groups: list[KnownGroup]  # without the optimizer's dictionaries
+    schedule_states: dict[tuple[int, int], State]  # by assignment and number
 
-    def prepare(self, optimizer: Optimizer) -> None:
-        """Let a writer of this optimizer find it."""
+    def attach_to(self, optimizer: Optimizer) -> None:
+        """Make the next writer of this optimizer start from these groups."""
         groups = [known.as_group(group) for known, group in zip(self.groups, optimizer.param_groups, strict=False)]
         for known in groups:
             known.written = {hyper: hyper.read(known.group) for hyper in known.owns}
@@ -260,32 +264,32 @@ class _Memory(NamedTuple):
 
 
 class _LoopWriter(Writer):
-    """A writer of a plain loop, which can be built anew on a copy of its optimizer."""
+    """A writer that can be rebuilt on a copy of its optimizer."""
 
-    def memory(self) -> _Memory:
-        states = {(drive.assignment, drive.number): drive.state for drive in self.drives}
-        return _Memory([known.as_group({}) for known in self.groups], states)
+    def state(self) -> _WriterState:
+        schedule_states = {(drive.assignment, drive.number): drive.state for drive in self.drives}
+        return _WriterState([group.as_group({}) for group in self.groups], schedule_states)
 
-    def take_states(self, memory: _Memory) -> None:
+    def restore(self, state: _WriterState) -> None:
         for drive in self.drives:
-            drive.state = memory.states.get((drive.assignment, drive.number), drive.state)
+            drive.state = state.schedule_states.get((drive.assignment, drive.number), drive.state)
 
 
 def _check_optimizer(optimizer: Any, assignments: Assignments) -> None:
-    """Refuse what is not an optimizer of torch, and one whose learning rate cannot be set."""
+    """Raise if it is not a torch optimizer, or if it computes its learning rate itself."""
     kind = type(optimizer).__name__
     if not isinstance(optimizer, Optimizer):
         names = ["optimizer", *getattr(optimizer, "__dict__", ())]
         wrapped = next((name for name in names if isinstance(getattr(optimizer, name, None), Optimizer)), None)
-        hint = "" if wrapped is None else f"Give it the one that is wrapped, {kind}.{wrapped}."
+        hint = "" if wrapped is None else f"Pass the wrapped optimizer, {kind}.{wrapped}."
         raise InvalidArgument("ScheduleLR.optimizer", kind, "a torch.optim.Optimizer", hint)
-    drives_rate = any(one.to == "lr" for one in assignments)
-    if drives_rate and any(group.get("lr") is None for group in optimizer.param_groups):
+    drives_lr = any(assign.to == "lr" for assign in assignments)
+    if drives_lr and any(group.get("lr") is None for group in optimizer.param_groups):
         raise InvalidArgument(
             "ScheduleLR.optimizer",
             f"{kind} with lr=None",
             "an optimizer with a learning rate",
-            "It computes one by itself. Give it an lr (and relative_step=False, if it has that argument).",
+            "It computes its own. Pass an lr (and relative_step=False, if it has that argument).",
         )
 
 

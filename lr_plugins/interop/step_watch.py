@@ -1,4 +1,4 @@
-"""The hooks that tell the `ScheduleLR`s of an optimizer about its steps."""
+"""The step hooks of an optimizer that a `ScheduleLR` drives."""
 
 from __future__ import annotations
 
@@ -12,46 +12,45 @@ if TYPE_CHECKING:
     from lr_plugins.interop.schedule_lr import ScheduleLR
 
 
-class _Watch:
-    """The `ScheduleLR`s of one optimizer, and the hooks that tell them of its steps."""
+class StepWatch:
+    """Notifies every `ScheduleLR` of one optimizer before and after each of its steps."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._schedulers: list[weakref.ref[ScheduleLR]] = []
         self._is_stepping = False
-        if hasattr(optimizer, "_optimizer_step_pre_hooks"):  # not where Optimizer.__init__ has not been called
+        if hasattr(optimizer, "_optimizer_step_pre_hooks"):  # missing until Optimizer.__init__ has run
             optimizer.register_step_pre_hook(self._before_step)
             optimizer.register_step_post_hook(self._after_step)
 
     def add(self, scheduler: ScheduleLR) -> None:
-        self._schedulers = [one for one in self._schedulers if one() is not None] + [weakref.ref(scheduler)]
+        """Notify a scheduler for as long as it exists."""
+        self._schedulers = [weakref.ref(known) for known in self.schedulers()] + [weakref.ref(scheduler)]
 
     def schedulers(self) -> list[ScheduleLR]:
-        """Those that are still there."""
-        return [scheduler for one in self._schedulers if (scheduler := one()) is not None]
+        """Those that still exist."""
+        return [scheduler for reference in self._schedulers if (scheduler := reference()) is not None]
 
     def _before_step(self, *_: Any) -> None:
-        if torch.compiler.is_compiling():  # a compiled step would be compiled anew for what is counted
+        if torch.compiler.is_compiling():  # torch.compile would recompile the step whenever a counter changes
             return
         self._is_stepping = True
-        for one in self._schedulers:
-            if (scheduler := one()) is not None:
-                scheduler._before_optimizer_step()
+        for scheduler in self.schedulers():
+            scheduler._before_optimizer_step()
 
     def _after_step(self, *_: Any) -> None:
-        # The hooks of a step that calls its parent class's run twice.
+        # A `step` that calls `super().step()` runs the hooks twice.
         if torch.compiler.is_compiling() or not self._is_stepping:
             return
         self._is_stepping = False
-        for one in self._schedulers:
-            if (scheduler := one()) is not None:
-                scheduler._after_optimizer_step()
+        for scheduler in self.schedulers():
+            scheduler._after_optimizer_step()
 
 
-_WATCHES: weakref.WeakKeyDictionary[Optimizer, _Watch] = weakref.WeakKeyDictionary()
+_WATCHES: weakref.WeakKeyDictionary[Optimizer, StepWatch] = weakref.WeakKeyDictionary()
 
 
-def watch(optimizer: Optimizer) -> _Watch:
-    watch = _WATCHES.get(optimizer)
-    if watch is None:
-        watch = _WATCHES[optimizer] = _Watch(optimizer)
-    return watch
+def watch(optimizer: Optimizer) -> StepWatch:
+    """The watch of an optimizer; made, and its hooks registered, on the first call."""
+    if optimizer not in _WATCHES:
+        _WATCHES[optimizer] = StepWatch(optimizer)
+    return _WATCHES[optimizer]

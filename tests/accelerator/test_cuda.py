@@ -7,8 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
 
-from lr_plugins import Assign, Constant, KerasSGD, LearningRateScheduler, LinearDecay, RunLength
-from lr_plugins.callbacks import Trace
+from lr_plugins import Assign, Constant, KerasSGD, LearningRateScheduler, LinearDecay, RunLength, Trace
 from lr_plugins.engine.writer import Writer
 from lr_plugins.interop import ScheduleLR
 from tests.lifecycle.test_optimizer_kinds import PLAN, AtTheStep, CompiledLayer, CompiledStep, compilations
@@ -65,7 +64,7 @@ class WithoutWaiting(pl.Callback):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_optimizer_uses_exactly_the_plan_and_no_hook_waits_for_the_device(kind):
+def test_every_optimizer_follows_the_plan_without_device_waits(kind):
     scheduler, spy = LearningRateScheduler(LinearDecay(0.1)), AtTheStep()
     begin, end = WithoutWaiting("error"), WithoutWaiting("default")
     fit(Toy(KINDS[kind]), begin, scheduler, end, spy, **ON_GPU)
@@ -146,7 +145,7 @@ def captured(optimizer):
 
 
 @pytest.mark.parametrize("foreach", [False, True])
-def test_replays_of_a_captured_step_use_what_is_written_in_between(foreach):
+def test_replays_of_a_captured_step_use_new_values(foreach):
     # Of gradients that are always 1, Adam makes steps of the learning rate; powers of these betas are exact.
     weight, betas = constant_gradient(), (0.5, 0.5)
     optimizer = torch.optim.Adam([weight], lr=tensor(), betas=betas, capturable=True, foreach=foreach)
@@ -160,7 +159,7 @@ def test_replays_of_a_captured_step_use_what_is_written_in_between(foreach):
     assert changes == pytest.approx(PLAN, rel=1e-5)  # the learning rate is of single precision
 
 
-def test_a_step_that_is_captured_has_not_been_taken_and_no_replay_writes():
+def test_a_captured_step_does_not_count_and_replays_write_nothing():
     optimizer = KINDS["Adam, tensor"]([constant_gradient()])
     trace, writer = Trace(), Writer(optimizer, {0: Assign(LinearDecay(0.1))}, RUN.position)
     writer.attach(trace)
@@ -179,7 +178,7 @@ def test_a_step_that_is_captured_has_not_been_taken_and_no_replay_writes():
 
 
 @pytest.mark.parametrize("way", [CompiledStep, CompiledLayer])
-def test_what_is_compiled_stays_so_while_the_learning_rate_moves(way):
+def test_a_changing_learning_rate_recompiles_nothing(way):
     still, _ = compilations(way, KINDS["Adam, tensor"], Constant(0.1), "inductor", **ON_GPU)
     moving, scheduler = compilations(way, KINDS["Adam, tensor"], LinearDecay(0.1), "inductor", **ON_GPU)
     assert moving == still > 0

@@ -74,7 +74,7 @@ def numbers(optimizer):
 @pytest.mark.parametrize("steps", [0, 1, 7])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
-def test_the_two_together_continue_exactly_as_the_originals(make, way, steps):
+def test_copied_together_they_continue_like_the_originals(make, way, steps):
     scheduler = make()
     optimizer = scheduler.optimizer
     used(optimizer, scheduler, steps)
@@ -88,7 +88,7 @@ def test_the_two_together_continue_exactly_as_the_originals(make, way, steps):
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_alone_it_has_its_own_copy_of_the_optimizer_as_torchs_has(way):
+def test_copied_alone_it_copies_its_optimizer_as_torchs_does(way):
     for build in (
         functools.partial(StepLR, step_size=2),
         functools.partial(ScheduleLR, schedule=StepDecay(every="2st")),
@@ -104,7 +104,7 @@ def test_alone_it_has_its_own_copy_of_the_optimizer_as_torchs_has(way):
         assert other.optimizer.param_groups[0]["lr"] < 0.1
 
 
-def test_the_original_is_not_touched_by_what_its_copy_does():
+def test_a_copy_does_not_affect_the_original():
     scheduler = SCHEDULERS["two groups"]()
     used(scheduler.optimizer, scheduler, 3)
     expected = used(*copy.deepcopy([scheduler.optimizer, scheduler]), 10)
@@ -113,7 +113,7 @@ def test_the_original_is_not_touched_by_what_its_copy_does():
     assert used(scheduler.optimizer, scheduler, 10) == expected
 
 
-def test_a_copy_of_a_whole_trainer_of_ones_own_whose_method_is_the_schedule():
+def test_a_copied_trainer_whose_method_is_the_schedule():
     class Training:
         def __init__(self):
             self.net = net()
@@ -131,7 +131,7 @@ def test_a_copy_of_a_whole_trainer_of_ones_own_whose_method_is_the_schedule():
     assert used(other.optimizer, other.scheduler, 2) == [[0.1 / 3], [0.1 / 4]]
 
 
-def test_lambdas_are_copied_and_pickle_says_what_to_do():
+def test_lambdas_are_copied_and_pickling_says_what_to_do():
     for schedule in (
         lambda epoch: 0.1,
         FunctionSchedule(lambda step: 0.1, of="step") * 2.0,
@@ -158,7 +158,7 @@ def test_a_shallow_copy_has_the_same_optimizer():
     assert other.optimizer.param_groups[0]["lr"] == 0.05
 
 
-def test_a_function_of_the_epoch_is_not_called_anew_by_the_copy():
+def test_a_copy_does_not_call_the_function_again():
     asked = []
 
     def schedule(epoch, lr):
@@ -172,7 +172,7 @@ def test_a_function_of_the_epoch_is_not_called_anew_by_the_copy():
     assert asked == [0, 1]
 
 
-def test_a_group_that_has_come_and_a_value_written_by_hand_go_along():
+def test_added_groups_and_values_set_by_hand_are_copied():
     scheduler = ScheduleLR(sgd(), CosineDecay(), run_length=RUN)
     used(scheduler.optimizer, scheduler, 3)
     scheduler.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.05})

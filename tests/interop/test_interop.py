@@ -58,7 +58,7 @@ def test_a_plain_loop_gets_exactly_the_schedule(schedule):
     assert rates[:, 1] == pytest.approx(np.array(expected) / 10)
 
 
-def test_a_state_in_a_fresh_optimizer_gives_the_right_rate_at_once_and_keeps_the_new_configuration():
+def test_a_loaded_state_takes_effect_at_once():
     first = ScheduleLR(sgd(), StepDecay(drop=0.1, every="10st"))
     loop(first, 25)
     state = first.state_dict()
@@ -79,7 +79,7 @@ def test_lightning_steps_it_like_any_other_scheduler():
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.1 * 0.5**3
 
 
-def test_what_observes_metrics_is_refused():
+def test_metric_driven_schedules_are_rejected():
     with pytest.raises(InvalidArgument, match=r"one that observes no metrics \(it observes loss\)"):
         ScheduleLR(sgd(), LossDriven())
 
@@ -96,7 +96,7 @@ FACTORIES = {
 
 
 @pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
-def test_a_foreign_scheduler_gives_its_own_rates_at_any_position(factory):
+def test_another_librarys_scheduler_has_its_values_at_any_position(factory):
     theirs = loop(factory(sgd()), 40)[:, 0]
     schedule = TorchSchedule(factory)
     run = RunLength.of(steps_per_epoch=10)
@@ -107,7 +107,7 @@ def test_a_foreign_scheduler_gives_its_own_rates_at_any_position(factory):
     assert doubled[0] == pytest.approx(2 * theirs[0])
 
 
-def test_timms_schedulers_are_told_where_they_are():
+def test_timms_schedulers_get_their_position():
     for in_epochs in (True, False):
 
         def factory(optimizer, in_epochs=in_epochs):
@@ -122,7 +122,7 @@ def test_timms_schedulers_are_told_where_they_are():
         )
 
 
-def test_it_drives_a_training_combines_and_resumes_like_any_other(tmp_path):
+def test_it_combines_and_resumes_like_any_other_schedule(tmp_path):
     def schedule():
         foreign = TorchSchedule(lambda optimizer: lr_scheduler.StepLR(optimizer, 1, 0.5), per="epoch")
         return Constant(0.3).then(foreign * 2.0, after="1ep")
@@ -137,11 +137,11 @@ def test_it_drives_a_training_combines_and_resumes_like_any_other(tmp_path):
 
 
 def test_bad_arguments():
-    with pytest.raises(InvalidArgument, match=r"TorchSchedule\.factory must be a function"):
+    with pytest.raises(InvalidArgument, match=r"TorchSchedule\.factory must be a function from optimizer to scheduler"):
         TorchSchedule(3)
     with pytest.raises(InvalidArgument, match=r"TorchSchedule\.per must be"):
         TorchSchedule(FACTORIES["torch"], per="batch")
-    with pytest.raises(InvalidArgument, match="must be a scheduler with a method step"):
+    with pytest.raises(InvalidArgument, match="must be a scheduler with a step method"):
         TorchSchedule(lambda optimizer: 3)(RunLength().position(0, 0.1))
 
 
@@ -160,7 +160,7 @@ def test_assignments_work_in_a_plain_loop():
     assert [group["momentum"] for group in optimizer.param_groups] == [0.5, 0.5]
 
 
-def test_names_given_to_the_optimizer_are_known():
+def test_parameter_names_come_from_the_optimizer():
     net = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(net.named_parameters(), lr=0.1)
     rates = loop(ScheduleLR(optimizer, [Assign(Constant(0.5), params="bias$")]), 1)
@@ -181,7 +181,7 @@ def test_a_function_of_the_epoch_is_called_once_an_epoch():
     assert len(asked) == 6
 
 
-def test_schedulers_that_are_no_functions_of_time_are_refused_with_what_to_do():
+def test_metric_driven_schedulers_are_rejected_with_a_hint():
     plateau = TorchSchedule(lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer), initial_learning_rate=0.1)
     with pytest.raises(InvalidArgument, match=r"lr_plugins\.ReduceLROnPlateau"):
         plateau(3)

@@ -49,7 +49,7 @@ def cases(runs):
 
 
 @pytest.mark.parametrize(("schedule", "run", "kind", "message"), cases(RUNS))
-def test_a_loop_of_as_many_steps_as_there_are_values_ends_well(schedule, run, kind, message):
+def test_a_loop_with_one_step_per_value_ends_normally(schedule, run, kind, message):
     scheduler = ScheduleLR(sgd(), schedule, run_length=run)
     rates = first_rates(scheduler.optimizer, scheduler, 4)
     assert len(rates) == 4
@@ -58,7 +58,7 @@ def test_a_loop_of_as_many_steps_as_there_are_values_ends_well(schedule, run, ki
 
 
 @pytest.mark.parametrize(("schedule", "run", "kind", "message"), cases(RUNS[:2]))
-def test_the_step_that_would_use_it_raises_and_changes_no_weights(schedule, run, kind, message):
+def test_the_step_that_needs_the_value_raises(schedule, run, kind, message):
     scheduler = ScheduleLR(sgd(), schedule, run_length=run)
     first_rates(scheduler.optimizer, scheduler, 4)
     (weight,) = scheduler.optimizer.param_groups[0]["params"]
@@ -75,7 +75,7 @@ def test_the_step_that_would_use_it_raises_and_changes_no_weights(schedule, run,
 
 
 @pytest.mark.parametrize(("schedule", "run", "kind", "message"), cases(RUNS[:2]))
-def test_from_there_one_can_go_back(schedule, run, kind, message):
+def test_it_can_go_back_after_the_error(schedule, run, kind, message):
     scheduler = ScheduleLR(sgd(), schedule, run_length=run)
     rates = first_rates(scheduler.optimizer, scheduler, 4)
     scheduler.load_state_dict({"last_epoch": 2})
@@ -84,7 +84,7 @@ def test_from_there_one_can_go_back(schedule, run, kind, message):
     assert first_rates(scheduler.optimizer, scheduler, 4) == rates
 
 
-def test_the_state_of_a_run_that_has_ended_can_be_loaded():
+def test_the_state_of_a_finished_run_can_be_loaded():
     scheduler = ScheduleLR(sgd(), FunctionSchedule(look_up, of="step"))
     scheduler.load_state_dict({"last_epoch": 4})
     assert scheduler.last_epoch == 4
@@ -98,7 +98,7 @@ def test_the_first_value_raises_at_once():
 
 
 @pytest.mark.parametrize("epoch", [2.5, -1, "3", True, None.__class__])
-def test_a_step_that_is_none_is_refused_and_not_cut(epoch):
+def test_a_step_that_is_not_an_integer_is_rejected(epoch):
     scheduler = ScheduleLR(sgd(), FunctionSchedule(look_up, of="step"))
     with pytest.raises(InvalidArgument, match="a whole number of optimizer steps"):
         scheduler.step(epoch)
@@ -106,7 +106,7 @@ def test_a_step_that_is_none_is_refused_and_not_cut(epoch):
     assert scheduler.get_last_lr() == [0.2]
 
 
-def test_a_torch_schedule_that_has_failed_gives_the_same_error_and_the_same_values_afterwards():
+def test_a_failed_torch_schedule_repeats_its_error_and_values():
     schedule = TorchSchedule(lambda optimizer: LambdaLR(optimizer, lambda step: TABLE[step] if step != 4 else TABLE[9]))
     position = RunLength().position
     for _ in range(3):
@@ -117,7 +117,7 @@ def test_a_torch_schedule_that_has_failed_gives_the_same_error_and_the_same_valu
     assert [schedule(position(step, 1.0)) for step in range(4)] == TABLE
 
 
-def test_a_fit_of_lightning_as_long_as_the_torch_schedule_ends_well():
+def test_a_fit_as_long_as_its_torch_schedule_ends_normally():
     schedule = TorchSchedule(lambda optimizer: LambdaLR(optimizer, look_up))
     scheduler = LearningRateScheduler(schedule)
     fit(None, scheduler, epochs=2, train=loader(8))

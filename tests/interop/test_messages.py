@@ -23,7 +23,7 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("schedule", LENGTHS.values(), ids=LENGTHS)
-def test_an_unknown_length_names_the_run_length_that_would_do(schedule):
+def test_an_unknown_length_names_the_run_length_to_pass(schedule):
     with pytest.raises(TrainingError, match=r"RunLength\.of\(steps=\.\.\.\)") as raised:
         ScheduleLR(sgd(momentum=0.9), schedule)
     assert "LearningRateScheduler" not in str(raised.value)
@@ -35,13 +35,13 @@ def test_an_unknown_length_names_the_run_length_that_would_do(schedule):
 @pytest.mark.parametrize(
     "schedule", [StepDecay(every="2ep"), lambda epoch: 0.1, CosineDecay(0.1, decay_steps="10ep").per_epoch()]
 )
-def test_unknown_epochs_name_the_run_length_that_would_do(schedule):
+def test_unknown_epochs_name_the_run_length_to_pass(schedule):
     with pytest.raises(TrainingError, match=r"give RunLength\.of\(steps_per_epoch=\.\.\.\)"):
         ScheduleLR(sgd(), schedule)
     ScheduleLR(sgd(), schedule, run_length=RunLength.of(steps_per_epoch=5))
 
 
-def test_who_else_has_written_is_told_by_its_own_name():
+def test_another_writer_is_reported_by_name():
     scheduler = ScheduleLR(sgd(), StepDecay(0.1, every="2st"))
     scheduler.optimizer.param_groups[0]["lr"] = 0.7
     with pytest.warns(UserWarning, match=r"^ScheduleLR: before step 4, other code has set lr to 0\.7") as found:
@@ -57,7 +57,7 @@ def parameters():
     return [torch.nn.Parameter(torch.zeros(1))]
 
 
-def test_an_optimizer_that_makes_its_own_learning_rate():
+def test_an_optimizer_that_computes_its_own_learning_rate():
     def adafactor(**options):
         return Adafactor(parameters(), **options)
 
@@ -67,7 +67,7 @@ def test_an_optimizer_that_makes_its_own_learning_rate():
             ScheduleLR(own, schedule)
         assert str(raised.value) == (
             "ScheduleLR.optimizer must be an optimizer with a learning rate; got 'Adafactor with lr=None'. It computes "
-            "one by itself. Give it an lr (and relative_step=False, if it has that argument)."
+            "its own. Pass an lr (and relative_step=False, if it has that argument)."
         )
     ScheduleLR(own, Assign(Constant(0.1), to="weight_decay"))  # which it has
     given = adafactor(lr=0.1, relative_step=False, scale_parameter=False)
@@ -106,26 +106,26 @@ class Bare:
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (Wrapper(sgd()), r"got 'Wrapper'\. Give it the one that is wrapped, Wrapper\.base\.$"),
+        (Wrapper(sgd()), r"got 'Wrapper'\. Pass the wrapped optimizer, Wrapper\.base\.$"),
         (Bare(), r"got 'Bare'\.$"),
         (None, r"got 'NoneType'\.$"),
         (parameters(), r"got 'list'\.$"),
     ],
     ids=["wrapper", "bare", "none", "parameters"],
 )
-def test_what_is_not_an_optimizer_of_torch(optimizer, message):
+def test_anything_but_a_torch_optimizer_is_rejected(optimizer, message):
     with pytest.raises(InvalidArgument, match=r"^ScheduleLR\.optimizer must be a torch\.optim\.Optimizer; " + message):
         ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="9st"))
 
 
-def test_lightnings_own_wrapper_is_an_optimizer_of_torch():
+def test_lightnings_wrapper_is_accepted():
     inner = sgd()
     scheduler = ScheduleLR(LightningOptimizer(inner), StepDecay(0.1, every="1st", drop=0.5))
     scheduler.step()
     assert inner.param_groups[0]["lr"] == 0.05
 
 
-def test_a_lookahead_that_is_not_initialized_as_an_optimizer_is_driven():
+def test_a_lookahead_without_optimizer_init_is_driven():
     optimizer = Lookahead(sgd())
     scheduler = ScheduleLR(optimizer, StepDecay(0.1, every="1st", drop=0.5))
     inner = optimizer._base_optimizer

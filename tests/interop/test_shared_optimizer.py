@@ -30,7 +30,7 @@ def two_groups():
     return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
 
-def test_a_second_one_is_reported_where_it_is_built():
+def test_a_second_scheduler_is_reported_when_built():
     optimizer = sgd()
     first = ScheduleLR(optimizer, FIRST)
     with pytest.warns(UserWarning, match=MESSAGE) as found:
@@ -53,7 +53,7 @@ APART = {
 
 
 @pytest.mark.parametrize(("one", "other"), OVERLAPPING.values(), ids=OVERLAPPING)
-def test_what_overlaps_is_reported(one, other):
+def test_overlapping_schedulers_are_reported(one, other):
     optimizer = two_groups()
     first = ScheduleLR(optimizer, one)
     with pytest.warns(UserWarning, match=MESSAGE):
@@ -62,7 +62,7 @@ def test_what_overlaps_is_reported(one, other):
 
 
 @pytest.mark.parametrize(("one", "other"), APART.values(), ids=APART)
-def test_what_does_not_overlap_is_fine_and_both_drive(one, other):
+def test_schedulers_that_do_not_overlap_both_drive(one, other):
     optimizer = two_groups()
     first, second = ScheduleLR(optimizer, one), ScheduleLR(optimizer, other)
     for _ in range(3):
@@ -72,7 +72,7 @@ def test_what_does_not_overlap_is_fine_and_both_drive(one, other):
     assert first.last_epoch == second.last_epoch == 3
 
 
-def test_betas_of_one_tuple_are_two_numbers_and_momentum_is_the_first():
+def test_each_beta_is_its_own_and_momentum_is_the_first():
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     schedulers = [ScheduleLR(optimizer, Assign(Constant(0.5), to=beta)) for beta in ("beta1", "beta2")]
     with pytest.warns(UserWarning, match="drives the momentum of the same parameters of this AdamW"):
@@ -80,7 +80,7 @@ def test_betas_of_one_tuple_are_two_numbers_and_momentum_is_the_first():
     assert len(schedulers) == 2
 
 
-def test_one_that_is_gone_is_not_reported():
+def test_a_deleted_scheduler_is_not_reported():
     optimizer = sgd()
     ScheduleLR(optimizer, FIRST)  # nobody keeps it
     first = ScheduleLR(optimizer, FIRST)
@@ -94,7 +94,7 @@ def test_one_that_is_gone_is_not_reported():
     assert used(optimizer, scheduler, 2) == [[0.1], [0.1]]
 
 
-def test_copies_and_other_optimizers_are_no_conflict():
+def test_copies_and_other_optimizers_do_not_conflict():
     optimizer = sgd()
     scheduler = ScheduleLR(optimizer, FIRST)
     copies = [copy.deepcopy([optimizer, scheduler]) for _ in range(2)]
@@ -140,7 +140,7 @@ class Returns(Toy):
         ("theirs", "gives way to it, and only records", [0.1 * (1 - step / 18) for step in range(18)]),
     ],
 )
-def test_beside_the_callback_the_choice_decides_and_one_thing_is_said(choice, message, rates):
+def test_beside_the_callback_on_conflict_decides(choice, message, rates):
     scheduler, spy = LearningRateScheduler(Constant(0.3), on_conflict=choice), Used()
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")

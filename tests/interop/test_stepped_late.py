@@ -70,7 +70,7 @@ class StopAfterTwo(Used):
 
 
 @pytest.mark.parametrize("form", PER_EPOCH.values(), ids=PER_EPOCH)
-def test_lightning_steps_it_once_an_epoch_unless_told_otherwise(form, caught):
+def test_lightning_steps_it_once_per_epoch_by_default(form, caught):
     spy = StopAfterTwo(caught)
     fit(Returns(form), spy, epochs=3)
     (report,) = reports(caught)
@@ -80,7 +80,7 @@ def test_lightning_steps_it_once_an_epoch_unless_told_otherwise(form, caught):
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}, {"max_steps": 5}])
-def test_per_step_it_is_right_and_nothing_is_said(options, caught):
+def test_stepped_per_step_it_is_right_and_silent(options, caught):
     spy = Used()
     fit(Returns(per_step), spy, epochs=3, **options)
     assert not reports(caught)
@@ -92,7 +92,7 @@ def test_accumulated_batches_are_not_steps(caught):
     assert not reports(caught)
 
 
-def test_who_says_that_a_step_is_an_epoch_is_believed(caught):
+def test_one_step_per_epoch_on_purpose_is_silent(caught):
     spy = Used()
     run = RunLength.of(steps_per_epoch=1, epochs=3)
     fit(Returns(PER_EPOCH["two lists"], StepDecay(0.1, drop=0.5, every="1ep"), run), spy, epochs=3)
@@ -120,7 +120,7 @@ def test_manual_optimization(every, count, caught):
     assert len(reports(caught)) == count
 
 
-def test_where_the_callback_overrides_it_one_thing_is_said(caught):
+def test_if_the_callback_overrides_it_only_that_is_reported(caught):
     spy = Used()
     scheduler = LearningRateScheduler(LinearDecay(0.3, end_learning_rate=0.0, decay_steps="18st"))
     fit(Returns(PER_EPOCH["two lists"]), scheduler, spy, epochs=3)
@@ -131,7 +131,7 @@ def test_where_the_callback_overrides_it_one_thing_is_said(caught):
 
 
 @pytest.mark.parametrize(("form", "count"), [(per_step, 0), (PER_EPOCH["two lists"], 1)])
-def test_where_the_callback_gives_way_it_is_the_plan(form, count, caught):
+def test_if_the_callback_gives_way_it_is_the_plan(form, count, caught):
     scheduler = LearningRateScheduler(Constant(0.3), on_conflict="theirs")
     spy = Used()
     fit(Returns(form), scheduler, spy, epochs=3)
@@ -140,7 +140,7 @@ def test_where_the_callback_gives_way_it_is_the_plan(form, count, caught):
     assert spy.values[0] == 0.1
 
 
-def test_a_search_for_a_learning_rate_takes_steps_of_its_own(caught, tmp_path):
+def test_lightnings_learning_rate_finder_is_not_reported(caught, tmp_path):
     module = Returns(per_step)
     module.lr = 0.1
     finder = pl.callbacks.LearningRateFinder(num_training_steps=10)
@@ -177,7 +177,7 @@ def test_the_report_comes_at_the_second_step_of_a_loop():
     assert scheduler.last_epoch == 0
 
 
-def test_an_optimizer_that_calls_its_parents_step_takes_one_step(caught):
+def test_an_optimizer_that_calls_super_step_takes_one_step(caught):
     class Clipped(torch.optim.SGD):
         def step(self, closure=None):
             torch.nn.utils.clip_grad_norm_(self.param_groups[0]["params"], 1.0)
@@ -188,7 +188,7 @@ def test_an_optimizer_that_calls_its_parents_step_takes_one_step(caught):
     assert not reports(caught)
 
 
-def test_two_schedulers_of_two_optimizers_are_told_apart(caught):
+def test_schedulers_of_two_optimizers_are_independent(caught):
     optimizers = [sgd(), sgd()]
     first, second = [ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="100st")) for optimizer in optimizers]
     for _ in range(4):
@@ -207,7 +207,7 @@ def test_two_of_one_optimizer_are_reported_together(caught):
     assert 1 <= len(reports(caught)) <= 2
 
 
-def test_a_scheduler_that_is_gone_says_nothing(caught):
+def test_a_deleted_scheduler_is_silent(caught):
     optimizer = sgd()
     ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="100st"))
     loop(optimizer, ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="100st")), 1, 5, 1)

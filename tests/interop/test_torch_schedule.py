@@ -48,7 +48,7 @@ def reports(caught):
 
 
 @pytest.mark.parametrize("name", CYCLED)
-def test_the_momentum_that_nobody_drives_is_reported(name, caught):
+def test_a_momentum_that_nothing_drives_is_reported(name, caught):
     schedule = TorchSchedule(CYCLED[name])
     values = schedule(RunLength().position(np.arange(10), 0.1)).tolist()
     assert values == theirs(CYCLED[name], 10)
@@ -91,13 +91,13 @@ def test_both_are_driven_in_a_fit_and_in_the_betas_of_adam(caught):
         functools.partial(cyclic, cycle_momentum=False),
     ],
 )
-def test_nothing_is_said_where_the_momentum_stays(factory, caught):
+def test_a_constant_momentum_is_not_reported(factory, caught):
     schedule = TorchSchedule(factory)
     schedule(RunLength().position(np.arange(10), 0.1))
     assert not reports(caught)
 
 
-def test_the_initial_value_is_that_of_what_is_asked_for():
+def test_the_initial_value_belongs_to_the_chosen_quantity():
     factory = functools.partial(cyclic, cycle_momentum=False)
     assert TorchSchedule(factory, of="momentum")(RunLength().position(4, 0.85)) == 0.85
     assert TorchSchedule(factory, initial_learning_rate=0.8, of="momentum")(4) == 0.8
@@ -137,7 +137,7 @@ def at_times(factory, key="lr"):
 
 
 @pytest.mark.parametrize("factory", CLOSED.values(), ids=CLOSED)
-def test_a_time_between_two_steps_is_not_cut(factory, caught):
+def test_a_time_between_two_steps_is_not_rounded(factory, caught):
     schedule, expected = TorchSchedule(factory), at_times(factory)
     assert [schedule(Position(time, base_learning_rate=0.1)) for time in TIMES] == pytest.approx(expected, rel=1e-12)
     whole = schedule(Position(np.array([TIMES, TIMES]), base_learning_rate=0.1))
@@ -173,7 +173,7 @@ CHAINED = {
 
 
 @pytest.mark.parametrize("name", CHAINED)
-def test_one_without_a_closed_form_refuses_and_still_gives_its_whole_steps(name):
+def test_without_a_closed_form_only_whole_steps_have_values(name):
     schedule = TorchSchedule(CHAINED[name])
     for position in (Position(2.5, base_learning_rate=0.1), Position(np.array([1.0, 2.5]), base_learning_rate=0.1)):
         with pytest.raises(TrainingError, match=rf"{name} has no value at its step 2\.5, between two steps"):
@@ -206,7 +206,7 @@ def at_times_of(factory, time):
 # --- copies -----------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_copied_and_pickled_without_what_it_has_replayed():
+def test_it_is_copied_and_pickled_without_its_replays():
     schedule = TorchSchedule(one_cycle, of="momentum")
     before = schedule(RunLength().position(5, 0.9))
     for other in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):

@@ -16,7 +16,7 @@ _LEFT_OUT = []
 
 
 def pytest_collection_modifyitems(items):
-    """The table comes last, when the others have told what they saw."""
+    """The table runs last, when the other tests have recorded their comparisons."""
     items.sort(key=lambda item: item.path.name == "test_table.py")
 
 

@@ -1,4 +1,4 @@
-"""How far ours is from the originals: asserted, and kept for the table of docs/parity.md."""
+"""How far our schedules are from the originals: asserted, and recorded for the table of docs/parity.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lr_plugins.schedules.combinators.warmup import Annealed, Warmup
 
 
 class Comparison(NamedTuple):
-    """What has been compared with one original, in all its traces."""
+    """The comparison with one original over all its traces."""
 
     tolerance: float
     against: str  # what the deviation is relative to
@@ -39,11 +39,11 @@ def assert_agrees(
 
     Args:
         schedule: ours, for its name.
-        ours: its trace; or several, one below the other.
+        ours: its trace; or several, as rows.
         theirs: the trace of the original.
         original: the library and its name for it: `"torch CosineAnnealingLR, with a floor"`.
         relative: the tolerance relative to the value.
-        of_peak: what is added to it near 0, as a share of the peak.
+        of_peak: what is added to it near 0, as a fraction of the peak.
         peak: the largest value there can be. Default: the largest of the trace.
     """
     ours, theirs = np.asarray(ours, np.float64), np.abs(np.asarray(theirs, np.float64))
@@ -62,13 +62,13 @@ def assert_agrees(
 
 def _record(row: tuple[str, str, str], new: Comparison) -> None:
     old = RECORDED.get(row, new._replace(traces=0))
-    # Traces of different lengths may need different tolerances: the widest is told.
+    # Traces of different lengths may need different tolerances: the widest is reported.
     wider = max(old, new, key=lambda one: one.tolerance)
     RECORDED[row] = wider._replace(traces=old.traces + 1, largest=max(old.largest, new.largest))
 
 
 def named(schedule: Schedule) -> str:
-    """The classes a schedule is made of, and those of their options that choose a formula."""
+    """The classes that a schedule consists of, with the options that choose a formula."""
     kind = type(schedule)
     parts: list[Schedule] = []
     if isinstance(schedule, (Wrapper, Warmup, Annealed)):

@@ -1,4 +1,4 @@
-"""The same fit in Keras and in Lightning: each takes a schedule and tells what was printed and which lr was used."""
+"""The same fit in Keras and in Lightning: each takes a schedule and returns the output and the learning rates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASE = 0.5  # the optimizers' own lr, a number that float32 holds exactly
 
 
 class Fit(NamedTuple):
-    """What a fit leaves behind."""
+    """The result of a fit."""
 
     text: str  # on stdout
     rates: list[float]  # lr of each epoch
@@ -38,7 +38,7 @@ class Idle(torch.optim.Optimizer):
 
 
 class Tiny(pl.LightningModule):
-    """One weight, whose training is beside the point."""
+    """One weight; its training does not matter."""
 
     def __init__(self, base: float = BASE) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def our_fit(
     """A fit of one update per epoch under our callback."""
     scheduler = LearningRateScheduler(schedule, verbose=verbose, style=style)
     fit = trainer(scheduler, max_epochs=epochs)
-    fit.fit_loop.epoch_progress.current.processed = initial_epoch  # Lightning's only way to begin later
+    fit.fit_loop.epoch_progress.current.processed = initial_epoch  # Lightning's only way to start later
     with contextlib.redirect_stdout(io.StringIO()) as out:
         fit.fit(Tiny(base), loader(1))
     return Fit(out.getvalue(), scheduler.trace["lr"].values.tolist())

@@ -1,4 +1,4 @@
-"""The table of docs/parity.md, from the comparisons the tests make: `python -m tests.parity.table docs/parity.md`."""
+"""The page docs/parity.md, from what the tests compare: `python -m tests.parity.table docs/parity.md`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ FILES = (
 LIBRARIES = ("torch", "timm", "transformers", "keras", "numpy")
 TEXT = """# How close to the originals
 
-Every shape that another library has is compared with it step by step, over whole runs: the tests in `tests/parity`
-build theirs and ours, and look at the learning rate of each step. Here is the largest deviation they
-saw, and what they allow.
+Every shape that exists in another library is compared with it, step by step over whole runs: the tests in
+`tests/parity` build both and compare the learning rate of each step. The table has the largest deviation seen and the
+deviation allowed.
 
-- A deviation is `|ours - theirs| / scale`. The scale is the value at that step. Near 0, where a formula takes the
-  difference of two rounded numbers, few digits of a value are left to compare: there a part of the peak, the largest
-  value of the run, is added to the scale; the last column says which.
-- torch, timm and transformers compute in float64. Where torch multiplies the value of the step before, it gathers one
-  rounding per step, and the part of the peak is larger; *by its formula* is the same scheduler without that.
-- Keras computes in float32, which has 7 digits (6e-8 for each rounding). Rows of `keras.` are the classes of
+- A deviation is `|ours - theirs| / scale`. The scale is the value at that step. Near 0, where a formula subtracts two
+  rounded numbers, few significant digits are left; there a fraction of the peak (the largest value of the run) is
+  added to the scale. The last column has that fraction.
+- torch, timm and transformers compute in float64. If torch multiplies the previous value, it accumulates one rounding
+  error per step, so the fraction of the peak is larger; *by its formula* is the same scheduler without the
+  accumulation.
+- Keras computes in float32, which has 7 digits (6e-8 per rounding). Rows of `keras.` are the classes of
   `lr_plugins.keras`, in both precisions, up to step 100,000.
 
-Where a library means something else by the same name, the test says so, and compares up to there.
+If a library means something different by the same name, the test says so and compares up to that point.
 
-`python -m tests.parity.table docs/parity.md` makes this page. The last digits differ from one processor to another; the
-rows and the tolerances do not, and a test compares them.
+`python -m tests.parity.table docs/parity.md` generates this page. The last digits vary between processors; the rows
+and the tolerances do not, and a test checks them.
 
 Made with {versions}.
 
@@ -44,7 +45,7 @@ _ROW = re.compile(r"\| `(.+?)` \| (\w+) \| (.+?) \| (\d+) \| (\S+) \| (\S+) \| (
 
 
 def page() -> str:
-    """The page's text, of what has been recorded."""
+    """The text of the page, from what has been recorded."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
     rows = (
         f"| `{shape}` | {library} | {name} | {one.traces} | {one.largest:.1e} | {one.tolerance:.1e} | {one.against} |"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lr_plugins.constraints import formulas, layouts
 from lr_plugins.keras import constraints
 from lr_plugins.optim import KerasSGD
 
@@ -113,7 +114,7 @@ def test_a_strided_tensor_is_constrained_as_keras_does_it():
 
 
 @SETTING
-def test_the_configuration_is_that_of_keras_and_each_reads_the_other(name, arguments):
+def test_keras_and_we_read_each_others_configuration(name, arguments):
     theirs, ours = both(name, arguments, axis=[0, 1])
     assert ours.get_config() == theirs.get_config()
     assert type(ours).from_config(theirs.get_config()) == ours
@@ -124,14 +125,14 @@ def test_the_configuration_is_that_of_keras_and_each_reads_the_other(name, argum
     assert read_back.get_config() == theirs.get_config()
 
 
-def test_the_defaults_and_the_order_of_the_arguments_are_those_of_keras():
+def test_defaults_and_argument_order_are_those_of_keras():
     assert vars(constraints.MaxNorm()) == vars(keras.constraints.MaxNorm())
     assert vars(constraints.UnitNorm()) == vars(keras.constraints.UnitNorm())
     assert vars(constraints.MinMaxNorm()) == vars(keras.constraints.MinMaxNorm())
     assert vars(constraints.MaxNorm(3, 1)) == vars(keras.constraints.MaxNorm(3, 1))
     arguments = 0.1, 0.2, 0.3, 1
     assert vars(constraints.MinMaxNorm(*arguments)) == vars(keras.constraints.MinMaxNorm(*arguments))
-    assert keras.config.epsilon() == constraints.formulas.EPSILON
+    assert keras.config.epsilon() == formulas.EPSILON
 
 
 def test_the_names_are_those_of_keras():
@@ -196,7 +197,7 @@ def test_twenty_updates_are_those_of_real_keras(name, arguments, axis, momentum)
 
 
 def seen_by_keras(weight, layer):
-    order = constraints.layouts.axes_in_order("keras", layer, weight)
+    order = layouts.axes_in_order("keras", layer, weight)
     return weight if order is None else weight.permute(order)
 
 
@@ -215,7 +216,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_of_torch_is_seen_in_the_shape_that_keras_gives_it(name):
+def test_a_torch_layer_is_seen_in_the_shape_of_keras(name):
     theirs, ours, inputs = LAYERS[name]
     if not theirs.built:
         theirs.build(inputs)

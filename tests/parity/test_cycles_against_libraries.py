@@ -85,23 +85,21 @@ def test_one_cycle_and_its_momentum(total, anneal, three_phase):
                 ),
                 total,
             )
-            ours = OneCycle(
-                0.7,
-                total_steps="100%",
-                pct_start=pct_start,
-                anneal=anneal,
-                div_factor=divided,
-                final_div_factor=last_divided,
-                three_phase=three_phase,
-            )
+            options = {
+                "pct_start": pct_start,
+                "anneal": anneal,
+                "div_factor": divided,
+                "final_div_factor": last_divided,
+                "three_phase": three_phase,
+            }
             near_0 = {"of_peak": ROUNDING, "peak": max(0.7, *rates)}
-            told = f"torch OneCycleLR, {anneal}{', three phases' if three_phase else ''}"
-            check(told, ours, rates, **near_0)
-            check(told, OneCycle(0.7, total, *list(ours.config().values())[2:]), rates, 10**6, **near_0)
+            original = f"torch OneCycleLR, {anneal}{', three phases' if three_phase else ''}"
+            check(original, OneCycle(0.7, total_steps="100%", **options), rates, **near_0)
+            check(original, OneCycle(0.7, total_steps=total, **options), rates, 10**6, **near_0)
             if three_phase:
                 continue  # torch's momentum then stays at the first value in the third phase: as ours from it to it
             check(
-                f"{told}, momentum",
+                f"{original}, momentum",
                 CycleThrough(0.95, 0.85, 0.95, total_steps="100%", pct_start=pct_start, anneal=anneal),
                 momenta,
             )
@@ -112,7 +110,7 @@ def test_one_cycle_with_momentum_in_three_phases():
     check("torch OneCycleLR, cosine, three phases, momentum", CycleThrough(0.95, 0.85, 0.95, three_phase=True), momenta)
 
 
-def test_at_the_last_step_ours_is_what_torch_documents_and_torch_is_not():
+def test_our_last_step_is_what_torch_documents_unlike_torchs():
     ours = OneCycle(0.3, anneal="linear")(RunLength.of(steps=100).position(99))
     (*_, theirs), _ = used(lambda inner: lr_scheduler.OneCycleLR(inner, 0.3, 100, anneal_strategy="linear"), 100)
     assert ours == 0.3 / 25 / 1e4
@@ -144,13 +142,13 @@ def test_linear_warm_up_and_then_half_a_cosine(start):
 
     rates, _ = used(sequential, 200)
     # torch goes on from the value before, at each step one rounding further off.
-    told = "torch SequentialLR of LinearLR and CosineAnnealingLR"
+    original = "torch SequentialLR of LinearLR and CosineAnnealingLR"
     for ours in (
         Warmup(CosineDecay(decay_steps=180), warmup_steps=20, start_factor=start),
         CosineDecay().with_warmup("10%", start_factor=start),
         Chain([LinearDecay(BASE * start, end_learning_rate=BASE), CosineDecay()], lengths=["10%"]),
     ):
-        check(told, ours, rates, of_peak=200 * ROUNDING)
+        check(original, ours, rates, of_peak=200 * ROUNDING)
 
 
 def test_constant_warm_up():
@@ -160,7 +158,7 @@ def test_constant_warm_up():
 
 @pytest.mark.parametrize(("strategy", "shape"), [("cos", "cosine"), ("linear", "linear")])
 @pytest.mark.parametrize("annealing", [1, 7, 20])
-def test_annealing_for_weight_averaging_in_the_loop_of_torchs_documentation(strategy, shape, annealing):
+def test_swa_annealing_in_the_loop_of_torchs_documentation(strategy, shape, annealing):
     inner, start, rates = optimizer(), 40, []
     scheduler = lr_scheduler.CosineAnnealingLR(inner, T_max=200)
     averaging = SWALR(inner, swa_lr=0.05, anneal_epochs=annealing, anneal_strategy=strategy)
@@ -189,9 +187,9 @@ def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
         )
         expected = [theirs._get_lr(step)[0] for step in range(total + 5)]
         start = first / BASE
-        told = f"timm WSDLRScheduler, {shape}"
+        original = f"timm WSDLRScheduler, {shape}"
         check(
-            told,
+            original,
             WarmupStableDecay(
                 BASE,
                 warmup_steps=warmup,
@@ -212,7 +210,7 @@ def test_timms_warm_up_stable_decay(shape, warmup, decay, total):
                 end_learning_rate=lr_min,
                 start_factor=start,
             )
-            check(f"{told}, in percent", percent, expected, total, of_peak=total * ROUNDING)  # of the percentages
+            check(f"{original}, in percent", percent, expected, total, of_peak=total * ROUNDING)  # of the percentages
 
 
 @pytest.mark.parametrize("stable", ["constant", "rsqrt", "power"])
@@ -236,8 +234,8 @@ def test_timms_decay_of_any_stable_part(stable, shape):
             shape=SHAPES[shape],
             hold=False,
         )
-        told = f"timm WSDLRScheduler, {stable}, {shape}"
-        check(told, annealed.with_warmup(20, start_factor=0.01), expected, 420, of_peak=2 * ROUNDING)
+        original = f"timm WSDLRScheduler, {stable}, {shape}"
+        check(original, annealed.with_warmup(20, start_factor=0.01), expected, 420, of_peak=2 * ROUNDING)
 
 
 @pytest.mark.parametrize("prefix", [True, False])
@@ -251,8 +249,10 @@ def test_timms_warm_up_with_and_without_a_prefix(prefix):
     ):
         theirs = kind(warmup_t=10, warmup_lr_init=1e-4, warmup_prefix=prefix)
         expected = [theirs._get_lr(step)[0] for step in range(110)]
-        told = f"timm {type(theirs).__name__}, warmup_prefix={prefix}"
-        check(told, Warmup(ours, warmup_steps=10, start_factor=1e-4 / BASE, prefix=prefix), expected, of_peak=ROUNDING)
+        original = f"timm {type(theirs).__name__}, warmup_prefix={prefix}"
+        check(
+            original, Warmup(ours, warmup_steps=10, start_factor=1e-4 / BASE, prefix=prefix), expected, of_peak=ROUNDING
+        )
 
 
 def test_timms_cosine_with_its_warm_up_in_front():
@@ -287,9 +287,9 @@ def test_transformers_warm_up_stable_decay(shape, least):
             ),
             T + 5,
         )
-        told = f"transformers get_wsd_schedule, {shape}"
+        original = f"transformers get_wsd_schedule, {shape}"
         check(
-            told,
+            original,
             WarmupStableDecay(
                 BASE,
                 warmup_steps=warmup,
@@ -308,11 +308,14 @@ def test_transformers_warm_up_stable_decay(shape, least):
             None, warmup_steps=0, decay_steps=40, decay_shape=shape, end_learning_rate=least * BASE
         )
         check(
-            f"{told} both ways", inside.with_warmup(20, start_factor=least, shape=rises[shape]), rates, of_peak=ROUNDING
+            f"{original} both ways",
+            inside.with_warmup(20, start_factor=least, shape=rises[shape]),
+            rates,
+            of_peak=ROUNDING,
         )
 
 
-def test_transformers_rise_of_one_less_the_root():
+def test_transformers_one_minus_square_root_warm_up():
     rates, _ = used(lambda inner: hf.get_wsd_schedule(inner, 20, 40, T, None, "1-sqrt", "1-sqrt"), T)
     rise = FunctionSchedule(lambda share: 1 - math.sqrt(1 - share), of="fraction")
     ours = WarmupStableDecay(None, warmup_steps=0, decay_steps=40, decay_shape="1-sqrt").with_warmup(20, shape=rise)
@@ -339,7 +342,7 @@ def test_transformers_with_warmup(length):
         check(f"transformers {name}, with its warm-up", ours.with_warmup(length), rates, of_peak=ROUNDING)
 
 
-def test_transformers_two_other_rules_of_the_first_step():
+def test_transformers_other_rules_for_the_first_step():
     """(t + 1) / warmup, and a factor of one's own for t = 0: both arrive one step earlier."""
     original = hf.get_cosine_with_min_lr_schedule_with_warmup_lr_rate
     for first in (None, 0.2):

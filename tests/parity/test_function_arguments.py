@@ -123,17 +123,17 @@ def test_each_kind_of_function_gives_what_it_gives_in_keras(function):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_asked_for_any_epoch_first_it_gives_the_same(function):
+def test_the_epoch_asked_first_does_not_matter(function):
     position = Position(30, 3, base_learning_rate=0.5)
     assert FunctionSchedule(function)(position) == here(FunctionSchedule(function), 4)[-1]
 
 
-def test_what_vectorize_returns_counts_as_the_number_it_is():
+def test_what_vectorize_returns_is_a_number():
     assert here(FunctionSchedule(np.vectorize(of_epoch)), 3) == [0.4, 0.2, 0.1]
     assert np.vectorize(of_epoch)(0).shape == ()  # in Keras an error
 
 
-def test_the_function_is_called_no_more_often_than_keras_calls_it():
+def test_the_function_is_called_no_more_often_than_in_keras():
     calls = []
 
     def noted(*given):
@@ -153,14 +153,14 @@ def test_a_training_uses_what_a_decorated_function_says():
     assert scheduler.trace["lr"].values.tolist() == [0.4] * 6 + [0.2] * 6 + [0.1] * 6
 
 
-def test_without_any_learning_rate_at_hand_one_argument_is_tried():
+def test_without_a_learning_rate_one_argument_is_tried():
     assert FunctionSchedule(passing_on(of_epoch))(Position(0, 2)) == 0.1
     with pytest.raises(InvalidArgument, match=r"initial_learning_rate must be given where no optimizer is at hand"):
         FunctionSchedule(passing_on(of_both))(Position(0, 2))
 
 
 @pytest.mark.parametrize("decorate", [passing_on, wrapping, np.vectorize, functools.lru_cache])
-def test_an_error_from_within_is_raised_as_it_is(decorate):
+def test_an_error_inside_is_raised_unchanged(decorate):
     def one(epoch):
         return 0.1 + "0.1"
 
@@ -176,7 +176,7 @@ def test_an_error_from_within_is_raised_as_it_is(decorate):
 
 
 @pytest.mark.parametrize("decorate", [passing_on, wrapping, functools.lru_cache])
-def test_a_wrong_call_within_is_raised_as_it_is(decorate):
+def test_a_wrong_call_inside_is_raised_unchanged(decorate):
     def one(epoch):
         return of_epoch()
 
@@ -189,12 +189,12 @@ def test_a_wrong_call_within_is_raised_as_it_is(decorate):
 
 
 @pytest.mark.parametrize("function", [lambda: 0.1, lambda a, b, c: 0.1])
-def test_a_decorated_function_that_takes_neither_is_refused_at_the_first_call(function):
+def test_a_decorated_function_of_neither_is_rejected_when_called(function):
     with pytest.raises(InvalidArgument, match=r"schedule must be callable as schedule\(epoch\) or .*; got .* argument"):
         here(FunctionSchedule(passing_on(function)), 1)
 
 
-def test_a_schedule_that_knows_goes_through_pickle():
+def test_a_schedule_that_knows_its_signature_is_pickled():
     schedule = FunctionSchedule(TABLE.__getitem__)
     here(schedule, 1)
     assert here(pickle.loads(pickle.dumps(schedule)), 3) == TABLE[:3]

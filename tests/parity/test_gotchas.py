@@ -50,7 +50,7 @@ class SpyOfTwo:
 
 
 @pytest.mark.parametrize("spy", [Spy, SpyOfTwo])
-def test_once_per_epoch_however_many_updates_validations_and_readers_there_are(spy, tmp_path):
+def test_the_function_is_called_once_per_epoch(spy, tmp_path):
     theirs, ours = spy(), spy()
     data = keras_data(5)
     keras_model().fit(
@@ -68,7 +68,7 @@ def test_once_per_epoch_however_many_updates_validations_and_readers_there_are(s
     assert len(ours.asked) == 3
 
 
-def test_not_before_training_begins():
+def test_not_before_training_starts():
     spy = Spy()
     keras.callbacks.LearningRateScheduler(spy)
     scheduler = LearningRateScheduler(spy)
@@ -130,7 +130,7 @@ def test_a_second_fit_of_a_new_trainer_has_a_new_optimizer():
     assert ours.asked == [(0, 0.5), (1, 0.25), (0, 0.5), (1, 0.25)]
 
 
-def test_another_fit_of_the_same_trainer_goes_on_as_lightning_counts():
+def test_a_second_fit_of_the_same_trainer_continues_its_count():
     """What Keras does with `initial_epoch`."""
     theirs, ours = SpyOfTwo(), SpyOfTwo()
     model, callbacks = keras_model(), [keras.callbacks.LearningRateScheduler(theirs)]
@@ -184,7 +184,7 @@ def test_a_resumed_run_prints_the_numbers_of_its_epochs(tmp_path, capsys):
 
 
 class Reader(pl.Callback):
-    """Notes the optimizer's lr at each begin of an epoch and of a batch."""
+    """Records the optimizer's lr at the start of each epoch and batch."""
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
@@ -211,7 +211,7 @@ class KerasReader(keras.callbacks.Callback):
 
 
 def test_callbacks_see_the_lr_that_they_see_in_keras():
-    """Those before the scheduler see the old lr as an epoch begins, those after it the new; batches see the new."""
+    """At the start of an epoch, callbacks before the scheduler see the old lr, later ones the new; batches the new."""
     readers, keras_readers = (Reader(), Reader()), (KerasReader(), KerasReader())
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.25 / 2**epoch)
     keras_model().fit(**keras_data(2), epochs=3, verbose=0, callbacks=[keras_readers[0], scheduler, keras_readers[1]])
@@ -225,7 +225,7 @@ def test_callbacks_see_the_lr_that_they_see_in_keras():
     assert readers[0].batches == [0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]
 
 
-def test_the_lr_of_an_update_is_in_place_when_its_batch_begins():
+def test_the_lr_of_an_update_is_set_when_its_batch_starts():
     before, after, scheduler = (
         Reader(),
         Reader(),
@@ -240,7 +240,7 @@ def test_the_lr_of_an_update_is_in_place_when_its_batch_begins():
 
 
 class Meddler(pl.Callback):
-    """Writes an lr of its own as a batch begins, and notes what it finds before."""
+    """Writes its own lr at the start of a batch, and records the previous one."""
 
     def __init__(self) -> None:
         self.found: list[float] = []

@@ -34,6 +34,11 @@ arguments = st.fixed_dictionaries(
 )
 
 
+def renamed(arguments):
+    """The arguments of GreedyLR under our names."""
+    return {f"{name[:4]}learning_rate" if name in ("min_lr", "max_lr") else name: arguments[name] for name in arguments}
+
+
 def their_rates(values, learning_rate, **arguments):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
     scheduler, rates = GreedyLR(optimizer, **arguments), []
@@ -51,15 +56,15 @@ def their_rates(values, learning_rate, **arguments):
     window=st.sampled_from([None, 2, 3, 50]),
 )
 @settings(max_examples=500, deadline=None)
-def test_the_rates(values, learning_rate, arguments, threshold, window):
-    # Bounds that do not hold the start are refused by ours.
+def test_the_learning_rates_are_theirs(values, learning_rate, arguments, threshold, window):
+    # Ours rejects bounds that exclude the initial value.
     low, high = min(arguments["min_lr"], learning_rate), max(arguments["max_lr"], learning_rate)
     smoothing, arguments = {}, {**arguments, "min_lr": low, "max_lr": high}
     if window is not None:
-        # GreedyLR keeps a running sum, which gathers roundings; ours is summed anew. On 64ths both are exact.
+        # GreedyLR keeps a running sum, which accumulates rounding errors; ours sums again. With 64ths both are exact.
         smoothing, values = {"smooth": True, "window_size": window}, [round(64 * value) / 64 for value in values]
     theirs = their_rates(values, learning_rate, threshold=threshold, **arguments, **smoothing)
-    schedule = Greedy(min_delta=threshold, smoothing=window, **arguments)
+    schedule = Greedy(min_delta=threshold, smoothing=window, **renamed(arguments))
     np.testing.assert_allclose(listen(schedule, values, own=learning_rate).rates, theirs, rtol=1e-12, atol=0)
 
 
@@ -70,7 +75,7 @@ def test_nan_and_infinity_if_they_are_compared(values):
     np.testing.assert_allclose(listen(schedule, values).rates, their_rates(values, 0.5, patience=1), rtol=1e-12, atol=0)
 
 
-def test_theirs_can_only_raise_a_fine_tuning_learning_rate_by_default_and_ours_can_lower_it():
+def test_only_ours_can_lower_a_fine_tuning_rate_by_default():
     values = [1.0] * 30
     assert their_rates(values, 5e-5)[-1] == 5e-5
     assert listen(Greedy(), values, own=5e-5).rates[-1] < 5e-5

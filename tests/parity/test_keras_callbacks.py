@@ -99,7 +99,7 @@ arguments = st.fixed_dictionaries(
 
 @given(values=metrics, arguments=arguments)
 @settings(max_examples=60, deadline=None)
-def test_early_stopping_stops_says_and_restores_what_keras_does(values, arguments):
+def test_early_stopping_stops_prints_and_restores_as_keras(values, arguments):
     assert our_run(values, **arguments) == keras_run(values, **arguments)
 
 
@@ -154,7 +154,7 @@ class Breaks(Tiny):
         return loss * math.nan if batch_idx == 2 else loss
 
 
-def test_terminate_on_nan_says_and_does_what_keras_does(capsys):
+def test_terminate_on_nan_does_what_keras_does(capsys):
     run = trainer(ours.TerminateOnNaN(), max_epochs=3)
     run.fit(Breaks(), loader(6))
     assert (run.global_step, run.current_epoch) == (3, 1)
@@ -237,7 +237,7 @@ def test_a_resumed_run_writes_the_whole_table(tmp_path):
     assert table == whole
 
 
-def test_a_resumed_run_that_appends_writes_the_new_epochs_alone(tmp_path):
+def test_an_appending_resumed_run_writes_only_new_epochs(tmp_path):
     _, whole = our_table(tmp_path / "whole.csv", 4, 1, True)
     run, _ = our_table(tmp_path / "part.csv", 2, 1, True)
     run.save_checkpoint(tmp_path / "two.ckpt")
@@ -252,7 +252,7 @@ def test_two_tables_and_a_history_in_one_trainer(tmp_path):
 
 
 @pytest.mark.parametrize("filename", ["/proc/nowhere/x.csv", "."])
-def test_a_file_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch, filename):
+def test_an_unwritable_file_is_rejected_before_training(tmp_path, monkeypatch, filename):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidArgument, match=r"CSVLogger\.filename must be"):
         trainer(ours.CSVLogger(filename), max_epochs=1).fit(Several(), loader(2), loader(1))

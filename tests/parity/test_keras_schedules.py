@@ -62,9 +62,9 @@ def test_values_are_those_of_keras(name, arguments, dtype):
     scale = max(abs(at(theirs, step)) for step in (0, 20))
     rates, expected = ([at(one, step) for step in STEPS] for one in (mine, theirs))
     options = ", ".join(option for option in arguments if option not in USUAL)
-    told = f"keras {name}{options and ', with '}{options}"
+    original = f"keras {name}{options and ', with '}{options}"
     assert rates[:130] == pytest.approx(expected[:130], rel=0, abs=1e-6 * scale)
-    assert_agrees(mine, rates, expected, original=told, relative=0, of_peak=SINGLE, peak=scale)
+    assert_agrees(mine, rates, expected, original=original, relative=0, of_peak=SINGLE, peak=scale)
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
@@ -74,7 +74,7 @@ def test_an_array_of_steps_gives_the_same_as_each_step(name, arguments):
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=IDS)
-def test_the_configuration_of_a_keras_schedule_builds_ours_and_back(name, arguments):
+def test_a_keras_configuration_builds_ours_and_back(name, arguments):
     theirs, mine = pair(name, arguments)
     assert getattr(ours, name).from_config(theirs.get_config()) == mine
     assert ours.deserialize(real.serialize(theirs)) == mine
@@ -112,7 +112,8 @@ def test_restarts_are_at_their_exact_steps(t_mul, dtype):
     """Keras is one step late at some of them: (10, 1.1) at 21, (1, 2.0) at 8191."""
     for first in (1, 2, 3, 7, 10, 16, 30, 50, 100, 128, 500, 1000, 1024, 5000):
         mine, general = (
-            one(0.1, first, float(t_mul)) for one in (partial(ours.CosineDecayRestarts, dtype=dtype), CosineRestarts)
+            kind(0.1, first_decay_steps=first, t_mul=float(t_mul))
+            for kind in (partial(ours.CosineDecayRestarts, dtype=dtype), CosineRestarts)
         )
         steps = np.array(list(restarts(first, t_mul)))
         assert mine(steps) == pytest.approx(0.1, rel=1e-6)
@@ -163,7 +164,7 @@ def test_the_piecewise_rule_is_keras_in_a_training():
     assert scheduler.trace["lr"].values.tolist() == [0.3] * 4 + [0.2] * 3 + [0.1] * 5
 
 
-def test_they_combine_like_all_others():
+def test_they_combine_like_all_schedules():
     run = RunLength.of(steps_per_epoch=10, epochs=10)
     schedule = (
         ours.CosineDecay(0.1, decay_steps=80).then(

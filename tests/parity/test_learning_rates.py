@@ -55,7 +55,7 @@ SCHEDULES_OF_THE_EPOCH = {
 
 
 @pytest.mark.parametrize(("schedule", "function"), SCHEDULES_OF_THE_EPOCH.values(), ids=SCHEDULES_OF_THE_EPOCH)
-def test_schedules_that_count_epochs_are_the_functions_a_keras_user_would_write(schedule, function):
+def test_epoch_schedules_equal_the_functions_of_a_keras_script(schedule, function):
     ours = our_fit(schedule, 9)
     assert ours.rates == pytest.approx(keras_fit(function, 9).rates, rel=ROUNDING, abs=0)
     # Within an epoch nothing moves, as under Keras' callback.
@@ -202,7 +202,7 @@ def keras_path(schedule, updates, epochs):
 
 
 @pytest.mark.parametrize(("ours", "keras_schedule"), OF_THE_UPDATE.values(), ids=OF_THE_UPDATE)
-def test_each_update_uses_the_learning_rate_that_the_record_names(ours, keras_schedule):
+def test_each_update_uses_the_recorded_learning_rate(ours, keras_schedule):
     """The trace and Keras' attribute say what they say; the weights cannot be mistaken about it."""
     module, scheduler = Descent(), LearningRateScheduler(ours)
     trainer(scheduler, max_epochs=EPOCHS).fit(module, loader(UPDATES))

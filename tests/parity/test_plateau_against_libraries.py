@@ -45,7 +45,7 @@ for_torch = st.fixed_dictionaries(
 
 
 def within(arguments, learning_rate):
-    """With the floor no higher than the start: above it, theirs never reduce and say nothing; ours is refused."""
+    """With the floor at most the initial value: above it, theirs silently never reduces, and ours raises."""
     return {**arguments, "min_lr": min(arguments["min_lr"], learning_rate)}
 
 
@@ -63,9 +63,14 @@ def keras_run(values, learning_rate, **arguments):
     return trace, out.getvalue()
 
 
+def renamed(arguments):
+    """The arguments of Keras and torch under our names."""
+    return {"min_learning_rate" if name == "min_lr" else name: value for name, value in arguments.items()}
+
+
 def our_run(values, learning_rate, **arguments):
     """The same of ours, with the line that a run prints."""
-    run = listen(ReduceLROnPlateau(**arguments), values, own=learning_rate)
+    run = listen(ReduceLROnPlateau(**renamed(arguments)), values, own=learning_rate)
     lines = [
         f"\nEpoch {epoch + 1}: {change.who} {change.verb} learning rate to {rate}.\n"
         for epoch, (rate, said) in enumerate(zip(run.rates, run.said, strict=True))
@@ -100,7 +105,7 @@ def test_keras_rates_and_lines(values, learning_rate, arguments):
 
 @given(values=losses, arguments=for_keras)
 @EXAMPLES
-def test_keras_lines_to_the_last_digit_where_float32_holds_the_numbers(values, arguments):
+def test_keras_lines_to_the_last_digit_if_float32_is_exact(values, arguments):
     arguments = {**arguments, "factor": 0.5, "min_lr": 0.0}
     assert our_run(values, 0.5, **arguments) == keras_run(values, 0.5, **arguments)
 
@@ -130,7 +135,7 @@ def test_torch_rates(values, learning_rate, arguments, threshold):
     for value in values:
         scheduler.step(value)
         theirs.append(optimizer.param_groups[0]["lr"])
-    schedule = ReduceLROnPlateau(rule="torch", min_delta=threshold, **arguments)
+    schedule = ReduceLROnPlateau(rule="torch", min_delta=threshold, **renamed(arguments))
     np.testing.assert_allclose(listen(schedule, values, own=learning_rate).rates, theirs, rtol=1e-12, atol=0)
 
 
@@ -154,7 +159,7 @@ def test_nan_and_infinity_if_they_are_compared(values, mode, patience):
 
 @given(values=st.lists(st.none() | st.sampled_from([1.0, 0.5, 0.75]), min_size=1, max_size=20))
 @settings(max_examples=50, deadline=None)
-def test_a_metric_that_is_not_there_changes_nothing(values):
+def test_a_missing_metric_changes_nothing(values):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = keras_run(values, 0.5, factor=0.5, patience=2, cooldown=2)

@@ -64,6 +64,6 @@ def test_the_recordings_have_reductions():
 
 
 @pytest.mark.parametrize("name", ["factor_1", "factor_neg"])
-def test_a_factor_that_does_not_reduce_is_refused(name):
+def test_a_factor_that_does_not_reduce_is_rejected(name):
     with pytest.raises(InvalidArgument, match=r"ReduceLROnPlateau\.factor must be a number >= 0 and < 1"):
         ReduceLROnPlateau(**RECORDED[name]["args"])

@@ -62,7 +62,7 @@ def keras_setting(recipe: str, model: keras.Model, data: dict[str, Any]) -> tupl
     if recipe == "iris_inverse_time":  # Keras 2's SGD(lr=0.1, decay=0.005)
         return keras.optimizers.schedules.InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.005), []
     if recipe == "iris_loss_driven":
-        return 0.01, [LossDriven(model, monitor=data)]
+        return 0.01, [LossDriven(model, data)]
     function = {"iris_exponential": article_exponential, "iris_step": article_step}[recipe]
     return 0.1, [keras.callbacks.LearningRateScheduler(function)]
 
@@ -220,7 +220,7 @@ def test_learning_rates_follow_the_formula_at_every_update(paths):
     np.testing.assert_allclose(used, expected, rtol=1e-12, atol=0)
 
 
-def test_the_loss_measured_for_the_schedule_is_logged_for_the_epoch_it_was_measured_for(paths):
+def test_a_measured_loss_is_logged_for_its_own_epoch(paths):
     """`evaluate` before the first epoch, and after each one but the last."""
     recipe, ours, theirs = paths
     assert len(theirs.measured) == (EPOCHS if recipe == "iris_loss_driven" else 0)

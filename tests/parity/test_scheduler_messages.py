@@ -62,7 +62,7 @@ def test_a_fit_prints_what_keras_prints(function):
 
 learning_rates = st.one_of(
     # Subnormals among them; up to the largest number of single precision, where Keras stores infinity beyond it
-    # and ours is refused.
+    # and ours raises.
     st.floats(0, float(np.finfo(np.float32).max)),
     st.floats(1e-12, 10),
     st.floats(0, 2.0**100, width=32).map(np.float32),
@@ -86,7 +86,7 @@ NUMBERS = [one for one in RECORDED["message_number_format"] if 0 <= float(one["v
 
 
 @pytest.mark.parametrize("one", NUMBERS, ids=lambda one: f"{one['type']} {one['value']}")
-def test_the_digits_of_keras_2_are_those_of_the_type_that_is_returned(one):
+def test_keras_2_prints_the_digits_of_the_returned_type(one):
     answer = KINDS[one["type"]](one["value"])
     assert our_fit(lambda epoch: answer, 1, style="keras2").text == one["stdout"]
 
@@ -113,7 +113,7 @@ def numbers(text: str) -> list[float]:
 
 @given(st.floats(0.8, 1.1), st.floats(1e-4, 1.0))
 @settings(max_examples=12, deadline=None)
-def test_recursion_differs_from_keras_by_the_float32_of_keras_alone(factor, base):
+def test_a_recursion_differs_from_keras_only_by_its_float32(factor, base):
     """Keras keeps the lr in float32, ours stays float64.
 
     So Keras' text has the digits of a rounded number, and ours is `base * factor * factor ...`. A rounding is off by
@@ -131,7 +131,7 @@ def test_recursion_differs_from_keras_by_the_float32_of_keras_alone(factor, base
         assert rate == expected
 
 
-def test_recursion_prints_what_keras_prints_where_float32_is_exact():
+def test_a_recursion_prints_as_keras_if_float32_is_exact():
     theirs, ours = (fit(lambda epoch, lr: lr * 0.5, 30, base=0.75) for fit in (keras_fit, our_fit))
     assert ours.text == theirs.text
     assert ours.rates == theirs.rates
@@ -318,17 +318,17 @@ def test_any_signature_gets_as_many_arguments_as_in_keras(kinds, star_arguments,
 
 
 def keras_epoch(function, epoch=0):
-    """The begin of one epoch in Keras' callback, without a fit."""
+    """The start of one epoch in Keras' callback, without a fit."""
     scheduler = keras.callbacks.LearningRateScheduler(function)
     scheduler.set_model(SimpleNamespace(optimizer=keras.optimizers.SGD(0.5)))
     scheduler.on_epoch_begin(epoch)
 
 
-def test_a_function_of_two_that_hides_its_signature_is_found_out_by_calling():
+def test_a_function_with_a_hidden_signature_is_tried():
     assert keras_fit(max, 1).rates == our_fit(max, 1).rates == [0.5]
 
 
-def test_a_type_error_within_a_function_of_two_is_not_masked():
+def test_a_type_error_inside_a_function_of_two_is_raised():
     """Keras takes it for one argument too many and calls again; ours tells what happened, after one call."""
     calls = []
 
@@ -343,7 +343,7 @@ def test_a_type_error_within_a_function_of_two_is_not_masked():
     assert calls == [0, 0]  # once by each
 
 
-def test_a_type_error_within_a_function_of_two_with_a_default_is_not_hidden():
+def test_a_type_error_inside_a_function_with_a_default_is_raised():
     """Keras calls such a function again without the lr, and so may go on with a learning rate nobody meant."""
 
     def schedule(epoch, lr=0.125):
@@ -357,7 +357,7 @@ def test_a_type_error_within_a_function_of_two_with_a_default_is_not_hidden():
 
 
 @pytest.mark.parametrize("error", [KeyError("epoch 3"), ZeroDivisionError("by nothing"), RuntimeError("own words")])
-def test_other_errors_of_a_function_come_through_unchanged(error):
+def test_other_errors_of_a_function_are_raised_unchanged(error):
     def schedule(epoch, lr):
         raise error
 
@@ -375,7 +375,7 @@ def test_other_errors_of_a_function_come_through_unchanged(error):
     [None, "0.1", True, [0.1], 0.1 + 0j, np.array(0.1), np.array([0.1]), np.bool_(True), torch.tensor(0.1)],
     ids=lambda answer: f"{type(answer).__name__} {answer!r}",
 )
-def test_answers_that_keras_refuses_are_refused(answer):
+def test_values_that_keras_rejects_are_rejected(answer):
     with pytest.raises(ValueError, match="The output of the `schedule` function should be a float"):
         keras_fit(lambda epoch: answer, 1)
     with pytest.raises(TrainingError, match="must return a finite number >= 0"):
@@ -383,14 +383,14 @@ def test_answers_that_keras_refuses_are_refused(answer):
 
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), -0.1, np.float32("nan"), np.float64("-inf")])
-def test_answers_that_keras_takes_but_no_training_survives_are_refused(answer):
+def test_unusable_values_that_keras_accepts_are_rejected(answer):
     assert len(keras_fit(lambda epoch: answer, 1).rates) == 1
     with pytest.raises(TrainingError, match="must return a finite number >= 0"):
         our_fit(lambda epoch: answer, 1)
 
 
 @pytest.mark.parametrize("answer", [0, 1, np.int64(2), np.float16(0.5)])
-def test_whole_numbers_and_half_precision_are_taken_for_the_floats_they_mean(answer):
+def test_integers_and_half_precision_count_as_floats(answer):
     with pytest.raises(ValueError, match="should be a float"):
         keras_fit(lambda epoch: answer, 1)
     assert our_fit(lambda epoch: answer, 1).text == keras_fit(lambda epoch: float(answer), 1).text

@@ -244,7 +244,7 @@ def test_timm(name):
     assert_same(schedule, timm_trace(make, 1500), OF_PEAK_FORMULA, f"timm {name}")
 
 
-def test_the_noise_of_timm_is_of_the_same_distribution_at_the_same_places():
+def test_the_noise_has_the_distribution_and_range_of_timms():
     """The random numbers are others: timm's come from torch."""
     steps, first, last, limit, std = 5000, 500, 4500, 0.4, 0.5
 
@@ -402,7 +402,7 @@ def test_keras(name):
 @pytest.mark.parametrize(
     ("first", "t_mul"), [(10, 1.1), (10, 1.2), (10, 1.3), (90, 1.5), (100, 1.2), (1, 2.0), (7, 3.0)]
 )
-def test_keras_may_miss_a_restart_by_one_step_and_ours_does_not(first, t_mul):
+def test_no_restart_is_late_unlike_in_keras(first, t_mul):
     """Which ones it misses is a matter of float32 logarithms, and thereby of the processor."""
     theirs, mine = (
         keras_lr.CosineDecayRestarts(PEAK, first, t_mul, 0.9, 0.05),

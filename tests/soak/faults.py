@@ -2,9 +2,9 @@
 
     python -m tests.soak.faults --runs 20 --seed 1
 
-In each run a process logs points to a real MLflow server, through a gate that answers in its place when it is told to,
-from a spool on a small disk of its own (a tmpfs, which needs the right to mount one). Faults come at random moments and
-pass. What waits at the end is sent by `lr-plugins send`. Each point must then be there once.
+In each run a process logs points to a real MLflow server, through a proxy that can answer in its place, from a spool on
+a small disk of its own (a tmpfs, which needs the right to mount one). Faults come at random moments and pass. What is
+unsent at the end is sent by `lr-plugins send`. Each point must then be there exactly once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def fill(place: Path) -> None:
 
 
 class Run:
-    """One process that logs, and what befalls it."""
+    """One process that logs, with random faults."""
 
     def __init__(self, name: str, server: Server, place: Path, rng: random.Random) -> None:
         self.name, self.server, self.disk, self.rng = name, server, place / name, rng

@@ -1,10 +1,10 @@
-"""Kill `python train.py` at random moments, resume it, and compare what it comes to with the run that was left alone.
+"""Kill `python train.py` at random moments, resume it, and compare the result with an uninterrupted run.
 
     python -m tests.soak.kills --kills 50 --seed 1
 
-Each scenario (a schedule, a way of training) is trained once undisturbed. Then it is trained again and again; each
-time the process is killed (SIGKILL, SIGTERM or Ctrl-C) and resumed with `ckpt_path=last` until it has had its kills,
-and finishes. Everything must then be as in the undisturbed run, bit for bit.
+Each scenario (a schedule, a way of training) is trained once undisturbed. Then it is trained with interruptions: the
+process is killed (SIGKILL, SIGTERM or Ctrl-C) and resumed with `ckpt_path=last`, several times, until it finishes.
+Everything must then be as in the undisturbed run, bit for bit.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ SCENARIOS = {
     "by steps": ["schedule=one_cycle", "trainer.max_steps=520", *COMMON],
     "full pass measured": ["experiment=iris_loss_driven", "trainer.max_epochs=60", *SAVING],
 }
-TRAINING = re.compile(r"Train on|Epoch| - \d")  # the begin of the lines that training prints
+TRAINING = re.compile(r"Train on|Epoch| - \d")  # the start of the lines that training prints
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 
 
 @dataclass
 class Figures:
-    """What was done, and what was found wrong."""
+    """What was done, and what was wrong."""
 
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Figures:
 
 @dataclass
 class Result:
-    """What a run has left in its folder."""
+    """The files and output of a run."""
 
     folder: Path
     output: str  # of its last process
@@ -134,7 +134,7 @@ def finish(folder: Path, *arguments: str, figures: Figures | None = None) -> Res
 
 
 def kill(folder: Path, arguments: list[str], number: int, delay: float, figures: Figures, saved: bool = False) -> None:
-    """Start, wait for the training to begin (with `saved`, for a checkpoint) and `delay` seconds more, kill."""
+    """Start, wait until training starts (with `saved`, for a checkpoint) and `delay` seconds more, kill."""
     process = start(folder, *arguments)
     output = ""
     try:
@@ -164,7 +164,7 @@ def kill(folder: Path, arguments: list[str], number: int, delay: float, figures:
 
 
 def compare(name: str, undisturbed: Result, resumed: Result, figures: Figures) -> None:
-    """Whether both runs came to the same."""
+    """Check that both runs have the same result."""
     for file in ("last.ckpt", "best.ckpt"):
         one, other = undisturbed.checkpoint(file), resumed.checkpoint(file)
         for part in ("state_dict", "optimizer_states"):
