@@ -52,12 +52,18 @@ OUTPUTS = {
     ("lr_finder.md", "Learning-rate range test: 100 steps with learning rates from 1e-08 to 1"): FINDER,
     ("articles.md", "Epoch 00004: LearningRateScheduler setting learning rate to 0.001."): ARTICLE,
 }
+# Packages that are no dependency, by page and text of the blocks that need them: these run where they are installed.
+NEEDED = {
+    ("loggers.md", "TensorBoardLogger"): "tensorboard",
+    ("loggers.md", "WandbLogger"): "wandb",
+}
 # Blocks that are no code, by page and begin.
 NO_CODE = {
     ("articles.md", "lr(t) = "): "a formula, which the code below it computes",
     ("articles.md", "lrate = "): "a line of the article, which lr_plugins.training.recipes has",
     ("articles.md", "lr = "): "a rule in words, which the code below it states",
     ("articles.md", "eta = "): "a formula, which the code below it computes",
+    ("distributed.md", "the ranks disagree: "): "an error, which tests/lifecycle/test_ranks.py compares",
 }
 
 
@@ -90,6 +96,7 @@ def test_the_lists_name_nothing_else():
     assert all(any(text.startswith(begin) for text in texts) for begin in ELSEWHERE)
     assert set(OUTPUTS) <= {(block.page, block.first) for block in BLOCKS}
     assert set(BLOCKS_ELSEWHERE) <= {(block.page, block.language) for block in BLOCKS}
+    assert all(any(page == block.page and text in block.text for block in PYTHON) for page, text in NEEDED)
     for test in (*ELSEWHERE.values(), *BLOCKS_ELSEWHERE.values()):
         file, _, name = test.partition("::")
         assert f"def {name}(" in (ROOT / file).read_text(), test
@@ -102,6 +109,9 @@ PYTHON = [block for block in of_language("python") if way_of(block) == "run"]
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.id)
 def test_python_runs(block, tmp_path, monkeypatch):
+    for (page, text), package in NEEDED.items():
+        if page == block.page and text in block.text:
+            pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(block.text, block.id, "exec"), names)
