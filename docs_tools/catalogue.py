@@ -196,12 +196,12 @@ def page() -> str:
     lines = [
         "# Every schedule",
         "",
-        f"Each picture is a run of {RUN.epochs} epochs of {RUN.steps_per_epoch} optimizer steps. The line of code makes the",
-        "schedule in the picture. Each name links to its reference: formula, arguments, edge cases, source.",
+        f"Each picture is a run of {RUN.epochs} epochs of {RUN.steps_per_epoch} optimizer steps, and the line of code",
+        "makes its schedule. Each name links to the reference: formula, arguments, edge cases, source.",
         "[Which schedule should I use?](which_schedule.md) helps to choose.",
         "",
-        'A plain number counts optimizer steps; `"10ep"` counts epochs, `"50000sp"` samples, and `"5%"` is a share of the',
-        "run. A schedule without an initial learning rate starts from the optimizer's own.",
+        'A plain number counts optimizer steps; `"10ep"` counts epochs, `"50000sp"` samples, and `"5%"` is a share of',
+        "the run. A schedule without an initial learning rate starts from the optimizer's own.",
     ]
     for group in GALLERY:
         lines += ["", f"## {group.title}", "", group.introduction, "", '<div class="grid cards gallery" markdown>']
