@@ -94,7 +94,7 @@ ROOMS = [
 ]
 BY_NAME = {room.name: room for room in ROOMS}
 # Optional packages: rooms that work without them may name them for type checkers, or after `errors.require`.
-OPTIONAL = {"matplotlib", "mlflow", "pandas", "scipy", "sklearn", "torchvision", "hydra", "psutil"}
+OPTIONAL = {"matplotlib", "mlflow", "pandas", "scipy", "sklearn", "torchvision", "hydra", "omegaconf", "psutil"}
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}  # one library under several names
 
 # Required packages that a file imports inside a function only: (file, package) and the reason.
