@@ -1,4 +1,4 @@
-"""What `mkdocs build` does beyond its plugins: pages from the root, and the examples of docstrings."""
+"""What `mkdocs build` does beyond its plugins: pages from the repository's root, and the examples of docstrings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import griffe
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent
 PAGES = {"contributing.md": "CONTRIBUTING.md", "security.md": "SECURITY.md", "changelog.md": "CHANGELOG.md"}
@@ -21,10 +22,11 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Lead links from and to the pages of the root where those are in the site."""
-    for page, source in PAGES.items():
-        markdown = re.sub(rf"\]\((\.\./)?{re.escape(source)}(?=[)#])", f"]({page}", markdown)
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Make links from and to the pages of the root relative to the site."""
+    up = "../" * page.file.src_uri.count("/")
+    for name, source in PAGES.items():
+        markdown = re.sub(rf"\]\((\.\./)*{re.escape(source)}(?=[)#])", f"]({up}{name}", markdown)
     return markdown.replace("](docs/", "](")
 
 

@@ -11,6 +11,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from lr_plugins.commands import COMMANDS as COMMANDS_OF_OURS
 from tests.docs.pages import BLOCKS, Block, of_language
 
 # What makes a training short. Everything else is as the page has it.
@@ -45,7 +46,7 @@ INSTEAD = {
     ): ["trainer.max_epochs=4", *SHORT[1:]],  # the page shows its fourth epoch
 }
 
-# What other tests run, by the begin of the command.
+# What other tests run, by the start of the command.
 ELSEWHERE = {
     "mlflow ui": "tests/training/test_main.py::test_mlflow_ui_without_flags_shows_the_run",
     "pip wheel": "tests/package/test_wheel.py::test_the_wheel_has_what_it_needs_and_nothing_else",
@@ -68,14 +69,16 @@ NOT_RUN = {
     ),
 }
 
-# What a command has to print, by the begin of the command; of a sweep, once for each run.
+# What a command has to print, by the start of the command; of a sweep, once for each run.
 PRINTS = {
     "python train.py": r"plan +followed at (\d+) of \1 steps",
+    "lr-plugins train": r"plan +followed at (\d+) of \1 steps",
     "python app.py": r"LearningRateScheduler: 32 steps, lr ",
     "python main.py": r"Epoch 00002: LearningRateScheduler setting learning rate to \d",
     "lr-plugins preview": r"(?m)^ +step 0 ",
     "lr-plugins compare": r"\| schedule \| runs \| best val_acc",
 }
+SUBCOMMANDS = tuple(COMMANDS_OF_OURS)  # of `lr-plugins`
 OF_AN_OPTION = {"--help": "== Groups and their options", "--cfg": "schedule:", "--info": "pkg://lr_plugins.conf"}
 
 
@@ -100,15 +103,21 @@ class Command:
                 return test
         if re.match(r"python3 -m venv|\. |pip |pytest|ruff|mypy", self.text):
             return "gate"
-        return "interpreter" if re.match(r"python (\w+\.py|-m lr_plugins\b|-c )", self.text) else ""
+        ours = rf"lr-plugins ({'|'.join(SUBCOMMANDS)})\b"
+        return "interpreter" if re.match(rf"python (\w+\.py|-c )|{ours}", self.text) else ""
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is Hydra's command line, which `SHORT` makes short."""
+        return self.text.startswith(("python train.py", "lr-plugins train")) and not OF_AN_OPTION.keys() & {*self.words}
 
     @property
     def shortened(self) -> list[str]:
-        """What is really run, behind `python`."""
-        words = list(self.words[1:])
-        if words[0] != "train.py" or OF_AN_OPTION.keys() & {*words}:
+        """What is really run, after `python`: the script `lr-plugins` is `python -m lr_plugins`, installed or not."""
+        words = list(self.words[1:]) if self.words[0] == "python" else ["-m", "lr_plugins", *self.words[1:]]
+        if not self.is_training:
             return words
-        if "-m" in words:
+        if "-m" in self.words:
             words = [re.sub(r"^seed=.*", "seed=1", word) for word in words]
         return words + INSTEAD.get((self.page, self.text), SHORT + (AS_ONE if _side_by_side(words) else []))
 
@@ -120,8 +129,10 @@ class Command:
                 return re.escape(text), 1
         expected = next((text for begin, text in PRINTS.items() if self.text.startswith(begin)), None)
         assert expected is not None, f"say in PRINTS of tests/docs/commands.py what this prints: {self.text}"
-        swept = [word.partition("=")[2].split(",") for word in self.shortened if "-m" in self.words and "[" not in word]
-        return expected, len(list(itertools.product(*swept))) if self.words[1] != "-m" else 1
+        if not (self.is_training and "-m" in self.words):
+            return expected, 1
+        swept = [word.partition("=")[2].split(",") for word in self.shortened if "[" not in word]
+        return expected, len(list(itertools.product(*swept)))
 
 
 def _side_by_side(words: list[str]) -> bool:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(600)  # the commands of all pages run in one go
 
 # Blocks that other tests look at, by page and language.
 BLOCKS_ELSEWHERE = {
-    ("schedules.md", "text"): "tests/docs/test_catalogue.py::test_the_page_is_what_the_code_says",
+    ("schedules.md", "python"): "tests/docs/test_catalogue.py::test_the_page_is_what_the_code_says",
     ("CONTRIBUTING.md", "yaml"): "tests/package/test_contributing.py::"
     "test_its_option_has_every_argument_with_its_default",
     ("porting_from_keras.md", "python"): "tests/docs/test_porting.py::test_the_learning_rates_are_equal_at_every_epoch",

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from docs_tools.catalogue import EXAMPLES, page, write
+from docs_tools.catalogue import EXAMPLES, GALLERY, page, write
 from lr_plugins import Assignments, RunLength, schedules
 from lr_plugins.schedules import Schedule
 
@@ -37,7 +37,12 @@ def test_every_schedule_is_shown():
     shown = set().union(*(kinds(schedule) for schedule in SHOWN.values()))
     public = {one for one in vars(schedules).values() if isinstance(one, type) and issubclass(one, Schedule)}
     only_within_others = {schedules.Cooldown}
-    assert public - {schedules.Schedule} - only_within_others <= shown
+    assert public - {schedules.Schedule} - only_within_others <= shown, "add it to GALLERY of docs_tools/catalogue.py"
+
+
+@pytest.mark.parametrize("group", GALLERY, ids=lambda group: group.title)
+def test_a_group_has_the_schedules_of_one_folder(group):
+    assert len({example.kind.__module__.split(".")[2] for example in group.examples.values()}) == 1
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,4 +1,4 @@
-"""Interrupted trainings, ours beside Lightning's schedulers: `python -m tests.lifecycle.matrix docs/reliability.md`.
+"""Interrupted trainings, ours beside Lightning's schedulers: `python -m tests.lifecycle.matrix docs`.
 
 A case is a kind of schedule, a way of training (optimizers, accumulation) and a side: ours, or a torch scheduler that
 `configure_optimizers` returns. Each case is trained and interrupted in every way of `INTERRUPTIONS`. The learning rates
@@ -969,7 +969,7 @@ def _quiet() -> Iterator[None]:
 
 # --- the page -------------------------------------------------------------------------------------------------------
 
-BEGIN, END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
+TABLES, TOTALS = "matrix", "totals"  # what lifecycle_matrix.md and reliability.md show between two comments
 Found = dict[Case, dict[str, Cell]]
 
 
@@ -980,12 +980,9 @@ def versions() -> str:
 
 
 def tables(found: Found) -> str:
-    """All tables, and how much they hold."""
-    scenarios = len(found) * len(INTERRUPTIONS)
+    """The tables of docs/lifecycle_matrix.md."""
     parts = [
-        f"{len(found)} cases, each with {len(INTERRUPTIONS)} interruptions: {scenarios} scenarios.",
-        "### Wrong steps in total",
-        _in_total(found),
+        how_many(found),
         *(part for kind in KINDS for part in _of_kind(kind, found)),
         "### Weights",
         "Cases that end with the weights of the uninterrupted run, bit for bit: ours / Lightning's.",
@@ -994,12 +991,19 @@ def tables(found: Found) -> str:
     return "\n\n".join(parts)
 
 
+def how_many(found: Found) -> str:
+    """The number of cases and of scenarios, as a sentence."""
+    scenarios = len(found) * len(INTERRUPTIONS)
+    return f"{len(found)} cases, each with {len(INTERRUPTIONS)} interruptions: {scenarios} scenarios."
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _in_total(found: Found) -> str:
+def totals(found: Found) -> str:
+    """The table of docs/reliability.md."""
     rows = []
     for name in INTERRUPTIONS:
         sides = []
@@ -1056,19 +1060,32 @@ def _weights(found: Found) -> str:
     return _table(["checkpoint, interruption", *(setup.name for setup in SETUPS)], rows)
 
 
-def generated(page: str) -> str:
-    """The part of the page that this module writes."""
-    return page.partition(BEGIN)[2].partition(END)[0].strip()
+def generated(page: str, part: str) -> str:
+    """The part of a page that this module writes."""
+    return page.partition(_begin(part))[2].partition(_end(part))[0].strip()
 
 
-def main(path: Path) -> None:
-    """Run everything, and write the tables into the page."""
+def _begin(part: str) -> str:
+    return f"<!-- {part}: begin -->"
+
+
+def _end(part: str) -> str:
+    return f"<!-- {part}: end -->"
+
+
+def _write(path: Path, part: str, text: str) -> None:
+    page = path.read_text(encoding="utf-8")
+    before, after = page.partition(_begin(part))[0], page.partition(_end(part))[2]
+    path.write_text(f"{before}{_begin(part)}\n{text}\n\n{_end(part)}{after}", encoding="utf-8")
+
+
+def main(docs: Path) -> None:
+    """Run everything, and write the tables into the pages."""
     torch.set_num_threads(1)
     found = {case: cells(case) for ours in (True, False) for case in cases(ours)}
-    page = path.read_text(encoding="utf-8")
-    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{versions()}\n\n{tables(found)}\n\n{END}{after}", encoding="utf-8")
+    _write(docs / "lifecycle_matrix.md", TABLES, f"{versions()}\n\n{tables(found)}")
+    _write(docs / "reliability.md", TOTALS, f"{versions()} {how_many(found)}\n\n{totals(found)}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reliability.md"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))

@@ -1,4 +1,4 @@
-"""Interrupted trainings of all kinds: ours use what was planned, and docs/reliability.md says what happened."""
+"""Interrupted trainings of all kinds: ours use what was planned, and two pages show what happened."""
 
 import hashlib
 import json
@@ -14,18 +14,23 @@ from tests.toys import fit
 
 from .matrix import (
     EVERY_5,
+    INTERRUPTIONS,
     LAST_BATCH,
+    TABLES,
+    TOTALS,
     VALIDATION_WITHIN,
     WITHIN_AN_EPOCH,
     Cell,
     cases,
     cells,
     generated,
+    how_many,
     tables,
+    totals,
     versions,
 )
 
-PAGE = Path(__file__).parents[2] / "docs/reliability.md"
+DOCS = Path(__file__).parents[2] / "docs"
 LIGHTNINGS_WITHIN = (WITHIN_AN_EPOCH, LAST_BATCH, VALIDATION_WITHIN)
 OURS = [pytest.param(case, id=f"{case.kind.name}-{case.setup.name}") for case in cases(True)]
 
@@ -91,10 +96,31 @@ def test_steps_that_a_scaler_has_skipped_make_no_other_plan():
     assert planned(Position(11, 2, RunLength.of(steps_per_epoch=5, epochs=4))) == 0.1
 
 
-def test_the_page_has_the_figures_of_these_runs(found):
-    page = generated(PAGE.read_text())
-    made, _, shown = page.partition("\n\n")
+def test_the_pages_have_the_figures_of_these_runs(found):
+    matrix = generated((DOCS / "lifecycle_matrix.md").read_text(), TABLES)
+    made, _, shown = matrix.partition("\n\n")
     if made != versions():
-        pytest.skip(f"the page was made with other versions, whose Lightning may do otherwise: {made}")
+        pytest.skip(f"the pages were made with other versions, whose Lightning may behave differently: {made}")
     everything = {case: found(case) for ours in (True, False) for case in cases(ours)}
-    assert shown == tables(everything), "run: python -m tests.lifecycle.matrix docs/reliability.md"
+    assert shown == tables(everything), "run: python -m tests.lifecycle.matrix docs"
+    in_total = generated((DOCS / "reliability.md").read_text(), TOTALS)
+    assert in_total == f"{made} {how_many(everything)}\n\n{totals(everything)}"
+
+
+def test_the_totals_are_the_sums_of_the_tables():
+    """What the two pages say of each other, also where the versions are others than those that made them."""
+    matrix = generated((DOCS / "lifecycle_matrix.md").read_text(), TABLES)
+    in_total = generated((DOCS / "reliability.md").read_text(), TOTALS)
+    wrong = {name: [0, 0] for name in INTERRUPTIONS}
+    for name, *cells_of_row in rows_of(matrix.partition("### Weights")[0]):
+        for cell in cells_of_row:
+            for side, count in enumerate(cell.split(" / ")):
+                wrong[name][side] += 0 if count == "-" else int(count)
+    shown = {name: [int(cell.split(" of ")[0]) for cell in both] for name, *both in rows_of(in_total)}
+    assert shown == wrong
+
+
+def rows_of(tables):
+    """The cells of each row of some tables that begins with an interruption."""
+    rows = [line.strip("| ").split(" | ") for line in tables.splitlines() if line.startswith("|")]
+    return [row for row in rows if row[0] in INTERRUPTIONS]

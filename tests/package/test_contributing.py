@@ -15,7 +15,7 @@ from tests.toys import fit
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 (CODE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-(OPTION,) = re.findall(r"^    ```yaml\n(.*?)^    ```", PAGE, re.DOTALL | re.MULTILINE)
+(OPTION,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 RUN = RunLength.of(steps_per_epoch=10, epochs=10)
 
 

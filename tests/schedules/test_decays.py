@@ -1,5 +1,6 @@
 """The shapes that go from one value to another: their formulas, the laws that hold for all, and what they refuse."""
 
+import inspect
 import math
 from fractions import Fraction
 from statistics import NormalDist
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lr_plugins import schedules
 from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules import Schedule
 from lr_plugins.schedules.combinators._normal_quantile import normal_quantiles
 from lr_plugins.schedules.combinators.noise import Noise
+from lr_plugins.schedules.metric_driven.base import MetricDriven
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.shapes.constant import Constant
 from lr_plugins.schedules.shapes.cosine import CosineDecay, CosineRestarts
@@ -21,6 +25,23 @@ from lr_plugins.schedules.shapes.step import MultiStepDecay
 from lr_plugins.schedules.shapes.tanh import TanhDecay
 
 RUN = RunLength.of(steps_per_epoch=30, epochs=60)  # 1800 steps
+# Of the public schedules, so that a new one is among them: those of time that need no argument, those of them with a
+# length that is a share of the run by default, and those that fill the run.
+WITH_DEFAULTS = [
+    one
+    for one in vars(schedules).values()
+    if isinstance(one, type)
+    and issubclass(one, Schedule)
+    and not issubclass(one, MetricDriven)
+    and "initial_learning_rate" in inspect.signature(one).parameters
+    and all(argument.default is not argument.empty for argument in inspect.signature(one).parameters.values())
+]
+SHARES_OF_THE_RUN = [
+    one for one in WITH_DEFAULTS if any("%" in str(argument) for argument in inspect.signature(one).parameters.values())
+]
+AS_LONG_AS_THE_RUN = [
+    one for one in SHARES_OF_THE_RUN if "'100%'" in str(inspect.signature(one).parameters.get("decay_steps"))
+]
 ULP = 2.0**-52
 
 
@@ -210,15 +231,7 @@ def test_it_goes_one_way(schedule, step):
 @given(own=rates, step=st.integers(0, 2000))
 def test_without_an_initial_learning_rate_the_optimizers_own_is_used(own, step):
     position = RUN.position(step, own)
-    for shape in (
-        MultiStepDecay,
-        LinearDecay,
-        PolynomialDecay,
-        CosineDecay,
-        CosineRestarts,
-        InverseSquareRoot,
-        TanhDecay,
-    ):
+    for shape in WITH_DEFAULTS:
         assert shape()(position) == shape(own)(position)
 
 
@@ -237,7 +250,7 @@ def test_power_one_is_a_line_and_a_fall_mirrors_a_rise(step, length, start, end)
 
 @given(step=st.integers(0, 10**6), length=lengths, stretch=st.integers(1, 1000))
 def test_a_shape_as_long_as_the_run_follows_the_length_of_the_run(step, length, stretch):
-    for shape in (LinearDecay, PolynomialDecay, CosineDecay, TanhDecay):
+    for shape in AS_LONG_AS_THE_RUN:
         short = shape(0.1)(RunLength(steps=length).position(step))
         assert shape(0.1)(RunLength(steps=length * stretch).position(step * stretch)) == pytest.approx(
             short, rel=1e-12, abs=0.1 * 4 * ULP
@@ -417,7 +430,7 @@ def test_noise_from_zero_on_is_noise_at_once():
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [MultiStepDecay, LinearDecay, PolynomialDecay, CosineDecay, TanhDecay])
+@pytest.mark.parametrize("shape", SHARES_OF_THE_RUN)
 def test_a_shape_that_fills_a_run_of_unknown_length_is_refused_with_what_to_set(shape):
     with pytest.raises(TrainingError, match=r"% is a share of the run.*set max_steps"):
         shape(0.1)(Position(3, 0))

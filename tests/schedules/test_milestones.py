@@ -50,6 +50,10 @@ CASES = [
         s.OneCycle(0.1, total_steps=200, pct_start=0.3, three_phase=True),
         [(59, "first phase ends"), (118, "second phase ends"), (199, "end value reached")],
     ),
+    (
+        s.CycleThrough(0.95, 0.85, 0.95, pct_start=0.3),
+        [(89, "first phase ends"), (299, "end value reached")],
+    ),
     (s.Cyclic(0.01, 0.1, up_steps=50, down_steps=100), [(50, "turns"), (150, "next cycle"), (200, "turns")]),
     (s.CosineDecay(0.1).with_warmup("5%"), [(15, "warm-up ends")]),
     (s.CosineDecay(0.1).with_warmup("5%", prefix=False), [(15, "warm-up ends")]),
