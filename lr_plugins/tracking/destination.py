@@ -77,14 +77,14 @@ def destination(
             return Destination(found, experiment_id=active.info.experiment_id, run_id=active.info.run_id, joins=True)
     if experiment is not None:
         return replace(there, experiment=experiment)
-    if PARENT in tags:  # in its experiment
+    if PARENT in tags:  # the parent's experiment
         return there
     return _in_ambient_experiment(there, fluent, knows_ids=there.uri == ambient)
 
 
-def wants_system_metrics(told: bool | None) -> bool:
+def wants_system_metrics(argument: bool | None) -> bool:
     """Whether to log system metrics: the argument, or else the environment variable."""
-    return told if told is not None else os.environ.get(SYSTEM_METRICS, "").strip().lower() in ("true", "1")
+    return argument if argument is not None else os.environ.get(SYSTEM_METRICS, "").strip().lower() in ("true", "1")
 
 
 def absolute(uri: str | None, start: Path) -> str | None:
