@@ -487,7 +487,7 @@ def test_an_extraction_cut_short_is_noticed_and_repeated(length, tmp_path, mirro
     ready(MNIST(data_dir=tmp_path / "data"))
     images = tmp_path / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
     os.truncate(images, length)
-    with pytest.raises(LearningRateError, match="train-images-idx3-ubyte is cut short"):
+    with pytest.raises(LearningRateError, match="train-images-idx3-ubyte is truncated"):
         ready(MNIST(data_dir=tmp_path / "data", download=False))
     assert ready(MNIST(data_dir=tmp_path / "data")).num_train == 20
 
