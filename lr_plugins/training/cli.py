@@ -24,6 +24,7 @@ from lr_plugins.errors import LearningRateError, shortened, shown
 from lr_plugins.tracking.secrets import masked
 from lr_plugins.training import sweep
 from lr_plugins.training.credentials import hide
+from lr_plugins.training.entry_point import install_extra
 from lr_plugins.training.resume import continued
 
 _EXTRAS = {"hydra/launcher/joblib": "train", "hydra/launcher/submitit": "slurm", "hydra/sweeper/optuna": "optuna"}
@@ -97,7 +98,7 @@ def _message(error: BaseException, config_dir: str | Path) -> str | None:
         return _unreadable(error)
     if isinstance(error, HydraException):
         missing = next((extra for plugin, extra in _EXTRAS.items() if f"Could not find '{plugin}" in str(error)), None)
-        return str(error) + (f"\nIt is part of an extra: pip install -e \".[{missing}]\"" if missing is not None else "")
+        return str(error) + (f"\nIt is part of an extra: {install_extra(missing)}" if missing is not None else "")
     if _is_from_hydra(error) or _is_from_launcher(error):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:

@@ -42,6 +42,7 @@ from lr_plugins.training.checkpoints import check_checkpoint, check_states, epoc
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 from lr_plugins.training.credentials import check_tracking_uri, mask_files, revealed
+from lr_plugins.training.entry_point import command
 from lr_plugins.training.objective import objective
 from lr_plugins.training.record import RecordConfig
 from lr_plugins.training.resume import newest_checkpoint
@@ -181,7 +182,7 @@ def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
         _print("\nInterrupted. What was recorded is kept.")
         places = _places(run)
         if run.last is not None and run.last.path.is_file():
-            places["to resume"] = f"python train.py ckpt_path={_ckpt_path(run.last.path)}"
+            places["to resume"] = f"{command()} ckpt_path={_ckpt_path(run.last.path)}"
         _print(summary(run.history.values, run.trace, places))
         if not run.trainer.is_global_zero:  # Lightning would kill the first process if another ended with a status
             raise SystemExit(0) from None
@@ -260,7 +261,7 @@ def _description(config: DictConfig) -> str:
     about = _about(config)
     words = [shlex.quote(word) for word in about.get(OVERRIDES, "").split("\n") if word]
     what = " ".join(f"{name} `{about[name]}`," for name in ("schedule", "data", "model", "optimizer") if name in about)
-    return f"{what} seed {about['seed']}\n\n    {' '.join(['python train.py', *words])}\n\nFolder: `{config.output_dir}`"
+    return f"{what} seed {about['seed']}\n\n    {' '.join([command(), *words])}\n\nFolder: `{config.output_dir}`"
 
 
 def _logger(config: DictConfig) -> Logger | None:
