@@ -51,12 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     if not options.folder.is_dir() and options.folder != DEFAULT:
         sys.exit(f"Error: there is no folder {options.folder}")
     parent = default_folder(Path.cwd()) if options.folder == DEFAULT else options.folder.absolute()
-    found, strange = spools(parent), strange_spools(parent)
+    folders, strange = spools(parent), strange_spools(parent)
     for reason in strange:
         print(f"Error: {reason}. It is not sent.", file=sys.stderr)
-    if not found and not strange:
+    if not folders and not strange:
         print(f"Nothing waits in {options.folder}.")
-    return max([_send(folder, to) for folder in found] + [1] * bool(strange), default=0)
+    return max([_send(folder, to) for folder in folders] + [1] * bool(strange), default=0)
 
 
 def _send(folder: Path, to: str | None) -> int:

@@ -173,7 +173,7 @@ def _compared(best: dict[str, list[float]], other: dict[str, list[float]], sign:
     # Values that differ only in the last digits are a tie.
     scale = float(max(np.abs(first).max(), np.abs(second).max())) or 1.0
     exchanges = 2 ** len(first) if paired else math.comb(len(first) + len(second), len(first))
-    found = permutation_test(
+    result = permutation_test(
         (first / scale, second / scale),
         lambda a, b, axis: np.round(a.mean(axis) - b.mean(axis), 12),
         permutation_type="samples" if paired else "independent",
@@ -183,7 +183,7 @@ def _compared(best: dict[str, list[float]], other: dict[str, list[float]], sign:
     )
     return _Comparison(
         behind if abs(behind) > 1e-12 * scale else 0.0,
-        float(found.pvalue),
+        float(result.pvalue),
         2.0 / min(exchanges, _EXCHANGES),
         len(common) if paired else 0,
     )

@@ -55,12 +55,12 @@ class Connection:
             return asked(lambda: call(self.client))
         self._note_asked(time.time())
         try:
-            found = asked(lambda: call(self.client))
+            result = asked(lambda: call(self.client))
         except BaseException:
             self._note_asked(0.0)
             raise
         self.state.asked_at = 0.0  # written together with what has been sent
-        return found
+        return result
 
     def _note_asked(self, at: float) -> None:
         self.state.asked_at = at
@@ -119,10 +119,10 @@ class Connection:
         from mlflow import get_tracking_uri
 
         whole = self.whole(shown or os.environ.get(TRACKING_URI) or None)
-        found = str(absolute(whole if whole is not None else get_tracking_uri(), Path.cwd()))
-        if address_problem(found):
-            raise Refused(address_problem(found))
-        return found
+        address = str(absolute(whole if whole is not None else get_tracking_uri(), Path.cwd()))
+        if address_problem(address):
+            raise Refused(address_problem(address))
+        return address
 
     def connect(self, address: str) -> None:
         """Make a client for an address; with a database, this creates its tables."""

@@ -73,8 +73,8 @@ def destination(
             return replace(there, run_id=given, experiment=experiment)
         active = _active_run(fluent, experiment, there.uri if uri is not None else None) if run_name is None else None
         if active is not None:
-            found = absolute(fluent.get_tracking_uri(), Path.cwd())  # type: ignore[union-attr]
-            return Destination(found, experiment_id=active.info.experiment_id, run_id=active.info.run_id, joins=True)
+            server = absolute(fluent.get_tracking_uri(), Path.cwd())  # type: ignore[union-attr]
+            return Destination(server, experiment_id=active.info.experiment_id, run_id=active.info.run_id, joins=True)
     if experiment is not None:
         return replace(there, experiment=experiment)
     if PARENT in tags:  # the parent's experiment

@@ -26,7 +26,7 @@ class Names:
         self._owners: dict[str, str] = {}
         self._taken: dict[str, str] = {}  # original names behind those that the run already had
 
-    def of(self, name: str, path: tuple[object, ...] = (), shares: Callable[[str], bool] = lambda found: False) -> str:
+    def of(self, name: str, path: tuple[object, ...] = (), shares: Callable[[str], bool] = lambda name: False) -> str:
         """The name to log under; a warning, once, if it cannot be guessed from the original.
 
         Args:
@@ -38,28 +38,28 @@ class Names:
         known = self._sanitized.get(key)
         if known is not None:
             return known
-        found = sanitize_name(name)
-        owner = self._owners.get(found)
-        if owner is None and self._taken.get(found, name) != name:
-            owner = self._taken[found]
-        if owner is not None and shares(found):
-            return found
+        sanitized = sanitize_name(name)
+        owner = self._owners.get(sanitized)
+        if owner is None and self._taken.get(sanitized, name) != name:
+            owner = self._taken[sanitized]
+        if owner is not None and shares(sanitized):
+            return sanitized
         if owner is not None:
-            found = marked(found, repr(path) if len(path) > 1 else name)
+            sanitized = marked(sanitized, repr(path) if len(path) > 1 else name)
             rank_zero_warn(
                 f"The {self.kind}s {owner!r} and {_spelled_out(key)} would have the same name in MLflow: the second is "
-                f"recorded as {found!r}."
+                f"recorded as {sanitized!r}."
             )
         elif not name or len(name) > LENGTH:
             rank_zero_warn(
                 f"MLflow accepts 1 to {LENGTH} characters in the name of a {self.kind}: {shortened(name, 60)!r} is "
-                f"recorded as {found!r}."
+                f"recorded as {sanitized!r}."
             )
-        self._sanitized[key], self._owners[found] = found, shortened(name, 60)
-        if found != name:
-            self.changed[found] = [str(part) for part in key]
+        self._sanitized[key], self._owners[sanitized] = sanitized, shortened(name, 60)
+        if sanitized != name:
+            self.changed[sanitized] = [str(part) for part in key]
             self._on_change()
-        return found
+        return sanitized
 
     def take(self, there: Iterable[str], chosen: Mapping[str, Sequence[str]]) -> None:
         """Continue with the names of an existing run.
@@ -68,10 +68,10 @@ class Names:
             there: the names that the run has.
             chosen: its earlier `changed`.
         """
-        self._taken = {found: found for found in there}
-        for found, parts in chosen.items():
-            self._sanitized[tuple(parts)], self.changed[found] = found, list(parts)
-            self._taken[found] = shortened(".".join(parts), 60)
+        self._taken = {name: name for name in there}
+        for name, parts in chosen.items():
+            self._sanitized[tuple(parts)], self.changed[name] = name, list(parts)
+            self._taken[name] = shortened(".".join(parts), 60)
 
 
 class RunNames:
@@ -101,19 +101,19 @@ class RunNames:
             path: the names that lead to it.
             text: its value.
         """
-        found = self._params.of(".".join(map(str, path)), path, lambda name: self._values.get(name) == text)
-        self._values[found] = text
-        return found
+        sanitized = self._params.of(".".join(map(str, path)), path, lambda name: self._values.get(name) == text)
+        self._values[sanitized] = text
+        return sanitized
 
-    def take(self, there: Mapping[str, Sequence[str]], told: str) -> None:
+    def take(self, there: Mapping[str, Sequence[str]], chosen: str) -> None:
         """Continue with the names of a run.
 
         Args:
             there: the names that the run has, by kind.
-            told: what `on_new` was called with for it; unreadable parts are ignored.
+            chosen: what `on_new` was called with for it; unreadable parts are ignored.
         """
         for names in (self._metrics, self._params, self._tags):
-            names.take(there.get(names.kind, ()), _read(told, names.kind))
+            names.take(there.get(names.kind, ()), _read(chosen, names.kind))
 
     def _note(self) -> None:
         changed = {names.kind: names.changed for names in (self._metrics, self._params, self._tags) if names.changed}
@@ -121,10 +121,10 @@ class RunNames:
             self.on_new(json.dumps(changed, ensure_ascii=False))
 
 
-def _read(told: str, kind: str) -> dict[str, list[str]]:
+def _read(text: str, kind: str) -> dict[str, list[str]]:
     try:
-        chosen = json.loads(told)[kind]
-        return {str(found): [str(part) for part in parts] for found, parts in chosen.items()}
+        chosen = json.loads(text)[kind]
+        return {str(sanitized): [str(part) for part in parts] for sanitized, parts in chosen.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 

@@ -81,8 +81,8 @@ def lines(log: Path, start: int) -> Iterator[tuple[bytes, int]]:
         file.seek(start)
         rest = b""
         while chunk := file.read(_CHUNK):
-            *found, rest = (rest + chunk).split(b"\n")
-            for line in found:
+            *complete, rest = (rest + chunk).split(b"\n")
+            for line in complete:
                 start += len(line) + 1
                 yield line, start
 
@@ -228,8 +228,8 @@ def _mapping(entry: Mapping[str, Any], name: str, default: Mapping[str, Any] | N
 
 
 def _texts(entry: Mapping[str, Any], name: str, default: Mapping[str, Any] | None = None) -> dict[str, str]:
-    found = _mapping(entry, name, default)
-    return {encodable(key): _text(found, key) for key in found}
+    texts = _mapping(entry, name, default)
+    return {encodable(key): _text(texts, key) for key in texts}
 
 
 def _time(entry: Mapping[str, Any]) -> int:

@@ -25,9 +25,9 @@ def sanitize_name(name: str) -> str:
     """
     allowed = _REFUSED.sub("_", unicodedata.normalize("NFC", name))
     parts = (part if part.strip(".") else "_" * len(part) for part in allowed.split("/") if part)
-    found = "/".join(parts) or "_"
-    found = f"__{found[2:]}" if found.startswith("..") else found
-    return found if len(found) <= LENGTH else marked(found, name)
+    sanitized = "/".join(parts) or "_"
+    sanitized = f"__{sanitized[2:]}" if sanitized.startswith("..") else sanitized
+    return sanitized if len(sanitized) <= LENGTH else marked(sanitized, name)
 
 
 def encodable(text: str) -> str:

@@ -46,8 +46,8 @@ def _number(error: OSError) -> int | None:
     """The number of an error; the first of those that `shutil.copytree` collects."""
     if error.errno is not None:
         return error.errno
-    found = re.search(r"\[Errno (\d+)\]", str(error))
-    return int(found[1]) if found else None
+    match = re.search(r"\[Errno (\d+)\]", str(error))
+    return int(match[1]) if match else None
 
 
 def _device(place: Path) -> int | None:

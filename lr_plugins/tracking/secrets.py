@@ -63,8 +63,8 @@ def without_user(address: str) -> tuple[str, str | None, str | None]:
         parts = urlsplit(address)
     except ValueError:  # MLflow will reject it
         return address, None, None
-    user, found, host = parts.netloc.rpartition("@")
-    if parts.scheme not in ("http", "https") or not found:
+    user, at, host = parts.netloc.rpartition("@")
+    if parts.scheme not in ("http", "https") or not at:
         return address, None, None
     name, _, password = user.partition(":")
     return urlunsplit(parts._replace(netloc=host)), unquote(name), unquote(password)

@@ -38,6 +38,8 @@ class _Impossible(Exception):
 class Sender:
     """Sends one spool.
 
+    Its attributes are the position in one log and what is pending there: one state, which several classes would share.
+
     Args:
         folder: the spool's.
         writer: who writes to it (`Spool.writer`); empty for the last writer.

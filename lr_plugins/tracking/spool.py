@@ -200,12 +200,12 @@ def keep_address(folder: Path, address: str) -> str:
 def addresses(folder: Path) -> dict[str, str]:
     """The addresses with passwords of a spool, by their masked form in its log."""
     try:
-        found = json.loads(read_private(folder / ADDRESSES))
+        content = json.loads(read_private(folder / ADDRESSES))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return {}
-    return {shown: address for shown, address in found.items() if isinstance(address, str)}
+    return {shown: address for shown, address in content.items() if isinstance(address, str)}
 
 
 def guarded(parent: Path) -> FileLock:
@@ -232,26 +232,26 @@ def own_lock(path: Path) -> FileLock:
 
 def spools(parent: Path) -> list[Path]:
     """This user's spools below a folder, the oldest first."""
-    found = []
+    dated = []
     for path in parent.iterdir() if parent.is_dir() else ():
         with contextlib.suppress(OSError, NotOurs):
             check_folder(path)
-            found.append(((path / LOG).lstat().st_mtime_ns, path))
-    return [path for _, path in sorted(found)]
+            dated.append(((path / LOG).lstat().st_mtime_ns, path))
+    return [path for _, path in sorted(dated)]
 
 
 def strange_spools(parent: Path) -> list[str]:
     """Why folders that look like spools are not this user's."""
-    found = []
+    reasons = []
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         try:
             check_folder(path)
         except NotOurs as error:
             if _OWN_NAME.fullmatch(path.name) or os.path.lexists(path / LOG):
-                found.append(str(error))
+                reasons.append(str(error))
         except OSError:
             continue
-    return found
+    return reasons
 
 
 def default_folder(start: Path) -> Path:

@@ -118,8 +118,8 @@ class Store:
         if experiment is None:
             return ""
         query = f"tags.`{_SPOOL_TAG}` = '{spool}'"
-        found = self._mlflow.ask(lambda client: client.search_runs([experiment.experiment_id], query, max_results=1))
-        return found[0].info.run_id if found else ""
+        runs = self._mlflow.ask(lambda client: client.search_runs([experiment.experiment_id], query, max_results=1))
+        return runs[0].info.run_id if runs else ""
 
     def _experiment(self, entry: dict[str, Any]) -> Any:
         """The experiment of an entry, by name, ID or parent run; None if it does not exist."""
@@ -131,16 +131,16 @@ class Store:
                 known = self._mlflow.ask(lambda client: client.get_run(parent)).info.experiment_id
         try:
             if name is None and known is not None:
-                found = self._mlflow.ask(lambda client: client.get_experiment(known))
+                experiment = self._mlflow.ask(lambda client: client.get_experiment(known))
             else:
-                found = self._mlflow.ask(lambda client: client.get_experiment_by_name(name or DEFAULT_EXPERIMENT))
+                experiment = self._mlflow.ask(lambda client: client.get_experiment_by_name(name or DEFAULT_EXPERIMENT))
         except Missing:
             if known is not None:
                 raise Refused(f"there is no experiment with the id {known}") from None
             return None
-        if found is not None and not found.experiment_id:
+        if experiment is not None and not experiment.experiment_id:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
-        return found
+        return experiment
 
     def _create(self, entry: dict[str, Any]) -> None:
         from mlflow.tracking.context.registry import resolve_tags
@@ -159,21 +159,21 @@ class Store:
 
     def _experiment_of_new_run(self, entry: dict[str, Any]) -> str:
         """The ID of the run's experiment, which is created if necessary."""
-        found = self._experiment(entry)
-        if found is None:
+        experiment = self._experiment(entry)
+        if experiment is None:
             name, place = entry["experiment"] or DEFAULT_EXPERIMENT, self._mlflow.whole(entry["artifact_location"])
             try:
                 return str(self._mlflow.ask(lambda client: client.create_experiment(name, place)))
             except Refused:
-                found = self._experiment(entry)  # another run has just created it
-                if found is None:
+                experiment = self._experiment(entry)  # another run has just created it
+                if experiment is None:
                     raise
-        if found.lifecycle_stage != "active":
+        if experiment.lifecycle_stage != "active":
             raise Refused(
-                f"the experiment {found.name!r} has been deleted; use another one, or restore it with: mlflow "
-                f"experiments restore --experiment-id {found.experiment_id}"
+                f"the experiment {experiment.name!r} has been deleted; use another one, or restore it with: mlflow "
+                f"experiments restore --experiment-id {experiment.experiment_id}"
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _resume(self, run_id: str, entry: dict[str, Any], reopens: bool) -> None:
         """Continue a run.

@@ -179,19 +179,19 @@ def _check_lightning_state(path: str, callback: Callback, state: Any) -> None:
         raise InvalidArgument("ckpt_path", path, "an intact checkpoint", hint) from error
 
 
-def _check_same_form(found: Any, own: Any, where: str, depth: int = 0) -> None:
+def _check_same_form(value: Any, own: Any, where: str, depth: int = 0) -> None:
     """Check that there are counts where Lightning has counts; keys that only one side has are left to Lightning."""
     if isinstance(own, Mapping):
-        mapping(found, where)
-        missing = set(own) - set(found) if depth > 1 else set()
+        mapping(value, where)
+        missing = set(own) - set(value) if depth > 1 else set()
         if missing:
             raise WrongState(where, described(f"one without {', '.join(sorted(missing))}"), "a dictionary with them")
-        for name in set(own) & set(found):
-            _check_same_form(found[name], own[name], f"{where}.{name}", depth + 1)
+        for name in set(own) & set(value):
+            _check_same_form(value[name], own[name], f"{where}.{name}", depth + 1)
     elif isinstance(own, bool):
-        flag(found, where)
+        flag(value, where)
     elif isinstance(own, int):
-        count(found, where)
+        count(value, where)
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:

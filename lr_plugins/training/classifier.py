@@ -72,9 +72,9 @@ class EpochMean:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the sums of `state_dict`."""
-        found = self.state_format.read(state)
+        checked = self.state_format.read(state)
         self.reset()
-        self._start, self._samples = list(found["sums"]), found["samples"]
+        self._start, self._samples = list(checked["sums"]), checked["samples"]
 
 
 EPOCH_MEANS = list_of(EpochMean.state_format.as_part)

@@ -137,7 +137,7 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 def _read_hidden() -> dict[str, str]:
     try:
-        found = json.loads(os.environ.get(HIDDEN, "{}"))
+        hidden = json.loads(os.environ.get(HIDDEN, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return hidden if isinstance(hidden, dict) else {}

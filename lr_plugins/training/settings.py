@@ -100,14 +100,14 @@ def read_settings(folder: Path) -> Settings:
     if about.st_size > _LARGEST:
         raise _unusable(file, f"it has {about.st_size} bytes, and at most {_LARGEST} are allowed")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise _unusable(file, f"it cannot be read ({_short(error)})") from None
     except (ValueError, RecursionError) as error:
         raise _unusable(file, f"it is not JSON ({_short(error)})") from None
-    if not isinstance(found, dict):
-        raise _unusable(file, f"it is a JSON {type(found).__name__}, not an object")
-    overrides, run_folder = found.get("overrides", []), found.get("folder")
+    if not isinstance(content, dict):
+        raise _unusable(file, f"it is a JSON {type(content).__name__}, not an object")
+    overrides, run_folder = content.get("overrides", []), content.get("folder")
     if not isinstance(overrides, list) or not all(isinstance(word, str) for word in overrides):
         raise _unusable(file, "its overrides are not a list of strings")
     if not (run_folder is None or isinstance(run_folder, str)):

@@ -109,7 +109,7 @@ class Batches:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration start at the position of `state_dict`."""
-        found = self.state_format.read(state)
-        self._reached = (found["epoch"], found["batch"])
-        ended = found["batch"] >= len(self)
-        self._next = (found["epoch"] + 1, 0) if ended else self._reached
+        checked = self.state_format.read(state)
+        self._reached = (checked["epoch"], checked["batch"])
+        ended = checked["batch"] >= len(self)
+        self._next = (checked["epoch"] + 1, 0) if ended else self._reached
