@@ -79,7 +79,7 @@ def _answer(options: argparse.Namespace, folder: Path) -> str:
     from lr_plugins.simulation.page import side_by_side
 
     if not (folder / "train.yaml").is_file():
-        hint = "Without it, `lr-plugins train` brings its own. In Python, lr_plugins.preview(schedule, ...) needs none."
+        hint = "Without --conf, it is that of lr-plugins train. In Python, lr_plugins.preview(schedule) needs none."
         raise InvalidArgument("--conf", str(folder), "a folder with train.yaml in it", hint)
     if options.width is not None and options.width < 40:
         raise InvalidArgument("--width", options.width, "an integer >= 40")

@@ -286,7 +286,7 @@ def test_the_wheel_alone_trains_and_resumes_in_an_empty_folder(command, tmp_path
     trained = command("train", "schedule=step_decay", "trainer.max_epochs=2", cwd=tmp_path).stdout
     assert trained.startswith("Train on 1437 samples, validate on 360 samples\nEpoch 1/2\n")
     assert re.search(r"^plan +followed at 90 of 90 steps$", trained, re.MULTILINE)
-    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlruns", "outputs"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lr_plugins", "mlflow.db", "mlruns", "outputs"}
     resumed = command("train", "ckpt_path=last", "trainer.max_epochs=3", cwd=tmp_path).stdout
     assert "Resuming outputs/" in resumed
     assert re.search(r"^plan +followed at 45 of 45 steps since it was resumed$", resumed, re.MULTILINE)
