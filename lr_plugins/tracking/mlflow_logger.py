@@ -133,6 +133,10 @@ class MLflowLogger(Logger):
         """The tags that the run starts with."""
         return self._request.tags
 
+    @tags.setter
+    def tags(self, tags: dict[str, str]) -> None:
+        self._request.tags = tags
+
     @property
     def experiment_name(self) -> str | None:
         """The experiment's name as it was given; None if it was not."""
