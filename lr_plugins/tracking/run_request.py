@@ -53,12 +53,11 @@ class RunRequest:
             _check_name("MLflowLogger.run_name", name, LENGTH)
         for tag in tags:
             _check_name("a name in MLflowLogger.tags", tag, LENGTH)
-        tags = dict(tags)
-        alias = tags.pop(RUN_NAME, None)
+        alias = tags.get(RUN_NAME)
         self.experiment, self.artifact_location = experiment, artifact_location
         self.name = name if name is not None or alias is None else str(alias)
         self.uri = None if uri is None else os.fspath(uri)
-        self.tags = {names.tag(tag): text_of(value) for tag, value in tags.items()}
+        self.tags = {names.tag(tag): text_of(value) for tag, value in tags.items() if tag != RUN_NAME}
         self.run_id = run_id
         self._start = start
         self._adds = run_id is not None  # whether name and tags are added to the run that is resumed

@@ -88,7 +88,8 @@ class Run:
 
 
 def _callbacks_of(trainer: pl.Trainer) -> list[Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
 
 
 def _first(trainer: pl.Trainer, kind: type[AnyCallback]) -> AnyCallback | None:
