@@ -11,10 +11,11 @@ import pytest
 import torch
 from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 
 from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.training.cli import readable_errors
+from lr_plugins.training.cli import explanation, readable_errors
 from tests.training.test_main import ROOT, TRAIN, environment
 
 
@@ -364,3 +365,12 @@ def test_settings_that_cannot_be_used_are_one_error(train, tmp_path):
     assert status == 1
     assert re.search(r"^Error: .*settings\.json cannot be used: it is not JSON", text, re.M)
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("plugin", "extra"),
+    [("launcher/joblib", "train"), ("launcher/submitit_slurm", "slurm"), ("sweeper/optuna", "optuna")],
+)
+def test_a_missing_plugin_of_hydra_names_the_extra_that_brings_it(plugin, extra):
+    message = explanation(HydraException(f"In 'hydra/config': Could not find 'hydra/{plugin}'"), ROOT / "conf")
+    assert message.endswith(f'\nIt is part of an extra: pip install -e ".[{extra}]"')
