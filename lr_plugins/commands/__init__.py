@@ -1,10 +1,11 @@
-"""The command `lr-plugins`, with a file for each of its subcommands.
+"""The command `lr-plugins`, with a module for each of its subcommands.
 
-Each is imported when it is asked for, so that `preview` answers without torch and `send` without Lightning.
+A module is imported when its subcommand is used, so that `preview` answers without torch and `send` without Lightning.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,22 +13,25 @@ from importlib import import_module
 from lr_plugins import __version__
 
 COMMANDS = {
-    "train": "train a model: Hydra's command line, e.g. schedule=step_decay trainer.max_epochs=20",
-    "preview": "show what a schedule will do, before anything is trained",
+    "train": "train a model, configured by Hydra: schedule=step_decay trainer.max_epochs=20",
+    "preview": "show what a schedule will do, without training anything",
     "compare": "compare runs, in MLflow or in a folder",
-    "send": "send to MLflow what trainings have logged and it does not have yet",
+    "send": "send to MLflow what it does not have yet of what trainings have logged",
 }
-"""The subcommands, each in the module of its name, and what they do."""
+"""The subcommands, each in a module of its name, and what they do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `lr-plugins COMMAND ...`; its exit status.
+    """Run `lr-plugins COMMAND ...` and return its exit status.
 
     Args:
         arguments: the words after `lr-plugins`. Default: those of this process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (words[0], words[1:]) if words else ("", [])
+    if command not in COMMANDS and "LOCAL_RANK" in os.environ:
+        # Lightning starts the processes of the other devices, and repeats only the words that Hydra was given.
+        command, rest = "train", words
     if command in COMMANDS:
         status = import_module(f"lr_plugins.commands.{command}").main(rest)
         return 0 if status is None else int(status)
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
-    """What `lr-plugins --help` prints."""
+    """The text of `lr-plugins --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(
@@ -53,6 +57,6 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "lr-plugins COMMAND --help says more about each.",
+            "lr-plugins COMMAND --help describes each of them.",
         ]
     )

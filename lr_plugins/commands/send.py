@@ -1,4 +1,4 @@
-"""Send what trainings have logged and MLflow does not have yet: `lr-plugins send [FOLDER] [--to URI]`."""
+"""Send to MLflow what it does not have yet of what trainings have logged: `lr-plugins send [FOLDER] [--to URI]`."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ from lr_plugins.tracking.spool import (
     DEFAULT,
     REFUSED,
     SENDING,
+    clean_up,
     default_folder,
     own_lock,
     redirect,
     remove,
     spools,
     strange_spools,
-    tidy,
 )
 from lr_plugins.tracking.state import State
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Send each spool; 1 if something is not sent, or lost.
+    """Send each spool; 1 if something was not sent, or is lost.
 
     Args:
         arguments: the words after `lr-plugins send`.
     """
     parser = argparse.ArgumentParser(prog="lr-plugins send", description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT, help=f"where they wait; default {DEFAULT}")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=DEFAULT, help=f"the folder of the spools; default {DEFAULT}"
+    )
     parser.add_argument("--to", metavar="URI", help="send everything to this server or database, as new runs")
     parser.epilog = "Without --to each run is sent to its original destination, regardless of MLFLOW_TRACKING_URI."
     options = parser.parse_args(list(arguments))
@@ -49,12 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     if not options.folder.is_dir() and options.folder != DEFAULT:
         sys.exit(f"Error: there is no folder {options.folder}")
     parent = default_folder(Path.cwd()) if options.folder == DEFAULT else options.folder.absolute()
-    found, strange = spools(parent), strange_spools(parent)
+    folders, strange = spools(parent), strange_spools(parent)
     for reason in strange:
         print(f"Error: {reason}. It is not sent.", file=sys.stderr)
-    if not found and not strange:
+    if not folders and not strange:
         print(f"Nothing waits in {options.folder}.")
-    return max([_send(folder, to) for folder in found] + [1] * bool(strange), default=0)
+    return max([_send(folder, to) for folder in folders] + [1] * bool(strange), default=0)
 
 
 def _send(folder: Path, to: str | None) -> int:
@@ -63,13 +65,13 @@ def _send(folder: Path, to: str | None) -> int:
             if to is not None:
                 redirect(folder, to)
             state = State.read(folder)
-            state.error = ""  # it may have been mended
+            state.error = ""  # it may have been fixed
             state.write(folder)
             sender = send(folder, "", time.sleep, lambda: True)
             status = _report(folder, sender)
-            tidy(folder)
+            clean_up(folder)
     except Timeout:
-        print(f"{folder}: its training sends it.")
+        print(f"{folder}: its training is sending it.")
         return 0
     except (OSError, NotOurs) as error:
         print(f"{folder}: not sent: {error}", file=sys.stderr)
@@ -78,7 +80,7 @@ def _send(folder: Path, to: str | None) -> int:
 
 
 def _report(folder: Path, sender: Sender) -> int:
-    """Say what has become of a spool; 1 if MLflow does not have all of it."""
+    """Report what has become of a spool; 1 if MLflow does not have all of it."""
     state, lost = sender.state, sender.lost
     where = f"run {state.run_id}" if state.run_id is not None else "a new run"
     where += f" at {masked(state.tracking_uri)}" if state.tracking_uri is not None else ""

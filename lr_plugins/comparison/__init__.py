@@ -1,1 +1,1 @@
-"""Several runs beside each other: statistics, tables and pages."""
+"""Comparing several runs: statistics, tables and pages."""

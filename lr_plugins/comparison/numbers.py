@@ -1,10 +1,10 @@
-"""Numbers as tables show them."""
+"""Numbers formatted for tables."""
 
 from __future__ import annotations
 
 
 def rounded(value: float, digits: int = 4) -> str:
-    """A number with so many digits; one that is too large or too small for that in its shortest form.
+    """A number with a fixed number of decimals, or in its shortest form if it is too large or too small for that.
 
     Example:
         >>> rounded(0.25), rounded(1e200), rounded(3.21e-5), rounded(float("inf"))

@@ -1,4 +1,4 @@
-"""Runs side by side: a table, their learning rates, and their metrics with the spread over seeds."""
+"""The report of a comparison: tables, the learning rates, and the metrics with their spread over seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from lr_plugins.comparison.numbers import rounded
 from lr_plugins.comparison.runs import Points, Run, is_learning_rate
-from lr_plugins.comparison.statistics import at_the_end, standings
+from lr_plugins.comparison.statistics import final_value, standings
 from lr_plugins.errors import InvalidArgument, require
 from lr_plugins.metric_direction import better, higher_is_better
 from lr_plugins.plotting.learning_rate import plot_learning_rate
@@ -25,19 +25,19 @@ _DIRECTIONS = {
     "min": "lower is better",
     None: "lowest first; its name does not say which is better",
 }
-RUNS = "## Each run"  # the title of what is too long for the console
+RUNS = "## Each run"  # the title of the part that is too long for the console
 
 
 def compare(runs: Sequence[Run], folder: str | Path, metrics: Sequence[str] = ()) -> list[Path]:
-    """Write the comparison of runs: two tables (csv, Markdown), the learning rates, the metrics, the runs' ends.
+    """Write a report: two tables (CSV, Markdown), and pictures of the learning rates, the metrics and the final values.
 
     Args:
         runs: at least one.
-        folder: where to.
-        metrics: those to compare. Default: those of validation, or else of training.
+        folder: where to write it.
+        metrics: the metrics to compare. Default: those of validation, or else of training.
 
     Raises:
-        InvalidArgument: a metric that none of the runs has.
+        InvalidArgument: none of the runs has one of the metrics.
     """
     folder = Path(folder)
     there = {name for run in runs for name in run.curves}
@@ -70,13 +70,13 @@ def by_schedule(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
-    """The comparison as Markdown: each schedule's best values, where they stand at the end, and each run."""
+    """The report as Markdown: each schedule's best values, a ranking by final values, and each run."""
     lines = ["| schedule | runs | " + " | ".join(map(_best, metrics)) + " | seconds |"]
     lines += ["|---|---|" + "---|" * (len(metrics) + 1)]
-    for schedule, mine in by_schedule(runs).items():
-        cells = [_spread([run.best(name) for run in mine]) for name in metrics]
-        seconds = _spread([run.seconds if run.seconds is not None else math.nan for run in mine], digits=1)
-        lines.append(f"| {_cell(schedule)} | {len(mine)} | {' | '.join([*cells, seconds])} |")
+    for schedule, group in by_schedule(runs).items():
+        cells = [_spread([run.best(name) for run in group]) for name in metrics]
+        seconds = _spread([run.seconds if run.seconds is not None else math.nan for run in group], digits=1)
+        lines.append(f"| {_cell(schedule)} | {len(group)} | {' | '.join([*cells, seconds])} |")
     for metric in metrics if len(by_schedule(runs)) > 1 else ():
         lines += ["", *_ranking(runs, metric)]
     heads = list(_row(runs[0], metrics))
@@ -86,8 +86,8 @@ def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
 
 
 def _ranking(runs: Sequence[Run], metric: str) -> list[str]:
-    """A line per schedule, the best at the end of its runs first, and whether the difference could be chance."""
-    found = standings(by_schedule(runs), metric)
+    """A line per schedule, ranked by final values, and whether the differences could be due to chance."""
+    ranking = standings(by_schedule(runs), metric)
     heads = [
         f"{_cell(metric)} at the end ({_DIRECTIONS[better(metric)]})",
         "runs",
@@ -96,13 +96,20 @@ def _ranking(runs: Sequence[Run], metric: str) -> list[str]:
     ]
     lines = ["| " + " | ".join([*heads, "behind", "p"]) + " | |"]
     lines += ["|---" * 7 + "|"]
-    for one in found:
-        spread = f" ± {rounded(one.deviation)}" if not math.isnan(one.deviation) else ""
-        interval = f"{rounded(one.low)} to {rounded(one.high)}" if not math.isnan(one.low) else ""
-        p = "" if math.isnan(one.p) else f"{one.p:.2g}"
-        mean = rounded(one.mean) if one.ended else _diverged(by_schedule(runs)[one.schedule], metric)
-        cells = [one.schedule, one.runs, f"{mean}{spread}", interval, rounded(one.behind) if p else "", p]
-        lines.append("| " + " | ".join([*map(_cell, cells), one.verdict]) + " |")
+    for standing in ranking:
+        spread = f" ± {rounded(standing.deviation)}" if not math.isnan(standing.deviation) else ""
+        interval = f"{rounded(standing.low)} to {rounded(standing.high)}" if not math.isnan(standing.low) else ""
+        p = "" if math.isnan(standing.p) else f"{standing.p:.2g}"
+        mean = rounded(standing.mean) if standing.ended else _diverged(by_schedule(runs)[standing.schedule], metric)
+        cells = [
+            standing.schedule,
+            standing.runs,
+            f"{mean}{spread}",
+            interval,
+            rounded(standing.behind) if p else "",
+            p,
+        ]
+        lines.append("| " + " | ".join([*map(_cell, cells), standing.verdict]) + " |")
     return lines
 
 
@@ -120,22 +127,22 @@ def _row(run: Run, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _best(metric: str) -> str:
-    """The label of a metric's best value, or of its lowest if its name does not say which is better."""
+    """The label of a metric's best value, or of its lowest if its name does not tell which is better."""
     return f"{'best' if better(metric) else 'lowest'} {metric}"
 
 
 def _diverged(runs: Sequence[Run], metric: str) -> str:
-    """The last values of runs that have all diverged."""
+    """The final values of runs that have all diverged."""
     return " or ".join(dict.fromkeys(str(run.last(metric)) for run in runs))
 
 
 def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value) if value is not None else ""
-    return text.replace("|", "\\|")  # which would end the cell
+    return text.replace("|", "\\|")  # a bare one would end the cell
 
 
 def _spread(values: Sequence[float], digits: int = 4) -> str:
-    """Mean and standard deviation over runs, of those that have a finite value."""
+    """Mean and standard deviation over the runs that have a finite value."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return "-"
@@ -145,18 +152,18 @@ def _spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 def _rates(runs: Sequence[Run]) -> dict[str, Points]:
-    """The learning rates of each schedule once: those of the first param group of its first run."""
+    """One learning rate for each schedule: that of the first param group of its first run."""
     rates = {}
-    for schedule, mine in by_schedule(runs).items():
-        found = (points for run in mine for name, points in run.curves.items() if is_learning_rate(name))
-        first = next((points for points in found if points.values.size), None)
+    for schedule, group in by_schedule(runs).items():
+        curves = (points for run in group for name, points in run.curves.items() if is_learning_rate(name))
+        first = next((points for points in curves if points.values.size), None)
         if first is not None:
             rates[f"lr/{schedule}"] = first
     return rates
 
 
 def _plot_metrics(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
-    """A panel per metric, a line per schedule: the mean over its runs, between the least and the largest."""
+    """A panel per metric with a line per schedule: the mean over its runs, shaded from the lowest to the highest."""
     require("matplotlib", "plot", "The comparison")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -165,8 +172,8 @@ def _plot_metrics(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Pa
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
     for axes, metric in zip(panels, metrics, strict=True):
-        for schedule, mine in by_schedule(runs).items():
-            _draw(axes, schedule, [run.curves[metric] for run in mine if metric in run.curves])
+        for schedule, group in by_schedule(runs).items():
+            _draw(axes, schedule, [run.curves[metric] for run in group if metric in run.curves])
         axes.set_ylabel(metric)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -180,10 +187,10 @@ def _plot_metrics(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Pa
 def _draw(axes: Any, schedule: str, curves: Sequence[Points]) -> None:
     values: dict[int, list[float]] = {}
     for curve in curves:
-        # Of two values at a step, the last.
+        # The last of several values at a step counts.
         for step, value in dict(zip(curve.steps.tolist(), curve.values.tolist(), strict=True)).items():
             values.setdefault(step, []).append(value)
-    # Where a run ended early the mean would jump: shown as far as all of them have values.
+    # Shown as far as all runs have values: where one ended early, the mean would jump.
     steps = np.array(sorted(step for step in values if len(values[step]) == len(curves)), np.int64)
     if not steps.size:  # runs of different lengths or batches have no steps in common
         for index, curve in enumerate(curves):
@@ -195,7 +202,7 @@ def _draw(axes: Any, schedule: str, curves: Sequence[Points]) -> None:
 
 
 def _plot_ends(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
-    """A panel per metric, a row per schedule, best on top: its runs' values at the end, their mean, its interval."""
+    """A panel per metric with a row per schedule, best on top: the final values, their mean and its interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -203,14 +210,14 @@ def _plot_ends(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
     figure = Figure(figsize=(8.0, (0.9 + 0.32 * len(groups)) * len(metrics)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics, strict=True):
-        found = standings(groups, metric)
-        for row, one in enumerate(found):
-            ends = [at_the_end(run, metric) for run in groups[one.schedule]]
-            axes.plot(ends, [row] * len(ends), "o", color="tab:blue", alpha=0.35, markersize=5, markeredgewidth=0)
-            half = 0.0 if math.isnan(one.low) else one.high - one.mean
-            axes.errorbar(one.mean, row, xerr=half, fmt="|", color="black", markersize=9, capsize=3, linewidth=1.4)
-        axes.set_yticks(range(len(found)), [one.schedule for one in found])
-        axes.set_ylim(len(found) - 0.5, -0.5)
+        ranking = standings(groups, metric)
+        for row, standing in enumerate(ranking):
+            finals = [final_value(run, metric) for run in groups[standing.schedule]]
+            axes.plot(finals, [row] * len(finals), "o", color="tab:blue", alpha=0.35, markersize=5, markeredgewidth=0)
+            half = 0.0 if math.isnan(standing.low) else standing.high - standing.mean
+            axes.errorbar(standing.mean, row, xerr=half, fmt="|", color="black", markersize=9, capsize=3, linewidth=1.4)
+        axes.set_yticks(range(len(ranking)), [standing.schedule for standing in ranking])
+        axes.set_ylim(len(ranking) - 0.5, -0.5)
         axes.set_xlabel(f"{metric} at the end of each run, mean and its 95 % interval")
         axes.grid(alpha=0.3, axis="x")
         axes.spines[["top", "right"]].set_visible(False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins.comparison.runs import OVERRIDES, Points, Run, told_apart
+from lr_plugins.comparison.runs import OVERRIDES, Points, Run, distinguished
 
 RUN_FILE = "run.json"
 
@@ -20,16 +20,16 @@ def find_run_files(folder: str | Path, sweep: str | None = None) -> list[Run]:
         folder: e.g. that of a sweep.
         sweep: the ID of a sweep, to select only its runs. Default None: all runs.
     """
-    found = []
+    runs = []
     for file in sorted(Path(folder).rglob(RUN_FILE)):
         try:
             whole = json.loads(file.read_text(encoding="utf-8"))
             if sweep is not None and whole["sweep"] != sweep:
                 continue
-            found.append((float(whole["begun"]), _run(whole, file.parent.relative_to(folder).as_posix())))
+            runs.append((float(whole["begun"]), _run(whole, file.parent.relative_to(folder).as_posix())))
         except (OSError, ValueError, TypeError, LookupError, AttributeError):
             continue
-    return told_apart([run for _, run in sorted(found, key=lambda one: one[0])])
+    return distinguished([run for _, run in sorted(runs, key=lambda timed: timed[0])])
 
 
 def _run(whole: dict[str, Any], place: str) -> Run:

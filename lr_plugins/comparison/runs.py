@@ -1,4 +1,4 @@
-"""MLflow runs as they are compared: their settings and their curves."""
+"""Runs to compare: their settings and their curves, read from MLflow."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lr_plugins.errors import InvalidArgument
 from lr_plugins.metric_direction import higher_is_better
 from lr_plugins.tracking.destination import PARENT
 
-OVERRIDES = "overrides"  # the tag with what was set on the command line, a word a line
-_TAGGED = ("schedule", "model", "data", "seed")  # settings that are known by tags and a param
-# Groups and fields that do not tell two ways of training apart.
+OVERRIDES = "overrides"  # the tag with the overrides of the command line, one per line
+_TAGGED = ("schedule", "model", "data", "seed")  # settings that have a tag or a param of their own
+# Groups and fields that do not affect training.
 _BESIDE = ("callbacks", "logger", "launcher", "hydra", "verbose", "style", "num_threads", "output_dir", "ckpt_path")
 _LARGEST = 1e300  # MLflow stores infinity as the largest double
 
@@ -41,10 +41,10 @@ class Run:
     Args:
         run_id: MLflow's.
         name: its name.
-        schedule: the tag of that name, or else the run's name; with data and model where the runs differ in these.
-        seed: the param of that name, if there is one.
+        schedule: the tag `schedule`, or else the run's name; with data and model if the runs differ in them.
+        seed: the param `seed`; empty without one.
         status: FINISHED, FAILED, KILLED or RUNNING.
-        seconds: from its begin to its end; None while it goes on.
+        seconds: from start to end; None while it is running.
         curves: by metric; learning rates are `lr`, or `lr/<group>`.
         tags: by name.
     """
@@ -59,7 +59,7 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
 
     def best(self, metric: str) -> float:
-        """The best finite value of a metric; without finite values the last one; NaN without any value."""
+        """The best finite value of a metric; the last one if none is finite; NaN without any value."""
         points = self.curves.get(metric)
         if points is None or not points.values.size:
             return math.nan
@@ -69,19 +69,19 @@ class Run:
         return float(values.max() if higher_is_better(metric) else values.min())
 
     def last(self, metric: str) -> float:
-        """The last value of a metric; NaN where it has none."""
+        """The last value of a metric; NaN without any value."""
         points = self.curves.get(metric)
         return float(points.values[-1]) if points is not None and points.values.size else math.nan
 
     @property
     def last_learning_rate(self) -> float:
-        """That of its last step, of the first param group; NaN where none is recorded."""
+        """The learning rate of the first param group at the last step; NaN if none is recorded."""
         lr = next((points for name, points in self.curves.items() if is_learning_rate(name)), None)
         return float(lr.values[-1]) if lr is not None and lr.values.size else math.nan
 
 
 def is_learning_rate(metric: str) -> bool:
-    """Whether a metric is a learning rate, going by its name."""
+    """Whether a metric is a learning rate, judging by its name."""
     return metric == "lr" or metric.startswith(("lr/", "lr-"))
 
 
@@ -92,51 +92,51 @@ def find_runs(
     parent: str | None = None,
     only: str = "",
 ) -> list[Run]:
-    """The runs that are meant, in the order in which they began.
+    """The runs of an experiment, or some of them, in the order in which they started.
 
     Args:
-        client: MLflow's.
-        experiment_name: all runs of an experiment.
-        run_ids: these runs; all of one experiment where empty.
-        parent: the children of a run, e.g. of a sweep.
+        client: MLflow's client.
+        experiment_name: the experiment whose runs are read.
+        run_ids: read these runs instead.
+        parent: read the children of this run instead, e.g. of a sweep.
         only: MLflow's filter, e.g. `"tags.data = 'iris'"`.
 
     Raises:
         InvalidArgument: there is no such experiment or run.
     """
     if run_ids:
-        return told_apart([_run(client, _existing(client, run_id)) for run_id in run_ids])
+        return distinguished([_run(client, _existing(client, run_id)) for run_id in run_ids])
     if parent is not None:
         experiment_id = _existing(client, parent).info.experiment_id
         only = " and ".join(part for part in (f"tags.`{PARENT}` = '{parent}'", only) if part)
     else:
         experiment = client.get_experiment_by_name(experiment_name)
         if experiment is None:
-            names = ", ".join(one.name for one in client.search_experiments())
+            names = ", ".join(known.name for known in client.search_experiments())
             raise InvalidArgument("experiment", experiment_name, f"the name of an experiment ({names})")
         experiment_id = experiment.experiment_id
-    found = list(_search(client, experiment_id, only))
-    parents = {run.data.tags.get(PARENT) for run in found}
-    return told_apart([_run(client, run) for run in found if run.info.run_id not in parents])
+    runs = list(_search(client, experiment_id, only))
+    parents = {run.data.tags.get(PARENT) for run in runs}
+    return distinguished([_run(client, run) for run in runs if run.info.run_id not in parents])
 
 
-def told_apart(runs: list[Run]) -> list[Run]:
-    """The runs, with their schedules named so that only those that differ by the seed alone are taken together."""
+def distinguished(runs: list[Run]) -> list[Run]:
+    """The runs, with the names of their schedules extended so that runs of one name differ only in the seed."""
     for name in ("model", "data"):
         if len({run.tags.get(name) for run in runs}) > 1:
             for run in runs:
                 run.schedule += f", {run.tags.get(name, '?')}"
     overrides = [dict(_overrides(run)) for run in runs]
     schedules = [run.schedule for run in runs]
-    for run, schedule, mine in zip(runs, schedules, overrides, strict=True):
-        others = [theirs for name, theirs in zip(schedules, overrides, strict=True) if name == schedule]
-        differing = [f"{key}={mine[key]}" for key in mine if any(theirs.get(key) != mine[key] for theirs in others)]
+    for run, schedule, own in zip(runs, schedules, overrides, strict=True):
+        others = [other for name, other in zip(schedules, overrides, strict=True) if name == schedule]
+        differing = [f"{key}={own[key]}" for key in own if any(other.get(key) != own[key] for other in others)]
         run.schedule = ", ".join([schedule, *differing])
     return runs
 
 
 def _overrides(run: Run) -> Iterator[tuple[str, str]]:
-    """What was set for a run on the command line, but for what is beside training or known by other tags."""
+    """The overrides of a run, except those that do not affect training or are known from other tags."""
     for word in run.tags.get(OVERRIDES, "").split("\n"):
         name, given, value = word.partition("=")
         if given and name not in _TAGGED and name.lstrip("+~").partition(".")[0] not in _BESIDE:
@@ -159,19 +159,19 @@ def _existing(client: Any, run_id: str) -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        raise InvalidArgument("run", run_id, "the id of a run in this MLflow") from error
+        raise InvalidArgument("run", run_id, "the ID of a run in this MLflow") from error
 
 
 def _run(client: Any, run: Any) -> Run:
     info, data = run.info, run.data
     seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
     schedule = data.tags.get("schedule", info.run_name)
-    found = Run(info.run_id, info.run_name, schedule, data.params.get("seed", ""), info.status, seconds)
-    found.tags = dict(data.tags)
+    result = Run(info.run_id, info.run_name, schedule, data.params.get("seed", ""), info.status, seconds)
+    result.tags = dict(data.tags)
     for name in sorted(data.metrics):
         if name != "epoch" and not name.startswith("system/"):
             history = sorted(client.get_metric_history(info.run_id, name), key=lambda point: point.step)
             steps, values = [point.step for point in history], np.array([point.value for point in history], np.float64)
             values[np.abs(values) > _LARGEST] *= math.inf
-            found.curves[name] = Points(np.array(steps, np.int64), values)
-    return found
+            result.curves[name] = Points(np.array(steps, np.int64), values)
+    return result

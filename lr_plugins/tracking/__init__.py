@@ -1,6 +1,6 @@
-"""Where runs are recorded: MLflow.
+"""Recording runs in MLflow.
 
-The logger is imported when it is first used: the process that sends to MLflow does without torch and Lightning.
+The logger is imported when it is first used: the process that sends to MLflow needs neither torch nor Lightning.
 """
 
 from __future__ import annotations

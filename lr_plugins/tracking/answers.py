@@ -1,4 +1,4 @@
-"""What an error of MLflow means: that it does not take this entry, or that it cannot take anything now."""
+"""What an error of MLflow means: that it does not accept an entry, or that it cannot accept anything now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lr_plugins.errors import shortened
 from lr_plugins.tracking.secrets import masked
 
 _LONGEST_REASON = 300  # characters; the cause is often at the end
-# What MLflow says of an entry, and would say again.
+# Errors about an entry, which MLflow would raise again.
 _OF_AN_ENTRY = {
     "INVALID_PARAMETER_VALUE",
     "BAD_REQUEST",
@@ -19,7 +19,7 @@ _OF_AN_ENTRY = {
     "INVALID_STATE",
 }
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
-_NO_PLACE = (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError)  # there can be no such folder
+_NO_PLACE = (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError)  # the folder cannot be created
 _NEVER_WORKS = re.compile("unable to open database file|file is not a database|readonly database|Invalid url", re.I)
 _OF_OTHERS = re.compile(
     "already exists|out-of-date database schema|locked|no such (table|column)|failed with exception"
@@ -27,67 +27,67 @@ _OF_OTHERS = re.compile(
 
 
 class Refused(Exception):
-    """MLflow does not take an entry, and would not take it again."""
+    """MLflow does not accept an entry, and never will."""
 
 
 class Missing(Refused):
-    """What is asked for is not there."""
+    """What was asked for does not exist."""
 
 
 class NotMLflow(Exception):
-    """There is an answer, and it is not one of MLflow."""
+    """There is an answer, but not from MLflow."""
 
 
 def asked(call: Callable[[], Any]) -> Any:
     """The result of a call to MLflow.
 
     Raises:
-        Refused: MLflow does not take what it was given, and would not take it again.
-        Missing: what is asked for is not there.
-        Exception: whatever else happened; it may pass.
+        Refused: MLflow does not accept what it was given, and never will.
+        Missing: what was asked for does not exist.
+        Exception: anything else, which may be temporary.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         return call()
     except MlflowException as error:
-        if is_word_of_mlflow(error) and error.error_code == _MISSING:
+        if is_from_mlflow(error) and error.error_code == _MISSING:
             raise Missing(reason_of(error)) from error
-        if is_word_of_mlflow(error) and error.error_code in _OF_AN_ENTRY:
+        if is_from_mlflow(error) and error.error_code in _OF_AN_ENTRY:
             raise Refused(reason_of(error)) from error
         raise
-    except (OverflowError, UnicodeError) as error:  # no database takes such a number or text
+    except (OverflowError, UnicodeError) as error:  # no database accepts such a number or text
         raise Refused(reason_of(error)) from error
 
 
-def is_word_of_mlflow(error: Exception) -> bool:
-    """Whether an error is MLflow's own, and not made from the status of an answer, which a proxy may have given."""
+def is_from_mlflow(error: Exception) -> bool:
+    """Whether an error is MLflow's own, and not derived from an HTTP status, which a proxy may have set."""
     return "API request to " not in str(error).partition("\n")[0]
 
 
-def is_for_good(error: Exception) -> bool:
+def is_permanent(error: Exception) -> bool:
     """Whether an error that prevents a run from starting is permanent, so that retrying is pointless."""
     text = str(error)
     if isinstance(error, (Refused, ImportError, *_NO_PLACE)) or type(error).__name__ == "InvalidUrlException":
         return True
-    if _NEVER_WORKS.search(text) or any(one.__name__ == "ArgumentError" for one in type(error).__mro__):
-        return True  # the last of SQLAlchemy, of an address that it does not understand
+    if _NEVER_WORKS.search(text) or any(kind.__name__ == "ArgumentError" for kind in type(error).__mro__):
+        return True  # ArgumentError is SQLAlchemy's, for an address it cannot parse
     if not type(error).__module__.startswith("mlflow") or type(error).__name__ == "RestException":
-        return False  # of a database that others may be at work with; and of an answer that may be a proxy's
+        return False  # a database that others may be using, or an answer that may be a proxy's
     passes = getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or _OF_OTHERS.search(text)
-    return is_word_of_mlflow(error) and not passes
+    return is_from_mlflow(error) and not passes
 
 
 def is_answer(error: Exception) -> bool:
-    """Whether there was an answer: MLflow's or that of whatever stands in its place."""
+    """Whether there was an answer, from MLflow or from something in its place."""
     text = str(error)
-    if "error responses" in text:  # of a server that says again and again that it cannot answer now
+    if "error responses" in text:  # a server that keeps answering that it is unavailable
         return True
     return isinstance(error, (NotMLflow, Refused)) or "failed with error code" in text or "JSON format" in text
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an error says, without passwords."""
+    """The first line of an error's message, without passwords."""
     first = (str(error).strip().splitlines() or [""])[0]
     if "unsupported URI" in first:
         return "a tracking URI begins with http://, https://, sqlite:///, postgresql://, mysql:// or mssql://"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lr_plugins.tracking.secrets import masked
-
-if TYPE_CHECKING:
-    from lr_plugins.tracking.mlflow_logger import MLflowLogger
 
 
 def nothing(*_: Any, **__: Any) -> None:
@@ -24,24 +21,22 @@ class SilentClient:
 
 
 class RunClient:
-    """MLflow's client of a logger's run, made when it is first used: to import MLflow takes a second or two."""
+    """MLflow's client of a run, made when it is first used, because importing MLflow takes a second or two.
 
-    def __init__(self, logger: MLflowLogger) -> None:
-        self._logger = logger
+    Args:
+        connect: returns MLflow's client.
+    """
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
 
     def __getattr__(self, name: str) -> Any:
-        from mlflow import MlflowClient
-
-        logger = self._logger
-        if logger._client is None:
-            _ = logger.run_id  # so that the run is there, and the place is known
-            logger._client = MlflowClient(logger.tracking_uri)
-        found = getattr(logger._client, name)
-        return _masking(found) if callable(found) else found
+        attribute = getattr(self._connect(), name)
+        return _masking(attribute) if callable(attribute) else attribute
 
 
 def _masking(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A call whose errors do not show the password of the address that it asks."""
+    """A call whose errors do not show the password of the server's address."""
 
     @functools.wraps(call)
     def masking(*args: Any, **kwargs: Any) -> Any:

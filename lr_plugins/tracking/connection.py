@@ -26,7 +26,7 @@ class Connection:
 
     Args:
         folder: the spool's.
-        state: is kept up to date.
+        state: updated in place.
     """
 
     def __init__(self, folder: Path, state: State) -> None:
@@ -43,10 +43,10 @@ class Connection:
         return self._client
 
     def ask(self, call: Callable[[Any], Any]) -> Any:
-        """The result of a call to MLflow's client; while it lasts, the state has the time at which it began.
+        """The result of a call to MLflow's client; meanwhile the state has the time at which it was sent.
 
         Args:
-            call: is given the client.
+            call: called with the client.
 
         Raises:
             Refused: as `answers.asked`.
@@ -55,12 +55,12 @@ class Connection:
             return asked(lambda: call(self.client))
         self._note_asked(time.time())
         try:
-            found = asked(lambda: call(self.client))
+            result = asked(lambda: call(self.client))
         except BaseException:
             self._note_asked(0.0)
             raise
-        self.state.asked_at = 0.0  # which is kept with what has been sent
-        return found
+        self.state.asked_at = 0.0  # written together with what has been sent
+        return result
 
     def _note_asked(self, at: float) -> None:
         self.state.asked_at = at
@@ -68,21 +68,21 @@ class Connection:
             self.state.write(self._folder)
 
     def write(self, call: Callable[[Any], Any], is_there: Callable[[Any], bool] = lambda run: True) -> None:
-        """Write something to the run, and check that it has arrived: a proxy may answer in MLflow's place.
+        """Write something to the run, and check that it has arrived, because a proxy may answer in MLflow's place.
 
         Args:
-            call: writes it, given MLflow's client.
-            is_there: whether a run has it. Default: it is taken to have it.
+            call: writes it, called with MLflow's client.
+            is_there: whether a run has it. Default: not checked.
 
         Raises:
-            Refused: MLflow does not take it.
-            RunGone: there is no such run any more.
+            Refused: MLflow does not accept it.
+            RunGone: the run no longer exists.
             NotMLflow: something answers that is not MLflow.
         """
         try:
             self.ask(call)
         except Refused:
-            self.run()  # if that is gone, the entry is not to blame
+            self.run()  # if the run no longer exists, that is the reason
             raise
         if self.is_remote and not is_there(self.run()):
             raise NotMLflow(f"{self.state.tracking_uri} answers, but does not keep what it is given")
@@ -91,14 +91,14 @@ class Connection:
         """The run as MLflow has it now.
 
         Raises:
-            RunGone: it is not there any more, or has been deleted.
+            RunGone: it no longer exists, or has been deleted.
             NotMLflow: something answers that is not MLflow.
         """
         run_id = self.state.run_id
         try:
             run = self.ask(lambda client: client.get_run(run_id))
         except Missing:
-            raise RunGone(f"run {run_id} is not there any more") from None
+            raise RunGone(f"run {run_id} no longer exists") from None
         if run.info.run_id != run_id:
             raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
         if run.info.lifecycle_stage != "active":
@@ -111,34 +111,34 @@ class Connection:
         return (self.address or self.state.tracking_uri or "").startswith("http")
 
     def address_of(self, shown: str | None) -> str:
-        """The whole address, given what the log shows of it; MLflow's default where it has none.
+        """The full address, given its masked form in the log; MLflow's default without one.
 
         Raises:
-            Refused: it can never be an address of MLflow.
+            Refused: it cannot be an address of MLflow.
         """
         from mlflow import get_tracking_uri
 
         whole = self.whole(shown or os.environ.get(TRACKING_URI) or None)
-        found = str(absolute(whole if whole is not None else get_tracking_uri(), Path.cwd()))
-        if address_problem(found):
-            raise Refused(address_problem(found))
-        return found
+        address = str(absolute(whole if whole is not None else get_tracking_uri(), Path.cwd()))
+        if address_problem(address):
+            raise Refused(address_problem(address))
+        return address
 
     def connect(self, address: str) -> None:
         """Make a client for an address; with a database, this creates its tables."""
         from mlflow import MlflowClient
 
-        # Announcing each table of a new database helps nobody who only wants to train.
+        # MLflow would announce each table of a new database.
         for talkative in ("mlflow.store.db.utils", "alembic.runtime.migration", "mlflow.tracking.fluent"):
             logging.getLogger(talkative).setLevel(logging.WARNING)
         self.address, self.state.tracking_uri = address, masked(address)
         self._client = MlflowClient(connectable(address))
 
     def whole(self, shown: str | None) -> str | None:
-        """An address with its password: that of the environment, if it is the same, or that of the spool."""
-        told = os.environ.get(TRACKING_URI, "")
-        if shown is None or (has_secret(told) and masked(told) == shown):
-            return told if shown is not None else None
+        """An address with its password, from the environment if that has the same address, or else from the spool."""
+        ambient = os.environ.get(TRACKING_URI, "")
+        if shown is None or (has_secret(ambient) and masked(ambient) == shown):
+            return ambient if shown is not None else None
         return addresses(self._folder).get(shown, shown)
 
 

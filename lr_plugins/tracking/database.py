@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 _FILE = re.compile(r"sqlite(?:\+\w+)?:///(?:file:)?([^?]+)(?:\?.*)?")
-_PATIENCE = 60.0  # seconds; another program may never release it
+_PATIENCE = 60.0  # seconds; another program may never release the lock
 _PAUSE = 0.05  # seconds between attempts
 
 

@@ -73,18 +73,18 @@ def destination(
             return replace(there, run_id=given, experiment=experiment)
         active = _active_run(fluent, experiment, there.uri if uri is not None else None) if run_name is None else None
         if active is not None:
-            found = absolute(fluent.get_tracking_uri(), Path.cwd())  # type: ignore[union-attr]
-            return Destination(found, experiment_id=active.info.experiment_id, run_id=active.info.run_id, joins=True)
+            server = absolute(fluent.get_tracking_uri(), Path.cwd())  # type: ignore[union-attr]
+            return Destination(server, experiment_id=active.info.experiment_id, run_id=active.info.run_id, joins=True)
     if experiment is not None:
         return replace(there, experiment=experiment)
-    if PARENT in tags:  # in its experiment
+    if PARENT in tags:  # the parent's experiment
         return there
     return _in_ambient_experiment(there, fluent, knows_ids=there.uri == ambient)
 
 
-def wants_system_metrics(told: bool | None) -> bool:
+def wants_system_metrics(argument: bool | None) -> bool:
     """Whether to log system metrics: the argument, or else the environment variable."""
-    return told if told is not None else os.environ.get(SYSTEM_METRICS, "").strip().lower() in ("true", "1")
+    return argument if argument is not None else os.environ.get(SYSTEM_METRICS, "").strip().lower() in ("true", "1")
 
 
 def absolute(uri: str | None, start: Path) -> str | None:

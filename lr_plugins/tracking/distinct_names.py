@@ -11,79 +11,78 @@ from lr_plugins.tracking.names import LENGTH, marked, sanitize_name
 
 
 class Names:
-    """The names of one kind of thing within a run: each is sanitized, and no two become one.
+    """The names of one kind within a run: each is sanitized, and no two become the same.
 
     Args:
-        kind: what they name, as the user is to read it.
+        kind: what they name, as shown to the user.
         on_change: called when a name is chosen that differs from the given one. Default: nothing.
     """
 
     def __init__(self, kind: str, on_change: Callable[[], None] = lambda: None) -> None:
         self.kind, self._on_change = kind, on_change
         self.changed: dict[str, list[str]] = {}
-        """The names in MLflow that differ from the given ones, with the parts of those."""
+        """The names in MLflow that differ from the original ones, with the parts of the latter."""
         self._sanitized: dict[tuple[object, ...], str] = {}
         self._owners: dict[str, str] = {}
-        self._taken: dict[str, str] = {}  # what names stand for that the run had before
+        self._taken: dict[str, str] = {}  # original names behind those that the run already had
 
-    def of(self, name: str, path: tuple[object, ...] = (), shares: Callable[[str], bool] = lambda found: False) -> str:
-        """The name to log under; a warning, once, where it cannot be guessed from the given one.
+    def of(self, name: str, path: tuple[object, ...] = (), shares: Callable[[str], bool] = lambda name: False) -> str:
+        """The name to log under; a warning, once, if it cannot be guessed from the original.
 
         Args:
-            name: the given one.
-            path: the names that lead to it, of which the name is made up, where other ones may make up the same.
-                Default: it has no other names.
-            shares: whether it may have a name, as found, that another thing has. Default: never.
+            name: the original name.
+            path: the parts that the name is joined from, if others may join to the same. Default: the name alone.
+            shares: whether it may share a sanitized name with another. Default: never.
         """
         key = path or (name,)
         known = self._sanitized.get(key)
         if known is not None:
             return known
-        found = sanitize_name(name)
-        owner = self._owners.get(found)
-        if owner is None and self._taken.get(found, name) != name:
-            owner = self._taken[found]
-        if owner is not None and shares(found):
-            return found
+        sanitized = sanitize_name(name)
+        owner = self._owners.get(sanitized)
+        if owner is None and self._taken.get(sanitized, name) != name:
+            owner = self._taken[sanitized]
+        if owner is not None and shares(sanitized):
+            return sanitized
         if owner is not None:
-            found = marked(found, repr(path) if len(path) > 1 else name)
+            sanitized = marked(sanitized, repr(path) if len(path) > 1 else name)
             rank_zero_warn(
-                f"The {self.kind}s {owner!r} and {_told(key)} would have the same name in MLflow: the second is "
-                f"recorded as {found!r}."
+                f"The {self.kind}s {owner!r} and {_spelled_out(key)} would have the same name in MLflow: the second is "
+                f"recorded as {sanitized!r}."
             )
         elif not name or len(name) > LENGTH:
             rank_zero_warn(
-                f"MLflow takes 1 to {LENGTH} characters in the name of a {self.kind}: {shortened(name, 60)!r} is "
-                f"recorded as {found!r}."
+                f"MLflow accepts 1 to {LENGTH} characters in the name of a {self.kind}: {shortened(name, 60)!r} is "
+                f"recorded as {sanitized!r}."
             )
-        self._sanitized[key], self._owners[found] = found, shortened(name, 60)
-        if found != name:
-            self.changed[found] = [str(part) for part in key]
+        self._sanitized[key], self._owners[sanitized] = sanitized, shortened(name, 60)
+        if sanitized != name:
+            self.changed[sanitized] = [str(part) for part in key]
             self._on_change()
-        return found
+        return sanitized
 
     def take(self, there: Iterable[str], chosen: Mapping[str, Sequence[str]]) -> None:
-        """Continue with the names of a run.
+        """Continue with the names of an existing run.
 
         Args:
             there: the names that the run has.
-            chosen: what was chosen for it before (`changed`).
+            chosen: its earlier `changed`.
         """
-        self._taken = {found: found for found in there}
-        for found, parts in chosen.items():
-            self._sanitized[tuple(parts)], self.changed[found] = found, list(parts)
-            self._taken[found] = shortened(".".join(parts), 60)
+        self._taken = {name: name for name in there}
+        for name, parts in chosen.items():
+            self._sanitized[tuple(parts)], self.changed[name] = name, list(parts)
+            self._taken[name] = shortened(".".join(parts), 60)
 
 
 class RunNames:
     """The names of a run's metrics, params and tags.
 
-    Which of two names keeps its plain form depends on which comes first, so the run keeps what was chosen.
+    Which of two colliding names stays as it is depends on which comes first, so the run keeps the choice.
     """
 
     def __init__(self) -> None:
-        self.on_new: Callable[[str], None] = lambda told: None
-        """Called with all that was chosen, as JSON, when a name had to be changed."""
+        self.on_new: Callable[[str], None] | None = None
+        """Called with all that was chosen, as JSON, when a name had to be changed. Default: nothing."""
         self._metrics, self._params, self._tags = (Names(kind, self._note) for kind in ("metric", "param", "tag"))
         self._values: dict[str, str] = {}  # of params
 
@@ -96,39 +95,40 @@ class RunNames:
         return self._tags.of(name)
 
     def param(self, path: tuple[object, ...], text: str) -> str:
-        """The name to log a param under; two params of one name and one value share it.
+        """The name to log a param under; params with the same name and value share it.
 
         Args:
             path: the names that lead to it.
             text: its value.
         """
-        found = self._params.of(".".join(map(str, path)), path, lambda name: self._values.get(name) == text)
-        self._values[found] = text
-        return found
+        sanitized = self._params.of(".".join(map(str, path)), path, lambda name: self._values.get(name) == text)
+        self._values[sanitized] = text
+        return sanitized
 
-    def take(self, there: Mapping[str, Sequence[str]], told: str) -> None:
+    def take(self, there: Mapping[str, Sequence[str]], chosen: str) -> None:
         """Continue with the names of a run.
 
         Args:
             there: the names that the run has, by kind.
-            told: what `on_new` was called with for it; what cannot be read is left out.
+            chosen: what `on_new` was called with for it; unreadable parts are ignored.
         """
         for names in (self._metrics, self._params, self._tags):
-            names.take(there.get(names.kind, ()), _read(told, names.kind))
+            names.take(there.get(names.kind, ()), _read(chosen, names.kind))
 
     def _note(self) -> None:
-        changed = {one.kind: one.changed for one in (self._metrics, self._params, self._tags) if one.changed}
-        self.on_new(json.dumps(changed, ensure_ascii=False))
+        changed = {names.kind: names.changed for names in (self._metrics, self._params, self._tags) if names.changed}
+        if self.on_new is not None:
+            self.on_new(json.dumps(changed, ensure_ascii=False))
 
 
-def _read(told: str, kind: str) -> dict[str, list[str]]:
+def _read(text: str, kind: str) -> dict[str, list[str]]:
     try:
-        chosen = json.loads(told)[kind]
-        return {str(found): [str(part) for part in parts] for found, parts in chosen.items()}
+        chosen = json.loads(text)[kind]
+        return {str(sanitized): [str(part) for part in parts] for sanitized, parts in chosen.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def _told(path: tuple[object, ...]) -> str:
-    """A thing by the names that lead to it."""
+def _spelled_out(path: tuple[object, ...]) -> str:
+    """A name with the names that lead to it, for a message."""
     return shortened(" in ".join(map(repr, reversed(path))), 90)

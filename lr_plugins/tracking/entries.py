@@ -1,4 +1,4 @@
-"""What stands in the log of a spool: one entry a line, each with what is to be done under `"do"`."""
+"""The entries of a spool's log: one per line, each with its kind under `"do"`."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from lr_plugins.tracking.private_files import open_private
 
 Point = tuple[str, float, int, int]
 """Name, value, time in ms, step."""
-BY_SPOOL = "spool:"  # before the name of the spool in which a run, which may have no id yet, was started
+BY_SPOOL = "spool:"  # prefix of a reference to a run by the spool that started it, when it may have no ID yet
 _CHUNK = 1 << 20  # bytes read at once
-_LONGEST = 1 << 63  # of what a database has for whole numbers
+_LONGEST = 1 << 63  # integers in a database are below this
 _KEPT = re.compile(r"[0-9a-f]{32}")
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
 
 
 class Unreadable(ValueError):
-    """A line that is no entry; the message says why."""
+    """A line that is not an entry; the message says why."""
 
 
 def line_of(entry: Mapping[str, Any]) -> bytes:
-    """An entry as it stands in the log."""
+    """The line of an entry in the log."""
     return json.dumps(entry).encode() + b"\n"
 
 
 def line_of_points(time: int, step: int, values: Mapping[str, float], names: dict[str, str]) -> bytes:
-    """An entry of points, in a third of the time that `line_of` takes: there is one at every step of a training.
+    """The line of points, in a third of the time of `line_of`, because there may be one at every training step.
 
     Args:
         time: ms since 1970.
         step: the optimizer step.
         values: by name.
-        names: those that have been seen, in JSON; is added to.
+        names: JSON forms of names seen so far; extended in place.
     """
     points = []
     for name, value in values.items():
@@ -52,14 +52,26 @@ def line_of_points(time: int, step: int, values: Mapping[str, float], names: dic
 
 
 def line_of_series(time: int, step: int, name: str, values: bytes) -> bytes:
-    """An entry of a metric's values at consecutive steps: doubles, the lowest byte first."""
+    """The line of a metric's values at consecutive steps, as little-endian doubles."""
     packed = b64encode(values).decode()
     text = f'{{"do": "series", "time": {time}, "step": {step}, "name": {json.dumps(name)}, "values": "{packed}"}}\n'
     return text.encode()
 
 
+def dataset_entry(name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a dataset, as an input of the run (see `MLflowLogger.log_dataset`)."""
+    dataset = {
+        "name": name,
+        "digest": digest[:36],
+        "source_type": "code",
+        "source": json.dumps({"tags": {"mlflow.source.name": source}}),
+        "profile": json.dumps(dict(profile)),
+    }
+    return {"do": "dataset", "dataset": dataset, "context": context}
+
+
 def lines(log: Path, start: int) -> Iterator[tuple[bytes, int]]:
-    """The whole lines of a file from a byte on, each with the byte at which it ends.
+    """The complete lines of a file from a byte on, each with the byte at which it ends.
 
     Raises:
         NotOurs: the file is a link, or belongs to another user.
@@ -69,14 +81,14 @@ def lines(log: Path, start: int) -> Iterator[tuple[bytes, int]]:
         file.seek(start)
         rest = b""
         while chunk := file.read(_CHUNK):
-            *found, rest = (rest + chunk).split(b"\n")
-            for line in found:
+            *complete, rest = (rest + chunk).split(b"\n")
+            for line in complete:
                 start += len(line) + 1
                 yield line, start
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """The entry of a line, whole and of the right types.
+    """The entry of a line, with every field checked.
 
     Raises:
         Unreadable: it is not an entry.
@@ -86,20 +98,20 @@ def parse(line: bytes) -> dict[str, Any]:
     except RecursionError:
         raise Unreadable("it is nested too deeply") from None
     except ValueError:
-        raise Unreadable("it was cut off, or is no JSON") from None
+        raise Unreadable("it was cut off, or is not JSON") from None
     if not isinstance(entry, dict):
-        raise Unreadable("it is no entry")
+        raise Unreadable("it is not an entry")
     check = _CHECKS.get(entry["do"]) if isinstance(entry.get("do"), str) else None
     if check is None:
         raise Unreadable(f'"do" must be one of {", ".join(_CHECKS)}; got {str(entry.get("do"))[:40]!r}')
     try:
         return {"do": entry["do"], **check(entry)}
-    except RecursionError:  # telling of a value
+    except RecursionError:  # in the message about a value
         raise Unreadable("it is nested too deeply") from None
 
 
 def points_of(entry: Mapping[str, Any]) -> Iterator[Point]:
-    """The points of an entry; none of one that has none."""
+    """The points of an entry."""
     if entry["do"] == "points":
         for name, value in entry["values"].items():
             yield sanitize_name(name), value, entry["time"], entry["step"]
@@ -216,8 +228,8 @@ def _mapping(entry: Mapping[str, Any], name: str, default: Mapping[str, Any] | N
 
 
 def _texts(entry: Mapping[str, Any], name: str, default: Mapping[str, Any] | None = None) -> dict[str, str]:
-    found = _mapping(entry, name, default)
-    return {encodable(key): _text(found, key) for key in found}
+    texts = _mapping(entry, name, default)
+    return {encodable(key): _text(texts, key) for key in texts}
 
 
 def _time(entry: Mapping[str, Any]) -> int:
@@ -230,7 +242,7 @@ def _time(entry: Mapping[str, Any]) -> int:
 def _whole(entry: Mapping[str, Any], name: str) -> int:
     value = entry.get(name)
     if type(value) is not int or not -_LONGEST <= value < _LONGEST:
-        raise Unreadable(f'"{name}" must be a whole number below 2**63; got {_short(value)}')
+        raise Unreadable(f'"{name}" must be an integer below 2**63; got {_short(value)}')
     return value
 
 

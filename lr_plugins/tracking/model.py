@@ -1,4 +1,4 @@
-"""A module as an MLflow model: what `mlflow.pytorch.load_model` loads."""
+"""Saving a module as an MLflow model, for `mlflow.pytorch.load_model`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def saved_model(module: Any, folder: Path) -> Path:
 
     Args:
         module: the module; it is not changed.
-        folder: where to, a folder that is not there yet.
+        folder: the folder to create.
     """
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
-    plain = copy.deepcopy(module).cpu().eval()  # without the Trainer: Lightning leaves it out of copies
+    plain = copy.deepcopy(module).cpu().eval()  # Lightning does not copy the Trainer
     example, signature = getattr(plain, "example_input_array", None), None
     if isinstance(example, torch.Tensor):
         with torch.no_grad():
             signature = infer_signature(example.cpu().numpy(), plain(example.cpu()).numpy())
-    # Named here, for MLflow would find them out by loading the model in a process of its own.
+    # Given here, because MLflow would infer them by loading the model in another process.
     needed = [f"torch=={torch.__version__.partition('+')[0]}", "pytorch-lightning", "lr-plugins"]
     mlflow.pytorch.save_model(
         plain, str(folder), signature=signature, pip_requirements=needed, serialization_format="pickle"

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 
-if TYPE_CHECKING:
-    from lr_plugins.tracking.mlflow_logger import MLflowLogger
-
 
 class ModelFiles:
-    """Hands a run's checkpoints and its module to the logger.
+    """Stores a run's checkpoints and its module.
 
     Args:
-        logger: that of the run.
-        wanted: False: nothing; True: the checkpoints that are kept at the end, and the module; `"all"`: each checkpoint
-            when it is written, as well.
+        store: stores a file or folder with the run, in a folder of the run (None: the topmost).
+        wanted: False: nothing; True: the checkpoints that are kept at the end, and the module; `"all"`: also each
+            checkpoint when it is written.
         prefix: folder within the run for the checkpoints.
     """
 
-    def __init__(self, logger: MLflowLogger, wanted: bool | Literal["all"], prefix: str) -> None:
-        self._logger, self._wanted, self._prefix = logger, wanted, prefix
+    def __init__(self, store: Callable[[Path, str | None], None], wanted: bool | Literal["all"], prefix: str) -> None:
+        self._store, self._wanted, self._prefix = store, wanted, prefix
         self.module: Any = None
         """The module of the fit."""
         self._kept: list[str] = []  # by ModelCheckpoint
@@ -38,7 +36,7 @@ class ModelFiles:
 
     @rank_zero_only
     def store(self) -> None:
-        """Store what is wanted when training has ended well."""
+        """Store what is wanted after a training that has succeeded."""
         module, self.module = self.module, None
         if not self._wanted:
             return
@@ -49,7 +47,7 @@ class ModelFiles:
 
         with tempfile.TemporaryDirectory() as folder:
             try:
-                self._logger.log_artifact(saved_model(module, Path(folder) / "model"))
+                self._store(saved_model(module, Path(folder) / "model"), None)
             except Exception as error:  # the run is complete without it
                 rank_zero_warn(f"MLflowLogger could not store the model: {error}")
 
@@ -59,4 +57,4 @@ class ModelFiles:
             written = path.stat().st_mtime if path.is_file() else None
             if written is not None and self._stored.get(str(path)) != written:
                 self._stored[str(path)] = written
-                self._logger.log_artifact(path, self._prefix)
+                self._store(path, self._prefix)

@@ -1,4 +1,4 @@
-"""Files that only their owner reads and writes, and that are followed nowhere else."""
+"""Files that only their owner can read and write, opened without following links."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class NotOurs(TrackingError):
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder that nobody else can look into.
+    """Create a folder that nobody else can read.
 
     Raises:
         NotOurs: there is something else in its place.
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -32,15 +32,15 @@ def make_private_folder(folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make sure that a folder is one, and this user's.
+    """Check that a path is a folder of this user.
 
     Raises:
         NotOurs: it is a link, not a folder, or belongs to another user.
-        OSError: it is not there.
+        OSError: it does not exist.
     """
     status = folder.lstat()
     if stat.S_ISLNK(status.st_mode):
-        raise NotOurs(f"{folder} is a link to another place; remove it, or name the folder itself")
+        raise NotOurs(f"{folder} is a link; remove it, or give the folder itself")
     if not stat.S_ISDIR(status.st_mode):
         raise NotOurs(f"{folder} is not a folder")
     _check_owner(folder, status)
@@ -71,20 +71,20 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def check_file(path: Path) -> None:
-    """Make sure that a file, if there is one, may be opened.
+    """Check that a file, if there is one, may be opened.
 
     Raises:
-        NotOurs: as `open_private`.
+        NotOurs: see `open_private`.
     """
     with contextlib.suppress(FileNotFoundError):
         _check_status(path, path.lstat())
 
 
 def read_private(path: Path) -> bytes:
-    """What is in a file.
+    """Read a file.
 
     Raises:
-        NotOurs: as `open_private`.
+        NotOurs: see `open_private`.
         OSError: it cannot be read.
     """
     with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
@@ -92,10 +92,10 @@ def read_private(path: Path) -> bytes:
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """Put a file in the place of another one, whole or not at all; on a full disk, into the room that it has.
+    """Replace a file atomically; on a full disk, overwrite it in the room that it has.
 
     Raises:
-        NotOurs: as `open_private`.
+        NotOurs: see `open_private`.
         OSError: it cannot be written.
     """
     try:
@@ -114,7 +114,7 @@ def replace_private(path: Path, content: bytes) -> None:
 
 
 def _overwrite(path: Path, content: bytes) -> None:
-    """Write over a file without asking the disk for more room than it has; spaces fill what is left."""
+    """Overwrite a file without needing more room on the disk; spaces fill the rest."""
     with os.fdopen(open_private(path, os.O_WRONLY), "wb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if file.write(content.ljust(size)) < len(content):
@@ -122,10 +122,10 @@ def _overwrite(path: Path, content: bytes) -> None:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """The regular files in a folder and below it, in order of their names.
+    """The regular files in and below a folder, sorted by name.
 
     Raises:
-        NotOurs: there is a link in it, or what is neither a file nor a folder.
+        NotOurs: it contains a link, or something that is neither a file nor a folder.
         OSError: it cannot be read.
     """
     check_folder(folder)
@@ -143,7 +143,7 @@ def _check_status(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise NotOurs(f"{path} is not a regular file; remove it")
     if status.st_nlink > 1:
-        raise NotOurs(f"{path} is also the file of another name, elsewhere; remove it")
+        raise NotOurs(f"{path} is also linked under another name; remove it")
     _check_owner(path, status)
 
 

@@ -1,4 +1,4 @@
-"""Where a run is recorded when the disk under its spool takes no more."""
+"""Where a run is spooled when the disk is full."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from lr_plugins.tracking.spool import DEFAULT, ELSEWHERE
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-_LEAST = 16 << 20  # bytes that must be free, so that this disk is not full soon, too
+_LEAST = 16 << 20  # bytes that must be free, so that this disk does not fill up soon, too
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a disk has refused what it was given, rather than anything else that can happen to a file."""
+    """Whether an error means that a disk cannot take any more data."""
     return _number(error) in _NO_ROOM
 
 
@@ -25,8 +25,8 @@ def places_with_room(parent: Path, error: OSError, start: Path) -> Iterator[Path
     """Folders in which a spool may find room.
 
     Args:
-        parent: that of the spool whose disk takes no more.
-        error: what the disk has said.
+        parent: the folder of the spool whose disk is full.
+        error: the error that writing raised.
         start: the folder in which the program was started.
     """
     if _number(error) == errno.EFBIG:  # only the file has reached its limit
@@ -43,11 +43,11 @@ def places_with_room(parent: Path, error: OSError, start: Path) -> Iterator[Path
 
 
 def _number(error: OSError) -> int | None:
-    """The number of an error; of those that `shutil.copytree` gathers, the first."""
+    """The number of an error; the first of those that `shutil.copytree` collects."""
     if error.errno is not None:
         return error.errno
-    found = re.search(r"\[Errno (\d+)\]", str(error))
-    return int(found[1]) if found else None
+    match = re.search(r"\[Errno (\d+)\]", str(error))
+    return int(match[1]) if match else None
 
 
 def _device(place: Path) -> int | None:
@@ -60,5 +60,5 @@ def _device(place: Path) -> int | None:
 def _home() -> Path | None:
     try:
         return Path.home()
-    except RuntimeError:  # of a user without one
+    except RuntimeError:  # a user without a home
         return None

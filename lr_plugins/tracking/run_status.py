@@ -1,4 +1,4 @@
-"""How a run has ended, in MLflow's words."""
+"""How a run has ended, as an MLflow status."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ def run_status(status: str) -> str:
     """FINISHED, FAILED or KILLED.
 
     Args:
-        status: as Lightning gives it to its loggers. It says "failed" whatever happened, from within the handler of the
-            exception, which tells an interruption from an error.
+        status: as Lightning passes it to its loggers. It is "failed" for an interruption as well; the exception that
+            is being handled tells the two apart.
 
     Example:
         >>> run_status("success"), run_status("failed"), run_status("interrupted")

@@ -1,4 +1,4 @@
-"""Passwords in addresses: found, masked, and taken out where MLflow can be given them in another way."""
+"""Passwords in addresses: finding, masking and removing them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _USER_AND_PASSWORD = re.compile(
     r"""(?P<start>(?<=[A-Za-z0-9+.-])://[^\s:/?#'"<>\[\]]*:)(?!\d{1,5}[/?#])"""
     r"""(?:(?:(?!://)[^\s'"/?#])+@|(?:(?!://)[^\s'"])+@)"""
 )
-# A token in the place of a name: a long one with digits.
+# A token in place of a user name: long, with digits.
 _USER_ALONE = re.compile(r"""(?P<start>https?://)(?=[^\s:@/?#'"<>]*\d)[^\s:@/?#'"<>]{12,}@""")
 _IN_A_QUERY = re.compile(
     r"""(?P<start>[?&;](?:\w*(?:passw(?:or)?d|pwd|passphrase|secret|token)|api_?key|access_?key)=)[^\s&;#'"<>]+""",
@@ -41,7 +41,7 @@ def masked(text: str) -> str:
 
 
 def has_secret(address: str) -> bool:
-    """Whether an address has a password in it.
+    """Whether an address contains a password.
 
     Example:
         >>> has_secret("http://me:s3cret@host"), has_secret("sqlite:///mlflow.db")
@@ -61,22 +61,22 @@ def without_user(address: str) -> tuple[str, str | None, str | None]:
     """
     try:
         parts = urlsplit(address)
-    except ValueError:  # which MLflow will refuse
+    except ValueError:  # MLflow will reject it
         return address, None, None
-    user, found, host = parts.netloc.rpartition("@")
-    if parts.scheme not in ("http", "https") or not found:
+    user, at, host = parts.netloc.rpartition("@")
+    if parts.scheme not in ("http", "https") or not at:
         return address, None, None
     name, _, password = user.partition(":")
     return urlunsplit(parts._replace(netloc=host)), unquote(name), unquote(password)
 
 
-_given: dict[str, str] = {}  # credentials that stand in the environment because an address had them
+_given: dict[str, str] = {}  # credentials put into the environment because an address had them
 
 
 def connectable(address: str) -> str:
-    """An address as MLflow's client is to have it: without user and password, which are in the environment then.
+    """An address for MLflow's client: user and password are moved to the environment.
 
-    What the environment says of itself counts first, as with MLflow.
+    Credentials that the environment already has take precedence, as in MLflow.
     """
     for name, value in _given.items():
         if os.environ.get(name) == value:
@@ -92,10 +92,10 @@ def connectable(address: str) -> str:
 
 
 class MaskedStream:
-    """A stream that passes on what is written to it, with passwords masked.
+    """A stream that masks passwords in what is written to it.
 
     Args:
-        stream: where it goes.
+        stream: the stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -1,7 +1,7 @@
-"""Sends a spool to MLflow, as it grows.
+"""Sends a spool to MLflow as it grows.
 
-A server that is away, or refuses for a while, is asked again and again, until the training has ended; then what waits
-stays where it is. An entry that MLflow does not take while it takes others is set aside in `refused.jsonl`.
+While a server is unreachable or refuses everything, sending is retried until the training has ended; what still waits
+then stays in the spool. An entry that MLflow refuses while it accepts others is moved to `refused.jsonl`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.tracking.answers import Refused, is_answer, is_for_good, reason_of
+from lr_plugins.tracking.answers import Refused, is_answer, is_permanent, reason_of
+from lr_plugins.tracking.contents import BATCH
 from lr_plugins.tracking.entries import Point, Unreadable, line_of, lines, parse, points_of
 from lr_plugins.tracking.private_files import open_private, read_private, replace_private
 from lr_plugins.tracking.spool import HELD, LOG, REFUSED, guarded, remove
 from lr_plugins.tracking.state import State
-from lr_plugins.tracking.store import BATCH, Store
+from lr_plugins.tracking.store import Store
 
-_LOOK_EVERY = 0.5  # seconds; what gathers meanwhile goes in one call, which makes it cheaper
+_SEND_EVERY = 0.5  # seconds; what accumulates meanwhile is sent in one call, which is cheaper
 _LONGEST_PAUSE = 10.0  # seconds between attempts to reach a server
 _PATIENCE = 15.0  # seconds in which other processes may be creating the database's tables
-_ATTEMPTS = 3  # before an entry is tried by itself; and after the end of a training, in all
-_IDLE = 10.0  # seconds after which a process that has nothing to do any more ends
-_SAMPLES = 256  # bytes of the log by which it is known again
+_ATTEMPTS = 3  # before entries are tried one by one; and in all, once the training has ended
+_IDLE = 10.0  # seconds after which a process with nothing left to do ends
+_FINGERPRINT = 256  # bytes of the log that identify it
 
 
 class _Impossible(Exception):
@@ -35,12 +36,14 @@ class _Impossible(Exception):
 
 
 class Sender:
-    """Sends what a spool has.
+    """Sends one spool.
+
+    Its attributes are the position in one log and what is pending there: one state, which several classes would share.
 
     Args:
         folder: the spool's.
         writer: who writes to it (`Spool.writer`); empty for the last writer.
-        wait: waits so many seconds, or until there may be something new.
+        wait: waits for a number of seconds, or until there may be something new.
         is_over: whether the training is over.
         is_complete: whether the run continues in another spool. Default None: it does not.
     """
@@ -55,22 +58,24 @@ class Sender:
     ) -> None:
         self.folder, self._writer = folder, writer
         self.state = State.read(folder)
-        self.was_shortened = False  # the log, since something of it was sent
+        self.was_shortened = False  # whether the log lost something after a part of it was sent
         self._wait, self._is_over, self._is_complete = wait, is_over, is_complete or (lambda: False)
         self._store = Store(folder, self.state)
-        self._points: list[Point] = []  # to go in one call
+        self._points: list[Point] = []  # to be sent in one call
         self._position = self._end_of_points = self.state.done  # in the log
-        self._unkept: int | None = None  # where an entry is that is neither sent nor set aside, for want of room
+        self._unkept: int | None = (
+            None  # position of an entry that could be neither sent nor set aside, for lack of room
+        )
         self._done: list[dict[str, Any]] = []
         self._begun_at = time.monotonic()
-        self._one_by_one = False  # whether entries are tried by themselves, for one of them is not taken
-        self._resent: list[bytes] | None = None  # of what had been refused, while that is sent again
+        self._one_by_one = False  # whether entries are tried one by one, because one of them is refused
+        self._resent: list[bytes] | None = None  # refused entries, while they are sent again
 
     def run(self) -> bool:
         """Send until the spool is complete and sent; False if something could not be sent."""
         attempts, idle = 0, time.monotonic()
         while not self.state.error:
-            over = self._is_over()  # asked first: what was written before is seen then
+            over = self._is_over()  # before reading, so that everything written earlier is seen
             complete = over or self._is_complete()
             try:
                 if self._send():
@@ -78,7 +83,7 @@ class Sender:
                 elif complete or (self.state.ended and time.monotonic() - idle > _IDLE):
                     return self._unkept is None
                 if not complete:
-                    self._wait(_LOOK_EVERY)
+                    self._wait(_SEND_EVERY)
             except _Impossible as error:
                 self.state.error = str(error)
                 self._save()
@@ -96,9 +101,9 @@ class Sender:
     def note(self, error: Exception) -> bool:
         """Record why nothing can be sent; whether other processes may still be creating the database's tables."""
         reason, is_new = reason_of(error), self.state.run_id is None
-        may_pass = is_new and not self._is_remote and not is_for_good(error)
+        may_pass = is_new and not self._is_remote and not is_permanent(error)
         waits = may_pass and time.monotonic() - self._begun_at < _PATIENCE
-        if is_new and (is_for_good(error) or (may_pass and not waits and "locked" not in reason)):
+        if is_new and (is_permanent(error) or (may_pass and not waits and "locked" not in reason)):
             self.state.error = reason
         elif not waits:
             self.state.trouble, self.state.answered = reason, self._is_remote and is_answer(error)
@@ -116,18 +121,18 @@ class Sender:
     # --- the log -----------------------------------------------------------------------------------------------
 
     def _send(self) -> bool:
-        """Send what is there; whether there was anything."""
+        """Send what the log has; whether there was anything."""
         self._check_log()
-        found = False
+        any_new = False
         for line, end in lines(self.folder / LOG, self._position):
-            found = True
+            any_new = True
             self._take(line, end)
         self._send_points()
         self._one_by_one = False
-        return found
+        return any_new
 
     def _check_log(self) -> None:
-        """See that the log still is the one of which so much was sent; if not, send all that is there."""
+        """Check that the log is still the one that was partly sent; if not, send all of it."""
         done, known = self.state.done, self.state.before_done
         before = self._before(done)
         if before is None or (known and before != known):
@@ -137,15 +142,15 @@ class Sender:
             self._save()
 
     def _before(self, done: int) -> str | None:
-        """What tells a log of which so many bytes were sent from others; None if no entry ends there."""
+        """The fingerprint of a log at a position; None if no entry ends there."""
         if not done:
             return ""
         with os.fdopen(open_private(self.folder / LOG, os.O_RDONLY), "rb") as file:
-            file.seek(max(0, done - _SAMPLES))
-            found = file.read(min(done, _SAMPLES))
-        if len(found) < min(done, _SAMPLES) or not found.endswith(b"\n"):
+            file.seek(max(0, done - _FINGERPRINT))
+            tail = file.read(min(done, _FINGERPRINT))
+        if len(tail) < min(done, _FINGERPRINT) or not tail.endswith(b"\n"):
             return None
-        return hashlib.sha256(found).hexdigest()[:16]
+        return hashlib.sha256(tail).hexdigest()[:16]
 
     def _take(self, line: bytes, end: int) -> None:
         try:
@@ -170,9 +175,9 @@ class Sender:
         self._discard()
 
     def _discard(self) -> None:
-        """Throw away what the spool keeps for entries that MLflow has, and that will not be sent again."""
+        """Delete the spool's copies for entries that MLflow has and that will not be sent again."""
         while self._done:
-            self._store.discard(self._done.pop())
+            self._store.contents.discard(self._done.pop())
 
     def _do(self, entry: dict[str, Any], line: bytes) -> None:
         try:
@@ -193,7 +198,7 @@ class Sender:
     def _send_points(self) -> None:
         if self._points:
             if self.state.run_id is None:
-                raise _Impossible("its log does not begin with a run that can be read")
+                raise _Impossible("its log does not start with a readable entry of a run")
             for start in range(0, len(self._points), BATCH):
                 self._send_some(self._points[start : start + BATCH])
             self._points = []
@@ -202,7 +207,7 @@ class Sender:
 
     def _send_some(self, points: Sequence[Point]) -> None:
         try:
-            self._store.add_points(points)
+            self._store.contents.add_points(points)
         except Exception as error:
             if not isinstance(error, Refused) and not (self._one_by_one and self._takes_others()):
                 raise
@@ -222,13 +227,13 @@ class Sender:
         self._save()
 
     def _save(self) -> None:
-        with contextlib.suppress(OSError):  # of a full disk; what is sent twice is in MLflow once
+        with contextlib.suppress(OSError):  # a full disk; what is sent twice is recorded once
             self.state.write(self.folder)
 
     # --- what is refused ---------------------------------------------------------------------------------------
 
     def _refuse(self, entry: dict[str, Any], error: Exception) -> None:
-        """Set an entry aside, with the reason; where there is no room for that, it stays to be sent in the log."""
+        """Set an entry aside with the reason; if there is no room for that, it stays in the log to be sent."""
         reason = reason_of(error)
         line = line_of({**entry, "refused": reason})
         if self._resent is not None:
@@ -250,7 +255,7 @@ class Sender:
                 raise OSError("no room")
 
     def resend_refused(self) -> None:
-        """Send what was set aside once more: what kept MLflow from taking it may have passed."""
+        """Send what was set aside once more, because the reason may have passed."""
         try:
             waiting = read_private(self.folder / REFUSED).splitlines(keepends=True)
         except FileNotFoundError:
@@ -260,7 +265,7 @@ class Sender:
             while waiting:
                 self._resend(waiting[0])
                 del waiting[0]
-        finally:  # where nothing can be sent, the rest stays
+        finally:  # if sending fails, the rest stays
             left, self._resent, self._one_by_one = [*self._resent, *waiting], None, False
             self.state.refused = len(left)
             if left:
@@ -287,10 +292,10 @@ class Sender:
     # --- the end -----------------------------------------------------------------------------------------------
 
     def close(self, is_last: bool = True) -> None:
-        """End a run whose process has gone, and throw away what MLflow has.
+        """End a run whose process has ended, and delete the spool if MLflow has everything.
 
         Args:
-            is_last: whether the run went on in no other spool. Default True.
+            is_last: whether this is the last spool of the run. Default True.
         """
         with guarded(self.folder.parent):
             others = self._writer not in ("", self.state.writer)
@@ -308,7 +313,7 @@ class Sender:
 
     @property
     def lost(self) -> int:
-        """Points that had no room on the disk, if the process that held them has ended."""
+        """Points that found no room on the disk before the process that held them ended."""
         with contextlib.suppress(OSError):
             return max((self.folder / HELD).lstat().st_size, 1)
         return 0
@@ -320,7 +325,7 @@ def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Ca
     Args:
         folder: the spool's.
         writer: who writes to it; empty for the last writer.
-        wait: waits so many seconds, or until there may be something new.
+        wait: waits for a number of seconds, or until there may be something new.
         is_over: whether the training is over.
     """
     sender = Sender(folder.absolute(), writer, wait, is_over)
@@ -330,7 +335,7 @@ def send(folder: Path, writer: str, wait: Callable[[float], object], is_over: Ca
 
 
 def close(sender: Sender, is_last: bool = True) -> None:
-    """End a run of which everything is sent (`Sender.close`), or keep why that cannot be done now."""
+    """End a run that is completely sent (`Sender.close`), or record why that is not possible now."""
     try:
         sender.close(is_last)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The process that sends a run's spools, as the training sees it."""
+"""The process that sends a run's spools, from the training's side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from lr_plugins.tracking.private_files import open_private
 from lr_plugins.tracking.spool import ERRORS, Spool
 
-# The package of this very program, which need not be installed; installed, it is found as it is.
+# The package may be used from a folder, without being installed.
 _ROOT = Path(__file__).parents[2]
 _SEND = """import sys
 root = sys.argv.pop(1)
@@ -22,14 +22,14 @@ sys.path = [folder for folder in sys.path if folder]
 if root not in sys.path: sys.path.insert(0, root)
 from lr_plugins.tracking.sender_program import main
 main()"""
-_STARTS = 5  # of a process that ends by itself, before it is given up
+_STARTS = 5  # of a process that keeps ending, before giving up
 
 
 class SenderProcess:
-    """Starts a sender, again where it has died, and speaks to it.
+    """Starts a sender, restarts it if it has died, and sends it messages.
 
     Args:
-        folder: where it works, for what a tracking URI is relative to.
+        folder: its working directory, which relative tracking URIs refer to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,7 @@ class SenderProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process that has been started."""
+        """The process ID."""
         return self.process.pid
 
     @property
@@ -49,17 +49,17 @@ class SenderProcess:
         return self._process
 
     def ensure(self, spools: Sequence[Spool]) -> str:
-        """Ensure that a process sends these spools; the reason if there can be none, else an empty text."""
+        """Ensure that a process sends these spools; the reason if that is impossible, or else an empty string."""
         if self._process is not None and self._process.poll() is None:
             return ""
         if self._starts == _STARTS:
-            return f"its process ends again and again; see {spools[0].folder / ERRORS}"
+            return f"the process that sends keeps ending; see {spools[0].folder / ERRORS}"
         self._starts += 1
-        told = [json.dumps([str(spool.folder), spool.writer]) for spool in spools]
+        arguments = [json.dumps([str(spool.folder), spool.writer]) for spool in spools]
         with _errors(spools) as errors:
-            # In a session of its own: Ctrl-C is for the training.
+            # In a session of its own, because Ctrl-C is meant for the training.
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _SEND, str(_ROOT), *told],
+                [sys.executable, "-c", _SEND, str(_ROOT), *arguments],
                 cwd=self._folder,
                 stdin=subprocess.PIPE,
                 stdout=errors,
@@ -69,34 +69,34 @@ class SenderProcess:
         weakref.finalize(self, _close_input, self._process)
         return ""
 
-    def has_sent(self) -> None:
-        """Something has been sent: the process is of use."""
+    def note_progress(self) -> None:
+        """Something has been sent: a process that ends later may be started again."""
         self._starts = 0
 
     def add(self, spool: Spool) -> None:
-        """Have it send another spool when it has sent those that it knows."""
-        self._say(json.dumps([str(spool.folder), spool.writer]).encode())
+        """Have it send another spool after those it knows."""
+        self._send_line(json.dumps([str(spool.folder), spool.writer]).encode())
 
     def wake(self) -> None:
-        """Have it look at once."""
-        self._say(b"")
+        """Have it look for new entries at once."""
+        self._send_line(b"")
 
     def close(self) -> None:
-        """Tell it that nothing more will come."""
+        """Signal that nothing more will come."""
         if self._process is not None:
             _close_input(self._process)
         self._process = None
 
-    def _say(self, line: bytes) -> None:
+    def _send_line(self, line: bytes) -> None:
         if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):  # it has ended; the next look starts another
+            with contextlib.suppress(OSError, ValueError):  # it has ended; the next `ensure` starts another
                 self._process.stdin.write(line + b"\n")
                 self._process.stdin.flush()
 
 
 @contextlib.contextmanager
 def _errors(spools: Sequence[Spool]) -> Iterator[int]:
-    """Where it writes what it has to say of itself; nowhere, if the disk takes no more."""
+    """The file for its own messages; none, if the disk is full."""
     try:
         descriptor = open_private(spools[0].folder / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OSError:

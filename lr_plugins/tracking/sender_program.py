@@ -1,10 +1,10 @@
 """The process that sends to MLflow what a training logs: `python -m lr_plugins.tracking.sender_program SPOOL`.
 
-Sending takes MLflow some 80 us of processor time a point. In a thread of the training it would take them from the
-training, which holds the same interpreter lock.
+Sending costs MLflow some 80 us of CPU time per point. A thread of the training would take that from the training,
+because of the interpreter lock.
 
-A line on its standard input makes it look at once, or names another spool in which the run continues. When that input
-ends, the training has ended: the rest is sent, and a run without an end is marked KILLED.
+A line on standard input wakes it at once, or names another spool in which the run continues. When the input ends, the
+training has ended: the rest is sent, and a run that was not ended is marked KILLED.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from pathlib import Path
 
 from lr_plugins.tracking.secrets import MaskedStream
 from lr_plugins.tracking.sender import Sender, close
-from lr_plugins.tracking.spool import SENDING, own_lock, tidy
+from lr_plugins.tracking.spool import SENDING, clean_up, own_lock
 
 
 class _Training:
-    """The training whose spools are sent, as its messages tell of it."""
+    """The training whose spools are sent, known from its messages on standard input."""
 
     def __init__(self, spools: Sequence[str]) -> None:
-        self.spools = [_spool(one) for one in spools]
-        self._news, self.is_gone = threading.Event(), False
+        self.spools = [_spool(spool) for spool in spools]
+        self._message, self.is_gone = threading.Event(), False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
         for line in sys.stdin.buffer:
             if line.strip():
                 self.spools.append(_spool(line))
-            self._news.set()
+            self._message.set()
         self.is_gone = True
-        self._news.set()
+        self._message.set()
 
     def wait(self, seconds: float) -> None:
-        self._news.wait(seconds)
+        self._message.wait(seconds)
         if not self.is_gone:
-            self._news.clear()
+            self._message.clear()
         else:
             time.sleep(min(seconds, 0.2))
 
@@ -77,7 +77,7 @@ def _send_all(training: _Training) -> None:
         for sender in done:
             close(sender, is_last=sender is done[-1])
         for folder, _ in training.spools:
-            tidy(folder)
+            clean_up(folder)
 
 
 def _in_turn(training: _Training) -> Iterator[tuple[int, Path]]:
@@ -88,26 +88,26 @@ def _in_turn(training: _Training) -> Iterator[tuple[int, Path]]:
 
 
 def main() -> None:
-    """Send the spools that are named on the command line while they grow."""
+    """Send the spools named on the command line as they grow."""
     sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     ask_once()
     _lift_limit()
     if hasattr(os, "nice"):
         os.nice(5)  # the training comes first
-    # A call makes thousands of objects at once, all of which are needed: looking for garbage among them, and among
-    # what MLflow's modules hold, would take a third of the time.
+    # A call creates thousands of objects that are all needed: searching them, and MLflow's modules, for garbage would
+    # take a third of the time.
     gc.set_threshold(100_000, 50, 100)
     _send_all(_Training(sys.argv[1:]))
 
 
 def ask_once() -> None:
-    """Report an unreachable server at once: the sender does its own retries."""
+    """Have MLflow report an unreachable server at once: the sender does its own retries."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
 def _lift_limit() -> None:
-    """Let the database grow, also where a training was to write small files only."""
+    """Let the database grow, even if the training may only write small files."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lr_plugins.tracking.delivery import Delivery
+from lr_plugins.tracking.delivery import Delivery
 
 _NAMED = 5  # params in a warning
 
 
 def shortfalls(delivery: Delivery, complete: bool, is_default: bool) -> Iterator[str]:
-    """A sentence for each way in which MLflow differs from what was logged; nothing where it has all of it.
+    """A sentence for each way in which MLflow differs from what was logged; none if it has everything.
 
     Args:
         delivery: that of the run.
         complete: whether everything has been sent.
         is_default: whether the spools are in the default folder, which a command need not name.
     """
-    run = delivery.state.run_id
-    if delivery.differing:
+    run, parts = delivery.state.run_id, delivery.parts
+    if parts.differing:
         yield (
-            f"{delivery.differing} points of MLflow run {run} have another value now than before the run was resumed; "
-            "the first value stays. A run of its own would have both (train.py: new_run=true)."
+            f"{parts.differing} points of MLflow run {run} have another value now than before the run was resumed; "
+            "MLflow keeps the first value. A run of its own would have both (for a training: new_run=true)."
         )
-    params = delivery.differing_params
+    params = parts.differing_params
     if params:
         more = f" and {len(params) - _NAMED} more" if len(params) > _NAMED else ""
         yield (
@@ -34,31 +32,22 @@ def shortfalls(delivery: Delivery, complete: bool, is_default: bool) -> Iterator
             f"{', '.join(params[:_NAMED])}{more}. MLflow keeps the first value; the new ones are tags: "
             f"{delivery.state.mark_of_params}{params[0]}."
         )
-    if delivery.refused:
-        refusal = next(part.state.refusal for part in delivery.parts if part.state.refused)
+    if parts.refused:
         yield (
-            f"MLflow did not take {delivery.refused} of the entries of run {run}, the last of them because: {refusal}. "
-            f"They are kept in {delivery.spool.folder}."
+            f"MLflow did not accept {parts.refused} of the entries of run {run}, the last of them because: "
+            f"{parts.refusal}. They are kept in {delivery.spool.folder}."
         )
     if not complete:
-        reason = delivery.trouble_in_words if delivery.trouble else "MLflow has not answered yet"
-        folders = " and ".join(str(folder) for folder in delivery.waiting)
+        reason = delivery.describe_trouble() if parts.trouble else "MLflow has not answered yet"
+        folders = " and ".join(str(folder) for folder in parts.waiting)
         commands = " && ".join(_commands(delivery, is_default))
         yield f"{reason}. What it does not have yet waits in {folders}; send it with: {commands}"
-    if delivery.lost_entries:
-        yield lost_points(delivery)
-
-
-def lost_points(delivery: Delivery) -> str:
-    """What to report of points that no disk had room for."""
-    return (
-        f"{delivery.lost} points of the run ({delivery.lost_entries} entries) are lost: no disk had room for them, "
-        f"until the end of the training. {delivery.spool.folder} has what was logged before."
-    )
+    if delivery.overflow.lost_entries:
+        yield delivery.describe_loss()
 
 
 def _commands(delivery: Delivery, is_default: bool) -> Iterator[str]:
     """The commands that send what waits, one for each folder."""
-    for place in dict.fromkeys(folder.parent for folder in delivery.waiting):
+    for place in dict.fromkeys(folder.parent for folder in delivery.parts.waiting):
         named = "" if is_default and place == delivery.parent else f" {shlex.quote(str(place))}"
-        yield f"lr-plugins send{named}{' --to URI' if delivery.error else ''}"
+        yield f"lr-plugins send{named}{' --to URI' if delivery.parts.error else ''}"

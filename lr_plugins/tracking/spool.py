@@ -1,8 +1,8 @@
 """What a run has logged and MLflow may not have yet: a file that one process appends to and another one reads.
 
-One line of JSON per entry (`entries`). A line is written by a single call of the operating system as soon as it is
-logged, so that a process that is killed loses none. The sender keeps beside it what of it MLflow has (`State`). If
-the disk is full, the run continues in another spool (`Delivery`).
+Each entry (`entries`) is a line of JSON, written with one system call as soon as it is logged, so that a process that
+is killed loses none. Beside it, the sender keeps how much of it MLflow has (`State`). If the disk is full, the run
+continues in another spool (`Delivery`).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from lr_plugins.tracking.secrets import has_secret, masked
 from lr_plugins.tracking.state import STATE, State
 
 LOG, LOCK, FILES, REFUSED = "log.jsonl", "lock", "files", "refused.jsonl"
-ADDRESSES = "addresses.json"  # those that have a password in them, by what stands in the log
-HELD = "held"  # is there while entries find no room; as long, in bytes, as points are held in memory
+ADDRESSES = "addresses.json"  # addresses with passwords, by their masked form in the log
+HELD = "held"  # exists while entries find no room; its size in bytes is the number of points held in memory
 SENDING, ERRORS = ".sending", "sender.log"
-DEFAULT = Path(".lr_plugins") / "spool"  # in the current folder, as mlflow.db is
-ELSEWHERE = "lr_plugins-spool-"  # how the folders begin that are made where another disk is full
+DEFAULT = Path(".lr_plugins") / "spool"  # in the current folder, like mlflow.db
+ELSEWHERE = "lr_plugins-spool-"  # prefix of folders that are created when another disk is full
 _OWN_NAME = re.compile(r"[0-9a-f]{32}")
 
 
@@ -63,14 +63,14 @@ class Spool:
         self._file = open_private(folder / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         weakref.finalize(self, os.close, self._file)
         if not (folder / STATE).exists():
-            State().write(folder)  # now, while there is room for it
+            State().write(folder)  # now, while there is room
         size = self.size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             self.append(b"\n")  # after a line that was cut off
 
     @classmethod
     def new(cls, parent: Path) -> Spool:
-        """One of its own below `parent`.
+        """A new spool below `parent`.
 
         Raises:
             OSError: it cannot be written; then nothing is left of it.
@@ -91,7 +91,7 @@ class Spool:
         """Append an entry.
 
         Raises:
-            OSError: the disk takes no more.
+            OSError: the disk is full.
         """
         self.append(line_of(entry))
 
@@ -99,7 +99,7 @@ class Spool:
         """Append a line.
 
         Raises:
-            OSError: the disk takes no more; then nothing of the line is in the file.
+            OSError: the disk is full; then the file has no part of the line.
         """
         written = 0
         try:
@@ -111,10 +111,10 @@ class Spool:
             raise
 
     def keep(self, path: Path) -> str:
-        """Copy a file or a folder into the spool, for the original may change before it is sent; the copy's name.
+        """Copy a file or a folder into the spool, because the original may change before it is sent; the copy's name.
 
         Raises:
-            OSError: it cannot be read, or the disk takes no more.
+            OSError: it cannot be read, or the disk is full.
         """
 
         def copy(place: Path) -> None:
@@ -122,7 +122,7 @@ class Spool:
             if not path.is_dir():
                 shutil.copyfile(path, target)
                 return
-            # Not the spool itself, where it is below the folder.
+            # Without the spool itself, which may be below the folder.
             own = {self.folder.parent.resolve()}
             shutil.copytree(
                 path,
@@ -131,15 +131,15 @@ class Spool:
                 ignore=lambda folder, names: [name for name in names if (Path(folder) / name).resolve() in own],
             )
             for folder, _, _ in os.walk(target):
-                os.chmod(folder, 0o700)  # that of the original may forbid what is to be done here
+                os.chmod(folder, 0o700)  # the original's mode may forbid reading or deleting it
 
         return self._kept(copy)
 
     def keep_text(self, text: str, file_name: str) -> str:
-        """Keep a text as a file of that name; the copy's name.
+        """Store a string as a file of that name; the copy's name.
 
         Raises:
-            OSError: the disk takes no more.
+            OSError: the disk is full.
         """
         return self._kept(lambda place: (place / file_name).write_bytes(text.encode("utf-8", "backslashreplace")))
 
@@ -155,17 +155,17 @@ class Spool:
         return name
 
     def keep_address(self, address: str | None) -> str | None:
-        """What may stand in the log for an address; where that has a password, it is kept in a file of its own.
+        """An address without its password, which goes into a file of its own.
 
         Raises:
-            OSError: the disk takes no more.
+            OSError: the disk is full.
         """
         return keep_address(self.folder, address) if address is not None else None
 
     def mark_held(self, points: int) -> None:
-        """Note beside the log that so many points find no room; 0 where all have found it.
+        """Record beside the log how many points find no room; 0 if all have found it.
 
-        The note itself needs none: it is a file without content, as long as there are points.
+        The record itself needs no room: it is a sparse file whose size is the number of points.
         """
         with contextlib.suppress(OSError, NotOurs):
             if points:
@@ -190,7 +190,7 @@ def keep_address(folder: Path, address: str) -> str:
     """An address without its password, which is stored in a file of the spool that only the owner can read.
 
     Raises:
-        OSError: the disk takes no more.
+        OSError: the disk is full.
     """
     if has_secret(address):
         replace_private(folder / ADDRESSES, json.dumps({**addresses(folder), masked(address): address}).encode())
@@ -198,22 +198,22 @@ def keep_address(folder: Path, address: str) -> str:
 
 
 def addresses(folder: Path) -> dict[str, str]:
-    """The addresses with passwords that a spool has, by what stands in its log."""
+    """The addresses with passwords of a spool, by their masked form in its log."""
     try:
-        found = json.loads(read_private(folder / ADDRESSES))
+        content = json.loads(read_private(folder / ADDRESSES))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return {}
-    return {shown: address for shown, address in found.items() if isinstance(address, str)}
+    return {shown: address for shown, address in content.items() if isinstance(address, str)}
 
 
 def guarded(parent: Path) -> FileLock:
-    """Held while a spool is taken up or thrown away.
+    """The lock that is held while a spool is adopted or deleted.
 
     Raises:
         NotOurs: the lock file is a link, or belongs to another user.
-        OSError: there can be no such folder.
+        OSError: the folder cannot be created.
     """
     if not parent.is_dir():
         make_private_folder(parent)
@@ -221,7 +221,7 @@ def guarded(parent: Path) -> FileLock:
 
 
 def own_lock(path: Path) -> FileLock:
-    """A lock whose file is this user's own.
+    """A lock whose file belongs to this user.
 
     Raises:
         NotOurs: it is a link, not a regular file, or belongs to another user.
@@ -232,26 +232,26 @@ def own_lock(path: Path) -> FileLock:
 
 def spools(parent: Path) -> list[Path]:
     """This user's spools below a folder, the oldest first."""
-    found = []
+    dated = []
     for path in parent.iterdir() if parent.is_dir() else ():
         with contextlib.suppress(OSError, NotOurs):
             check_folder(path)
-            found.append(((path / LOG).lstat().st_mtime_ns, path))
-    return [path for _, path in sorted(found)]
+            dated.append(((path / LOG).lstat().st_mtime_ns, path))
+    return [path for _, path in sorted(dated)]
 
 
 def strange_spools(parent: Path) -> list[str]:
-    """Why what looks like a spool below a folder is not this user's."""
-    found = []
+    """Why folders that look like spools are not this user's."""
+    reasons = []
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         try:
             check_folder(path)
         except NotOurs as error:
             if _OWN_NAME.fullmatch(path.name) or os.path.lexists(path / LOG):
-                found.append(str(error))
+                reasons.append(str(error))
         except OSError:
             continue
-    return found
+    return reasons
 
 
 def default_folder(start: Path) -> Path:
@@ -268,8 +268,8 @@ def default_folder(start: Path) -> Path:
     return place
 
 
-def tidy(folder: Path) -> None:
-    """Throw away what is left beside a spool that is gone."""
+def clean_up(folder: Path) -> None:
+    """Delete what is left beside a spool that no longer exists."""
     if folder.is_dir():
         return
     folder.with_suffix(SENDING).unlink(missing_ok=True)
@@ -288,7 +288,7 @@ def redirect(folder: Path, address: str) -> None:
         address: the tracking URI, with its password.
 
     Raises:
-        OSError: the disk takes no more.
+        OSError: the disk is full.
     """
     state = State.read(folder)
     if masked(address) == (state.instead or state.tracking_uri):
@@ -298,7 +298,7 @@ def redirect(folder: Path, address: str) -> None:
 
 
 def is_left(folder: Path) -> bool:
-    """Whether a spool is there that no process sends."""
+    """Whether a spool exists that no process is sending."""
     try:
         with own_lock(folder.with_suffix(SENDING)).acquire(timeout=0):
             return folder.is_dir()
@@ -309,5 +309,5 @@ def is_left(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Throw a spool, or a copy in it, away; what links in it point to stays."""
+    """Delete a spool, or a copy in it, without following links."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What of a spool has been sent: kept by the sender, read by the training."""
+"""How much of a spool has been sent: written by the sender, read by the training."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ _TYPES: dict[str, tuple[type, ...]] = {"None": (str, type(None)), "float": (floa
 class State:
     """What the sender has done so far.
 
+    One flat record, because it is a file (`state.json`), and a new field must not make an old one unreadable.
+
     Args:
         done: bytes of the log that MLflow has.
-        before_done: digest of what stands before that byte in the log, by which a shortened log is noticed.
-        run_id: the MLflow run's id; None before it is created.
+        before_done: fingerprint of the log before that byte, which reveals a shortened log.
+        run_id: the MLflow run's ID; None before it is created.
         run_name: its name.
-        experiment_id: its experiment's id.
+        experiment_id: its experiment's ID.
         tracking_uri: where it is, without a password.
         writer: who writes to the spool (`Spool.writer`).
         resumed: how often the run has been resumed.
-        status_before: the status of a run that is resumed, while nothing has been added to it.
-        checks: whether points may be those that a resumed run has already.
+        status_before: the status of a resumed run until something is added to it.
+        checks: whether a resumed run may already have some of the points.
         missing: why the run to resume cannot be used; empty if it can.
         error: why nothing can be sent at all; empty if all is well.
         trouble: why nothing can be sent at the moment; empty if all is well.
-        answered: whether the trouble is an answer, rather than the lack of one.
-        asked_at: when a server was asked that has not answered yet, in s since 1970; 0 if none is.
+        answered: whether the trouble is an answer rather than the lack of one.
+        asked_at: when the pending request to a server was sent, in s since 1970; 0 without one.
         joined: whether other code started the run, and ends it.
-        ended: whether the run has ended by its own word.
+        ended: whether the run's own entry has ended it.
         differing: points that had another value before the run was resumed.
-        refused: entries that MLflow does not take, kept in `refused.jsonl`.
-        refusal: why it refused the last of them.
+        refused: entries that MLflow does not accept, kept in `refused.jsonl`.
+        refusal: why it does not accept the last of them.
         known_before: params that a resumed run had.
         differing_params: params whose recorded value differs from the one logged last; once for each change.
         instead: the tracking URI that replaces the one in the log; empty for the latter.
-        before: the run at the original tracking URI that has a part of the log, and where it is; empty if none has.
+        before: the run at the original tracking URI that has a part of the log, with its place; empty if none has.
         left_files: files that only that run has.
         ended_as: the status of a continued run before it was reopened.
         names: the original names behind changed ones in a continued run; JSON.
@@ -89,37 +91,37 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> State:
-        """The state of a spool; a new one if there is none that can be read."""
+        """The state of a spool; a new one if it cannot be read."""
         try:
-            found = json.loads(read_private(folder / STATE))
+            fields = json.loads(read_private(folder / STATE))
         except (OSError, ValueError, RecursionError, NotOurs):
             return cls()
-        if not isinstance(found, dict):
+        if not isinstance(fields, dict):
             return cls()
         default = cls()
-        fits = {name: found[name] for name in vars(default) if name in found and _fits(found[name], default, name)}
-        return cls(**fits)
+        valid = {name: fields[name] for name in vars(default) if name in fields and _fits(fields[name], default, name)}
+        return cls(**valid)
 
     def write(self, folder: Path) -> None:
-        """Put it in the place of the one before, whole or not at all.
+        """Replace the previous state atomically.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: it cannot be written.
         """
         replace_private(folder / STATE, json.dumps(dataclasses.asdict(self)).encode())
 
 
 def _fits(value: object, default: State, name: str) -> bool:
-    usual = getattr(default, name)
+    initial = getattr(default, name)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
         return False
-    if isinstance(usual, list):
+    if isinstance(initial, list):
         return _are_texts(value)
     if isinstance(value, dict):
-        fits_one = _are_texts if name == "there" else lambda one: isinstance(one, str)
-        return isinstance(usual, dict) and all(map(fits_one, value.values()))
-    return type(value) in _TYPES.get("None" if usual is None else type(usual).__name__, (type(usual),))
+        fits_one = _are_texts if name == "there" else lambda text: isinstance(text, str)
+        return isinstance(initial, dict) and all(map(fits_one, value.values()))
+    return type(value) in _TYPES.get("None" if initial is None else type(initial).__name__, (type(initial),))
 
 
 def _are_texts(values: object) -> bool:
-    return isinstance(values, list) and all(isinstance(one, str) for one in values)
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)

@@ -1,10 +1,10 @@
-"""Reproducible text forms of the values of params and tags."""
+"""Reproducible string forms of the values of params and tags."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lr_plugins.tracking.names import encodable
@@ -25,24 +25,38 @@ def text_of(value: object) -> str:
     """
     try:
         text = value if isinstance(value, str) else _spelled(value, str)
-    except RecursionError:  # a list that holds itself
+    except RecursionError:  # a list that contains itself
         text = _without_addresses(str(value))
     return masked(encodable(text))
+
+
+def flattened(params: Mapping[str, Any], *above: object) -> Iterator[tuple[tuple[object, ...], Any]]:
+    """The values of nested params, each with the names that lead to it.
+
+    Example:
+        >>> list(flattened({"lr": 0.1, "data": {"seed": 1}}))
+        [(('lr',), 0.1), (('data', 'seed'), 1)]
+    """
+    for name, value in params.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, *above, name)
+        else:
+            yield (*above, name), value
 
 
 def _spelled(value: Any, otherwise: Callable[[object], str] = repr) -> str:
     """Containers, functions and classes in Python syntax; everything else through `otherwise`."""
     if isinstance(value, functools.partial):
-        options = [f"{name}={_spelled(one)}" for name, one in value.keywords.items()]
+        options = [f"{name}={_spelled(argument)}" for name, argument in value.keywords.items()]
         return f"functools.partial({', '.join([*map(_spelled, (value.func, *value.args)), *options])})"
     if type(value) is list:
         return f"[{', '.join(map(_spelled, value))}]"
     if type(value) is tuple:
         return f"({', '.join(map(_spelled, value))}{',' if len(value) == 1 else ''})"
     if type(value) is dict:
-        return "{" + ", ".join(f"{key!r}: {_spelled(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {_spelled(item)}" for key, item in value.items()) + "}"
     if type(value) in (set, frozenset) and value:
-        return "{" + ", ".join(sorted(map(_spelled, value))) + "}"  # its own order is not the same in every process
+        return "{" + ", ".join(sorted(map(_spelled, value))) + "}"  # the order of a set differs between processes
     home, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if isinstance(home, str) and isinstance(name, str):
         return f"{home}.{name}"

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be resumed from, told before anything is trained or recorded."""
+"""Checks whether a run can be resumed from a checkpoint, before anything is trained or recorded."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ _FORM = record(
     {"callbacks": mapping},
     others=True,
 )
-"""What Lightning's checkpoints have."""
+"""The layout of Lightning's checkpoints."""
 
 
 def read_checkpoint(path: str) -> tuple[str, dict[str, Any]]:
-    """A checkpoint, or the one before where it is broken; with the file that it is from.
+    """Read a checkpoint, or the previous one if it is broken; the file and its contents.
 
     Args:
         path: the checkpoint file.
 
     Raises:
-        InvalidArgument: there is none that can be read.
+        InvalidArgument: neither can be read.
     """
     first = Path(path)
     candidates = [first, first.with_name(PREVIOUS)] if first.name == LAST else [first]
@@ -99,19 +99,19 @@ def read_checkpoint(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def check_checkpoint(
-    path: str, checkpoint: dict[str, Any], module: Classifier, max_epochs: int | None, goes_on: bool = True
+    path: str, checkpoint: dict[str, Any], module: Classifier, max_epochs: int | None, continues: bool = True
 ) -> None:
-    """Check that a checkpoint is one of this model and optimizer, and not longer than the run.
+    """Check that a checkpoint fits this model and optimizer, and is not longer than the run.
 
     Args:
         path: the checkpoint file.
         checkpoint: what is in it.
-        module: what is to be trained.
+        module: the module to be trained.
         max_epochs: epochs of the run.
-        goes_on: whether the checkpoint's own run goes on, which may be complete. Default True.
+        continues: whether the checkpoint's own run continues, which may be complete. Default True.
 
     Raises:
-        InvalidArgument: it is not; the message says what differs.
+        InvalidArgument: it does not; the message says what differs.
     """
     if _shapes(checkpoint["state_dict"]) != _shapes(module.state_dict()):
         raise InvalidArgument(
@@ -123,22 +123,22 @@ def check_checkpoint(
         hint = f"It knows no {', '.join(missing)}, which {type(optimizer).__name__} needs."
         raise InvalidArgument("ckpt_path", path, "a checkpoint of the same optimizer", hint)
     done = epochs_done(checkpoint)
-    if max_epochs is not None and 0 <= max_epochs < done + (not goes_on):
-        bound = "at least" if goes_on else "above"
+    if max_epochs is not None and 0 <= max_epochs < done + (not continues):
+        bound = "at least" if continues else "above"
         raise InvalidArgument("trainer.max_epochs", max_epochs, f"{bound} {done}, the epochs that the checkpoint has")
 
 
 def check_states(path: str, checkpoint: dict[str, Any], trainer: pl.Trainer, module: Classifier) -> None:
-    """Check all that a run takes from a checkpoint when it resumes, before anything of it is used.
+    """Check everything that a resumed run takes from a checkpoint, before any of it is used.
 
     Args:
         path: the checkpoint file.
         checkpoint: what is in it.
         trainer: the Trainer of the run, with its callbacks.
-        module: what is to be trained.
+        module: the module to be trained.
 
     Raises:
-        LearningRateError: something of it cannot be loaded.
+        LearningRateError: a part of it cannot be loaded.
     """
     states = checkpoint.get("callbacks", {})
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -146,7 +146,7 @@ def check_states(path: str, checkpoint: dict[str, Any], trainer: pl.Trainer, mod
         if state and isinstance(callback, ChecksState):
             callback.check_state_dict(state)
         elif state:
-            _check_state_of_lightnings(path, callback, state)
+            _check_lightning_state(path, callback, state)
     EPOCH_MEANS(checkpoint.get("epoch_means", []), "epoch_means in the checkpoint")
     loops = checkpoint["loops"]["fit_loop"]
     _check_same_form(loops, trainer.fit_loop.state_dict(), "loops.fit_loop in the checkpoint")
@@ -161,37 +161,37 @@ def check_states(path: str, checkpoint: dict[str, Any], trainer: pl.Trainer, mod
         raise InvalidArgument("ckpt_path", path, "a checkpoint of the same optimizer", hint) from error
 
 
-def _check_state_of_lightnings(path: str, callback: Callback, state: Any) -> None:
-    """Load a state into a copy; of one that names files, which are removed when they are not kept, check the names."""
+def _check_lightning_state(path: str, callback: Callback, state: Any) -> None:
+    """Try a state on a copy of the callback, and check the files that ModelCheckpoint would delete."""
     name = type(callback).__name__
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come again when it is loaded in earnest
+            warnings.simplefilter("ignore")  # they are given again when the state is really loaded
             copy.copy(callback).load_state_dict(copy.deepcopy(state))
         if isinstance(callback, ModelCheckpoint):
-            named = [*state.get("best_k_models", {}), *(state.get(one, "") for one in _PATHS)]
-            if any("://" in one or ".." in Path(one).parts for one in named):
+            named = [*state.get("best_k_models", {}), *(state.get(key, "") for key in _PATHS)]
+            if any("://" in path or ".." in Path(path).parts for path in named):
                 raise ValueError("it names files elsewhere")
     except LearningRateError:
         raise
     except Exception as error:
         hint = f"The state of {name} in it cannot be loaded ({type(error).__name__}: {error})."
-        raise InvalidArgument("ckpt_path", path, "a checkpoint that is whole", hint) from error
+        raise InvalidArgument("ckpt_path", path, "an intact checkpoint", hint) from error
 
 
-def _check_same_form(found: Any, own: Any, where: str, depth: int = 0) -> None:
-    """Check that counts are where Lightning has counts; what only one of both has is left to Lightning."""
+def _check_same_form(value: Any, own: Any, where: str, depth: int = 0) -> None:
+    """Check that there are counts where Lightning has counts; keys that only one side has are left to Lightning."""
     if isinstance(own, Mapping):
-        mapping(found, where)
-        missing = set(own) - set(found) if depth > 1 else set()
+        mapping(value, where)
+        missing = set(own) - set(value) if depth > 1 else set()
         if missing:
             raise WrongState(where, described(f"one without {', '.join(sorted(missing))}"), "a dictionary with them")
-        for name in set(own) & set(found):
-            _check_same_form(found[name], own[name], f"{where}.{name}", depth + 1)
+        for name in set(own) & set(value):
+            _check_same_form(value[name], own[name], f"{where}.{name}", depth + 1)
     elif isinstance(own, bool):
-        flag(found, where)
+        flag(value, where)
     elif isinstance(own, int):
-        count(found, where)
+        count(value, where)
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""The reference LightningModule: a network, a loss and an optimizer put together for classification."""
+"""The reference LightningModule: a network, a loss and an optimizer for classification."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 class EpochMean:
-    """Mean loss and accuracy over the samples of an epoch, summed on the device without waiting for it.
+    """Mean loss and accuracy over the samples of an epoch, accumulated on the device without synchronizing.
 
-    Two calls of `LightningModule.log` per step cost about 0.3 ms, half of what a step of a tiny network costs
-    without them; here a batch costs a few in-place additions, and one `log_dict` per epoch does the rest.
+    Two calls of `LightningModule.log` per step take about 0.3 ms, half the time of a step of a tiny network; this
+    takes a few in-place additions per batch and one `log_dict` per epoch.
     """
 
     state_format = StateFormat("Classifier", {"sums": row(real, real), "samples": count})
@@ -30,13 +30,13 @@ class EpochMean:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start over."""
         self._sums: Tensor | None = None
         self._start, self._samples = [0.0, 0.0], 0
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
-        """Count one batch: its mean `loss`, and how many of `logits` are largest at `target`."""
+        """Add one batch: its mean `loss`, and how many of its `logits` are largest at `target`."""
         if self._sums is None:
             self._sums = self._started(loss.device)
         samples = len(target)
@@ -72,9 +72,9 @@ class EpochMean:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the sums of `state_dict`."""
-        found = self.state_format.read(state)
+        checked = self.state_format.read(state)
         self.reset()
-        self._start, self._samples = list(found["sums"]), found["samples"]
+        self._start, self._samples = list(checked["sums"]), checked["samples"]
 
 
 EPOCH_MEANS = list_of(EpochMean.state_format.as_part)
@@ -82,11 +82,11 @@ EPOCH_MEANS = list_of(EpochMean.state_format.as_part)
 
 
 class Classifier(pl.LightningModule):
-    """Trains `net` to tell classes apart; logs `loss`, `acc`, `val_loss` and `val_acc` once per epoch.
+    """Trains `net` as a classifier; logs `loss`, `acc`, `val_loss` and `val_acc` once per epoch.
 
     The metrics are means over the samples of the epoch (a smaller last batch weighs less). They are logged at
     the end of the epoch and not per step; callbacks that monitor a metric see them. An epoch continued from a
-    checkpoint counts the batches before the interruption too.
+    checkpoint includes the batches before the interruption.
 
     Args:
         net: maps a float tensor (samples, ...) to logits (samples, classes).
@@ -94,7 +94,7 @@ class Classifier(pl.LightningModule):
         optimizer: makes the optimizer from the parameters, e.g. `functools.partial(torch.optim.SGD, lr=0.01)`.
 
     Raises:
-        InvalidArgument: an argument is not of its kind.
+        InvalidArgument: an argument is of the wrong kind.
 
     Example:
         >>> from functools import partial
@@ -131,7 +131,7 @@ class Classifier(pl.LightningModule):
         return logits
 
     def compute_loss(self, batch: Batch) -> Tensor:
-        """Mean loss of a batch, in whatever mode (`train` or `eval`) the module is; logs nothing.
+        """Mean loss of a batch in the module's current mode (`train` or `eval`); logs nothing.
 
         Args:
             batch: inputs and int64 targets, on the device of the module.
@@ -149,11 +149,11 @@ class Classifier(pl.LightningModule):
 
     def _log_means(self, mean: EpochMean, prefix: str = "") -> None:
         if means := mean.means(self.trainer, prefix):
-            # The means are the same on every rank already; the flag keeps Lightning from warning about it.
+            # The means are already the same on every rank; the flag only keeps Lightning from warning.
             self.log_dict(means, prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     def on_train_start(self) -> None:
-        """Continue the sums of the running epoch, each process its own."""
+        """Restore the sums of the running epoch, each process its own."""
         by_rank, self._restored_means = self._restored_means, []
         if len(by_rank) == self.trainer.world_size:
             self._train_mean.load_state_dict(by_rank[self.trainer.global_rank])
@@ -193,17 +193,17 @@ class Classifier(pl.LightningModule):
         return logits.softmax(dim=-1)
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer alone: what its learning rate does is not the business of this module."""
+        """The optimizer alone: its learning rate is the business of a callback."""
         return self._make_optimizer(self.parameters())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of the running epoch, those of each process, so that its means survive an interruption."""
+        """Store the sums of the running epoch of each process, so that its means survive an interruption."""
         checkpoint["epoch_means"] = of_all_processes(self.trainer, self._train_mean.state_dict())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of the running epoch until training begins: a module can be loaded without a Trainer, too."""
+        """Keep the sums of the running epoch until training starts: a module can also be loaded without a Trainer."""
         self._restored_means = []
-        if self._trainer is not None:  # what is loaded to predict or to be trained anew does without
+        if self._trainer is not None:  # not needed to predict, or to train anew
             means = checkpoint.get("epoch_means", [])
             EPOCH_MEANS(means, "epoch_means")
             self._restored_means = means

@@ -1,4 +1,4 @@
-"""The command line: Hydra's, with errors told in a sentence instead of a traceback."""
+"""Hydra's command line, with errors reported in a sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -24,14 +24,18 @@ from lr_plugins.errors import LearningRateError, shortened, shown
 from lr_plugins.tracking.secrets import masked
 from lr_plugins.training import sweep
 from lr_plugins.training.credentials import hide
+from lr_plugins.training.entry_point import install_extra
 from lr_plugins.training.resume import continued
 
+_EXTRAS = {"hydra/launcher/joblib": "train", "hydra/launcher/submitit": "slurm", "hydra/sweeper/optuna": "optuna"}
+"""The plugins of Hydra that an extra brings."""
+
 _LONGEST = 4000
-"""Characters of a message; Hydra's own may list all options of a group, or repeat what it could not find."""
+"""Characters of a message; some of Hydra's list all options of a group."""
 
 
-def readable_errors(main: Callable[[], Any], config_dir: str | Path) -> None:
-    """Run a Hydra main; tell a user's error in one message on stderr and exit with status 1.
+def readable_errors(main: Callable[[], Any], config_dir: str | Path, arguments: Sequence[str] | None = None) -> None:
+    """Run a Hydra main; report a user's error in one message on stderr and exit with status 1.
 
     Other errors keep their traceback, and all of them do with HYDRA_FULL_ERROR=1. Ctrl-C exits with 130. What `main`
     returns reaches Hydra's sweepers.
@@ -39,19 +43,21 @@ def readable_errors(main: Callable[[], Any], config_dir: str | Path) -> None:
     Args:
         main: the function that `hydra.main` made.
         config_dir: the folder of its configuration.
+        arguments: the command line, without the program. Default: that of this process.
     """
-    words, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    arguments = before[1:] if arguments is None else arguments
     if full == "1":  # as Hydra reads it
-        sys.argv = [words[0], *continued(hide(words[1:]))]
+        sys.argv = [before[0], *continued(hide(arguments))]
         main()
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions on instead of printing and exiting itself
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting itself
     try:
-        sys.argv = [words[0], *continued(hide(words[1:]))]  # Hydra reads them there
+        sys.argv = [before[0], *continued(hide(arguments))]  # Hydra reads them there
         main()
     except KeyboardInterrupt as interruption:
         sweep.interrupted = True
-        sys.last_value = interruption  # as where it ends a program by itself: what ends at exit looks there
+        sys.last_value = interruption  # as Python sets it; exit handlers look there
         sys.exit(130)
     except BrokenPipeError:
         end_unread()
@@ -61,14 +67,14 @@ def readable_errors(main: Callable[[], Any], config_dir: str | Path) -> None:
             raise
         sys.exit(f"\nError: {masked(message)}")
     finally:
-        sys.argv = words
+        sys.argv = before
         os.environ.pop("HYDRA_FULL_ERROR", None)
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
 def end_unread() -> NoReturn:
-    """End where whoever read our output has left: `python train.py | head`."""
+    """Exit quietly when the reader of the output has gone: `python train.py | head`."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(141)
 
@@ -91,15 +97,15 @@ def _message(error: BaseException, config_dir: str | Path) -> str | None:
     if isinstance(error, OmegaConfBaseException):
         return _unreadable(error)
     if isinstance(error, HydraException):
-        lacks_launcher = "Could not find 'hydra/launcher/" in str(error)
-        return str(error) + ('\nIt is part of an extra: pip install -e ".[train,slurm]"' if lacks_launcher else "")
-    if _is_theirs(error) or _of_a_launcher(error):
+        missing = next((extra for plugin, extra in _EXTRAS.items() if f"Could not find '{plugin}" in str(error)), None)
+        return str(error) + (f"\nIt is part of an extra: {install_extra(missing)}" if missing is not None else "")
+    if _is_from_hydra(error) or _is_from_launcher(error):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename is not None:
-        return _of_a_file(error)
-    # Lightning's own judgement of settings; of a monitor that is not logged it tells by a plain RuntimeError.
-    lightnings = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
-    return str(error) if lightnings else None
+        return _describe_file_error(error)
+    # Lightning's own check of settings; a monitor that is not logged is a plain RuntimeError.
+    is_misconfiguration = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
+    return str(error) if is_misconfiguration else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -122,12 +128,12 @@ def _instantiation(error: InstantiationException) -> str:
 
 
 def _unreadable(error: OmegaConfBaseException) -> str:
-    """A value that the configuration names and does not have: an interpolation, or `???`."""
+    """A value that the configuration refers to and does not have: an interpolation, or `???`."""
     key = str(error.full_key or "")
     if isinstance(error, MissingMandatoryValue):
         given = [word.partition("=")[0].lstrip("+") for word in sys.argv[1:] if word.endswith("=???")]
-        key = given[0] if len(given) == 1 else key  # as it was written, not as it is referred to from elsewhere
-        return f"{key} must be set: its value is ???. Give it one, {key}=VALUE."
+        key = given[0] if len(given) == 1 else key  # the field that was set, not one that refers to it
+        return f"{key} must be set: its value is ???. Give it one: {key}=VALUE."
     what = str(error).partition("\n")[0].rstrip(".")
     written = [word for word in sys.argv[1:] if "${" in word]
     where = f"{key}: " if key and key not in what else f"{written[0]}: " if len(written) == 1 and not key else ""
@@ -141,23 +147,22 @@ def _arguments(target: str) -> list[str]:
 # --- overrides that Hydra cannot compose -----------------------------------------------------------------------
 
 _COMPOSING = ("config_loader_impl.py", "defaults_list.py", "overrides_parser.py", "overrides_visitor.py")
-"""The files of Hydra that read the command line and compose the configuration; nothing of ours runs in them."""
+"""The files of Hydra that read the command line and compose the configuration; no code of ours runs in them."""
 
 _KNOWN = re.compile(r"Could not override '([^'@]+)'|Error merging override [+~]*([^=\s@]+)")
 
 
 def _refused_override(error: BaseException, config_dir: Path) -> str | None:
-    """For an override that the configuration has no place for: what there is in that place."""
+    """The message for an override of a field that does not exist: the fields that do."""
     frames = list(_frames(error))
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: Hydra cannot read this override. It is FIELD=VALUE; quote a value with special signs."
-        )
+        hint = "Write FIELD=VALUE; quote a value with special characters."
+        return f"{error.override}: Hydra cannot read this override. {hint}"
     if not any(Path(frame.f_code.co_filename).name in _COMPOSING for frame in frames):
         return None
     known = _KNOWN.match(str(error)) if isinstance(error, ConfigCompositionException) else None
     if known is None and isinstance(error, HydraException):
-        return None  # in words of its own
+        return None  # it has a message of its own
     words = (getattr(frame.f_locals.get("override"), "input_line", None) for frame in reversed(frames))
     word = next(filter(None, words), None)
     with _loader(config_dir) as loader:
@@ -170,20 +175,20 @@ def _refused_override(error: BaseException, config_dir: Path) -> str | None:
     return message
 
 
-def _is_theirs(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf has raised an error: of the configuration, which is all that they look at."""
+def _is_from_hydra(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf raised the error, which then is about the configuration."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     home = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
     return home.partition(".")[0] in ("hydra", "omegaconf")
 
 
-def _of_a_launcher(error: BaseException) -> bool:
-    """Whether a job could not be submitted to the cluster."""
+def _is_from_launcher(error: BaseException) -> bool:
+    """Whether the error is that a job could not be submitted to the cluster."""
     homes = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in _frames(error)]
     return "submitit" in homes or type(error).__module__.partition(".")[0] == "submitit"
 
 
-def _of_a_file(error: OSError) -> str:
+def _describe_file_error(error: OSError) -> str:
     """The file that cannot be used, and the setting that names it."""
     place = os.fspath(error.filename)
     place = place.decode(errors="replace") if isinstance(place, bytes) else str(place)
@@ -191,8 +196,8 @@ def _of_a_file(error: OSError) -> str:
     setting = next((key for key, _, value in words if value and os.path.abspath(place).startswith(value)), None)
     if setting is None and any(frame.f_code.co_name == "run_job" for frame in _frames(error)):
         setting = "hydra.run.dir"
-    asked = f"{setting.lstrip('+~')}: " if setting else ""
-    return f"{asked}{place}: {error.strerror}. HYDRA_FULL_ERROR=1 shows what needs it."
+    prefix = f"{setting.lstrip('+~')}: " if setting else ""
+    return f"{prefix}{place}: {error.strerror}. HYDRA_FULL_ERROR=1 shows what needs it."
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
@@ -209,18 +214,18 @@ def _loader(config_dir: Path) -> Iterator[Any]:
 
 
 def _composed(loader: Any) -> DictConfig | None:
-    """The configuration with the options that are chosen; None where it cannot be composed without the rest."""
+    """The configuration with only the chosen options; None if that cannot be composed."""
     groups = loader.list_groups("")
     choices = [word for word in sys.argv[1:] if re.fullmatch(r"[\w/]+=[\w/]+", word) and word.split("=")[0] in groups]
     try:
         config: DictConfig = compose("train", choices)
-    except Exception:  # the choices are wrong as well
+    except Exception:  # the choices are wrong, too
         return None
     return config
 
 
 def _no_option(loader: Any, words: Sequence[str]) -> str | None:
-    """For a group that something else than one of its options is chosen for: its options."""
+    """The message for a group whose choice is not one of its options; None if there is no such choice."""
     groups = loader.list_groups("")
     for word in words:
         group, _, option = word.lstrip("+").partition("=")
@@ -231,7 +236,7 @@ def _no_option(loader: Any, words: Sequence[str]) -> str | None:
 
 
 def _no_place(config: DictConfig | None, key: str) -> str | None:
-    """What there is where a field is not; None where the configuration has it."""
+    """The fields there are in place of one that does not exist; None if the configuration has it."""
     if config is None:
         return None
     node: Any = config
@@ -244,7 +249,7 @@ def _no_place(config: DictConfig | None, key: str) -> str | None:
             node = OmegaConf.select(config, f"{place}.{name}")
         elif isinstance(node, DictConfig):
             if name not in node:
-                has = ", ".join(str(one) for one in node if not place or not str(one).startswith("_")) or "none"
+                has = ", ".join(str(field) for field in node if not place or not str(field).startswith("_")) or "none"
                 if at < len(names) - 1:
                     missing = f"{place}.{name}" if place else name
                     return f"{key}: there is no {missing}. {f'{place} has' if place else 'Fields are'}: {has}."

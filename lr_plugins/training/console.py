@@ -1,4 +1,4 @@
-"""What reaches the console: the run's own lines, and warnings that somebody can act on."""
+"""Console output: the run's own lines, and warnings that a user can act on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Chatter of libraries, each of no use to somebody who runs `train.py`: the reason stands beside it.
+# Warnings of libraries that are of no use to somebody who runs a training, each with the reason.
 _NOT_FOR_USERS = (
-    r".*does not have many workers.*",  # the data are in memory: workers would only cost time
+    r".*does not have many workers.*",  # the data is in memory: workers would only cost time
     r".*smaller than the logging interval.*",  # epoch metrics are logged whatever the interval
     r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",  # between Lightning and torch
     r".*`?_pytree\..*deprecated.*",  # the same
     r"The dirpath has changed from.*",  # a resumed run has a folder of its own
-    r"Total length of `list` across ranks is zero.*",  # a recipe without validation set means that
+    r"Total length of `list` across ranks is zero.*",  # a recipe without a validation set means it
     r"Params of MLflow run .* have another value now",  # the summary lists them
     r".*Checkpoint directory .* exists and is not empty.*",  # resuming in the folder of the run
 )
@@ -43,7 +43,7 @@ def quiet() -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """The same for a part of somebody else's program, whose own settings come back afterwards.
+    """The same for a part of another program, whose settings are restored afterwards.
 
     Example:
         >>> with quietly():

@@ -1,8 +1,7 @@
-"""Passwords on the command line and in the configuration: used, and written to no file.
+"""Passwords on the command line and in the configuration: used, but never written to a file.
 
-Hydra writes the words of the command line and the configuration into files before the main job begins. So passwords
-are taken out of the words before Hydra sees them, and handed on in the environment, which the processes of launchers
-inherit.
+Hydra writes the command line and the configuration to files before the job starts. So passwords are removed from the
+command line before Hydra sees it, and passed on in the environment, which the processes of launchers inherit.
 """
 
 from __future__ import annotations
@@ -19,28 +18,28 @@ from lr_plugins.errors import InvalidArgument
 from lr_plugins.tracking.secrets import MASK, PASSWORD, USERNAME, connectable, masked
 from lr_plugins.training.settings import key_of, masked_overrides, quoted
 
-HIDDEN = "LR_PLUGINS_HIDDEN"  # JSON: texts with passwords, by what they are with the password masked
+HIDDEN = "LR_PLUGINS_HIDDEN"  # JSON: texts with passwords, by their masked form
 _TRACKING_URI = "logger.tracking_uri"
 
 
 def hide(words: Sequence[str]) -> list[str]:
-    """The words of a command line without their passwords, which go into the environment.
+    """A command line without its passwords, which go into the environment.
 
     User name and password of a server in `logger.tracking_uri` become `MLFLOW_TRACKING_USERNAME` and
-    `MLFLOW_TRACKING_PASSWORD`, if the environment does not have these already; any other
-    `scheme://user:password@host` keeps the user's name, and `revealed` puts the password back.
+    `MLFLOW_TRACKING_PASSWORD`, unless the environment has them already; any other
+    `scheme://user:password@host` keeps the user's name, and `revealed` restores the password.
 
     Args:
-        words: what follows `train.py`.
+        words: the command line, without the program.
 
     Raises:
-        InvalidArgument: the same address stands there with two passwords.
+        InvalidArgument: the same address is given with two passwords.
     """
     return [word if word.startswith("-") or masked_overrides(word) == word else _hidden(word) for word in words]
 
 
 def revealed(config: DictConfig) -> DictConfig:
-    """A configuration with the passwords that `hide` has taken out, to build from; not to be written anywhere."""
+    """The configuration with the passwords that `hide` removed, for building objects; never to be written."""
     hidden = _read_hidden()
     if not hidden:
         return config
@@ -51,20 +50,20 @@ def revealed(config: DictConfig) -> DictConfig:
 
 
 def revealed_text(text: str | None) -> str | None:
-    """The same for a single text, e.g. an address."""
+    """The same for a single string, e.g. an address."""
     return text if text is None else _read_hidden().get(text, text)
 
 
 def without_passwords(value: Any) -> Any:
-    """Plain values, with `***` in place of the passwords in their texts."""
+    """Plain values with `***` in place of passwords."""
     return _each_text(value, masked)
 
 
 def check_tracking_uri(uri: object) -> None:
-    """Refuse an address that was copied from where its password is masked.
+    """Reject an address that was copied with its password masked.
 
     Raises:
-        InvalidArgument: it is one.
+        InvalidArgument: the address has a masked password.
     """
     if isinstance(uri, str) and f":{MASK}@" in uri:
         hint = f"Or leave it out, and set {USERNAME} and {PASSWORD}, or MLFLOW_TRACKING_URI, in the environment."
@@ -75,7 +74,7 @@ def mask_files(files: Iterable[Path]) -> None:
     """Mask the passwords in files that Hydra has written, e.g. those of a configuration file.
 
     Args:
-        files: the files; those that are not there are left out.
+        files: the files; missing ones are skipped.
     """
     for file in files:
         if file.is_symlink() or not file.is_file():
@@ -92,7 +91,10 @@ def _hidden(word: str) -> str:
     if key_of(word) == _TRACKING_URI and len(values) == 1:
         plain = connectable(values[0])
         if plain != values[0]:
-            print(f"The password in {_TRACKING_URI} is written to no file: it goes into {PASSWORD}.", flush=True)
+            print(
+                f"The password in {_TRACKING_URI} is not written to any file: it is passed on as {PASSWORD}.",
+                flush=True,
+            )
             return f"{word.partition('=')[0]}={quoted(plain)}"
     hidden = _read_hidden()
     for text in values:
@@ -104,7 +106,7 @@ def _hidden(word: str) -> str:
 
 
 def _texts(word: str) -> Iterator[str]:
-    """The texts with a password in the value of an override."""
+    """The strings with a password in the value of an override."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep
     from hydra.errors import HydraException
@@ -112,30 +114,30 @@ def _texts(word: str) -> Iterator[str]:
     try:
         override = OverridesParser.create().parse_override(word)
         value = override.value()
-    except (HydraException, RecursionError, ValueError):  # which Hydra reports, of the masked word
+    except (HydraException, RecursionError, ValueError):  # Hydra reports it, with the password masked
         return
     choices = list(override.sweep_iterator()) if isinstance(value, ChoiceSweep) else [value]
-    found: list[str] = []
+    texts: list[str] = []
 
-    def note(text: str) -> str:
-        found.append(text)
+    def collect(text: str) -> str:
+        texts.append(text)
         return text
 
-    _each_text(choices, note)
-    yield from (text for text in found if masked(text) != text)
+    _each_text(choices, collect)
+    yield from (text for text in texts if masked(text) != text)
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        return {key: _each_text(one, change) for key, one in value.items()}
+        return {key: _each_text(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_each_text(one, change) for one in value]
+        return [_each_text(item, change) for item in value]
     return change(value) if isinstance(value, str) else value
 
 
 def _read_hidden() -> dict[str, str]:
     try:
-        found = json.loads(os.environ.get(HIDDEN, "{}"))
+        hidden = json.loads(os.environ.get(HIDDEN, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return hidden if isinstance(hidden, dict) else {}

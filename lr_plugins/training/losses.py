@@ -16,12 +16,12 @@ class KerasCategoricalCrossentropy(nn.Module):
 
     loss = mean over samples of -log(clip(softmax(logits)[target], 1e-7, 1 - 1e-7))
 
-    Against `torch.nn.CrossEntropyLoss` only the tails differ, but there they differ in kind: a sample that
-    is wrong beyond the clip costs at most 16.118 and *has no gradient*, so it no longer moves the network.
+    It differs from `torch.nn.CrossEntropyLoss` only in the tails, but there in kind: a sample whose probability is
+    clipped has a loss of at most 16.118 and *no gradient*, so it no longer changes the network.
 
     Args:
         from_logits: True (default) for a network that ends before the softmax, False for one that ends with it. The two
-            compute the same; Keras' own `from_logits=True` does without the clip.
+            give the same result; Keras' own `from_logits=True` does not clip.
 
     Raises:
         InvalidArgument: `from_logits` is neither True nor False.
@@ -55,6 +55,6 @@ class KerasCategoricalCrossentropy(nn.Module):
         if outputs.dtype in (torch.float16, torch.bfloat16):
             outputs = outputs.float()  # 1 - 1e-7 is 1 in half precision: nothing would be clipped above
         probability = outputs.softmax(dim=-1) if self.from_logits else outputs
-        # Dividing by a sum that is 1 but for rounding is what Keras does; without it the last bits differ.
+        # Keras divides by the sum, which is 1 up to rounding; without it the last bits differ.
         probability = probability / probability.sum(dim=-1, keepdim=True)
         return functional.nll_loss(probability.clip(EPSILON, 1.0 - EPSILON).log(), target)

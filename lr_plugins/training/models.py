@@ -1,29 +1,30 @@
-"""Reference networks. All of them take `input_shape` and `num_classes` from the data and give logits."""
+"""Reference networks, built from `input_shape` and `num_classes` of the data; they return logits."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lr_plugins import validation
-from lr_plugins.errors import InvalidArgument, require
+from lr_plugins.errors import InvalidArgument, LearningRateError, require, shown
 
-INITIALIZERS = ("torch", "keras")
+Initializer = Literal["torch", "keras"]
+"""Whose default initialization the weights get."""
 
 
-def initialize(net: nn.Module, initializer: str, field: str = "initializer") -> None:
-    """Set the weights of the dense and convolution layers of `net` the way a library does by default.
+def initialize(net: nn.Module, initializer: Initializer, field: str = "initializer") -> None:
+    """Initialize the dense and convolutional layers of `net` the way a library does by default.
 
     Args:
         net: the network, changed in place.
         initializer: "torch" leaves the layers as torch made them; "keras" draws kernels from
             U(-limit, limit) with limit = sqrt(6 / (fan_in + fan_out)) (glorot_uniform) and zeroes the biases.
-        field: name of the setting for the error message.
+        field: the setting's name in an error message.
 
     Raises:
         InvalidArgument: `initializer` is neither.
@@ -34,9 +35,7 @@ def initialize(net: nn.Module, initializer: str, field: str = "initializer") -> 
         >>> net.bias.tolist()
         [0.0, 0.0, 0.0]
     """
-    if initializer not in INITIALIZERS:
-        raise InvalidArgument(field, initializer, "one of " + ", ".join(map(repr, INITIALIZERS)))
-    if initializer == "torch":
+    if validation.choice(field, initializer, get_args(Initializer)) == "torch":
         return
     for layer in net.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
@@ -69,7 +68,7 @@ class MLP(nn.Sequential):
         input_shape: tuple[int, ...],
         num_classes: int,
         hidden: tuple[int, ...] = (4, 6),
-        initializer: str = "torch",
+        initializer: Initializer = "torch",
     ) -> None:
         shape = validation.integers("MLP.input_shape", input_shape)
         outputs = validation.integer("MLP.num_classes", num_classes, 1)
@@ -91,7 +90,7 @@ class CNN(nn.Sequential):
         input_shape: shape of one image, (channels, height, width), height and width >= 6.
         num_classes: number of logits, >= 1.
         initializer: "torch" (default) or "keras", see `initialize`.
-        dropout: share of values zeroed in training, after the pooling and before the last layer, each >= 0
+        dropout: fraction of values zeroed during training, after the pooling and before the last layer, each >= 0
             and < 1. Default (0.25, 0.5).
 
     Raises:
@@ -107,7 +106,7 @@ class CNN(nn.Sequential):
         self,
         input_shape: tuple[int, ...],
         num_classes: int,
-        initializer: str = "torch",
+        initializer: Initializer = "torch",
         dropout: tuple[float, float] = (0.25, 0.5),
     ) -> None:
         channels, height, width = _image_shape("CNN.input_shape", input_shape, smallest=6)
@@ -145,7 +144,8 @@ class TorchvisionModel(nn.Module):
         **kwargs: passed to the model's own constructor, e.g. `dropout=0.1`.
 
     Raises:
-        InvalidArgument: an argument is out of its range, the name is unknown, or the model refuses `kwargs`.
+        InvalidArgument: an argument is out of its range, or the name is unknown.
+        LearningRateError: the model does not accept `kwargs`.
 
     Example:
         >>> import torch
@@ -194,7 +194,7 @@ def _check_name(name: object) -> None:
         return
     close = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
     listing = "All of them: python -c 'from torchvision import models; print(models.list_models(models))'."
-    nearest = f"Near it: {', '.join(close)}. " if close else ""
+    nearest = f"Did you mean {' or '.join(close)}? " if close else ""
     allowed = "the name of a torchvision classification model"
     raise InvalidArgument("TorchvisionModel.name", name, allowed, nearest + listing)
 
@@ -203,13 +203,13 @@ def _build(name: str, num_classes: int, image_size: int, kwargs: dict[str, Any])
     from torchvision import models
 
     if name.startswith("vit_"):
-        kwargs = {"image_size": image_size, **kwargs}  # its positions are learnt: the size is part of the net
+        kwargs = {"image_size": image_size, **kwargs}  # its position embeddings depend on the size
     if name in ("googlenet", "inception_v3"):
-        kwargs = {"init_weights": True, **kwargs}  # torchvision's present default, said aloud: it warns if not
+        kwargs = {"init_weights": True, **kwargs}  # torchvision's default; it warns unless it is given
     try:
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, AssertionError) as error:
-        raise InvalidArgument(f"the arguments of {name}", kwargs, "what it takes", f"It says: {error}") from error
+        raise LearningRateError(f"{name} does not accept the arguments {shown(kwargs)}: {error}") from error
     return model
 
 
@@ -217,7 +217,7 @@ def _image_shape(field: str, value: object, smallest: int) -> tuple[int, int, in
     shape = validation.integers(field, value)
     if len(shape) != 3 or min(shape[1:]) < smallest:
         allowed = f"(channels, height, width) with height and width >= {smallest}"
-        raise InvalidArgument(field, shape, allowed, "For other data take an MLP.")
+        raise InvalidArgument(field, shape, allowed, "Use an MLP for other data.")
     return shape[0], shape[1], shape[2]
 
 

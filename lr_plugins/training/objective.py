@@ -1,4 +1,4 @@
-"""The objective that `train.py` returns to Hydra sweepers."""
+"""The objective that a run returns to Hydra's sweepers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The run that a configuration describes, as far as it is known without data, model, torch or Lightning."""
+"""The run that a configuration describes, as far as it is known without data, model, torch or Lightning.
+
+`sizes` counts the samples and their batches, for the data modules as well. How a Trainer limits batches, shares them
+among processes and ends is stated here a second time: Lightning's own count needs a Trainer, whose import brings torch,
+and `lr-plugins preview` answers without it. The tests hold the two against each other (tests/training/test_planned.py).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lr_plugins import validation
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgument, LearningRateError
 from lr_plugins.schedules.assign import Assignments
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.simulation.metric_courses import Course, Validations
@@ -20,7 +25,7 @@ from lr_plugins.simulation.segments import Planned
 from lr_plugins.training.sizes import SAMPLES, TRAINING_SAMPLES, batches, held_out, of_process
 from lr_plugins.validation import number
 
-# Of the Trainer's fields; others may need what there is in a run of Hydra only.
+# The Trainer's arguments that decide; other fields may only be resolved in a Hydra job.
 _LENGTH = (
     "max_epochs",
     "max_steps",
@@ -48,7 +53,7 @@ class _Samples:
 
 
 class _Epoch(NamedTuple):
-    """Of one process: the batches of an epoch, whether there is anything to validate on, and where that comes from."""
+    """For one process: the batches of an epoch, whether the run validates, and what the count rests on."""
 
     batches: int
     validates: bool
@@ -60,15 +65,17 @@ def preview_of_config(config: DictConfig, metrics: Mapping[str, Course], steps_p
 
     Args:
         config: as `train.py` composes it.
-        metrics: the course to assume for each metric that is followed.
-        steps_per_epoch: optimizer steps of an epoch, for data of unknown size; in place of what the configuration says.
+        metrics: the assumed course of each metric that a schedule monitors.
+        steps_per_epoch: optimizer steps of an epoch, for data of unknown size. Default None: what the configuration
+            implies.
 
     Raises:
-        InvalidArgument: a setting that cannot work, or the length of the run cannot be told.
+        InvalidArgument: a setting that cannot work.
+        LearningRateError: the length of the run is not known.
     """
     scheduler = config.callbacks.get("scheduler")
     if scheduler is None:
-        raise InvalidArgument("callbacks.scheduler", None, "there: without it, no schedule is followed")
+        raise LearningRateError("lr-plugins preview needs callbacks.scheduler; it is null.")
     if "lr" in config.optimizer:
         number("optimizer.lr", config.optimizer.lr, "a finite number >= 0", at_least=0.0)
     assignments = Assignments.of(instantiate(scheduler.schedule))
@@ -77,9 +84,7 @@ def preview_of_config(config: DictConfig, metrics: Mapping[str, Course], steps_p
     changes = any("GradientAccumulationScheduler" in str(node.get("_target_")) for node in _nodes(config.callbacks))
     if steps_per_epoch is None:
         if changes:
-            raise _unknown(
-                "callbacks", "one without GradientAccumulationScheduler, which changes the steps of an epoch"
-            )
+            raise _unknown("GradientAccumulationScheduler changes the number of steps per epoch")
         epoch = _epoch(config.data, trainer)
         steps_per_epoch = math.ceil(epoch.batches / accumulated)
         validations = _validations(epoch, trainer, accumulated)
@@ -99,30 +104,30 @@ def _nodes(callbacks: DictConfig) -> list[DictConfig]:
 
 
 def _differs(config: DictConfig) -> list[str]:
-    """What only the training shows: what may end it before its time, or scale it."""
+    """What only the training shows: what may end it early, or scale the learning rate."""
     stops = any("EarlyStopping" in str(node.get("_target_")) for node in _nodes(config.callbacks))
-    found = ["callbacks.early_stopping"] * stops + ["trainer.max_time"] * bool(config.trainer.get("max_time"))
+    ends = ["callbacks.early_stopping"] * stops + ["trainer.max_time"] * bool(config.trainer.get("max_time"))
     searches = any(
         "LearningRateRangeTest" in str(node.get("_target_")) and node.get("apply", True)
         for node in _nodes(config.callbacks)
     )
     replaced = "callbacks.lr_finder may replace optimizer.lr: the shape holds, the heights do not"
-    return [f"{name} may end the run sooner" for name in found] + [replaced] * searches
+    return [f"{name} may end the run sooner" for name in ends] + [replaced] * searches
 
 
 def _samples_per_step(data: DictConfig, trainer: Mapping[str, Any], accumulated: int) -> int | None:
-    """As `samples_per_step` has it in training; None where the configuration does not tell."""
+    """The same as `samples_per_step` in a training; None if the configuration does not say."""
     if data.get("batch_size") is None:
         return None
     batch_size = validation.integer("data.batch_size", data.batch_size, 1)
     try:
         return batch_size * accumulated * _processes(trainer)
-    except InvalidArgument:  # asked for where the steps of an epoch are not given, and refused there
+    except LearningRateError:  # raised where it matters: if the steps of an epoch are not given
         return None
 
 
 def _run(trainer: Mapping[str, Any], steps_per_epoch: int, batch_size: int | None) -> RunLength:
-    """As `run_length` has it in training."""
+    """The same as `run_length` in a training."""
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", _UNLIMITED)
     if trainer.get("fast_dev_run"):
         epochs, steps = 1, int(trainer["fast_dev_run"])
@@ -131,13 +136,9 @@ def _run(trainer: Mapping[str, Any], steps_per_epoch: int, batch_size: int | Non
     epochs = validation.integer("trainer.max_epochs", epochs, _UNLIMITED)
     steps = validation.integer("trainer.max_steps", steps, _UNLIMITED)
     if epochs == _UNLIMITED and steps == _UNLIMITED:
-        raise InvalidArgument(
-            "trainer.max_epochs", epochs, "a number of epochs, or max_steps one of steps, to end the run"
-        )
+        raise LearningRateError("The run has no end: set trainer.max_epochs or trainer.max_steps.")
     if 0 in (epochs, steps):
-        raise InvalidArgument(
-            "trainer.max_epochs, trainer.max_steps", (epochs, steps), "greater than 0: nothing is trained"
-        )
+        raise LearningRateError(f"Nothing is trained: trainer.max_{'epochs' if epochs == 0 else 'steps'} is 0.")
     return RunLength.of(
         steps_per_epoch,
         epochs=None if epochs == _UNLIMITED else epochs,
@@ -148,13 +149,13 @@ def _run(trainer: Mapping[str, Any], steps_per_epoch: int, batch_size: int | Non
 
 def _epoch(data: DictConfig, trainer: Mapping[str, Any]) -> _Epoch:
     samples, processes = _samples(data), _processes(trainer)
-    mine = of_process(samples.train, 0, processes, even=True)
+    own = of_process(samples.train, 0, processes, even=True)
     limit, validates = trainer.get("limit_train_batches", 1.0), trainer.get("limit_val_batches", 1.0)
     if trainer.get("fast_dev_run"):
         limit = validates = int(trainer["fast_dev_run"])
     if trainer.get("overfit_batches"):
         limit = validates = trainer["overfit_batches"]
-    count = _limited(batches(mine, samples.batch_size), limit)
+    count = _limited(batches(own, samples.batch_size), limit)
     note = f"{samples.train:,} training samples in batches of {samples.batch_size}"
     note += f", {processes} processes" if processes > 1 else ""
     note += f", {count} batches an epoch" if limit != 1.0 or isinstance(limit, int) else ""
@@ -162,14 +163,14 @@ def _epoch(data: DictConfig, trainer: Mapping[str, Any]) -> _Epoch:
 
 
 def _limited(count: int, limit: Any) -> int:
-    """As Lightning limits batches: a whole number of them, or a share."""
+    """The number of batches after Lightning's limit: an integer is a number of batches, a float a share."""
     field, allowed = "trainer.limit_train_batches", "an integer >= 1, or a share of the batches > 0 and <= 1"
     if limit is None:
         return count
     share = number(field, limit, allowed, above=0.0)
     if isinstance(limit, float) and share <= 1:
         if not int(count * share):
-            raise InvalidArgument(field, limit, f"at least one of the {count} batches of an epoch")
+            raise LearningRateError(f"{field}={limit} leaves none of the {count} batches of an epoch.")
         return int(count * share)
     if not share.is_integer():
         raise InvalidArgument(field, limit, allowed)
@@ -182,7 +183,7 @@ def _samples(data: DictConfig) -> _Samples:
     name = target.removeprefix(_HOME)
     known = {*SAMPLES, *TRAINING_SAMPLES, "Fake"}
     if not target.startswith(_HOME) or name not in known or "batch_size" not in data:
-        raise _unknown("data", f"one whose size is known without reading it ({', '.join(sorted(known))})", target)
+        raise _unknown(f"The size of {target} is not known without reading it; only that of {', '.join(sorted(known))}")
     batch_size = validation.integer(f"{name}.batch_size", data.batch_size, 1)
     if name in TRAINING_SAMPLES:
         return _Samples(TRAINING_SAMPLES[name], 1, batch_size)
@@ -192,8 +193,8 @@ def _samples(data: DictConfig) -> _Samples:
     return _Samples(total - validate, validate, batch_size)
 
 
-def _unknown(field: str, allowed: str, value: object = None) -> InvalidArgument:
-    return InvalidArgument(field, value, allowed, "Otherwise say how long an epoch is: --steps-per-epoch N.")
+def _unknown(reason: str) -> LearningRateError:
+    return LearningRateError(f"{reason}. Give the length of an epoch: --steps-per-epoch N.")
 
 
 def _processes(trainer: Mapping[str, Any]) -> int:
@@ -203,9 +204,9 @@ def _processes(trainer: Mapping[str, Any]) -> int:
     if devices in ("auto", _UNLIMITED, "-1", None):
         if trainer.get("accelerator") == "cpu":
             return nodes
-        raise _unknown("trainer.devices", "a number: how many there are is not known before training", devices)
+        raise _unknown(f"trainer.devices is {devices!r}, and how many there are is not known before training")
     if isinstance(devices, str):
-        # As Lightning has it, "0," is a list of one device.
+        # For Lightning, "0," is a list of one device.
         listed = [part for part in devices.split(",") if part.strip()]
         devices = int(devices) if devices.strip().isdigit() else listed
     if not isinstance(devices, int):
@@ -225,13 +226,12 @@ def _validations(epoch: _Epoch, trainer: Mapping[str, Any], accumulated: int) ->
     interval = 1.0 if trainer.get("fast_dev_run") else trainer.get("val_check_interval", 1.0)
     if every is None or not isinstance(interval, (int, float)) or isinstance(interval, bool):
         raise _unknown(
-            "trainer.val_check_interval",
-            "a number of batches or a share of an epoch, and check_val_every_n_epoch a number, to tell the validations",
-            interval,
+            f"When the run validates is not known before training: trainer.val_check_interval is {interval!r}, "
+            f"trainer.check_val_every_n_epoch is {every!r}"
         )
     between = interval if isinstance(interval, int) else max(int(epoch.batches * interval), 1)
     after = range(between, epoch.batches + 1, between)
-    steps = [math.ceil(one / accumulated) if one == epoch.batches else one // accumulated for one in after]
+    steps = [math.ceil(batch / accumulated) if batch == epoch.batches else batch // accumulated for batch in after]
     return Validations(
         tuple(step for step in steps if step), validation.integer("trainer.check_val_every_n_epoch", every, 1)
     )

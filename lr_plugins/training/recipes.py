@@ -1,6 +1,6 @@
-"""Learning-rate functions of published scripts, word for word, oddities included.
+"""Learning-rate functions copied verbatim from published scripts, oddities included.
 
-They are plain functions of the epoch index (from 0), ready for a callback that takes such a function.
+They are plain functions of the epoch index (from 0), as Keras' `LearningRateScheduler` takes them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def article_exponential(epoch: int, *, init_lrate: float = 0.01, drop: float = 0
 
     lr = init_lrate * drop ** (floor(1 + epoch) / epochs_drop)
 
-    Three things are odd, and kept because the published result (loss 0.3393, accuracy 0.9000) has them:
+    Three oddities are kept, because the published result (loss 0.3393, accuracy 0.9000) depends on them:
 
-    - `floor` stands around `1 + epoch`, where it does nothing, instead of around the quotient. So the lr
+    - `floor` is applied to `1 + epoch`, where it has no effect, instead of to the quotient. So the lr
       falls smoothly, by the factor `drop ** (1 / epochs_drop)` each epoch (0.741 with the defaults).
     - `1 + epoch` makes the first epoch run below `init_lrate` already (0.00741 with the defaults).
     - The text says "starts at 0.1 and halves every 10 epochs"; the code says 0.01 and 0.05.
@@ -27,7 +27,7 @@ def article_exponential(epoch: int, *, init_lrate: float = 0.01, drop: float = 0
         epoch: epoch index, from 0.
         init_lrate: learning rate that epoch -1 would have, >= 0. Default 0.01.
         drop: factor per `epochs_drop` epochs, > 0. Default 0.05.
-        epochs_drop: number of epochs over which the lr falls by `drop`, > 0. Default 10.
+        epochs_drop: number of epochs over which the lr falls by the factor `drop`, > 0. Default 10.
 
     Raises:
         InvalidArgument: an argument is not a number within its range.

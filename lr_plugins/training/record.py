@@ -1,4 +1,4 @@
-"""What a run tells the loggers, and the checkpoints, of itself."""
+"""A run's configuration, handed to the loggers and the checkpoints."""
 
 from __future__ import annotations
 
@@ -24,52 +24,52 @@ _PLACE = re.compile(r"[A-Za-z][\w+.-]*:/.*|~.*|\.{0,2}[/\\].*|[A-Za-z]:\\.*", re
 
 
 def _without_places(value: Any) -> Any:
-    """Plain values without paths: texts that look like a path, or whose names say that they are one."""
+    """Plain values without paths: strings that look like a path, or whose names say that they are one."""
     if isinstance(value, dict):
-        return {key: _without_places(one) for key, one in value.items() if not _is_place(str(key), one)}
-    return [_without_places(one) for one in value if not _is_place("", one)] if isinstance(value, list) else value
+        return {key: _without_places(item) for key, item in value.items() if not _is_place(str(key), item)}
+    return [_without_places(item) for item in value if not _is_place("", item)] if isinstance(value, list) else value
 
 
 def _is_place(name: str, value: Any) -> bool:
     if isinstance(value, list):
-        return bool(value) and all(_is_place(name, one) for one in value)
+        return bool(value) and all(_is_place(name, item) for item in value)
     return isinstance(value, str) and bool(_PLACE.fullmatch(value) or _NAME_OF_A_PLACE.fullmatch(name))
 
 
 def _reference(value: Any, where: str) -> None:
-    """What `MLflowLogger.continue_run` finds a run by; empty where there is none."""
+    """A reference that `MLflowLogger.continue_run` accepts; empty if there is no run."""
     if not (isinstance(value, str) and re.fullmatch(r"[\w:-][\w:.-]{0,99}|", value)):
         raise WrongState(where, value, "the id of a run")
 
 
 class RecordConfig(ChecksState, Callback):
-    """Hand the configuration to the loggers as the fit begins, and the MLflow run's id to the checkpoints.
+    """Log the configuration when the fit starts, and keep the MLflow run's ID in the checkpoints.
 
     Passwords in addresses (`scheme://user:password@host`) are written as `***`.
 
-    A run that goes on keeps its params and `config.yaml`. Where the configuration is another one now, it becomes
-    `config-resumed-1.yaml`; the tag `resumed_from_step` tells at which optimizer step.
+    A resumed run keeps its params and `config.yaml`. A configuration that has changed is stored as
+    `config-resumed-1.yaml`; the tag `resumed_from_step` has the optimizer step.
 
     Args:
         config: the run's configuration.
-        data: what it trains on.
+        data: the data module it trains on.
     """
 
     state_format = StateFormat("RecordConfig", {"run_id": _reference, "config": text})
 
     def __init__(self, config: DictConfig, data: InMemoryData) -> None:
         self.config, self.data = config, data
-        self.goes_on_at: int | None = None  # the optimizer step from which an MLflow run goes on
-        self.before: str | None = None  # the configuration that it had
+        self.resumed_at: int | None = None  # the optimizer step at which an MLflow run is resumed
+        self.before: str | None = None  # the configuration it had
         self._logger: MLflowLogger | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Params by dotted name, without places; and the whole as `config.yaml`."""
+        """Log params by dotted name, without paths, and the whole configuration as `config.yaml`."""
         for logger in trainer.loggers:
             logger.log_hyperparams(self._params)
             if isinstance(logger, MLflowLogger):
                 self._logger = logger
-                if self.goes_on_at is None:
+                if self.resumed_at is None:
                     logger.log_text(self._text, "config.yaml")
                     data = self.data
                     profile = {"num_train": data.num_train, "num_val": data.num_val, "num_classes": data.num_classes}
@@ -77,17 +77,17 @@ class RecordConfig(ChecksState, Callback):
                     logger.log_dataset(name, data.digest, f"{type(data).__module__}.{name}", profile=profile)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note how the run goes on, and its settings: by now nobody has refused them."""
+        """Record the resume and the settings, now that they have proved usable."""
         for logger in trainer.loggers:
-            if isinstance(logger, MLflowLogger) and self.goes_on_at is not None:
-                self._note_going_on(logger)
+            if isinstance(logger, MLflowLogger) and self.resumed_at is not None:
+                self._record_resume(logger)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LastCheckpoint) and HydraConfig.initialized():
-                self._note_settings(callback)
+                self._record_settings(callback)
 
     @rank_zero_only
-    def _note_going_on(self, logger: MLflowLogger) -> None:
-        logger.set_tag("resumed_from_step", self.goes_on_at)
+    def _record_resume(self, logger: MLflowLogger) -> None:
+        logger.set_tag("resumed_from_step", self.resumed_at)
         if self._text != self.before:
             logger.log_text(self._text, f"config-resumed-{logger.times_continued}.yaml")
 
@@ -100,21 +100,21 @@ class RecordConfig(ChecksState, Callback):
     def _params(self) -> dict[str, Any]:
         """The configuration without paths and without the logger's settings, which do not affect training."""
         whole = {name: value for name, value in self._plain.items() if name not in _BESIDE_TRAINING}
-        found: dict[str, Any] = _without_places(whole)
-        return found
+        params: dict[str, Any] = _without_places(whole)
+        return params
 
     @property
     def _text(self) -> str:
-        """The configuration as yaml, without what belongs to a single start."""
+        """The configuration as YAML, without what belongs to a single start."""
         whole = self._plain
         return OmegaConf.to_yaml(OmegaConf.create({name: whole[name] for name in whole if name not in OF_A_START}))
 
     @rank_zero_only
-    def _note_settings(self, callback: LastCheckpoint) -> None:
+    def _record_settings(self, callback: LastCheckpoint) -> None:
         hydra = HydraConfig.get()
         write_settings(callback.path.parent, hydra.overrides.task, hydra.runtime.output_dir)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is recorded, and its configuration; plain strings."""
+        """The run's reference and its configuration, as plain strings."""
         reference = self._logger.reference if self._logger is not None else None
         return self.state_format.stamped({"run_id": reference or "", "config": self._text})

@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: which checkpoint, and with which settings; without torch, to answer at once."""
+"""Resuming an interrupted run: from which checkpoint, and with which settings. Without torch, to answer at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lr_plugins.checkpoint_names import LAST, PREVIOUS
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import LearningRateError
 from lr_plugins.training.settings import (
     KEY,
     OF_A_START,
@@ -34,16 +34,16 @@ _ANSWERS_ONLY = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", 
 
 
 def continued(arguments: Sequence[str]) -> list[str]:
-    """A command line that goes on with a run: with the checkpoint's file, the run's folder and its settings.
+    """A command line that resumes a run: with the checkpoint's file, the run's folder and its settings.
 
-    Without `ckpt_path`, or with `new_run=true`, the settings stay as they are; `ckpt_path=last` becomes a file always.
-    Not all that is in the file of the settings is taken (`settings.screened`); what is not is reported.
+    Without `ckpt_path`, or with `new_run=true`, the settings stay as they are; `ckpt_path=last` always becomes a file.
+    Not everything in the settings file is adopted (`settings.screened`); the rest is reported.
 
     Args:
-        arguments: the words after `train.py`.
+        arguments: the command line, without the program.
 
     Raises:
-        InvalidArgument: there is no checkpoint to go on from, or the settings beside it cannot be used.
+        LearningRateError: there is no checkpoint to resume from, or the settings beside it cannot be used.
     """
     given = _values(arguments)
     checkpoint = _unquoted(given.get("ckpt_path", ""))
@@ -53,14 +53,12 @@ def continued(arguments: Sequence[str]) -> list[str]:
     is_last = checkpoint == "last"
     if is_last:
         if sweep:
-            raise InvalidArgument(
-                "ckpt_path", "last", "the path of a checkpoint in a sweep", "Several runs go on there."
-            )
+            raise LearningRateError("ckpt_path=last is ambiguous in a sweep: give the path of a checkpoint.")
         checkpoint = str(newest_checkpoint(given))
     rest = [word for word in arguments if key_of(word) != "ckpt_path"]
-    found = f"ckpt_path={quoted(checkpoint)}"
+    resumed = f"ckpt_path={quoted(checkpoint)}"
     if sweep or _unquoted(given.get("new_run", "false")).lower() in ("true", "yes", "on", "1"):
-        return [*rest, found]
+        return [*rest, resumed]
     folder = Path(checkpoint).parent
     settings = read_settings(folder)
     before = screened(not_replaced(settings.overrides, rest), folder)
@@ -71,7 +69,7 @@ def continued(arguments: Sequence[str]) -> list[str]:
         rest = [word for word in rest if key_of(word) != "hydra.run.dir"]
     if "hydra.run.dir" not in given and place is not None:
         rest.append(f"hydra.run.dir={quoted(os.path.relpath(place))}")
-    return [*before.taken, *rest, found]
+    return [*before.taken, *rest, resumed]
 
 
 def newest_checkpoint(given: dict[str, str], start: Path = Path()) -> Path:
@@ -84,18 +82,19 @@ def newest_checkpoint(given: dict[str, str], start: Path = Path()) -> Path:
         start: the folder that the place is relative to. Default: the current one.
 
     Raises:
-        InvalidArgument: there is none.
+        LearningRateError: there is none.
     """
     place = next((given[name] for name in ("output_dir", "hydra.run.dir") if name in given), OUTPUTS)
-    found = []
+    paths: list[Path] = []
     for folder in _folders(start, _unquoted(place), given):
-        found += [path for name in (LAST, PREVIOUS) for path in folder.glob(f"**/checkpoints/{name}")]
-    if not found:
+        paths += [path for name in (LAST, PREVIOUS) for path in folder.glob(f"**/checkpoints/{name}")]
+    if not paths:
         where = start.absolute() / _unquoted(place)
-        allowed = f"the path of a checkpoint where there is no checkpoints/{LAST} below {where}"
-        raise InvalidArgument("ckpt_path", "last", allowed, "Leave ckpt_path out to begin a run.")
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    return newest.with_name(LAST)  # where only the one before is left, that is found beside it
+        raise LearningRateError(
+            f"ckpt_path=last: there is no checkpoints/{LAST} below {where}. Leave ckpt_path out to start a new run."
+        )
+    newest = max(paths, key=lambda path: path.stat().st_mtime_ns)
+    return newest.with_name(LAST)  # if only the previous one is left, it is found beside this name
 
 
 def _folders(start: Path, place: str, given: dict[str, str]) -> list[Path]:
@@ -115,7 +114,7 @@ def _folders(start: Path, place: str, given: dict[str, str]) -> list[Path]:
 
 
 def merged(before: Iterable[str], now: Sequence[str]) -> list[str]:
-    """The overrides of a run with those of now, which count where both set a field.
+    """The overrides of a run combined with new ones, which take precedence.
 
     Example:
         >>> merged(["schedule=cosine", "schedule.power=2", "seed=3"], ["schedule=tanh"])
@@ -125,12 +124,12 @@ def merged(before: Iterable[str], now: Sequence[str]) -> list[str]:
 
 
 def not_replaced(before: Iterable[str], now: Sequence[str]) -> list[str]:
-    """The overrides of a run that those of now do not set anew."""
+    """The overrides of a run that new ones do not replace."""
     fields = set(_values(now))
 
     def replaced(word: str) -> bool:
         key = key_of(word)
-        # A group that is chosen anew has other fields.
+        # A newly chosen group has other fields.
         return key in fields or any(key.startswith(f"{field}.") for field in fields)
 
     return [word for word in before if not replaced(word)]

@@ -1,4 +1,4 @@
-"""One run: assemble what the configuration names, fit, and sum up."""
+"""One run: build what the configuration names, fit, and print the summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -42,6 +42,7 @@ from lr_plugins.training.checkpoints import check_checkpoint, check_states, epoc
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.console import quiet
 from lr_plugins.training.credentials import check_tracking_uri, mask_files, revealed
+from lr_plugins.training.entry_point import command
 from lr_plugins.training.objective import objective
 from lr_plugins.training.record import RecordConfig
 from lr_plugins.training.resume import newest_checkpoint
@@ -51,12 +52,14 @@ from lr_plugins.training.summary import summary
 from lr_plugins.training.sweep import PARENT_RUN, SWEEP
 from lr_plugins.validation import number
 
-_LIGHTNINGS = ("pytorch_lightning.", "lightning.")
+_OF_LIGHTNING = ("pytorch_lightning.", "lightning.")
+
+AnyCallback = TypeVar("AnyCallback", bound=Callback)
 
 
 @dataclass
 class Run:
-    """What a run leaves behind, for callers and tests to look at."""
+    """A finished run, for callers and tests to inspect."""
 
     trainer: pl.Trainer
     module: Classifier
@@ -69,28 +72,36 @@ class Run:
     @property
     def trace(self) -> Trace:
         """The learning rate used at each optimizer step."""
-        keepers = (LearningRateScheduler, LearningRateTrace)
-        found = (one.trace for one in self.trainer.callbacks if isinstance(one, keepers))  # type: ignore[attr-defined]
-        return next((trace for trace in found if trace), Trace())
+        recorders = (LearningRateScheduler, LearningRateTrace)
+        traces = (callback.trace for callback in _callbacks_of(self.trainer) if isinstance(callback, recorders))
+        return next((trace for trace in traces if trace), Trace())
 
     @property
     def best(self) -> ModelCheckpoint | None:
         """The callback that keeps the best checkpoint."""
-        found = (one for one in self.trainer.callbacks if isinstance(one, ModelCheckpoint))  # type: ignore[attr-defined]
-        return next(found, None)
+        return _first(self.trainer, ModelCheckpoint)
 
     @property
     def last(self) -> LastCheckpoint | None:
         """The callback that keeps the last checkpoint."""
-        found = (one for one in self.trainer.callbacks if isinstance(one, LastCheckpoint))  # type: ignore[attr-defined]
-        return next(found, None)
+        return _first(self.trainer, LastCheckpoint)
+
+
+def _callbacks_of(trainer: pl.Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _first(trainer: pl.Trainer, kind: type[AnyCallback]) -> AnyCallback | None:
+    """The Trainer's first callback of a class; None without one."""
+    return next((callback for callback in _callbacks_of(trainer) if isinstance(callback, kind)), None)
 
 
 def train(config: DictConfig) -> Run:
     """Train as the configuration says and print the summary.
 
     Raises:
-        LearningRateError: a setting that cannot work, or a learning rate that became unknowable.
+        LearningRateError: a setting cannot work, or the next learning rate cannot be computed.
     """
     quiet()
     _mask_what_hydra_wrote()
@@ -110,7 +121,7 @@ def train(config: DictConfig) -> Run:
     finally:
         if torch.distributed.is_initialized():  # its threads would outlive what they use when the process ends
             torch.distributed.destroy_process_group()
-    _say(summary(run.history.values, run.trace, _places(run)))
+    _print(summary(run.history.values, run.trace, _places(run)))
     _check_recorded(run)
     if run.trainer.is_global_zero:
         run.objective = objective(config.objective, run.history.values)
@@ -129,7 +140,7 @@ def _from_start(config: DictConfig) -> DictConfig:
 
 
 def _check_recorded(run: Run) -> None:
-    """End with an error where MLflow will never have what was logged."""
+    """Raise an error if MLflow will never have what was logged."""
     if not isinstance(run.logger, MLflowLogger):
         return
     if run.logger.lost_points:
@@ -142,9 +153,9 @@ def _check_recorded(run: Run) -> None:
 
 
 def _resume(run: Run, config: DictConfig) -> str:
-    """Find the checkpoint, let the logger go on with its run, and say what goes on; the checkpoint's file."""
+    """Check the checkpoint, have the logger continue its run, and print what is resumed; the checkpoint's file."""
     path, checkpoint = read_checkpoint(str(config.ckpt_path))
-    check_checkpoint(path, checkpoint, run.module, config.trainer.max_epochs, goes_on=not config.new_run)
+    check_checkpoint(path, checkpoint, run.module, config.trainer.max_epochs, continues=not config.new_run)
     check_states(path, checkpoint, run.trainer, run.module)
     if not config.new_run:
         run.file.resume()
@@ -152,28 +163,28 @@ def _resume(run: Run, config: DictConfig) -> str:
     where, recorder = "", run.recorder
     if isinstance(run.logger, MLflowLogger) and not config.new_run and recorded.get("run_id"):
         if run.logger.continue_run(recorded["run_id"]):
-            recorder.goes_on_at, recorder.before = checkpoint["global_step"], recorded["config"]
+            recorder.resumed_at, recorder.before = checkpoint["global_step"], recorded["config"]
             where = f", MLflow run {run.logger.run_name}"
         else:
-            _say("The MLflow run of this checkpoint is not where this run logs: a new one begins.")
+            _print("The MLflow run of this checkpoint is not where this run logs: a new one is started.")
     done, steps = epochs_done(checkpoint), checkpoint["global_step"]
-    _say(f"Resuming {_relative(str(from_start(path)))}: {done} epochs and {steps} optimizer steps are done{where}")
+    _print(f"Resuming {_relative(str(from_start(path)))}: {done} epochs and {steps} optimizer steps are done{where}")
     if not config.new_run and HydraConfig.initialized() and not (Path(path).parent / SETTINGS).is_file():
-        _say(f"There is no {SETTINGS} beside it: the settings are those of this command line alone.")
+        _print(f"There is no {SETTINGS} beside it: only the settings on this command line apply.")
     if done == config.trainer.max_epochs:
-        _say(f"Nothing is left to train. More: trainer.max_epochs={2 * done}")
+        _print(f"Nothing is left to train. To train longer: trainer.max_epochs={2 * done}")
     return path
 
 
 def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
     try:
         run.trainer.fit(run.module, datamodule=data, ckpt_path=ckpt_path)
-    except SystemExit as end:  # so Lightning leaves after Ctrl-C and SIGTERM, its callbacks and loggers done
-        _say("\nInterrupted. What was recorded is kept.")
+    except SystemExit as end:  # Lightning's exit after Ctrl-C and SIGTERM, once its callbacks and loggers are done
+        _print("\nInterrupted. What was recorded is kept.")
         places = _places(run)
         if run.last is not None and run.last.path.is_file():
-            places["to go on"] = f"python train.py ckpt_path={_found_by(run.last.path)}"
-        _say(summary(run.history.values, run.trace, places))
+            places["to resume"] = f"{command()} ckpt_path={_ckpt_path(run.last.path)}"
+        _print(summary(run.history.values, run.trace, places))
         if not run.trainer.is_global_zero:  # Lightning would kill the first process if another ended with a status
             raise SystemExit(0) from None
         if isinstance(end.__context__, KeyboardInterrupt) or (run.last is not None and run.last.interrupted):
@@ -184,13 +195,13 @@ def _fit(run: Run, data: Any, ckpt_path: str | None) -> None:
 
 
 @rank_zero_only
-def _say(line: str) -> None:
-    """Tell the console, of several processes once."""
+def _print(line: str) -> None:
+    """Print a line, on one process only."""
     print(line, flush=True)
 
 
 def _advise(line: str) -> None:
-    """Tell it beside what the run prints."""
+    """Print advice on stderr, because Lightning's log is silenced here."""
     print(f"{line} (callbacks.scheduler.advice=false leaves this out)", file=sys.stderr, flush=True)
 
 
@@ -206,25 +217,25 @@ def _mask_what_hydra_wrote() -> None:
 def _assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:
     net = instantiate(config.model, input_shape=data.input_shape, num_classes=data.num_classes)
     module = Classifier(net, loss=instantiate(config.loss), optimizer=instantiate(config.optimizer))
-    module.example_input_array = torch.zeros(1, *data.input_shape)  # of which a logged model's signature tells
+    module.example_input_array = torch.zeros(1, *data.input_shape)  # gives a logged model its signature
     _try_optimizer(module)
     history = History()
     recorder = RecordConfig(shown, data)
-    others = list(_callbacks(config, data))
-    last = [one for one in others if isinstance(one, LastCheckpoint)]
-    others = [one for one in others if one not in last]
-    # The history first: what the scheduler measures at an epoch's begin is that epoch's. Then the checkpoint, before
-    # the others act on the epoch's begin: they do it again when the run goes on from there.
+    configured = list(_callbacks(config, data))
+    last = [callback for callback in configured if isinstance(callback, LastCheckpoint)]
+    others = [callback for callback in configured if callback not in last]
+    # The history first, so that what the scheduler measures at the start of an epoch belongs to that epoch. Then the
+    # checkpoint, before the others act on the start of the epoch: they do so again when the run is resumed there.
     callbacks = [history, *_constraints(config, module), *last, *others, recorder, RandomStates()]
     logger = _logger(config)
     run_file = RunFile(_job_folder(config), _about(config), logger)
-    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    saves_best = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     options = {} if "plugins" in config.trainer else {"plugins": [AtomicFiles()]}
     trainer = instantiate(
         config.trainer,
         callbacks=callbacks,
         logger=[logger, run_file] if logger is not None else run_file,
-        enable_checkpointing=saves,
+        enable_checkpointing=saves_best,
         **options,
     )
     return Run(trainer, module, history, logger, recorder, run_file)
@@ -251,9 +262,7 @@ def _description(config: DictConfig) -> str:
     about = _about(config)
     words = [shlex.quote(word) for word in about.get(OVERRIDES, "").split("\n") if word]
     what = " ".join(f"{name} `{about[name]}`," for name in ("schedule", "data", "model", "optimizer") if name in about)
-    return (
-        f"{what} seed {about['seed']}\n\n    {' '.join(['python train.py', *words])}\n\nFolder: `{config.output_dir}`"
-    )
+    return f"{what} seed {about['seed']}\n\n    {' '.join([command(), *words])}\n\nFolder: `{config.output_dir}`"
 
 
 def _logger(config: DictConfig) -> Logger | None:
@@ -269,7 +278,7 @@ def _logger(config: DictConfig) -> Logger | None:
         logger.tags[OVERRIDES] = _about(config)[OVERRIDES]
         logger.tags.setdefault(NOTE, masked(_description(config)))
     if isinstance(logger, CSVLogger) and config.ckpt_path is not None:
-        # It would delete what the run has logged before.
+        # CSVLogger would delete what the run has already logged.
         versions = (f"{config.logger.version}-resumed-{count}" for count in itertools.count(1))
         free = (version for version in versions if not (Path(logger.root_dir) / version).exists())
         if Path(logger.log_dir).exists():
@@ -278,7 +287,7 @@ def _logger(config: DictConfig) -> Logger | None:
 
 
 def _check(config: DictConfig) -> None:
-    """Settings that Lightning or torch would only trip over later."""
+    """Check settings that Lightning or torch would only reject later."""
     make_folder("output_dir", Path(config.output_dir))
     if not os.access(config.output_dir, os.W_OK):
         raise InvalidArgument("output_dir", str(config.output_dir), "a folder that can be written to")
@@ -293,15 +302,15 @@ def _check(config: DictConfig) -> None:
 
 
 def _check_end(run: Run, config: DictConfig) -> None:
-    """Refuse percent of a run without an end before anything is recorded."""
-    scheduler = next((one for one in run.trainer.callbacks if isinstance(one, LearningRateScheduler)), None)  # type: ignore[attr-defined]
+    """Reject a share of a run without an end before anything is recorded."""
+    scheduler = _first(run.trainer, LearningRateScheduler)
     resumes = config.ckpt_path is not None and scheduler is not None and scheduler.on_resume == "checkpoint"
     if scheduler is not None and not resumes:  # the plan of a checkpoint knows the length of its own run
-        check_end(run.trainer, [one.schedule for one in scheduler.assignments])
+        check_end(run.trainer, [assignment.schedule for assignment in scheduler.assignments])
 
 
 def _try_optimizer(module: Classifier) -> None:
-    """Build the optimizer once for its own checks, before anything is recorded."""
+    """Build the optimizer once, so that its own checks run before anything is recorded."""
     try:
         module.configure_optimizers()
     except (TypeError, ValueError) as error:
@@ -314,16 +323,16 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
     for name, node in config.callbacks.items():
         if node is None:
             continue
-        callback = instantiate(_judged(str(name), node, data)) if isinstance(node, DictConfig) else node
+        callback = instantiate(_with_direction(str(name), node, data)) if isinstance(node, DictConfig) else node
         if isinstance(callback, LearningRateScheduler) and callback.advice is True:
-            callback.advice = _advise  # Lightning's log is silenced here
+            callback.advice = _advise
         if not isinstance(callback, Callback):
             raise InvalidArgument(f"callbacks.{name}", node, "null, or a callback with a _target_")
         yield callback
 
 
 def _constraints(config: DictConfig, module: Classifier) -> Iterator[Constraints]:
-    """The callback for the option of the group `constraint`, if one is chosen; it fits the module."""
+    """The callback for the option of the group `constraint`, if one is chosen, checked against the module."""
     node = config.get("constraint")
     if node is None:
         return
@@ -332,27 +341,27 @@ def _constraints(config: DictConfig, module: Classifier) -> Iterator[Constraints
     arguments = {name: value for name, value in node.items() if name not in ("params", "layout")}
     params = node.get("params")
     if params is None:
-        kernels = [name for name, one in module.named_parameters() if name.endswith("weight") and one.dim() > 1]
+        kernels = [name for name, weight in module.named_parameters() if name.endswith("weight") and weight.dim() > 1]
         params = "|".join(rf"^{re.escape(name)}$" for name in kernels)
     constraints = Constraints({params: instantiate(arguments)}, node.get("layout"))
     constraints.check(module)
     yield constraints
 
 
-def _judged(name: str, node: DictConfig, data: Any) -> DictConfig:
+def _with_direction(name: str, node: DictConfig, data: Any) -> DictConfig:
     """A callback's configuration with its `monitor` and `mode` filled in."""
-    if "monitor" not in node or "mode" not in node or not str(node.get("_target_")).startswith(_LIGHTNINGS):
+    if "monitor" not in node or "mode" not in node or not str(node.get("_target_")).startswith(_OF_LIGHTNING):
         return node
     monitor = node.monitor or ("val_loss" if data.num_val else "loss")
     mode = node.mode or better(str(monitor))
     if mode is None:
-        hint = "The metric's name does not tell which."
-        raise InvalidArgument(f"callbacks.{name}.mode", None, f"min or max for {str(monitor)!r}", hint)
+        unknown = f"the name {str(monitor)!r} does not tell which values are better"
+        raise LearningRateError(f"set callbacks.{name}.mode to min or max: {unknown}.")
     return OmegaConf.merge(node, {"monitor": monitor, "mode": mode})  # type: ignore[return-value]
 
 
 def _places(run: Run) -> dict[str, str]:
-    """Where the run and its checkpoints are, by what they are."""
+    """The last lines of the summary: where the run and its checkpoints are, by label."""
     places = {}
     if isinstance(run.logger, MLflowLogger):
         # fast_dev_run replaces the loggers: then there is no run.
@@ -363,11 +372,11 @@ def _places(run: Run) -> dict[str, str]:
             )
     elif run.logger is not None:
         places = {"run": str(run.logger.log_dir)}
-    scheduler = next((one for one in run.trainer.callbacks if isinstance(one, LearningRateScheduler)), None)  # type: ignore[attr-defined]
+    scheduler = _first(run.trainer, LearningRateScheduler)
     if scheduler is not None and scheduler.audit.steps:
         since = " since it was resumed" if run.trainer.global_step > scheduler.audit.steps else ""
         places = {"plan": f"followed {scheduler.audit.summary}{since}", **places}
-    finder = next((one for one in run.trainer.callbacks if isinstance(one, LearningRateRangeTest)), None)  # type: ignore[attr-defined]
+    finder = _first(run.trainer, LearningRateRangeTest)
     if finder is not None and finder.outcome:
         places = {"range test": finder.outcome, **places}
     if run.best is not None:
@@ -377,13 +386,13 @@ def _places(run: Run) -> dict[str, str]:
     return {name: place for name, place in places.items() if place}
 
 
-def _found_by(last: Path) -> str:
-    """What `ckpt_path` finds a checkpoint by: `last`, unless that means another one."""
+def _ckpt_path(last: Path) -> str:
+    """The `ckpt_path` of a checkpoint: `last`, unless that is another one."""
     try:
-        found = newest_checkpoint({}, start_folder()).resolve() == last.resolve()
-    except InvalidArgument:
-        found = False
-    return "last" if found else _relative(str(last))
+        is_newest = newest_checkpoint({}, start_folder()).resolve() == last.resolve()
+    except LearningRateError:
+        is_newest = False
+    return "last" if is_newest else _relative(str(last))
 
 
 def _relative(path: str) -> str:

@@ -31,8 +31,8 @@ class RunFile(Logger):
 
     Args:
         folder: the run's folder.
-        about: the run's settings as texts: `schedule`, `model`, `data`, `seed`, `name`, `overrides`, `sweep`.
-        recorded: the logger whose run ID is noted. Default None: no run ID.
+        about: the run's settings as strings: `schedule`, `model`, `data`, `seed`, `name`, `overrides`, `sweep`.
+        recorded: the logger whose run ID is included. Default None: no run ID.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, str], recorded: Logger | None = None) -> None:
@@ -79,7 +79,7 @@ class RunFile(Logger):
         kept.extend(values)
 
     def _curve(self, name: str, step: int) -> tuple[array[int], array[float]]:
-        """A curve up to a step: a resumed run logs again what a killed one had logged after its last checkpoint."""
+        """A curve up to a step: a resumed run logs again what was logged after the checkpoint it resumes from."""
         steps, values = self._curves.setdefault(name, (array("q"), array("d")))
         while steps and steps[-1] >= step:
             steps.pop()
@@ -88,7 +88,7 @@ class RunFile(Logger):
 
     @rank_zero_only
     def resume(self) -> None:
-        """Start from the curves that the run has left in its folder."""
+        """Start from the curves that the run left in its folder."""
         try:
             left = json.loads(self.path.read_text(encoding="utf-8"))
             self.begun -= float(left["seconds"])
@@ -100,10 +100,10 @@ class RunFile(Logger):
     @rank_zero_only
     def save(self) -> None:
         """Write the file at most every ten seconds, and for at most 2 % of the time."""
-        begun = time.monotonic()
-        if begun >= self._next_write:
+        started = time.monotonic()
+        if started >= self._next_write:
             self.write("RUNNING")
-            self._next_write = time.monotonic() + max(_WRITE_EVERY, _SHARE * (time.monotonic() - begun))
+            self._next_write = time.monotonic() + max(_WRITE_EVERY, _SHARE * (time.monotonic() - started))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -134,7 +134,7 @@ class RunFile(Logger):
 
 
 def _written(steps: array[int], values: array[float], most: int) -> tuple[list[int], list[float | str]]:
-    """A curve for the file, with about `most` of its points: values as numbers, and NaN and infinity as texts."""
+    """A curve for the file, thinned to about `most` points: values as numbers, NaN and infinity as strings."""
     kept = [*range(0, len(steps), max(math.ceil(len(steps) / max(most, 1)), 1))]
     if kept and kept[-1] != len(steps) - 1:
         kept.append(len(steps) - 1)

@@ -1,7 +1,7 @@
-"""`settings.json` beside the checkpoints: how a run was started, and how much of that a resumed run takes over.
+"""`settings.json` beside the checkpoints: how a run was started, and how much of that a resumed run adopts.
 
-The file may come from a stranger, with the checkpoint. Only words that set a value or choose an option of a group are
-taken from it, so it cannot reach Hydra's own options, and it does not say where anything is written. See SECURITY.md.
+The file may come from a stranger, with the checkpoint. Only overrides that set a value or choose an option of a group
+are adopted, so it cannot reach Hydra's own options or decide where anything is written. See SECURITY.md.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.errors import InvalidArgument, described
+from lr_plugins.errors import LearningRateError
 from lr_plugins.tracking.secrets import MASK, masked
 
 SETTINGS = "settings.json"
 CHECKPOINTS = "checkpoints"
 TREES = ("outputs", "multirun")  # where the runs of the current folder are
-OF_A_START = ("ckpt_path", "new_run")  # said anew each time
+OF_A_START = ("ckpt_path", "new_run")  # given anew at each start
 KEY = re.compile(r"(\+{0,2}|~)([\w./@:-]+)(?:=(.*))?", re.DOTALL)
 _PLACES_OF_A_RUN = ("output_dir", "hydra.run.dir")
 _LARGEST = 2**18  # bytes
@@ -38,8 +38,8 @@ class Settings:
     """What a `settings.json` has.
 
     Args:
-        overrides: the words of the command line that the run was started with.
-        folder: the run's folder, relative to that of the checkpoints; None where it is not known.
+        overrides: those on the command line that started the run.
+        folder: the run's folder, relative to that of the checkpoints; None if unknown.
         is_there: whether there is a file at all. Default True.
     """
 
@@ -50,11 +50,11 @@ class Settings:
 
 @dataclass
 class Screened:
-    """The words of a file, by what becomes of them.
+    """The overrides of a file, sorted.
 
     Args:
-        taken: what the run that resumes takes over.
-        refused: what it does not.
+        taken: those that the resumed run adopts.
+        refused: the others.
     """
 
     taken: list[str] = field(default_factory=list)
@@ -62,11 +62,11 @@ class Screened:
 
 
 def write_settings(folder: Path, overrides: Iterable[str], run_folder: str) -> None:
-    """Note beside the checkpoints how the run was started; passwords as `***`.
+    """Record beside the checkpoints how the run was started, with passwords as `***`.
 
     Args:
         folder: that of the checkpoints.
-        overrides: the words of the command line.
+        overrides: those on the command line.
         run_folder: Hydra's output folder.
     """
     kept = [masked_overrides(word) for word in overrides if key_of(word) not in (*OF_A_START, "hydra.run.dir")]
@@ -79,13 +79,13 @@ def write_settings(folder: Path, overrides: Iterable[str], run_folder: str) -> N
 
 
 def read_settings(folder: Path) -> Settings:
-    """What `write_settings` noted.
+    """What `write_settings` has recorded.
 
     Args:
         folder: that of the checkpoints.
 
     Raises:
-        InvalidArgument: there is a file, and it is not one that `write_settings` wrote.
+        LearningRateError: there is a file, and `write_settings` did not write it.
     """
     file = folder / SETTINGS
     try:
@@ -93,50 +93,50 @@ def read_settings(folder: Path) -> Settings:
     except (FileNotFoundError, NotADirectoryError):
         return Settings(is_there=False)
     except (OSError, ValueError) as error:
-        raise _unusable(file, f"one that cannot be read ({_short(error)})") from None
+        raise _unusable(file, f"it cannot be read ({_short(error)})") from None
     if not stat.S_ISREG(about.st_mode):
-        kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a link" if stat.S_ISLNK(about.st_mode) else "no file"
-        raise _unusable(file, kind)
+        kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a link" if stat.S_ISLNK(about.st_mode) else "not a file"
+        raise _unusable(file, f"it is {kind}")
     if about.st_size > _LARGEST:
-        raise _unusable(file, f"{about.st_size} bytes, where {_LARGEST} are the most")
+        raise _unusable(file, f"it has {about.st_size} bytes, and at most {_LARGEST} are allowed")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _unusable(file, f"one that cannot be read ({_short(error)})") from None
+        raise _unusable(file, f"it cannot be read ({_short(error)})") from None
     except (ValueError, RecursionError) as error:
-        raise _unusable(file, f"text that is not JSON ({_short(error)})") from None
-    if not isinstance(found, dict):
-        raise _unusable(file, f"a JSON {type(found).__name__}")
-    overrides, run_folder = found.get("overrides", []), found.get("folder")
+        raise _unusable(file, f"it is not JSON ({_short(error)})") from None
+    if not isinstance(content, dict):
+        raise _unusable(file, f"it is a JSON {type(content).__name__}, not an object")
+    overrides, run_folder = content.get("overrides", []), content.get("folder")
     if not isinstance(overrides, list) or not all(isinstance(word, str) for word in overrides):
-        raise _unusable(file, "overrides that are not a list of texts")
+        raise _unusable(file, "its overrides are not a list of strings")
     if not (run_folder is None or isinstance(run_folder, str)):
-        raise _unusable(file, "a folder that is not a text")
+        raise _unusable(file, "its folder is not a string")
     for text in (*overrides, run_folder or ""):
         if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-            raise _unusable(file, f"characters that no command line has ({_shown(text)})")
+            raise _unusable(file, f"it has characters that no command line can have ({_shown(text)})")
     return Settings(tuple(overrides), run_folder)
 
 
 def screened(words: Iterable[str], folder: Path) -> Screened:
-    """Which words of a `settings.json` are taken, and which are not.
+    """Which overrides of a `settings.json` are adopted, and which are not.
 
-    Never taken are options of the command line (`--config-dir=...`), `hydra.` and `hydra/`, the place of the run
+    Never adopted are options of the command line (`--config-dir=...`), `hydra.` and `hydra/`, the place of the run
     (`output_dir`), interpolations (`${...}`), keywords of Hydra such as `_target_`, and passwords shown as `***`. Other
-    places, and functions by their names, are taken only from the user's own runs (see `is_own`).
+    paths, and functions by their names, are adopted only from the user's own runs (see `is_own`).
 
     Args:
         words: the overrides.
         folder: that of the checkpoints, with the file.
 
     Raises:
-        InvalidArgument: one is not a word of Hydra's grammar.
+        LearningRateError: Hydra cannot read one of them.
     """
     words, result = list(words), Screened()
     own = bool(words) and is_own(folder)
     for word in words:
         (result.taken if _is_taken(word, own, folder) else result.refused).append(word)
-    result.refused = [word for word in result.refused if not _says_what_holds(word, folder)]
+    result.refused = [word for word in result.refused if not _is_implied(word, folder)]
     return result
 
 
@@ -150,13 +150,13 @@ def is_own(folder: Path) -> bool:
         return False
     user = os.geteuid() if hasattr(os, "geteuid") else None
     about = [path.stat() for path in (folder, folder / SETTINGS)]
-    return all((user is None or one.st_uid == user) and not one.st_mode & stat.S_IWOTH for one in about)
+    return all((user is None or entry.st_uid == user) and not entry.st_mode & stat.S_IWOTH for entry in about)
 
 
 def run_folder(settings: Settings, folder: Path) -> Path | None:
-    """The folder of the run that checkpoints belong to, from where they are; None where that does not tell.
+    """The folder of the run that the checkpoints belong to; None if their place does not tell.
 
-    What the file says is followed only to a folder above the checkpoints, within the runs of the current folder.
+    The file is trusted only with a folder above the checkpoints, within the runs of the current folder.
 
     Args:
         settings: what is beside the checkpoints.
@@ -173,21 +173,21 @@ def run_folder(settings: Settings, folder: Path) -> Path | None:
 
 
 def report_refused(refused: Sequence[str], folder: Path) -> None:
-    """Say on stderr, in a sentence, which words were not taken, and how to say them again.
+    """Report on stderr which overrides were not adopted, and how to give them again.
 
     Args:
-        refused: the words.
+        refused: the overrides.
         folder: that of the checkpoints.
     """
     if not refused or any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_PROCID")):
         return
     shown = [_shown(word) for word in refused[:_SHOWN]]
     more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-    ways = "repeat on the command line those that are to hold"
+    ways = "repeat on the command line those that should apply"
     if any(_is_masked(word) for word in refused):
         ways += (
-            f"; the password {MASK} was not kept, give it by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-            "in MLFLOW_TRACKING_URI"
+            f"; the password {MASK} was not stored: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_URI"
         )
     print(f"Warning: {_shown(str(folder / SETTINGS))} also has {', '.join(shown)}{more}, which a resumed run does not "
           f"take from a file: {ways}.", file=sys.stderr, flush=True)  # fmt: skip
@@ -215,7 +215,7 @@ def key_of(word: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """A value that Hydra's grammar takes as it is, whatever characters it has."""
+    """A value quoted for Hydra's grammar, whatever characters it has."""
     if re.fullmatch(r"[\w./:-]+", value):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -236,13 +236,13 @@ def _is_taken(word: str, own: bool, folder: Path) -> bool:
         return False
     keys, texts = set(parts), list[str]()
     try:
-        _look_into(override.value(), keys, texts)
+        _collect(override.value(), keys, texts)
     except (TypeError, RecursionError):  # of a kind that only Hydra knows
         return False
     if any(key.startswith("_") for key in keys - {"_global_"}):
         return False
     if "." not in override.key_or_group and not all(_OPTION.fullmatch(text) for text in texts):
-        return False  # it may be a group, whose option is looked for as a file
+        return False  # it may be a group, whose option Hydra looks for as a file
     places = any(map(_PLACE.search, keys)) or any(map(_LOOKS_LIKE_A_PLACE.search, texts))
     return own or not (places or override.package is not None)
 
@@ -254,18 +254,18 @@ def _parsed(word: str, folder: Path) -> Any:
     try:
         return OverridesParser.create().parse_override(word)
     except (HydraException, RecursionError, ValueError):
-        raise _unusable(folder / SETTINGS, f"an override that Hydra does not understand ({_shown(word)})") from None
+        raise _unusable(folder / SETTINGS, f"Hydra cannot read the override {_shown(word)}") from None
 
 
-def _look_into(value: Any, keys: set[str], texts: list[str]) -> None:
+def _collect(value: Any, keys: set[str], texts: list[str]) -> None:
     """Add the keys and the texts in a value."""
     if isinstance(value, dict):
         keys.update(map(str, value))
-        for one in value.values():
-            _look_into(one, keys, texts)
+        for item in value.values():
+            _collect(item, keys, texts)
     elif isinstance(value, list):
-        for one in value:
-            _look_into(one, keys, texts)
+        for item in value:
+            _collect(item, keys, texts)
     elif isinstance(value, str):
         texts.append(value)
     elif not (value is None or isinstance(value, (bool, int, float))):
@@ -276,8 +276,8 @@ def _is_masked(word: str) -> bool:
     return f":{MASK}@" in word
 
 
-def _says_what_holds(word: str, folder: Path) -> bool:
-    """Whether it names the run's place as it is found without it."""
+def _is_implied(word: str, folder: Path) -> bool:
+    """Whether it is the run's folder, which is known without it."""
     match = KEY.fullmatch(word)
     if match is None or match[2] != "output_dir" or folder.resolve().name != CHECKPOINTS:
         return False
@@ -286,7 +286,7 @@ def _says_what_holds(word: str, folder: Path) -> bool:
 
 def _shown(text: str) -> str:
     """A text for the console: without control characters and passwords, not too long, as a shell takes it."""
-    plain = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in masked(text))
+    plain = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in masked(text))
     return shlex.quote(plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}...")
 
 
@@ -294,6 +294,6 @@ def _short(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:_LONGEST]
 
 
-def _unusable(file: Path, what: str) -> InvalidArgument:
-    hint = "Delete it, and name the settings on the command line."
-    return InvalidArgument(_shown(str(file)).strip("'"), described(what), "as train.py writes it", hint)
+def _unusable(file: Path, what: str) -> LearningRateError:
+    place = _shown(str(file)).strip("'")
+    return LearningRateError(f"{place} cannot be used: {what}. Delete it, and give the settings on the command line.")

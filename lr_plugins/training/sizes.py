@@ -1,18 +1,18 @@
-"""How many samples there are, and how many batches they make: known without reading any data."""
+"""How many samples a data set has, and how many batches they make, without reading any data."""
 
 from __future__ import annotations
 
 import math
 
 SAMPLES = {"Iris": 150, "Digits": 1797}
-"""Of the bundled data sets, whose `validation_fraction` is held out."""
+"""Samples of the bundled data sets, of which `validation_fraction` is held out."""
 
 TRAINING_SAMPLES = {"MNIST": 60_000, "FashionMNIST": 60_000, "CIFAR10": 50_000}
-"""Of those that come with a split of their own."""
+"""Training samples of the data sets that come with a split of their own."""
 
 
 def held_out(samples: int, fraction: float) -> int:
-    """How many of the samples validate: the fraction, rounded up, and all but one at most.
+    """The number of validation samples: the fraction rounded up, and at most all but one.
 
     Example:
         >>> held_out(150, 0.2), held_out(1797, 0.2)
@@ -23,7 +23,13 @@ def held_out(samples: int, fraction: float) -> int:
 
 
 def of_process(samples: int, rank: int, processes: int, even: bool) -> int:
-    """How many samples of an epoch one of several processes has; `even`: as many as the others, a few of them twice.
+    """The samples of an epoch that one of several processes gets.
+
+    Args:
+        samples: all of them.
+        rank: of the process.
+        processes: how many there are.
+        even: whether each gets the same number, for which a few samples come twice.
 
     Example:
         >>> [of_process(5, rank, 2, even=False) for rank in (0, 1)], of_process(5, 1, 2, even=True)
@@ -33,7 +39,7 @@ def of_process(samples: int, rank: int, processes: int, even: bool) -> int:
 
 
 def batches(samples: int, batch_size: int) -> int:
-    """How many batches they make, the last one smaller than the others or not.
+    """The number of batches; the last one may be smaller.
 
     Example:
         >>> batches(1437, 32)

@@ -1,4 +1,4 @@
-"""The few lines that end a run."""
+"""The summary at the end of a run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lr_plugins.metric_direction import better, higher_is_better
 
 
 def summary(metrics: Mapping[str, Mapping[int, float]], trace: Trace, places: Mapping[str, str]) -> str:
-    """Best validation metrics, first and last learning rate, and where things are.
+    """Best validation metrics, first and last learning rate, and where everything is.
 
     Args:
-        metrics: each metric's values by epoch, from 0. The words of its name tell whether it is best when highest or
-            when lowest (`metric_direction`); without validation metrics those of training are shown.
+        metrics: each metric's values by epoch, from 0. Its name decides whether higher or lower is better
+            (`metric_direction`); without validation metrics, those of training are shown.
         trace: the learning rates used.
-        places: where things are, by what they are.
+        places: further lines by label, e.g. where the run is.
 
     Example:
         >>> trace = Trace(); trace.series("lr").append(0.1)
@@ -51,5 +51,5 @@ def _best(name: str, values: Mapping[int, float]) -> str:
 
 
 def _infinite(values: Mapping[int, float]) -> str:
-    """What values are of which none is finite."""
+    """The names of values none of which is finite."""
     return " or ".join(dict.fromkeys(str(values[epoch]) for epoch in sorted(values)))

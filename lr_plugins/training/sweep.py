@@ -1,4 +1,4 @@
-"""Sweeps: the comparison of their runs, and a parent run in MLflow."""
+"""Sweeps: a comparison of their runs, and a parent run in MLflow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lr_plugins.tracking.spool import DEFAULT, is_left, spools
 from lr_plugins.training.credentials import revealed_text
 
 COMPARISON = "comparison"
-PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, for the processes of a launcher inherit it
-SWEEP = "LR_PLUGINS_SWEEP"  # the sweep's ID, inherited in the same way
+PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, which the processes of a launcher inherit
+SWEEP = "LR_PLUGINS_SWEEP"  # the sweep's ID, likewise
 interrupted = False
 """Whether Ctrl-C has ended the program."""
 _MLFLOW = "lr_plugins.tracking.MLflowLogger"
@@ -43,17 +43,17 @@ class Sweep(Callback):  # type: ignore[misc]
         os.environ[SWEEP] = self._id
         try:
             if config.logger.get("_target_") == _MLFLOW:
-                self._begin_parent(config)
+                self._start_parent(config)
         finally:
-            # Hydra does not call on_multirun_end after an error or Ctrl-C. Registered last, this is called before the
-            # logger's own handler, which would end the run as finished.
+            # Hydra does not call on_multirun_end after an error or Ctrl-C. Registered last, this handler runs before
+            # the logger's own, which would end the run as finished.
             atexit.register(self._end, "failed")
 
-    def _begin_parent(self, config: DictConfig) -> None:
+    def _start_parent(self, config: DictConfig) -> None:
         from lr_plugins.tracking import MLflowLogger
 
         overrides = list(OmegaConf.to_container(config.hydra.overrides.task))  # type: ignore[arg-type]
-        # Each by itself: other fields of the logger can be resolved in a job only.
+        # One by one, because other fields of the logger can only be resolved in a job.
         known = {name: config.logger.get(name) for name in ("experiment_name", "tracking_uri", "spool_dir")}
         known = {name: value for name, value in known.items() if value}
         if "tracking_uri" in known:
@@ -63,7 +63,7 @@ class Sweep(Callback):  # type: ignore[misc]
         os.environ[PARENT_RUN] = self._logger.run_id or ""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Compare the runs, and end the parent."""
+        """Compare the runs, and end the parent run."""
         self._end("success")
 
     def _end(self, status: str) -> None:
@@ -74,7 +74,7 @@ class Sweep(Callback):  # type: ignore[misc]
             return
         try:
             self._compare(folder, logger)
-        except Exception as error:  # the runs are recorded; they can be compared again
+        except Exception as error:  # the runs are recorded, and can be compared later
             status = "failed"
             print(f"The runs could not be compared: {error}", flush=True)
         if logger is None:
@@ -83,7 +83,7 @@ class Sweep(Callback):  # type: ignore[misc]
         left = [place for place in spools(logger.spool_folder) if is_left(place)]
         if left:
             place = "" if logger.spool_dir == DEFAULT else f" {logger.spool_dir}"
-            print(f"Of {len(left)} runs, MLflow lacks something; send it with: lr-plugins send{place}")
+            print(f"MLflow does not have everything of {len(left)} runs yet; send it with: lr-plugins send{place}")
 
     def _compare(self, folder: Path, logger: Any) -> None:
         from lr_plugins.comparison.report import PAGE, RUNS, compare
@@ -91,7 +91,9 @@ class Sweep(Callback):  # type: ignore[misc]
 
         runs = find_run_files(folder, self._id)
         if not runs:
-            print(f"There is nothing to compare: the sweep's runs have left no run.json below {folder}", flush=True)
+            print(
+                f"There is nothing to compare: the runs of the sweep have left no run.json below {folder}", flush=True
+            )
             return
         files = compare(runs, folder / COMPARISON)
         page = next(file for file in files if file.name == PAGE).read_text(encoding="utf-8")

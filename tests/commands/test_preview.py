@@ -76,7 +76,7 @@ def test_it_finds_the_configuration_of_its_clone_from_anywhere(tmp_path):
         (["--steps-per-epoch", "many"], 2, r"argument --steps-per-epoch: invalid int value: 'many'"),
         (["--steps-per-epoch", "0"], 1, r"^Error: --steps-per-epoch must be an integer >= 1; got 0\.$"),
         (["--width", "10"], 1, r"^Error: --width must be an integer >= 40; got 10\.$"),
-        (["--conf", "nope"], 1, r"^Error: --conf must be a folder with train\.yaml in it; got 'nope'\. It is part"),
+        (["--conf", "nope"], 1, r"^Error: --conf must be a folder with train\.yaml in it; got 'nope'\. Without --conf"),
         (["--metric", "loss"], 1, r"^Error: --metric must be NAME=VALUE, .*; got 'loss'\.$"),
         (["--png", "no/such/folder.png"], 1, r"^Error: --png must be a file to write a picture to \(.*No such file"),
         (["--png", "lr.nope"], 1, r"^Error: --png must be a file to write a picture to \(Format 'nope' is not supp"),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lr_plugins.comparison.report import ENDS, METRICS, RATES, compare, page
-from lr_plugins.comparison.runs import Points, Run, find_runs, told_apart
-from lr_plugins.comparison.statistics import at_the_end
+from lr_plugins.comparison.runs import Points, Run, distinguished, find_runs
+from lr_plugins.comparison.statistics import final_value
 from lr_plugins.errors import InvalidArgument
 
 
@@ -32,7 +32,7 @@ def test_a_line_per_schedule_has_mean_and_spread_of_the_best_values(tmp_path):
 
 
 def test_runs_of_other_data_are_not_taken_together():
-    runs = told_apart([run(data="iris", model="mlp"), run(seed=2, data="digits", model="mlp")])
+    runs = distinguished([run(data="iris", model="mlp"), run(seed=2, data="digits", model="mlp")])
     assert [one.schedule for one in runs] == ["cosine, iris", "cosine, digits"]
 
 
@@ -48,12 +48,12 @@ def test_a_metric_that_no_run_has_is_refused(tmp_path):
 def test_runs_that_were_started_otherwise_are_not_taken_together():
     tags = {"data": "iris", "model": "mlp"}
     low, high = "optimizer.lr=0.01\nseed=1\nverbose=0", "optimizer.lr=0.1\nseed=1"
-    runs = told_apart([run(overrides=low, **tags), run(seed=2, overrides=low, **tags), run(overrides=high, **tags)])
+    runs = distinguished([run(overrides=low, **tags), run(seed=2, overrides=low, **tags), run(overrides=high, **tags)])
     assert [one.schedule for one in runs] == ["cosine, optimizer.lr=0.01"] * 2 + ["cosine, optimizer.lr=0.1"]
 
 
 def test_what_all_runs_of_a_schedule_have_in_common_is_not_named():
-    runs = told_apart([run(overrides="experiment=a\nseed=1"), run("step", overrides="experiment=b\nseed=1")])
+    runs = distinguished([run(overrides="experiment=a\nseed=1"), run("step", overrides="experiment=b\nseed=1")])
     assert [one.schedule for one in runs] == ["cosine", "step"]
 
 
@@ -75,7 +75,7 @@ def test_a_value_beyond_all_measure_is_neither_printed_in_full_nor_the_best(end)
     text = page([run(seed=1), run(seed=2, accuracies=(0.5, end)), run("step", 1), run("step", 2)], ["val_acc"])
     assert not re.search(r"\d{12}", text)
     if not math.isfinite(end):
-        assert "not compared: 1 of 2 runs diverged or did not come to their end" in text
+        assert "not compared: 1 of 2 runs diverged or did not finish" in text
 
 
 def test_infinity_comes_back_from_mlflow_as_what_it_was(tmp_path):
@@ -88,5 +88,5 @@ def test_infinity_comes_back_from_mlflow_as_what_it_was(tmp_path):
     np.testing.assert_array_equal(found.curves["val_loss"].values, [1.0, math.inf, -math.inf, math.nan, 1e200])
     assert found.best("val_loss") == 1.0
     ends = Run("", "", "", "", "FINISHED", 1.0, {"m": Points(np.arange(1), np.array([np.inf]))})
-    assert math.isnan(at_the_end(ends, "m"))
+    assert math.isnan(final_value(ends, "m"))
     assert len(compare([found], tmp_path / "out")) == 4

@@ -95,7 +95,7 @@ def test_a_schedule_with_a_run_that_diverged_is_not_compared(value):
     found = standings({"a": runs([0.9, value, 0.9]), "b": runs([0.1, 0.2, 0.3])}, "val_acc")
     assert [(one.schedule, one.verdict) for one in found] == [
         ("b", "best"),
-        ("a", "not compared: 1 of 3 runs diverged or did not come to their end"),
+        ("a", "not compared: 1 of 3 runs diverged or did not finish"),
     ]
 
 
@@ -139,7 +139,7 @@ def test_a_run_that_has_not_come_to_its_end_has_no_value_there(status):
     groups["a"][3].status = status
     assert [one.verdict for one in standings(groups, "val_acc")] == [
         "best",
-        "not compared: 1 of 8 runs diverged or did not come to their end",
+        "not compared: 1 of 8 runs diverged or did not finish",
     ]
 
 

@@ -24,6 +24,7 @@ from lr_plugins import LearningRateScheduler, __version__
 
 ROOT = Path(__file__).parents[2]
 GROUP = ROOT / "lr_plugins/conf/schedule"
+CONF = ROOT / "conf"
 OPTIONS = sorted(path.stem for path in GROUP.glob("*.yaml"))
 PAGE = (ROOT / "docs/hydra.md").read_text()
 FILES = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
@@ -100,6 +101,7 @@ def test_the_wheel_has_what_it_needs_and_nothing_else(wheel):
     top = {name.split("/")[0] for name in names}
     assert top == {"lr_plugins", "hydra_plugins", INFO}
     assert {f"lr_plugins/conf/schedule/{name}.yaml" for name in OPTIONS} <= names
+    assert {f"lr_plugins/training/conf/{path.relative_to(CONF)}" for path in CONF.rglob("*.yaml")} <= names
     assert {"lr_plugins/py.typed", f"{INFO}/licenses/LICENSE"} <= names
     assert {name for name in names if name.startswith("hydra_plugins/")} == {"hydra_plugins/lr_plugins_search_path.py"}
     metadata = zipfile.ZipFile(wheel).read(f"{INFO}/METADATA").decode()
@@ -266,3 +268,59 @@ def test_the_callback_entry_has_every_argument_with_its_default():
     assert entry.pop("schedule") == "${schedule}"
     parameters = inspect.signature(LearningRateScheduler).parameters.values()
     assert entry == {one.name: one.default for one in parameters if one.name != "schedule"}
+
+
+# --- the command `lr-plugins` ----------------------------------------------------------------------------------
+
+SMALL = ["data=fake", "model=mlp", "trainer.max_epochs=2", "callbacks=silent"]
+
+
+@pytest.fixture
+def command(wheel_environment):
+    """`lr-plugins` as the wheel installs it."""
+    script = wheel_environment.home / "bin/lr-plugins"
+    return lambda *arguments, cwd: run(wheel_environment.python, script, *arguments, cwd=cwd)
+
+
+def test_the_wheel_alone_trains_and_resumes_in_an_empty_folder(command, tmp_path):
+    trained = command("train", "schedule=step_decay", "trainer.max_epochs=2", cwd=tmp_path).stdout
+    assert trained.startswith("Train on 1437 samples, validate on 360 samples\nEpoch 1/2\n")
+    assert re.search(r"^plan +followed at 90 of 90 steps$", trained, re.MULTILINE)
+    assert {path.name for path in tmp_path.iterdir()} == {".lr_plugins", "mlflow.db", "mlruns", "outputs"}
+    resumed = command("train", "ckpt_path=last", "trainer.max_epochs=3", cwd=tmp_path).stdout
+    assert "Resuming outputs/" in resumed
+    assert re.search(r"^plan +followed at 45 of 45 steps since it was resumed$", resumed, re.MULTILINE)
+
+
+def test_the_wheel_alone_sweeps_in_several_processes(command, tmp_path):
+    words = ["-m", "launcher=joblib", "schedule=step_decay,cosine", "logger=none"]
+    out = command("train", *SMALL, *words, cwd=tmp_path).stdout
+    assert len([*tmp_path.glob("multirun/*/*/[01]/checkpoints/last.ckpt")]) == 2
+    assert re.search(r"^\| cosine \| 1 \|", out, re.MULTILINE)
+
+
+def test_the_wheel_alone_has_the_recipes_and_the_help(command, tmp_path):
+    recipe = OmegaConf.create(command("train", "experiment=iris_step", "--cfg", "job", cwd=tmp_path).stdout)
+    assert (recipe.schedule.every, recipe.trainer.max_epochs) == ("10ep", 200)
+    page = command("train", "--help", cwd=tmp_path).stdout
+    assert page.startswith("lr-plugins train [GROUP=OPTION ...] ")
+    assert "train.py" not in page
+    folders = command("train", "--info", "searchpath", cwd=tmp_path).stdout
+    assert [provider for provider, _ in PROVIDERS.findall(folders)][1:] == [*HYDRAS, "lr_plugins", "schema"]
+    foreseen = command("preview", "experiment=iris_step", cwd=tmp_path).stdout
+    assert foreseen.startswith("run  200 epochs of 30 steps, 6,000 optimizer steps\n")
+
+
+def test_an_editable_install_uses_the_configuration_of_the_clone(editable_environment, tmp_path):
+    place = "from lr_plugins.training.entry_point import conf_folder; print(conf_folder())"
+    assert run(editable_environment.python, "-c", place, cwd=tmp_path).stdout == f"{CONF}\n"
+
+
+@pytest.mark.parametrize("name", ["train", "preview"])
+def test_without_the_extra_a_command_says_which_one_to_install(wheel_environment, tmp_path, name):
+    code = MISSING.partition("from lr_plugins")[0] + f"from lr_plugins.commands import main\nmain(['{name}'])\n"
+    process = subprocess.run(
+        [wheel_environment.python, "-c", code, "hydra"], cwd=tmp_path, capture_output=True, text=True
+    )
+    message = f'lr-plugins {name} needs hydra, which is not installed: pip install "lr-plugins[train]"\n'
+    assert (process.returncode, process.stderr) == (1, message)

@@ -192,7 +192,7 @@ def no_database(client):
 
 
 def no_run(client):
-    return {"run_id": "f" * 32}, "is not there"
+    return {"run_id": "f" * 32}, "does not exist"
 
 
 @pytest.mark.parametrize("make", [deleted, unknown_scheme, no_database, no_run])
@@ -215,7 +215,7 @@ def test_what_mlflow_refuses_for_good_is_an_error_before_the_first_step(client, 
         ("http://127.0.0.1:99999", {}, "Invalid url"),
         ("postgresql+nosuch://host/db", {}, "nosuch"),
         (None, {"experiment": None, "experiment_id": "12345"}, "there is no experiment with the id 12345"),
-        (None, {"run_id": "f" * 32}, "run f+ is not there"),
+        (None, {"run_id": "f" * 32}, "run f+ does not exist"),
     ],
 )
 def test_the_cause_is_told_at_once_and_for_good(client, database, tmp_path, uri, begins, message):

@@ -51,7 +51,7 @@ def log(logger, start, end):
 
 def log_until_told(logger):
     begin, step = time.monotonic(), 0
-    while not logger._delivery._announced:
+    while not logger._delivery._has_warned:
         logger.log_metrics({"other": 0.0}, step=step)
         time.sleep(0.1)
         step += 1
@@ -65,7 +65,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_every_point(server, tmp_pat
     log(logger, 0, 500)
     assert logger.run_id is not None
     server.kill()
-    with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training goes on"):
+    with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training continues"):
         log_until_told(logger)
     begin = time.monotonic()
     with warnings.catch_warnings():
@@ -82,7 +82,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_every_point(server, tmp_pat
 def test_a_server_that_comes_after_the_end_gets_all_by_a_command(server, tmp_path, monkeypatch):
     monkeypatch.setattr(mlflow_logger, "_AWAY_SECONDS", 0.5)
     logger = MLflowLogger("faults", tracking_uri=server.uri, spool_dir=tmp_path / "spool", run_name="late")
-    with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training goes on"):
+    with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training continues"):
         log(logger, 0, 20)
     assert logger.run_id is None
     logger.log_hyperparams({"seed": 1})
@@ -233,7 +233,7 @@ def test_what_is_refused_later_ends_no_training_and_is_sent_once_it_can_be(serve
     client.delete_experiment(experiment)
     server.kill()
     logger = MLflowLogger("deleted", tracking_uri=server.uri, spool_dir=tmp_path / "spool")
-    with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training goes on"):
+    with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training continues"):
         log(logger, 0, 3)
     server.start()
     log(logger, 3, 5)
@@ -251,7 +251,7 @@ def test_what_is_refused_later_ends_no_training_and_is_sent_once_it_can_be(serve
 
 def test_a_run_that_is_not_there_is_an_error(database, tmp_path):
     logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool", run_id="f" * 32)
-    with pytest.raises(TrackingError, match="not there"):
+    with pytest.raises(TrackingError, match="does not exist"):
         _ = logger.experiment
 
 

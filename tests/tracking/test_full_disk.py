@@ -122,7 +122,8 @@ def await_no_sender(folder):
 
 def test_another_disk_takes_what_comes_and_every_point_arrives(database, small_disk):
     out, err = train(database, small_disk, "stays")
-    [elsewhere] = re.findall(r"takes no more \(No space left on device\).* from now on waits in (\S+) until", err)
+    reported = r"No more data can be written under \S+ \(No space left on device\).* from now on waits in (\S+) until"
+    [elsewhere] = re.findall(reported, err)
     assert not elsewhere.startswith(str(small_disk))
     run = run_of(database, "stays, False")
     assert points_in(database, run.info.run_id) == expected(3000)
@@ -138,8 +139,8 @@ def test_another_disk_takes_what_comes_and_every_point_arrives(database, small_d
 
 def test_without_another_disk_points_are_held_until_there_is_room(database, small_disk):
     out, err = train(database, small_disk, "frees", only_here=True)
-    assert "no other one has room" in err
-    assert "held in memory, and is lost if it is killed" in err
+    assert "no other disk has room" in err
+    assert "held in memory, and is lost if the process is killed" in err
     run = run_of(database, "frees, True")
     assert points_in(database, run.info.run_id) == expected(3000)
     assert (run.info.status, out) == ("FINISHED", "lost 0\n")
@@ -197,7 +198,7 @@ def test_without_any_room_points_are_held_and_counted(frees, database, tmp_path)
                 logger.finalize("success")
         if frees:
             logger.finalize("success")
-    told = [str(one.message) for one in caught if "no other one has room" in str(one.message)]
+    told = [str(one.message) for one in caught if "no other disk has room" in str(one.message)]
     lost = [str(one.message) for one in caught if "are lost" in str(one.message)]
     assert len(told) == 1
     assert len(lost) == (not frees)
@@ -227,7 +228,7 @@ def test_a_disk_that_is_full_from_the_start_lets_the_training_go_on(database, sm
         while True:
             file.write(b"x" * 4096)
     logger = MLflowLogger("from the start", tracking_uri=database, spool_dir=small_disk / "spool")
-    with pytest.warns(UserWarning, match="takes no more"):
+    with pytest.warns(UserWarning, match="No more data can be written"):
         logger.log_metrics({"lr": 1.0}, step=0)
     logger.finalize("success")
     assert points_in(database, logger.run_id) == expected(1)

@@ -17,8 +17,8 @@ import torch
 
 from lr_plugins import InverseTimeDecay, LearningRateScheduler, LearningRateTrace
 from lr_plugins.tracking import MLflowLogger
+from lr_plugins.tracking.contents import BATCH
 from lr_plugins.tracking.spool import spools
-from lr_plugins.tracking.store import BATCH
 from lr_plugins.tracking.values import text_of
 from tests.toys import QUIET, Toy, fit, loader
 
@@ -364,7 +364,7 @@ def test_params_whose_dotted_names_are_the_same_stay_apart(logger):
 
 
 def test_a_metric_that_is_no_number_is_left_out_with_a_warning(logger):
-    with pytest.warns(UserWarning, match="leaves out the metric 'note': 'good' is no number"):
+    with pytest.warns(UserWarning, match="leaves out the metric 'note': 'good' is not a number"):
         logger.log_metrics({"note": "good", "loss": 0.5}, step=0)
     logger.log_hyperparams(None)
     logger.finalize("success")

@@ -1,4 +1,4 @@
-"""An entry that MLflow does not take is set aside with its reason; the rest arrives."""
+"""An entry that MLflow does not accept is set aside with its reason; the rest arrives."""
 
 import json
 import warnings
@@ -24,15 +24,15 @@ ODD = {
     "an unknown do": ({"do": "dance"}, '"do" must be one of'),
     "no do": ({"time": 1}, '"do" must be one of'),
     "a list as do": ({"do": ["points"]}, '"do" must be one of'),
-    "no entry": (b"[1, 2]\n", "it is no entry"),
-    "no JSON": (b'{"do": "points", "ti\n', "cut off, or is no JSON"),
-    "zero bytes": (b"\0" * 5000 + b"\n", "cut off, or is no JSON"),
-    "no text": (b"\xff\xfe\xfa\n", "cut off, or is no JSON"),
+    "no entry": (b"[1, 2]\n", "it is not an entry"),
+    "no JSON": (b'{"do": "points", "ti\n', "cut off, or is not JSON"),
+    "zero bytes": (b"\0" * 5000 + b"\n", "cut off, or is not JSON"),
+    "no text": (b"\xff\xfe\xfa\n", "cut off, or is not JSON"),
     "deep": (DEEP, "nested too deeply"),
-    "points without step": ({"do": "points", "time": 1, "values": {"lr": 1.0}}, '"step" must be a whole number'),
-    "points without time": ({"do": "points", "step": 1, "values": {"lr": 1.0}}, '"time" must be a whole number'),
-    "a step too large": (point(10**30, 1.0), '"step" must be a whole number below 2\\*\\*63'),
-    "a step that is none": ({**point(1), "step": 1.5}, '"step" must be a whole number'),
+    "points without step": ({"do": "points", "time": 1, "values": {"lr": 1.0}}, '"step" must be an integer'),
+    "points without time": ({"do": "points", "step": 1, "values": {"lr": 1.0}}, '"time" must be an integer'),
+    "a step too large": (point(10**30, 1.0), '"step" must be an integer below 2\\*\\*63'),
+    "a step that is none": ({**point(1), "step": 1.5}, '"step" must be an integer'),
     "a negative time": ({**point(1), "time": -1}, '"time" must be ms'),
     "values that are a list": ({**point(1), "values": [1]}, '"values" must be values by name'),
     "a value that is a text": ({**point(1), "values": {"lr": "high"}}, "'lr' must be a number"),
@@ -77,7 +77,7 @@ def test_a_spool_whose_first_entry_is_unreadable_says_so_and_keeps_all(database,
     lines = (spool.folder / "log.jsonl").read_bytes().splitlines(keepends=True)
     (spool.folder / "log.jsonl").write_bytes(b"".join([lines[0][:20] + b"\n", *lines[1:]]))
     sender = sent(spool)
-    assert "does not begin with a run" in sender.state.error
+    assert "does not start with a readable entry of a run" in sender.state.error
     assert (spool.folder / "log.jsonl").is_file()
 
 
@@ -111,7 +111,7 @@ def quick(monkeypatch):
             part.state = sender.state
         return not sender.state.error and not sender.state.trouble
 
-    monkeypatch.setattr(Delivery, "_look", lambda self: None)
+    monkeypatch.setattr(Delivery, "_refresh", lambda self: None)
     monkeypatch.setattr(Delivery, "settle", lambda self, patience: None)
     monkeypatch.setattr(Delivery, "await_sent", send_now)
 
@@ -121,7 +121,7 @@ TOLD = {
     "/etc/x": (lambda logger: logger.log_text("x", "/etc/x"), "leaves out the artifact '/etc/x'"),
     "no name": (lambda logger: logger.log_text("x", ""), "leaves out the artifact ''"),
     "long file name": (lambda logger: logger.log_text("x", "n" * 300), "at most 255 bytes"),
-    "control character": (lambda logger: logger.log_text("x", "a\nb.txt"), "characters that can be printed"),
+    "control character": (lambda logger: logger.log_text("x", "a\nb.txt"), "printable characters"),
     "artifact path": (lambda logger: logger.log_artifact(__file__, "../up"), "leaves out the artifact '../up"),
     "huge step": (lambda logger: logger.log_metrics({"other": 1.0}, step=10**30), "below 2\\*\\*63"),
     "infinite step": (lambda logger: logger.log_metrics({"other": 1.0}, step=float("inf")), "below 2\\*\\*63"),

@@ -102,12 +102,12 @@ def test_three_seconds_of_refusals_in_mid_run_cost_one_warning(gate, tmp_path):
         for step in range(500, 600):
             logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
             time.sleep(0.01)
-        while logger._delivery.trouble:
+        while logger._delivery.parts.trouble:
             logger.flush()
         logger.finalize("success")
     told = [str(one.message) for one in caught if "MLflow" in str(one.message)]
     assert len(told) <= 1
-    assert all("does not take what is sent" in one and "401" in one for one in told)
+    assert all("does not accept what is sent" in one and "401" in one for one in told)
     assert points_in(gate.uri, logger.run_id) == expected(600)
     assert run_of(gate.uri, "three seconds").info.status == "FINISHED"
 

@@ -212,7 +212,7 @@ def test_a_spool_is_sent_with_the_password_that_it_has(gate, tmp_path):
     logger._delivery.is_open = False
     spool.write(END)
     said = command(tmp_path / "spool")
-    if "its training sends it" not in said.stdout:
+    if "its training is sending it" not in said.stdout:
         assert (said.returncode, said.stderr) == (0, "")
     while spools(tmp_path / "spool"):
         assert command(tmp_path / "spool").returncode == 0

@@ -151,7 +151,7 @@ def test_a_spool_that_is_a_link_is_not_sent(database, tmp_path):
     (tmp_path / "spool" / spool.folder.name).symlink_to(spool.folder)
     said = command(tmp_path / "spool")
     assert said.returncode == 1
-    assert "is a link to another place" in said.stderr
+    assert "is a link; remove it" in said.stderr
     assert (spool.folder / "log.jsonl").is_file()
 
 

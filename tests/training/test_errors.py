@@ -11,10 +11,11 @@ import pytest
 import torch
 from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 
 from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.training.cli import readable_errors
+from lr_plugins.training.cli import explanation, readable_errors
 from tests.training.test_main import ROOT, TRAIN, environment
 
 
@@ -94,11 +95,11 @@ BEFORE_TRAINING = [
     (["~schedule.typo"], r"'schedule\.typo' does not exist"),
     (["schedule.drop=${nope}"], r"schedule\.drop=\$\{nope\}: Interpolation key 'nope' not found\."),
     (["schedule.drop=${schedule.drop}"], r"schedule\.drop=.*: Recursive interpolation detected\."),
-    (["schedule.drop=???"], r"schedule\.drop must be set: its value is \?\?\?\. Give it one, schedule\.drop=VALUE\."),
+    (["schedule.drop=???"], r"schedule\.drop must be set: its value is \?\?\?\. Give it one: schedule\.drop=VALUE\."),
     (["schedule=null"], r"schedule=null: schedule is chosen by the name of an option: annealed, "),
     (["schedule=5"], r"schedule=5: schedule is chosen by the name of an option: annealed, "),
     (["schedule=[1]"], r"schedule=\[1\]: schedule is chosen by the name of an option: annealed, "),
-    (["schedule..x=1"], r"schedule\.\.x=1: Hydra cannot read this override\. It is FIELD=VALUE"),
+    (["schedule..x=1"], r"schedule\.\.x=1: Hydra cannot read this override\. Write FIELD=VALUE"),
     (["+schedule._recursive_=x"], r"_recursive_ flag must be a bool"),
     (["schedule.every=1e-320ep"], r"StepDecay\.every must be greater than 0: .* A length is from 1e-12 to 1e\+300\."),
     (["schedule.drop=1e-320"], r"StepDecay\.drop must be a finite number > 0 .*; got 1e-320\. The smallest number"),
@@ -110,7 +111,10 @@ BEFORE_TRAINING = [
     (["schedule=function", "schedule.function.path=no.such.module"], r"Error loading 'no\.such\.module'"),
     (["schedule.every=5%", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
     (["schedule=warmup_cosine", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
-    (["schedule=warmup_cosine", "schedule.length=0.05"], r'Warmup\.length must be .* got 0\.05\. .* mean "5%"\?'),
+    (
+        ["schedule=warmup_cosine", "schedule.warmup_steps=0.05"],
+        r'Warmup\.warmup_steps must be .* got 0\.05\. .* mean "5%"\?',
+    ),
     (["schedule.every=3epochs"], r'StepDecay\.every must be .* got \'3epochs\'\. Did you mean "3ep"\?'),
     (["optimizer.lr=-1"], r"optimizer\.lr must be a finite number >= 0; got -1"),
     (["optimizer=keras_sgd", "optimizer.momentum=2"], r"KerasSGD\.momentum must be .*got 2"),
@@ -143,8 +147,8 @@ BEFORE_TRAINING = [
     (["callbacks.progress.verbose=3"], r"KerasProgress\.verbose must be 0 \(nothing\), 1 .* got 3"),
     (["style=keras4"], r"KerasProgress\.style must be one of keras2, keras3; got 'keras4'"),
     (["optimizer.lr=fast"], r"optimizer\.lr must be a finite number >= 0; got 'fast'"),
-    (["ckpt_path=last"], r"no checkpoints/last\.ckpt below .*outputs; got 'last'\. Leave ckpt_path out to begin a run"),
-    (["-m", "ckpt_path=last"], r"ckpt_path must be the path of a checkpoint in a sweep; got 'last'"),
+    (["ckpt_path=last"], r"no checkpoints/last\.ckpt below .*outputs\. Leave ckpt_path out to start a new run"),
+    (["-m", "ckpt_path=last"], r"ckpt_path=last is ambiguous in a sweep: give the path of a checkpoint\."),
     (["ckpt_path=nope.ckpt"], r"ckpt_path must be a checkpoint file that exists.*got 'nope\.ckpt'"),
     (["experiment=digits_piecewise", "schedule=step_decay"], r"keyword argument 'boundaries'.*leave experiment= out"),
     (["hydra.run.dir=/proc/x"], r"hydra\.run\.dir: /proc/x: No such file or directory"),
@@ -157,7 +161,10 @@ BEFORE_TRAINING = [
     (["output_dir=/dev/null", "logger=none"], r"output_dir must be a folder \(.*\); got '/dev/null'"),
     (["hydra.mode=MULTIRUN", "launcher=slurm", "logger=none"], r"srun|sbatch"),
     (["logger.experiment_name=2024"], r"MLflowLogger\.experiment_name must be a text.*got 2024"),
-    (["callbacks.checkpoint.monitor=val_thing"], r"callbacks\.checkpoint\.mode must be min or max for 'val_thing'"),
+    (
+        ["callbacks.checkpoint.monitor=val_thing"],
+        r"set callbacks\.checkpoint\.mode to min or max: the name 'val_thing' does",
+    ),
     (["logger.tracking_uri=htp://foo"], r"MLflow at htp://foo: .* begins with http://"),
     (["callbacks.trace=5"], r"callbacks\.trace must be null, or a callback with a _target_; got 5"),
 ]
@@ -356,5 +363,14 @@ def test_settings_that_cannot_be_used_are_one_error(train, tmp_path):
     (tmp_path / "checkpoints/settings.json").write_text('{"overrides": ["seed=1"')
     status, text = train("ckpt_path=checkpoints/last.ckpt")
     assert status == 1
-    assert re.search(r"^Error: .*settings\.json must be as train\.py writes it; got text that is not JSON", text, re.M)
+    assert re.search(r"^Error: .*settings\.json cannot be used: it is not JSON", text, re.M)
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("plugin", "extra"),
+    [("launcher/joblib", "train"), ("launcher/submitit_slurm", "slurm"), ("sweeper/optuna", "optuna")],
+)
+def test_a_missing_plugin_of_hydra_names_the_extra_that_brings_it(plugin, extra):
+    message = explanation(HydraException(f"In 'hydra/config': Could not find 'hydra/{plugin}'"), ROOT / "conf")
+    assert message.endswith(f'\nIt is part of an extra: pip install -e ".[{extra}]"')

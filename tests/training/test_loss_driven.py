@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from lr_plugins.callbacks import FullPass
 from lr_plugins.training.run import train
-from tests.training.test_data import mnist_contents, write_mnist
+from tests.training.data.test_torchvision_data import mnist_contents, write_mnist
 from tests.training.test_main import ROOT
 
 CONF = str(ROOT / "conf")

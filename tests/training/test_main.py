@@ -170,6 +170,7 @@ def test_an_interruption_ends_cleanly_and_keeps_what_was_recorded(tmp_path, numb
     assert process.returncode == status
     assert "Traceback" not in err
     assert "Interrupted. What was recorded is kept.\n\nbest val_loss" in out
+    assert re.search(r"^to resume +python train\.py ckpt_path=last$", out, re.MULTILINE)
     [run] = runs(tmp_path)
     assert run.info.status == "KILLED"
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgument, LearningRateError, TrainingError
 from lr_plugins.training import sizes
 from lr_plugins.training.planned import preview_of_config
 from lr_plugins.training.run import train
@@ -30,7 +30,7 @@ IRIS, DIGITS = ["data=iris", "model=mlp"], ["data=digits", "model=mlp"]
 SHORT = ["trainer.max_epochs=3"]
 TIMED = [
     [*IRIS, *SHORT, "schedule=warmup_cosine"],
-    [*IRIS, *SHORT, "schedule=warmup_cosine", "schedule.length=1ep", "optimizer=sgd"],
+    [*IRIS, *SHORT, "schedule=warmup_cosine", "schedule.warmup_steps=1ep", "optimizer=sgd"],
     [*IRIS, *SHORT, "schedule=function"],
     [*IRIS, *SHORT, "schedule=function", "schedule.function.path=tests.soak.functions.decay"],
     [*IRIS, *SHORT, "schedule=per_group", "schedule.assignments.biases.schedule.every=1ep"],
@@ -50,7 +50,7 @@ TIMED = [
     [*DIGITS, *SHORT, "schedule=cosine", "schedule.decay_steps=5000sp"],
     [*IRIS, *SHORT, "schedule=step_decay", "schedule.every=30sp", "data.batch_size=7"],
     [*IRIS, *SHORT, "schedule=step_decay", "schedule.every=45sp", "trainer.accumulate_grad_batches=3"],
-    [*IRIS, *SHORT, "schedule=warmup_cosine", "schedule.length=45sp", "trainer.limit_train_batches=0.37"],
+    [*IRIS, *SHORT, "schedule=warmup_cosine", "schedule.warmup_steps=45sp", "trainer.limit_train_batches=0.37"],
     [*DIGITS, *SHORT, "schedule=cosine_restarts", "schedule.first_decay_steps=20"],
     [*DIGITS, *SHORT, "schedule=warmup_stable_decay"],
     [*DIGITS, *SHORT, "schedule=product"],
@@ -141,27 +141,28 @@ def test_validations_within_epochs_are_observed_as_in_a_training(config, when, i
     [
         (
             ["data._target_=my.own.Data"],
-            "data must be one whose size is known .*got 'my.own.Data'.*--steps-per-epoch N",
+            r"The size of my\.own\.Data is not known without reading it; only that of .*--steps-per-epoch N",
         ),
-        (["trainer.devices=auto"], r"trainer\.devices must be a number.*--steps-per-epoch N"),
-        (["trainer.max_epochs=-1"], r"trainer\.max_epochs must be a number of epochs, or max_steps"),
-        (["trainer.max_epochs=0"], "nothing is trained"),
-        (["trainer.limit_train_batches=0.01"], "at least one of the 45 batches"),
+        (["trainer.devices=auto"], r"trainer\.devices is 'auto', and how many .*--steps-per-epoch N"),
+        (["trainer.max_epochs=-1"], r"The run has no end: set trainer\.max_epochs or trainer\.max_steps\."),
+        (["trainer.max_epochs=0"], r"Nothing is trained: trainer\.max_epochs is 0\."),
+        (["trainer.max_steps=0"], r"Nothing is trained: trainer\.max_steps is 0\."),
+        (["trainer.limit_train_batches=0.01"], r"limit_train_batches=0\.01 leaves none of the 45 batches of an epoch"),
         (["trainer.limit_train_batches=2.5"], r"trainer\.limit_train_batches must be an integer >= 1, or a share"),
         (["data.batch_size=0"], r"Digits\.batch_size must be an integer >= 1; got 0"),
         (["optimizer.lr=fast"], r"optimizer\.lr must be a finite number >= 0; got 'fast'"),
-        (["callbacks.scheduler=null"], r"callbacks\.scheduler must be there"),
+        (["callbacks.scheduler=null"], r"lr-plugins preview needs callbacks\.scheduler; it is null\."),
         (["~optimizer.lr"], r"StepDecay\.initial_learning_rate must be given .* or name one here"),
         (["schedule=plateau"], r"the course of val_loss must be given.*--metric val_loss=2\.3:0\.1"),
         (
             ["+callbacks.accumulate._target_=pytorch_lightning.callbacks.GradientAccumulationScheduler"],
-            "one without GradientAccumulationScheduler",
+            "GradientAccumulationScheduler changes the number of steps per epoch",
         ),
-        (["+trainer.val_check_interval=00:15:00"], r"trainer\.val_check_interval must be a number of batches"),
+        (["+trainer.val_check_interval=00:15:00"], r"trainer\.val_check_interval is '00:15:00'"),
     ],
 )
 def test_what_cannot_be_foreseen_is_told(config, overrides, error):
-    with pytest.raises(InvalidArgument, match=error):
+    with pytest.raises(LearningRateError, match=error):
         preview_of_config(config(*overrides), {}, None)
 
 

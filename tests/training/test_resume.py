@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import LearningRateError
 from lr_plugins.training.resume import continued
 from lr_plugins.training.settings import write_settings
 from tests.soak.kills import FUNCTION, Figures, compare, finish, kill
@@ -108,7 +108,7 @@ def test_an_interpolation_is_what_is_said_or_anything(tmp_path, monkeypatch, wor
         last.touch()
         os.utime(last, (at, at))
     if expected is None:
-        with pytest.raises(InvalidArgument, match=r"there is no checkpoints/last\.ckpt below"):
+        with pytest.raises(LearningRateError, match=r"there is no checkpoints/last\.ckpt below"):
             continued([*words, "ckpt_path=last"])
         return
     *_, found = continued([*words, "ckpt_path=last"])
@@ -118,5 +118,5 @@ def test_an_interpolation_is_what_is_said_or_anything(tmp_path, monkeypatch, wor
 def test_a_place_that_is_named_is_where_last_is_looked_for(outputs):
     found = continued(["ckpt_path=last", f"hydra.run.dir={outputs / 'b'}"])
     assert found[-1] == f"ckpt_path={outputs / 'b/checkpoints/last.ckpt'}"
-    with pytest.raises(InvalidArgument, match="no checkpoints/last"):
+    with pytest.raises(LearningRateError, match="no checkpoints/last"):
         continued(["ckpt_path=last", "output_dir=elsewhere"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import LearningRateError
 from lr_plugins.training.resume import continued
 from lr_plugins.training.settings import SETTINGS, is_own, read_settings, screened, write_settings
 
@@ -216,7 +216,7 @@ BROKEN = {
 def test_a_file_that_cannot_be_used_is_one_sentence(run, text):
     checkpoints = run()
     (checkpoints / SETTINGS).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(InvalidArgument, match=r"settings\.json must be as .*\. Delete it, and name") as caught:
+    with pytest.raises(LearningRateError, match=r"settings\.json cannot be used: .*\. Delete it, and give") as caught:
         continued([f"ckpt_path={checkpoints}/last.ckpt"])
     assert len(str(caught.value)) < 600
     str(caught.value).encode()
@@ -229,7 +229,7 @@ def test_what_is_no_file_is_refused(run, tmp_path):
     (tmp_path / "secret").write_text("{}")
     for make in (file.mkdir, lambda: file.symlink_to(tmp_path / "secret"), lambda: os.mkfifo(file)):
         make()
-        with pytest.raises(InvalidArgument, match="Delete it"):
+        with pytest.raises(LearningRateError, match="Delete it"):
             read_settings(checkpoints)
         file.rmdir() if file.is_dir() else file.unlink()
     assert not read_settings(checkpoints).is_there
@@ -238,7 +238,7 @@ def test_what_is_no_file_is_refused(run, tmp_path):
 def test_a_file_that_may_not_be_read_is_refused(run, monkeypatch):
     checkpoints = run()
     monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no")))
-    with pytest.raises(InvalidArgument, match=r"cannot be read \(no\)"):
+    with pytest.raises(LearningRateError, match=r"cannot be read \(no\)"):
         read_settings(checkpoints)
 
 
@@ -248,7 +248,7 @@ def test_whatever_the_words_are_nothing_of_hydras_own_comes_through(tmp_path_fac
     (folder / SETTINGS).touch()
     try:
         taken = screened(words, folder).taken
-    except InvalidArgument:
+    except LearningRateError:
         return
     assert not [word for word in taken if word.startswith("-") or "hydra" in word or "${" in word]
 

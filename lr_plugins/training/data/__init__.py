@@ -1,7 +1,7 @@
 """Data modules for classification, held in memory: one file per source.
 
-All of them keep one contract: `input_shape` and `num_classes` are known right after construction, `num_train`
-and `num_val` after `setup()`; batches are (float32 inputs, int64 targets).
+They share one contract: `input_shape` and `num_classes` are known after construction, `num_train` and `num_val`
+after `setup()`; batches are (float32 inputs, int64 targets).
 """
 
 from lr_plugins.training.data.base import EVALUATION_BATCH, InMemoryData

@@ -1,7 +1,7 @@
-"""Data modules for classification, held in memory and cut into batches by index.
+"""The base of the data modules: samples in memory, batches by index.
 
-All of them keep one contract: `input_shape` and `num_classes` are known right after construction, `num_train`
-and `num_val` after `setup()`; batches are (float32 inputs, int64 targets).
+They share one contract: `input_shape` and `num_classes` are known after construction, `num_train` and `num_val`
+after `setup()`; batches are (float32 inputs, int64 targets).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EVALUATION_BATCH = 256
 
 
 class InMemoryData(pl.LightningDataModule):
-    """What the data modules here share; a subclass sets `input_shape`, `num_classes` and writes `_load`.
+    """Base of the data modules; a subclass sets `input_shape` and `num_classes` and implements `_load`.
 
     Args:
         batch_size: training samples per batch, >= 1. Validation uses larger batches where that is faster.
@@ -56,12 +56,12 @@ class InMemoryData(pl.LightningDataModule):
 
     @property
     def digest(self) -> str:
-        """A short text that tells these samples, and their division, apart from others."""
-        found = hashlib.blake2b(digest_size=8)
+        """A short string that identifies these samples and their split."""
+        digest = hashlib.blake2b(digest_size=8)
         for samples in self._sets():
             for tensor in samples or ():
-                found.update(tensor.numpy().tobytes())
-        return found.hexdigest()
+                digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def num_train(self) -> int:
@@ -75,7 +75,7 @@ class InMemoryData(pl.LightningDataModule):
         return 0 if validation is None else len(validation[1])
 
     def train_dataloader(self) -> Batches:
-        """The training set, reshuffled every epoch unless `shuffle` is off or the Trainer overfits on purpose."""
+        """The training set, reshuffled every epoch unless `shuffle` is off or `overfit_batches` is set."""
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         shuffle = self.shuffle and not overfit
         x, y = self._sets()[0]

@@ -1,4 +1,4 @@
-"""Samples in memory, cut into batches by index."""
+"""Samples in memory, batched by index."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Samples = tuple[Tensor, Tensor]
 
 
 class Batches:
-    """Batches cut from tensors by index, reshuffled every epoch: a data loader without per-sample work.
+    """Batches of tensors by index, reshuffled every epoch: a data loader without per-sample work.
 
     The order of an epoch depends on (`seed`, epoch) and nothing else, so that a run continued from a checkpoint
-    gets the batches that the interrupted one would have got, from the very batch on where it stopped. Lightning
-    sets the epoch and saves the place; without Lightning each iteration is the next epoch.
+    gets the batches that the interrupted one would have got, starting with the next one. Lightning
+    sets the epoch and saves the position; without Lightning each iteration is the next epoch.
 
-    Lightning shares out only what DataLoaders load, so each of several processes takes its own part of the order here.
+    Lightning distributes only DataLoaders, so each of several processes takes its own part of the order here.
 
     Args:
         x: inputs (samples, ...), float32, or uint8 that becomes float32 in [0, 1] batch by batch.
@@ -31,9 +31,9 @@ class Batches:
         batch_size: samples per batch, >= 1; the last batch may be smaller.
         shuffle: whether to reorder. Default False.
         seed: of the order, from 0 to 2**32 - 1. Default 0.
-        process: the rank of the process that this is for, and how many there are. Default (0, 1).
+        process: the rank of this process, and how many there are. Default (0, 1).
         even: whether all processes get the same number of samples, for which a few have to come twice in an epoch.
-            Without it they differ by one at most. Default False.
+            Otherwise the numbers differ by at most one. Default False.
 
     Example:
         >>> batches = Batches(torch.arange(3.0), torch.arange(3), batch_size=2)
@@ -42,7 +42,7 @@ class Batches:
     """
 
     state_format = StateFormat("Batches", {"epoch": count, "batch": count})
-    batch_sampler = None  # Lightning asks every loader that has a `sampler` for this, too
+    batch_sampler = None  # Lightning expects it of every loader that has a `sampler`
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Batches:
 
     @property
     def sampler(self) -> Batches | SequentialSampler:
-        """What Lightning looks at: whose `set_epoch` to call, and whether the order is the natural one."""
+        """For Lightning: the object whose `set_epoch` it calls, and whether the order is sequential."""
         return self if self.shuffle else SequentialSampler(range(len(self.y)))
 
     def set_epoch(self, epoch: int) -> None:
@@ -103,13 +103,13 @@ class Batches:
             self._next = (epoch, 0)
 
     def state_dict(self) -> dict[str, int]:
-        """The place reached, as plain numbers."""
+        """The position in the epoch, as plain numbers."""
         epoch, done = self._reached
         return self.state_format.stamped({"epoch": epoch, "batch": done})
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next iteration start at the place of `state_dict`."""
-        found = self.state_format.read(state)
-        self._reached = (found["epoch"], found["batch"])
-        ended = found["batch"] >= len(self)
-        self._next = (found["epoch"] + 1, 0) if ended else self._reached
+        """Make the next iteration start at the position of `state_dict`."""
+        checked = self.state_format.read(state)
+        self._reached = (checked["epoch"], checked["batch"])
+        ended = checked["batch"] >= len(self)
+        self._next = (checked["epoch"] + 1, 0) if ended else self._reached

@@ -1,4 +1,4 @@
-"""The data sets that scikit-learn brings along."""
+"""The data sets bundled with scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Iris(InMemoryData):
             validate); 0 trains on all 150 samples and validates on none.
         standardize: whether each feature is shifted and scaled to mean 0 and standard deviation 1 over the
             training set. Default True; False gives raw centimetres.
-        shuffle: whether the training set is reordered every epoch. Default True. The samples lie sorted by
-            class, so that training in order hardly works.
+        shuffle: whether the training set is reordered every epoch. Default True. The samples are sorted by
+            class, so training in order hardly works.
         seed: of the split and of the order, from 0 to 2**32 - 1. Default 0.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Random data of any shape, for tries without a data set."""
+"""Random data of any shape, for experiments without a data set."""
 
 from __future__ import annotations
 

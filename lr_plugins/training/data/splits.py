@@ -1,4 +1,4 @@
-"""Training and validation sets out of one set of samples."""
+"""Splits one set of samples into training and validation."""
 
 from __future__ import annotations
 

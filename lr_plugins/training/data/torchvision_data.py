@@ -20,11 +20,11 @@ from lr_plugins.errors import LearningRateError, require
 from lr_plugins.training.data.base import InMemoryData
 from lr_plugins.training.data.batches import Samples
 
-DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte; torchvision sets none and would wait for minutes
+DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte; torchvision sets no timeout and would wait for minutes
 
 
 class TorchvisionData(InMemoryData):
-    """A data set of torchvision, its training split to train and its test split to validate.
+    """A data set of torchvision: trains on its training split and validates on its test split.
 
     A subclass names the files that torchvision reads (`files`, in `folder` under `data_dir`) and the archives
     it fetches them from. The pixels stay uint8 in memory and become float32 in [0, 1] batch by batch.
@@ -57,7 +57,7 @@ class TorchvisionData(InMemoryData):
         raise NotImplementedError
 
     def _damaged(self) -> list[Path]:
-        """Files that are there but cut short, where torchvision itself would not notice."""
+        """Truncated files that torchvision would not notice."""
         return []
 
     def prepare_data(self) -> None:
@@ -65,7 +65,7 @@ class TorchvisionData(InMemoryData):
         if not self.download:
             return
         for path in self._damaged():
-            path.unlink()  # an extraction was interrupted: torchvision would take the file for whole
+            path.unlink()  # an interrupted extraction, which torchvision would take for complete
         before = {path: _stamp(path) for path, _ in self._archives()}
         try:
             with _network_timeout(DOWNLOAD_TIMEOUT):
@@ -84,7 +84,7 @@ class TorchvisionData(InMemoryData):
 
     def _load(self) -> tuple[Samples, Samples | None]:
         if damaged := self._damaged():
-            raise self._unavailable(f"cannot be read: {damaged[0].name} is cut short")
+            raise self._unavailable(f"cannot be read: {damaged[0].name} is truncated")
         try:
             return self._samples(train=True), self._samples(train=False)
         except (OSError, RuntimeError, ValueError, EOFError) as error:
@@ -176,7 +176,7 @@ class FashionMNIST(MNIST):
 
 
 class CIFAR10(TorchvisionData):
-    """CIFAR-10: photographs of ten things, 50000 to train and 10000 to validate, 3x32x32 in [0, 1].
+    """CIFAR-10: photographs of ten kinds of objects, 50000 to train and 10000 to validate, 3x32x32 in [0, 1].
 
     Args:
         data_dir: folder for the files, which lie in `cifar-10-batches-py` below it. Default "data".
@@ -222,12 +222,12 @@ def _idx_is_whole(path: Path) -> bool:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is written to; None without a file."""
+    """Modification time and size of a file; None without one."""
     return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
 
 
 def _reason(error: BaseException) -> str:
-    # torchvision lists its mirrors on lines of their own; the last line is the reason.
+    # torchvision lists each mirror on a line of its own; the last line is the reason.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -1,0 +1,43 @@
+"""Train a model under a learning-rate schedule: `lr-plugins train schedule=step_decay trainer.max_epochs=20`.
+
+The command line is Hydra's. `python train.py` in a clone is the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lr_plugins.training.entry_point import COMMAND, TRAIN, conf_folder, install_extra
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def main(arguments: Sequence[str], command: str = TRAIN, conf: Path | None = None) -> None:
+    """Run the command; an error of the user's is one message on stderr.
+
+    Args:
+        arguments: the words after `lr-plugins train`.
+        command: what the user typed before them. Default `lr-plugins train`.
+        conf: the folder with `train.yaml`. Default: see `conf_folder`.
+    """
+    try:
+        import hydra
+
+        from lr_plugins.training.cli import readable_errors
+    except ModuleNotFoundError as error:
+        sys.exit(f"{command} needs {error.name}, which is not installed: {install_extra('train')}")
+    conf = conf_folder() if conf is None else conf
+    os.environ[COMMAND] = command
+    readable_errors(hydra.main(str(conf), "train", version_base="1.3")(_train), conf, arguments)
+
+
+def _train(config: DictConfig) -> float | None:
+    """Hydra's task function, whose result a sweeper optimizes; torch is imported here, so that --help is fast."""
+    from lr_plugins.training.run import train
+
+    return train(config).objective

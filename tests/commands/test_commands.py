@@ -1,0 +1,87 @@
+"""The command `lr-plugins`: which subcommand is run, and what earlier commands answer."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lr_plugins import __version__, commands
+from lr_plugins.training import entry_point
+from tests.training.test_main import ROOT
+
+
+def run(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_without_a_command_the_usage_is_printed(words, capsys):
+    assert commands.main(words) == 0
+    usage = capsys.readouterr().out
+    assert usage.startswith("usage: lr-plugins COMMAND ...\n")
+    assert [line.split()[0] for line in usage.splitlines() if line.startswith("  ")] == [*commands.COMMANDS]
+
+
+def test_the_version_is_printed(capsys):
+    assert commands.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_an_unknown_command_is_an_error_with_the_usage(capsys):
+    assert commands.main(["trian"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("lr-plugins has no command 'trian'.\n\nusage: lr-plugins COMMAND ...\n")
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_each_command_gets_the_words_after_its_name(name, monkeypatch):
+    given = []
+    monkeypatch.setattr(f"lr_plugins.commands.{name}.main", lambda words: given.append(words))
+    assert commands.main([name, "--help", "x=1"]) == 0
+    assert given == [["--help", "x=1"]]
+
+
+def test_a_process_that_lightning_starts_trains(monkeypatch):
+    given = []
+    monkeypatch.setattr("lr_plugins.commands.train.main", given.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    commands.main(["data=fake", "hydra.output_subdir=null"])
+    assert given == [["data=fake", "hydra.output_subdir=null"]]
+
+
+@pytest.mark.parametrize(("module", "command"), [("preview", "preview"), ("report", "compare"), ("tracking", "send")])
+def test_an_earlier_command_names_the_one_of_today(module, command):
+    process = run("-m", f"lr_plugins.{module}")
+    assert process.returncode == 1
+    assert f"`lr-plugins {command}`" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_train_py_and_the_command_have_the_same_help_but_for_their_name():
+    pages = [run("train.py", "--help"), run("-m", "lr_plugins", "train", "--help")]
+    assert [page.returncode for page in pages] == [0, 0]
+    assert pages[0].stdout == pages[1].stdout.replace("lr-plugins train", "python train.py")
+    assert pages[0].stdout.startswith("python train.py [GROUP=OPTION ...] ")
+
+
+def test_the_help_imports_no_torch():
+    code = "import atexit, runpy, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+    code += "sys.argv = ['train.py', '--help']; runpy.run_path('train.py', run_name='__main__')"
+    process = run("-c", code)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "== Groups and their options" in process.stdout
+    assert process.stdout.splitlines()[-1] == "False"
+
+
+def test_messages_name_the_command_that_was_used(monkeypatch):
+    monkeypatch.delenv(entry_point.COMMAND, raising=False)
+    assert entry_point.command() == "python train.py"
+    monkeypatch.setenv(entry_point.COMMAND, "lr-plugins train")
+    assert entry_point.command() == "lr-plugins train"
+
+
+def test_in_a_clone_the_configuration_and_the_extras_are_those_of_the_clone():
+    assert entry_point.conf_folder() == ROOT / "conf"
+    assert entry_point.install_extra("train,slurm") == 'pip install -e ".[train,slurm]"'
