@@ -31,15 +31,17 @@ class Agreement:
         """
         if trainer.world_size == 1:
             return
+        shared = trace.hyperparameters  # what a rank measures for itself may differ
         news = [
-            np.array([value for _, value in series.since(self._checked.get(name, 0))]) for name, series in trace.items()
+            np.array([value for _, value in series.since(self._checked.get(name, 0))])
+            for name, series in shared.items()
         ]
-        begins = [max(self._checked.get(name, 0), series.first_step) for name, series in trace.items()]
-        self._checked = {name: series.next_step for name, series in trace.items()}
+        begins = [max(self._checked.get(name, 0), series.first_step) for name, series in shared.items()]
+        self._checked = {name: series.next_step for name, series in shared.items()}
         mine = zlib.crc32(b"".join([repr(begins).encode(), *(one.tobytes() for one in news)]))
         sums = trainer.strategy.all_gather(torch.tensor(mine, device=trainer.strategy.root_device))
         if len(set(sums.tolist())) > 1:
-            raise TrainingError(_difference(list(trace), begins, news))
+            raise TrainingError(_difference(list(shared), begins, news))
 
 
 def _difference(names: Sequence[str], begins: Sequence[int], news: Sequence[np.ndarray]) -> str:

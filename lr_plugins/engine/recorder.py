@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch.optim import Optimizer
 
@@ -21,6 +22,22 @@ from lr_plugins.engine.known_groups import (
 from lr_plugins.engine.real_steps import RealSteps
 from lr_plugins.engine.step_hooks import optimizers_within
 from lr_plugins.engine.trace import Series, Trace
+
+
+class Quantity(Protocol):
+    """A number to record at every step beside the hyper-parameters, such as a gradient norm.
+
+    It is read just before the step, when the gradients are complete. With a closure, which computes them within the
+    step, it is read before the closure as well; the last value counts.
+
+    Attributes:
+        name: the name of its series.
+    """
+
+    name: str
+
+    def __call__(self, optimizer: Any) -> float:
+        """The value for the step that an optimizer is about to take."""
 
 
 class Column(NamedTuple):
@@ -55,6 +72,7 @@ class Recorder(RealSteps):
         self._sizes: list[list[int]] = []  # and how many parameters those had
         self._doubtful = False  # something steps within its steps that could not be followed
         self._recorded = [LEARNING_RATE.name]
+        self._quantities: list[Quantity] = [] if instead_of is None else list(instead_of._quantities)
         self._columns: list[Column] | None = None
         self._used: list[float] = []  # by the step under way
         if instead_of is not None:
@@ -74,6 +92,30 @@ class Recorder(RealSteps):
         """
         self._trace, self.step, self._columns = trace, step, None
         self.follow(away)
+
+    def measure(self, quantity: Quantity) -> None:
+        """Record another quantity from the coming step on; an optimizer that replaces this one continues it.
+
+        Example:
+            >>> import torch
+            >>> class GradientNorm:
+            ...     name = "gradient_norm"
+            ...     def __call__(self, optimizer):
+            ...         gradients = [one.grad for group in optimizer.param_groups for one in group["params"]]
+            ...         return float(torch.linalg.vector_norm(torch.stack([each.norm() for each in gradients])))
+            >>> weight = torch.nn.Parameter(torch.ones(4))
+            >>> optimizer, trace = torch.optim.SGD([weight], lr=0.1), Trace()
+            >>> recorder = Recorder(optimizer)
+            >>> recorder.measure(GradientNorm())
+            >>> recorder.attach(trace)
+            >>> weight.sum().backward()
+            >>> optimizer.step()
+            >>> recorder.detach()
+            >>> {name: series.values.tolist() for name, series in trace.items()}
+            {'lr': [0.1], 'gradient_norm': [2.0]}
+        """
+        self._quantities.append(quantity)
+        self._columns = None
 
     def follow_within(self) -> None:
         """Follow what the optimizer holds by now, too."""
@@ -149,7 +191,7 @@ class Recorder(RealSteps):
 
     def _read(self) -> None:
         if self._columns is None:
-            self._columns = list(self._open())
+            self._columns = [*self._open(), *self._open_measured()]
         self._used = [read() for read, _ in self._columns]
 
     def _open(self) -> Iterator[Column]:
@@ -160,6 +202,11 @@ class Recorder(RealSteps):
                 hyper = HyperParameter.of(what, known.group)
                 if hyper is not None:
                     yield self._column_of(hyper, known)
+
+    def _open_measured(self) -> Iterator[Column]:
+        for quantity in self._quantities:
+            series = self._trace.series(f"{quantity.name}{self.suffix}", self.step, is_measured=True)
+            yield Column(functools.partial(quantity, self.optimizer), series.append)
 
     def _column_of(self, hyper: HyperParameter, known: KnownGroup) -> Column:
         series = self._trace.series(self._name(hyper, known), self.step)
