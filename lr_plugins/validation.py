@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.paths import from_start
+
+Choice = TypeVar("Choice", bound=str)
 
 LARGEST = 3.4028235677973362e38
 """The largest value of a hyper-parameter: rounds to the largest number of single precision, which parameters have."""
@@ -91,7 +93,7 @@ def tidy(value: float) -> float:
     return int(value) if abs(value) <= 2.0**53 and value.is_integer() else value
 
 
-def choice(field: str, value: object, choices: Iterable[str]) -> str:
+def choice(field: str, value: object, choices: Iterable[Choice]) -> Choice:
     """One of some words."""
     words = tuple(choices)
     if not isinstance(value, str) or value not in words:
