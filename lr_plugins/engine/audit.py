@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from lr_plugins.errors import TrainingError
 from lr_plugins.rank_zero import rank_zero_warn
 
-CHOICES = {
-    "ours": "the schedule's value is used",
-    "theirs": "the schedule gives way, and only records from then on",
-    "error": "training stops",
-}
+OnConflict = Literal["ours", "theirs", "error"]
+"""What to do when other code writes what a schedule drives: use the schedule's value; give way, and only record from
+then on; stop training."""
+
+ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 
 
 def unknown(found: float) -> str:
@@ -49,7 +50,7 @@ class Audit:
         who: whose plan it is, as messages name it.
     """
 
-    choice: str = "ours"
+    choice: OnConflict = "ours"
     source: Callable[[float], str] = unknown
     steps: int = 0
     followed: int = 0

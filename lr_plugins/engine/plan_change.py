@@ -1,4 +1,4 @@
-"""What happens where a run goes on under another plan than the one it was begun with."""
+"""Where a resume is decided: what happens when a run continues under another plan than it started with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lr_plugins.checkpoint_state import WrongState, finite, list_of, mapping, optional, plain, record, text
 from lr_plugins.engine.driven_groups import DrivenGroups, sampled_steps
@@ -18,12 +18,16 @@ from lr_plugins.schedules.lengths import relevant_run
 from lr_plugins.schedules.schedule import State
 from lr_plugins.schedules.serialization import from_config, to_config
 
-POLICIES = {
+OnResume = Literal["error", "config", "checkpoint", "rescale"]
+"""What to do when a resumed run has another plan, so that the learning rate would jump."""
+
+POLICIES: dict[OnResume, str] = {
     "error": "refuse, if the learning rate would jump",
     "config": "the new configuration from here on",
     "checkpoint": "the plan of the checkpoint",
     "rescale": "the plan of the checkpoint, what is left of it stretched to the new length",
 }
+"""What each choice of `OnResume` does, as the table of an error says it."""
 
 
 def _config(value: Any, where: str) -> None:
@@ -118,16 +122,16 @@ class _Other:
 
 
 def apply_resume_policy(
-    policy: str, drives: Mapping[str, DrivenGroups], saved: Mapping[str, Saved], run: RunLength, step: int
+    policy: OnResume, drives: Mapping[str, DrivenGroups], saved: Mapping[str, Saved], run: RunLength, step: int
 ) -> str:
-    """Give the drives the schedules that the policy asks for; what there is to say of it, or nothing.
+    """Decide between the plan of the checkpoint and the new one; returns what to report, or an empty text.
 
     Args:
-        policy: one of `POLICIES`.
-        drives: those of the run that goes on, by key; with the states of the saved ones.
-        saved: what was saved, by key.
+        policy: what to do where the plans differ.
+        drives: the schedules of the resumed run, by key, with the restored states.
+        saved: the schedules of the checkpoint, by key.
         run: the length of the run.
-        step: the coming one.
+        step: the coming step.
 
     Raises:
         TrainingError: the policy is `"error"` and the learning rate would jump; or it cannot be followed.

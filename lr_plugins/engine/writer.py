@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch.optim import Optimizer
 
 from lr_plugins.engine.audit import Audit
 from lr_plugins.engine.driven_groups import DrivenGroups, Place
-from lr_plugins.engine.hyperparameter import (
-    LEARNING_RATE,
-    HyperParameter,
-    check_hyper_parameter,
-    has_hyper_parameter,
-)
+from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter, check_hyper_parameter
 from lr_plugins.engine.known_groups import (
     Group,
     KnownGroup,
@@ -386,87 +380,3 @@ def _own_value(hyper: HyperParameter, known: KnownGroup, optimizer: Optimizer) -
     default = hyper.default(optimizer)
     # OneCycleLR begins with a share of its own peak, and what the group was built with is nowhere.
     return default if "max_lr" in group and default is not None else float(group["initial_lr"])
-
-
-def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]) -> list[dict[int, Assign]]:
-    """For each optimizer its assignments, by their index among all.
-
-    Raises:
-        InvalidArgument: an assignment is for an optimizer, or for a hyper-parameter, that there is not.
-    """
-    found: list[dict[int, Assign]] = [{} for _ in optimizers]
-    for index, assignment in enumerate(assignments):
-        chosen = [at for at, optimizer in enumerate(optimizers) if _means(assignment, at, optimizer)]
-        if not chosen:
-            names = ", ".join(f"{at}: {type(one).__name__}" for at, one in enumerate(optimizers))
-            raise InvalidArgument("Assign.optimizer", assignment.optimizer, f"one of the optimizers ({names})")
-        for at in chosen:
-            groups = optimizers[at].param_groups
-            if any(assignment.to in group and group[assignment.to] is None for group in groups):
-                check_hyper_parameter(assignment.to, optimizers[at], [{assignment.to: None}])  # says what to do
-        able = [at for at in chosen if has_hyper_parameter(assignment.to, optimizers[at])]
-        if not able:
-            first = optimizers[chosen[0]]
-            check_hyper_parameter(assignment.to, first, first.param_groups)  # says what there is
-        for at in able:
-            found[at][index] = assignment
-    return found
-
-
-def _means(assignment: Assign, at: int, optimizer: Optimizer) -> bool:
-    return assignment.optimizer is None or assignment.optimizer in (at, type(optimizer).__name__)
-
-
-def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names: Names) -> None:
-    """Refuse an assignment that chooses nothing.
-
-    Parameters of the module that are in no param group yet may get into one later (when they are unfrozen).
-
-    Raises:
-        InvalidArgument: there is one; the message lists what there is.
-    """
-    for index, one in enumerate(assignments):
-        pattern = one.params
-        chosen = [(writer, writer.chosen_by(index)) for writer in writers if one.chooses]
-        for writer, groups in chosen:
-            if groups:
-                check_hyper_parameter(one.to, writer.optimizer, [known.group for known in groups])
-        if not one.chooses or any(groups for _, groups in chosen):
-            continue
-        if pattern is None:
-            everyone = [group for writer in writers for group in writer.optimizer.param_groups]
-            there = ", ".join(repr(group.get("name", at)) for at, group in enumerate(everyone))
-            raise InvalidArgument("Assign.group", one.group, f"the name or index of a param group ({there})")
-        if not any(re.search(pattern, name) for name in _still_to_come(writers, names)):
-            some = ", ".join(list(names.values())[:8]) + (" ..." if len(names) > 8 else "")
-            allowed = f"an expression found in the name of a parameter ({some}) that is in the groups meant"
-            raise InvalidArgument("Assign.params", pattern, allowed)
-
-
-def describe_targets(writers: Sequence[Writer]) -> dict[DrivenGroups, str]:
-    """What each drive sets, in words: with optimizer and param groups where those of a hyper-parameter differ."""
-    said = {}
-    for writer in writers:
-        name_series(writer.groups)
-    drives = [(writer, drive) for writer in writers for drive in writer.drives]
-    names = [drive.hyper.name for _, drive in drives]
-    for writer, drive in sorted(drives, key=lambda one: names.index(one[1].hyper.name)):
-        mine = [(of, other) for of, other in drives if other.hyper.name == drive.hyper.name]
-        agree = len({other.value for _, other in mine}) == 1
-        alone = [of for of, _ in mine].count(writer) == 1
-        groups = "" if agree or alone else ", ".join(_title(known) for known in drive.shares)
-        parts = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
-        said[drive] = " ".join(part for part in parts if part)
-    return said
-
-
-def _title(known: KnownGroup) -> str:
-    """What a group is called in a sentence."""
-    return (known.series or "").lstrip("/") or str(known.group.get("name", known.at))
-
-
-def _still_to_come(writers: Sequence[Writer], names: Names) -> list[str]:
-    """The parameters that are in no param group yet."""
-    groups = [group for writer in writers for group in writer.optimizer.param_groups]
-    there = {id(parameter) for group in groups for parameter in group["params"]}
-    return [name for identity, name in names.items() if identity not in there]
