@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.schedule import Schedule
@@ -11,9 +11,6 @@ from lr_plugins.schedules.shapes.function import as_schedule
 from lr_plugins.validation import choice, number, pattern
 
 Parameters = Mapping[str, Any]
-Since = Literal["run", "group"]
-"""From when a schedule counts: the start of the run, or the step at which a param group came to the optimizer."""
-
 _USUAL = "since", "run"
 
 
@@ -41,7 +38,7 @@ class Assign:
             numbered modules (`blocks.3`) and those that stand beside their list are the layers, in the order in which
             they were defined; where none is numbered, each module that has parameters.
         name: what the groups are called in the trace. Default None: the group's `name`, or what `params` says.
-        since: from when the schedule counts: `"run"` (the default), the start of the run; `"group"`, the step at which
+        since: from when the schedule counts: `"run"` (the default), the begin of the run; `"group"`, the step at which
             a param group came to the optimizer, with the rest of the run as its run: a warm-up for what has just been
             unfrozen.
 
@@ -69,7 +66,7 @@ class Assign:
         layer_decay: float = 1.0,
         layers: Sequence[str] | None = None,
         name: str | None = None,
-        since: Since = "run",
+        since: str = "run",
     ) -> None:
         self.schedule = as_schedule(schedule, "Assign.schedule")
         self.to = _text("Assign.to", to, "the name of a hyper-parameter, e.g. lr, momentum, weight_decay")
@@ -83,7 +80,7 @@ class Assign:
         if self.layers is not None and self.layer_decay == 1.0:
             raise InvalidArgument("Assign.layers", layers, "given together with layer_decay")
         self.name = None if name is None else _text("Assign.name", name, "a name for the groups, or null")
-        self.since = choice("Assign.since", since, get_args(Since))
+        self.since = choice("Assign.since", since, ("run", "group"))
 
     @property
     def scope(self) -> str:
