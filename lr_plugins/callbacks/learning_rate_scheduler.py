@@ -23,7 +23,7 @@ from lr_plugins._lightning.observations import Changes, Measure, Observations, a
 from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins._lightning.progress_bar import ShownInBar
 from lr_plugins._lightning.rank_agreement import Agreement
-from lr_plugins._lightning.resume_position import Counts, check_counts, report_set_back
+from lr_plugins._lightning.resume_position import Counts
 from lr_plugins._lightning.run_clock import RunClock
 from lr_plugins._lightning.run_length import is_detached
 from lr_plugins._lightning.stepping_optimizers import (
@@ -37,7 +37,7 @@ from lr_plugins._lightning.worker_results import bring_back
 from lr_plugins.callbacks import messages
 from lr_plugins.callbacks.advice import advise, log_once
 from lr_plugins.callbacks.messages import STYLES, Style
-from lr_plugins.callbacks.resume import Start, decide_plan, decide_position
+from lr_plugins.callbacks.resume import Start, decide_plan, decide_position, is_set_back
 from lr_plugins.callbacks.scheduler_state import FORMAT, Progress, check_fields
 from lr_plugins.checkpoint_state import KeepsState
 from lr_plugins.engine.audit import ON_CONFLICT, Audit, OnConflict, unknown
@@ -162,6 +162,8 @@ class LearningRateScheduler(KeepsState, Callback):
     def recorders(self) -> Sequence[Recorder]:
         """What counts and records the steps of each optimizer; empty outside of training."""
         return self._driven.writers if self._driven is not None else []
+
+    _writers = recorders  # by which LearningRateTrace asks for them
 
     # --- the fit starts -----------------------------------------------------------------------------------
 
@@ -347,14 +349,8 @@ class LearningRateScheduler(KeepsState, Callback):
 
     def _restart_if_set_back(self, fit: _Fit, trainer: Trainer) -> None:
         """Restart the plan where a callback has set Lightning's epochs back since training started."""
-        counted = fit.counted
-        if trainer.current_epoch >= counted.epoch or fit.driven.steps_taken > counted.steps:
+        if not is_set_back(self.on_resume, trainer, fit.driven, fit.counted, self._progress):
             return
-        then = Counts(counted.epoch, counted.global_step)
-        if trainer.current_epoch:
-            check_counts(self.on_resume, trainer, then, self._progress.steps)
-            return
-        report_set_back(trainer, then, self._progress.steps)
         self._progress = Progress([0] * len(fit.driven.writers))
         fit.counted = CountedSteps(trainer, 0)
         fit.driven.restart()

@@ -185,7 +185,7 @@ class LearningRateTrace(ChecksState, Callback):
 
     @property
     def _all_recorders(self) -> Sequence[Recorder]:
-        return self._scheduler.recorders if self._scheduler is not None else self._recorders
+        return self._scheduler._writers if self._scheduler is not None else self._recorders
 
     @property
     def _steps(self) -> int:

@@ -13,8 +13,15 @@ from dataclasses import dataclass
 
 from lr_plugins._lightning.checkpoint_optimizers import SavedOptimizer
 from lr_plugins._lightning.compat import Trainer
-from lr_plugins._lightning.resume_position import check_counts, check_rates, steps_of_each
+from lr_plugins._lightning.resume_position import (
+    Counts,
+    check_counts,
+    check_rates,
+    report_set_back,
+    steps_of_each,
+)
 from lr_plugins._lightning.run_clock import RunClock
+from lr_plugins._lightning.stepping_optimizers import CountedSteps
 from lr_plugins.callbacks.scheduler_state import Progress
 from lr_plugins.engine.audit import OnConflict
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
@@ -91,6 +98,24 @@ def decide_plan(
         if start.saved_optimizers is not None:
             drives = driven.drives_without_plan(progress.schedules, progress.active)
             check_rates(on_resume, drives, progress.steps, start.saved_optimizers)
+
+
+def is_set_back(
+    on_resume: OnResume, trainer: Trainer, driven: DrivenOptimizers, counted: CountedSteps, progress: Progress
+) -> bool:
+    """Whether the plan has to restart, because a callback has set Lightning's epochs back since training started.
+
+    Raises:
+        TrainingError: the epochs were set back to another one than the first, and `on_resume` is `"error"`.
+    """
+    if trainer.current_epoch >= counted.epoch or driven.steps_taken > counted.steps:
+        return False
+    then = Counts(counted.epoch, counted.global_step)
+    if trainer.current_epoch:
+        check_counts(on_resume, trainer, then, progress.steps)
+        return False
+    report_set_back(trainer, then, progress.steps)
+    return True
 
 
 def _give_way_as_before(driven: DrivenOptimizers, active: Sequence[bool]) -> None:

@@ -16,6 +16,7 @@ from lr_plugins.engine.known_groups import (
     KnownGroup,
     name_series,
 )
+from lr_plugins.engine.own_values import base_value, own_value, share_of
 from lr_plugins.engine.param_groups import Layout, Names
 from lr_plugins.engine.recorder import Column, Recorder
 from lr_plugins.engine.trace import Trace
@@ -161,7 +162,7 @@ class Writer(Recorder):
         if self._assignments[index].chooses:
             base = known.owns[hyper]
         else:
-            share *= self._ratio(hyper, known)
+            share *= share_of(known.owns[hyper], base, hyper, self.optimizer)
         if not math.isfinite(share):
             allowed = "such that each param group's share of the schedule's value is a finite number"
             raise InvalidArgument("Assign.layer_decay and the groups' own values", share, allowed)
@@ -184,31 +185,17 @@ class Writer(Recorder):
         for known in able:
             if hyper in known.owns and (hyper in self._bases or known.holds(hyper)):
                 continue  # what the group holds is ours, not its own
-            known.owns[hyper] = _own_value(hyper, known, self.optimizer)
+            known.owns[hyper] = own_value(hyper, known.group, self.optimizer)
             known.bases.pop(hyper, None)
         if hyper in self._bases:
             return
-        owns, bases = {known.owns[hyper] for known in able}, {known.bases.get(hyper) for known in able}
-        default = hyper.default(self.optimizer)
+        bases = {known.bases.get(hyper) for known in able}
         if len(bases) == 1 and None not in bases:
             self._bases[hyper] = bases.pop()  # type: ignore[assignment]
         else:
-            self._bases[hyper] = able[0].owns[hyper] if default is None or len(owns) == 1 else default
+            self._bases[hyper] = base_value([known.owns[hyper] for known in able], hyper.default(self.optimizer))
         for known in able:
             known.bases[hyper] = self._bases[hyper]
-
-    def _ratio(self, hyper: HyperParameter, known: KnownGroup) -> float:
-        own, base = known.owns[hyper], self._bases[hyper]
-        if own == base:
-            return 1.0
-        if base > 0:
-            return own / base
-        raise InvalidArgument(
-            f"the default {hyper.name} of {type(self.optimizer).__name__}",
-            base,
-            "greater than 0 where param groups have values of their own",
-            f"Group {self.groups.index(known)} has {hyper.name} {own:g}, and groups keep their ratio to the default.",
-        )
 
     def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
         """As a recorder; groups that come from now on come in the run."""
@@ -370,13 +357,3 @@ class Writer(Recorder):
         self._written = self.active and (self.total_steps is None or self.step < self.total_steps)
         if self._written:
             self.advance()
-
-
-def _own_value(hyper: HyperParameter, known: KnownGroup, optimizer: Optimizer) -> float:
-    """What a group was built with: a scheduler of torch has kept it, where there has been one."""
-    group = known.group
-    if hyper != LEARNING_RATE or "initial_lr" not in group:
-        return hyper.read(group)
-    default = hyper.default(optimizer)
-    # OneCycleLR begins with a share of its own peak, and what the group was built with is nowhere.
-    return default if "max_lr" in group and default is not None else float(group["initial_lr"])

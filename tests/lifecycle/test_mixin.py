@@ -1,10 +1,15 @@
-"""The LightningModule's own door: the same engine, messages and state."""
+"""A LightningModule that brings its schedule along: the same engine, messages and state."""
+
+import inspect
+import typing
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from lr_plugins import LearningRateScheduleMixin, LearningRateScheduler, LossDriven, StepDecay
+from lr_plugins.callbacks.messages import KERAS_SENTENCES, Style
+from lr_plugins.engine.plan_change import POLICIES, OnResume
 from lr_plugins.errors import InvalidArgument
 from tests.toys import Spy, Toy, fit, loader
 
@@ -122,3 +127,39 @@ def test_the_next_fit_goes_on_also_after_a_validation(tmp_path):
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, loader())
     assert len(set(spy.at_step)) == 3
+
+
+def test_it_has_every_option_of_the_callback():
+    options = inspect.signature(LearningRateScheduler).parameters
+    annotations = typing.get_type_hints(LearningRateScheduleMixin)
+    of_callback = typing.get_type_hints(LearningRateScheduler.__init__)
+    for name, option in options.items():
+        attribute = f"learning_rate_{name}"
+        if name == "schedule":  # may also be built
+            assert annotations[attribute] == of_callback[name] | None
+            continue
+        assert getattr(LearningRateScheduleMixin, attribute) == option.default
+        assert annotations[attribute] == of_callback[name]
+    named = {name for name in annotations if name.startswith("learning_rate_")}
+    assert named == {f"learning_rate_{name}" for name in options}
+
+
+def test_its_options_reach_the_callback():
+    told = []
+
+    class Configured(Module):
+        learning_rate_on_conflict = "theirs"
+        learning_rate_on_resume = "config"
+
+        def learning_rate_advice(line):
+            told.append(line)
+
+    [scheduler] = Configured().configure_callbacks()
+    assert (scheduler.on_conflict, scheduler.on_resume) == ("theirs", "config")
+    scheduler.advice("said")
+    assert told == ["said"]
+
+
+def test_the_names_of_a_choice_have_a_description_each():
+    assert set(POLICIES) == set(typing.get_args(OnResume))
+    assert set(KERAS_SENTENCES) == set(typing.get_args(Style))
