@@ -1,4 +1,4 @@
-"""Where the schedules of a run stand, as a checkpoint keeps it."""
+"""The position of the schedules in a run, in the form that a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Progress:
         sums: of each process, what an epoch under way has summed up of what it logs, if a schedule observes that.
         pending_epoch_end: None, except where the last batch of an epoch was done and its end was to follow: whether a
             validation was to follow, too.
-        counts: what Lightning has counted: epochs, and optimizer steps.
-        begins: the steps at which the epochs began, where they are not of one size.
-        series: how the series of each optimizer's param groups are called after the hyper-parameter.
-        begun: the step and epoch at which each of them came.
+        counts: Lightning's own counts of epochs and optimizer steps.
+        begins: the steps at which the epochs started, where these are of different sizes.
+        series: what follows the hyper-parameter in the names of each param group's series, by optimizer.
+        begun: the step and epoch at which each of the groups came.
         active: which optimizers have not given way to other code.
     """
 
@@ -81,7 +81,7 @@ class Progress:
     active: list[bool] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
-        """It in plain numbers and texts; without the sums and the end of an epoch, which only a checkpoint has."""
+        """As plain numbers and texts, without the sums and the end of an epoch, which only a checkpoint has."""
         return FORMAT.stamped(
             {
                 "steps": list(self.steps),
@@ -114,7 +114,7 @@ class Progress:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
-        """That of the fields of a state that has been checked."""
+        """From the fields of a state that has been checked."""
         counts = state.get("counts")
         return cls(
             list(state["steps"]),
@@ -132,7 +132,7 @@ class Progress:
 
 
 def check_fields(state: Mapping[str, Any], schedules: Mapping[str, Schedule]) -> None:
-    """Check how the fields of a state fit each other, and the schedules.
+    """Check that the fields of a state fit each other and the schedules.
 
     Args:
         state: its fields.

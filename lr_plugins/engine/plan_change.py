@@ -72,11 +72,11 @@ class Saved:
         return RunLength(steps_per_epoch, epochs, steps, batch_size)
 
     def check(self, schedule: Schedule | None, where: str) -> None:
-        """Check that what it remembers is a state of its schedule.
+        """Check that the remembered state fits the schedule.
 
         Args:
-            schedule: the one that the run has now in its place, if any.
-            where: what it is called in the message.
+            schedule: the schedule that the run has in its place now, if any.
+            where: its name in the message.
 
         Raises:
             WrongState: it is not.
@@ -107,8 +107,8 @@ class Saved:
 
 
 @dataclass
-class _Other:
-    """A drive whose plan was another one."""
+class _ChangedPlan:
+    """A schedule whose plan has changed."""
 
     drive: DrivenGroups
     saved: Saved
@@ -158,7 +158,7 @@ def apply_resume_policy(
     return f"At step {step:g} the run goes on by the plan of the checkpoint (on_resume={policy}).\n{table}"
 
 
-def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int) -> _Other | None:
+def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int) -> _ChangedPlan | None:
     new = Saved.of(drive, run)
     if saved is None or (saved.schedule, saved.base, saved.run) == (new.schedule, new.base, new.run):
         return None
@@ -168,13 +168,13 @@ def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int
     plan = _plan(drive, saved, same)
     now = _value(drive.schedule, drive.place(step, drive.base), drive.state)
     then = None if plan is None else _value(plan, drive.place(step, saved.base), saved.state)
-    return _Other(drive, saved, plan, now, then)
+    return _ChangedPlan(drive, saved, plan, now, then)
 
 
 def _depends_on_length(drive: DrivenGroups, before: RunLength, run: RunLength, step: int) -> bool:
-    """Whether it makes a difference to a schedule, from a step on, that the run is of another length now."""
+    """Whether the changed length of the run makes a difference to a schedule from a step on."""
     if not drive.schedule.is_pure:
-        # A function of the epoch does not know the length of the run, and is asked at its time only.
+        # A function of the epoch does not know the length of the run, and is called only when its epoch comes.
         return drive.state is None
     now = relevant_run(drive.schedule, run)
     if (before.steps_per_epoch, before.batch_size) != (now.steps_per_epoch, now.batch_size):
@@ -187,14 +187,14 @@ def _depends_on_length(drive: DrivenGroups, before: RunLength, run: RunLength, s
 
 
 def _nameless(config: Any) -> Any:
-    """A configuration in which all functions are alike: their names do not tell what they compute."""
+    """A configuration without the names of functions, which do not say what they compute."""
     if isinstance(config, Mapping):
         return {key: key if key == "_function_" else _nameless(value) for key, value in config.items()}
     return [_nameless(one) for one in config] if isinstance(config, list) else config
 
 
 def _plan(drive: DrivenGroups, saved: Saved, same: bool) -> Schedule | None:
-    """The saved schedule in the run it was for; None where it holds functions and is another one."""
+    """The saved schedule with the run length it was saved for; None if it contains functions and differs."""
     try:
         schedule = drive.schedule if same else from_config(saved.schedule)
     except InvalidArgument:
@@ -221,7 +221,7 @@ def _value(schedule: Schedule, position: Position, state: State) -> float:
         return math.nan
 
 
-def _stretched(other: _Other, run: RunLength, step: float) -> Schedule | None:
+def _stretched(other: _ChangedPlan, run: RunLength, step: float) -> Schedule | None:
     """The saved plan with what is left of it stretched to the new length."""
     before, now = other.saved.length.steps, run.steps
     if other.plan is None or before is None or now is None or step >= before or step >= now:
@@ -231,7 +231,7 @@ def _stretched(other: _Other, run: RunLength, step: float) -> Schedule | None:
     return _in_run(other.plan.schedule, other.saved.length, step, ratio)
 
 
-def _why_not(other: _Other, run: RunLength, step: float) -> str:
+def _why_not(other: _ChangedPlan, run: RunLength, step: float) -> str:
     if other.plan is None:
         return "the checkpoint's schedule is a function, which a checkpoint cannot hold"
     before = other.saved.length.steps
@@ -244,7 +244,7 @@ def _why_not(other: _Other, run: RunLength, step: float) -> str:
 
 
 def _table(
-    others: Sequence[_Other],
+    others: Sequence[_ChangedPlan],
     stretched: Mapping[int, Schedule | None],
     run: RunLength,
     step: int,
@@ -266,7 +266,7 @@ def _aligned(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
         yield f"  {row[0]:<{first}}  {row[1]:<{second}}  {row[2]}".rstrip()
 
 
-def _differences(other: _Other, run: RunLength) -> Iterator[tuple[str, str, str]]:
+def _differences(other: _ChangedPlan, run: RunLength) -> Iterator[tuple[str, str, str]]:
     old = {**_flat(other.saved.schedule), **_length(other.saved.length), _own(other): other.saved.base}
     new_schedule = to_config(other.drive.schedule, functions_by_name=True)
     new = {**_flat(new_schedule), **_length(relevant_run(other.drive.schedule, run)), _own(other): other.drive.base}
@@ -275,7 +275,7 @@ def _differences(other: _Other, run: RunLength) -> Iterator[tuple[str, str, str]
             yield name, _told(old, name), _told(new, name)
 
 
-def _own(other: _Other) -> str:
+def _own(other: _ChangedPlan) -> str:
     return f"the optimizer's {other.drive.hyper.words}"
 
 

@@ -1,4 +1,4 @@
-"""What an optimizer really uses: its steps, counted where they happen, and the learning rate of each."""
+"""The record of an optimizer's steps, counted where they happen, and of the learning rate that each uses."""
 
 from __future__ import annotations
 
@@ -50,14 +50,13 @@ class Column(NamedTuple):
 class Recorder(RealSteps):
     """Follows one optimizer: counts its real steps, and records the learning rate that each of them uses.
 
-    It counts inside the optimizer's step, so the count is that of the steps taken, under gradient accumulation, in
-    manual optimization and with a scaler that skips steps. It reads the values at that moment, from the groups that
-    the optimizer then has.
+    It counts inside the optimizer's step, so the count is right under gradient accumulation, in manual optimization and
+    with a scaler that skips steps. It reads the values at that moment, from the groups that the optimizer has then.
 
     Args:
         optimizer: the optimizer to follow.
-        suffix: what the names of its series have after the hyper-parameter's: `""`, or `"/SGD-0"`.
-        instead_of: the recorder of another optimizer, in whose place this one comes during the run. Default None.
+        suffix: follows the hyper-parameter in the names of its series: `""`, or `"/SGD-0"`.
+        instead_of: the recorder of an optimizer that this one replaces during the run. Default None.
     """
 
     def __init__(self, optimizer: Optimizer, suffix: str = "", instead_of: Recorder | None = None) -> None:
@@ -82,13 +81,13 @@ class Recorder(RealSteps):
                 known.series, known.begun = None, (0, 0)
 
     def known_groups(self) -> list[KnownGroup]:
-        """What is known of the groups, for another optimizer that comes in the place of this one."""
+        """What is known of the groups, for an optimizer that replaces this one."""
         return [known.as_group(known.group) for known in self.groups]
 
     def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
-        """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`.
+        """Start to follow the optimizer after `step` steps, and to record in `trace`.
 
-        Steps that are taken while `away` says yes are not those of the run.
+        Steps that are taken while `away` returns true are not those of the run.
         """
         self._trace, self.step, self._columns = trace, step, None
         self.follow(away)
@@ -167,7 +166,7 @@ class Recorder(RealSteps):
         self._bind()
 
     def _forget_groups(self) -> None:
-        """Have the groups looked at anew at the next occasion."""
+        """Take the groups anew before the next step."""
         self._bound = []
 
     def _bind(self) -> None:
@@ -179,7 +178,7 @@ class Recorder(RealSteps):
     # --- a step -----------------------------------------------------------------------------------------------
 
     def new_batch(self) -> None:
-        """Forget steps that an error has ended, and see whether parameters have been put into a group."""
+        """Forget steps that an error has ended, and notice parameters that were added to a group."""
         self._under_way.clear()
         if self._bound and not self.has_parameters:
             self._forget_groups()
@@ -195,7 +194,7 @@ class Recorder(RealSteps):
         self._used = [read() for read, _ in self._columns]
 
     def _open(self) -> Iterator[Column]:
-        """What is to be read before each step, and where it is recorded."""
+        """What to read before each step, and where to record it."""
         name_series(self.groups)
         for what in self._recorded:
             for known in self.groups:
@@ -233,7 +232,7 @@ class Recorder(RealSteps):
             column.note(value)
 
     def _stepped(self) -> None:
-        """What is to be done once a step has been taken."""
+        """Called once a step has been taken."""
 
 
 def decays_by_itself(optimizer: Any) -> bool:

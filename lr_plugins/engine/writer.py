@@ -1,4 +1,4 @@
-"""The one writer: puts the schedules' values into an optimizer just before each of its steps."""
+"""The one writer: writes the schedules' values into an optimizer just before each of its steps."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from lr_plugins.schedules.assign import Assign
 class Writer(Recorder):
     """A recorder that first writes what the schedules say.
 
-    The value of the coming step is written as soon as the step before it is done, so that whoever looks in
-    between sees it; and again just before the step, so that nothing written in between is used. A group's
-    value is the schedule's times the group's share (see `Assign`).
+    The post-step hook writes the value of the coming step, so code that reads `param_groups` between steps sees it; the
+    pre-step hook ensures that it is still in place, so nothing written in between is used. A group's value is the
+    schedule's times the group's share (see `Assign`).
 
     Args:
-        optimizer: the optimizer to write to. It must be as it was built: its own values are read here, and its
-            groups are split where an assignment is for some of their parameters only.
+        optimizer: the optimizer to write to, as it was built: its own values are read here, and groups are split
+            where an assignment is for some of their parameters only.
         assignments: those for this optimizer, by their index among all.
-        place: where a step of this optimizer is in the run.
+        place: the position of a step of this optimizer in the run.
         names: the names of the module's parameters.
-        suffix: what the names of this optimizer's series have after the hyper-parameter's.
-        audit: where it is noted who else writes. Default None: nowhere.
-        instead_of: the writer of another optimizer, in whose place this one comes during the run. Default None.
+        suffix: follows the hyper-parameter in the names of this optimizer's series.
+        audit: counts the writes of other code. Default None: one of its own.
+        instead_of: the writer of an optimizer that this one replaces during the run. Default None.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Writer(Recorder):
 
     @property
     def learning_rate(self) -> float:
-        """What the first schedule of a learning rate says for the coming step; NaN before `refresh`."""
+        """The value of the first schedule of a learning rate for the coming step; NaN before `refresh`."""
         return next((drive.value for drive in self.drives if drive.hyper == LEARNING_RATE), math.nan)
 
     @property
@@ -90,7 +90,7 @@ class Writer(Recorder):
     # --- param groups and their own values --------------------------------------------------------------------
 
     def _take_groups(self) -> None:
-        """Take the groups as they are, and look after those that are new."""
+        """Take the groups as they are, and drive those that are new."""
         self._note_written()
         self.layout.arrange(self._here())
         self.groups = self.layout.groups
@@ -104,7 +104,7 @@ class Writer(Recorder):
         new = [known for known in self.groups if known not in driven]
         if new:
             for what in dict.fromkeys(one.to for one in self._assignments.values()):
-                self._look_after(what, new)
+                self._drive_hyper_parameter(what, new)
             self._bind()
 
     def _here(self) -> tuple[int, int]:
@@ -118,7 +118,7 @@ class Writer(Recorder):
         super()._bind()
         for drive in self.drives:
             drive.bind(self.optimizer)
-        # Most have one schedule for all groups, and nothing within: then a single look at the values tells everything.
+        # Usually one schedule drives all groups, with no optimizer within: then one pass over the values is enough.
         alone = len(self.drives) == len(self._bound) == 1 and self.drives[0].is_plain
         self._alone = self.drives[0] if alone and len(self.drives[0].shares) == len(self.groups) else None
 
@@ -127,7 +127,7 @@ class Writer(Recorder):
         self._alone = None
 
     def _is_as_written(self) -> bool:
-        """Whether all groups, those that are there now, hold what was written; False where that takes a longer look."""
+        """Whether all current groups hold what was written; False where that takes `_detect_foreign_writes`."""
         drive = self._alone
         if drive is None:
             return False
@@ -140,8 +140,8 @@ class Writer(Recorder):
             return False
         return len(groups) == len(self.groups)
 
-    def _look_after(self, what: str, groups: Sequence[KnownGroup]) -> None:
-        """Let one of the hyper-parameters of new groups be driven."""
+    def _drive_hyper_parameter(self, what: str, groups: Sequence[KnownGroup]) -> None:
+        """Drive one of the hyper-parameters of new groups."""
         meant = {}
         for known in groups:
             fitting = [
@@ -198,7 +198,7 @@ class Writer(Recorder):
             known.bases[hyper] = self._bases[hyper]
 
     def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
-        """As a recorder; groups that come from now on come in the run."""
+        """Start to follow, as a recorder does; groups that appear from now on appear during the run."""
         super().attach(trace, step, away)
         self._begun = True
         if step or not self.has_groups:  # a checkpoint has changed what the groups hold
@@ -206,7 +206,7 @@ class Writer(Recorder):
             self._note_found()
 
     def _note_found(self) -> None:
-        """Note what the groups hold before anything is written, to tell who else writes."""
+        """Note what the groups hold before anything is written, to detect writes before the first step."""
         self._found = [
             (drive.hyper, known, drive.hyper.read(known.group)) for drive in self.drives for known in drive.shares
         ]
@@ -232,12 +232,12 @@ class Writer(Recorder):
         return [known for known in self.groups if one is not None and self.layout.fits(one, known)]
 
     def restore_groups(self, series: Sequence[str], begun: Sequence[Sequence[int]]) -> None:
-        """Take up what a checkpoint knows of the groups: the names of their series, and when they came."""
+        """Restore what a checkpoint knows of the groups: the names of their series, and when they came."""
         if not len(series) == len(begun) == len(self.groups):
             return
         for known, name in zip(self.groups, series, strict=True):
             known.series = name
-        self.layout.took([(when[0], when[1]) for when in begun])
+        self.layout.restore_begun([(when[0], when[1]) for when in begun])
         if any(one.since == "group" for one in self._assignments.values()):
             self.drives = []
             self._take_groups()
@@ -248,7 +248,7 @@ class Writer(Recorder):
         """Write the values of the coming step, computed anew.
 
         Raises:
-            TrainingError: a schedule's value is none that the hyper-parameter can have.
+            TrainingError: a schedule's value is not one that the hyper-parameter can have.
         """
         if not self.active:
             if not self.has_groups:
@@ -259,7 +259,7 @@ class Writer(Recorder):
         elif self._written:
             self._detect_foreign_writes()
         if self._found:
-            self._look_before_the_first()
+            self._detect_early_writes()
         if self.active:  # it has not given way to what was found
             self._write()
 
@@ -270,7 +270,7 @@ class Writer(Recorder):
         self._written = True
 
     def _open(self) -> Iterator[Column]:
-        """What a schedule drives is what it has written, and recorded once for all its groups."""
+        """A driven value is read from its schedule, and recorded once for all groups of that schedule."""
         name_series(self.groups)
         for what in self._recorded:
             driven: set[KnownGroup] = set()
@@ -288,15 +288,15 @@ class Writer(Recorder):
                     yield self._column_of(hyper, known)
 
     def _detect_foreign_writes(self, during: bool = False, replaced: bool = False) -> bool:
-        """Note who has written since; whether somebody has."""
+        """Note who has written since; returns whether anyone has."""
         found = [(drive, moved) for drive in self.drives if (moved := drive.moved())]
         if not found:
             return False
         foreign = [self._note(drive, *moved, during, replaced) for drive, moved in found]
         return any(foreign)
 
-    def _look_before_the_first(self) -> None:
-        """Note who has written between the begin of the fit and the first value of ours."""
+    def _detect_early_writes(self) -> None:
+        """Note who has written between the start of the fit and our first value."""
         found, self._found = self._found, []
         drives = {(drive.hyper, known): drive for drive in self.drives for known in drive.shares}
         for hyper, known, value in found:
@@ -318,7 +318,7 @@ class Writer(Recorder):
         during: bool = False,
         replaced: bool = False,
     ) -> bool:
-        """Note that a group has another value than was written to it; not where that is the plan's all the same."""
+        """Note that a group has another value than was written to it, unless that is the plan's value all the same."""
         known = next(one for one in self.groups if any(group is each for each in (one.group, *one.copies)))
         if not during:  # another epoch may have begun since, or a metric have been observed
             expected = drive.value_at(self.step) * drive.shares[known]
@@ -353,7 +353,7 @@ class Writer(Recorder):
         self._stepped()
 
     def _stepped(self) -> None:
-        # Past the end nobody needs a value, and a schedule may have none.
+        # Past the end no value is needed, and a schedule may have none.
         self._written = self.active and (self.total_steps is None or self.step < self.total_steps)
         if self._written:
             self.advance()
