@@ -8,8 +8,6 @@ import pytorch_lightning as pl
 import torch
 
 from lr_plugins import LearningRateScheduleMixin, LearningRateScheduler, LossDriven, StepDecay
-from lr_plugins.callbacks.messages import KERAS_SENTENCES, Style
-from lr_plugins.engine.plan_change import POLICIES, OnResume
 from lr_plugins.errors import InvalidArgument
 from tests.toys import Spy, Toy, fit, loader
 
@@ -158,8 +156,3 @@ def test_its_options_reach_the_callback():
     assert (scheduler.on_conflict, scheduler.on_resume) == ("theirs", "config")
     scheduler.advice("said")
     assert told == ["said"]
-
-
-def test_the_names_of_a_choice_have_a_description_each():
-    assert set(POLICIES) == set(typing.get_args(OnResume))
-    assert set(KERAS_SENTENCES) == set(typing.get_args(Style))
