@@ -254,7 +254,7 @@ def _table(
         yield from _aligned(rows)
         new = stretched[id(other)]
         rescaled = None if new is None else _value(new, other.drive.place(step, other.saved.base), other.saved.state)
-        values = {"config": other.now, "checkpoint": other.then, "rescale": rescaled}
+        values: dict[OnResume, float | None] = {"config": other.now, "checkpoint": other.then, "rescale": rescaled}
         rows = [("on_resume", f"{other.drive.hyper.words} at this step", "")]
         rows += [(name, "-" if value is None else f"{value:.6g}", POLICIES[name]) for name, value in values.items()]
         yield from _aligned(rows)
