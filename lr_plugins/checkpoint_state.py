@@ -148,6 +148,29 @@ class ChecksState:
             self.check_state_dict(state)
 
 
+class KeepsState(ChecksState):
+    """A callback that takes up a checkpoint's state when training starts, and not before.
+
+    Lightning loads the state of callbacks early in a fit, and also for a test or a validation, in which nothing is
+    resumed.
+    """
+
+    _restored: dict[str, Any] | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Forget the state of a checkpoint that was only tested; that of this fit is loaded after this."""
+        self._restored = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's state until training starts."""
+        self._restored = self.check_state_dict(state_dict)
+
+    def take_restored(self) -> dict[str, Any] | None:
+        """The fields of the state that was kept, once; None where there is none."""
+        restored, self._restored = self._restored, None
+        return restored
+
+
 # --- kinds of values ------------------------------------------------------------------------------------------
 
 

@@ -16,34 +16,36 @@ from lr_plugins.errors import TrainingError
 class Agreement:
     """Compares, between ranks, the values that steps have used.
 
-    The schedules make the same decisions everywhere, from the same observations. But a user's function may not; and
-    then each rank would go its own way.
+    Schedules make the same decisions on every rank, from the same observations. A function of the user may not, and
+    then the ranks would train with different learning rates.
     """
 
     def __init__(self) -> None:
         self._checked: dict[str, int] = {}  # by name: the first step that has not been compared
 
     def check(self, trainer: Trainer, trace: Trace) -> None:
-        """Compare what has come since the last time; all ranks have to call it.
+        """Compare what was recorded since the last time; all ranks have to call it.
 
         Raises:
             TrainingError: on all ranks, where two of them disagree; it names step, series and values.
         """
         if trainer.world_size == 1:
             return
+        shared = trace.hyperparameters  # what a rank measures for itself may differ
         news = [
-            np.array([value for _, value in series.since(self._checked.get(name, 0))]) for name, series in trace.items()
+            np.array([value for _, value in series.since(self._checked.get(name, 0))])
+            for name, series in shared.items()
         ]
-        begins = [max(self._checked.get(name, 0), series.first_step) for name, series in trace.items()]
-        self._checked = {name: series.next_step for name, series in trace.items()}
+        begins = [max(self._checked.get(name, 0), series.first_step) for name, series in shared.items()]
+        self._checked = {name: series.next_step for name, series in shared.items()}
         mine = zlib.crc32(b"".join([repr(begins).encode(), *(one.tobytes() for one in news)]))
         sums = trainer.strategy.all_gather(torch.tensor(mine, device=trainer.strategy.root_device))
         if len(set(sums.tolist())) > 1:
-            raise TrainingError(_difference(list(trace), begins, news))
+            raise TrainingError(_difference(list(shared), begins, news))
 
 
 def _difference(names: Sequence[str], begins: Sequence[int], news: Sequence[np.ndarray]) -> str:
-    """What to say of the first step at which two ranks differ."""
+    """The message for the first step at which two ranks differ."""
     ranks: list[list[list[float]]] = [[]] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(ranks, [one.tolist() for one in news])
     found = [

@@ -97,7 +97,7 @@ class UnseenSteps:
         trainer: the Trainer of the run.
         recorder: follows the optimizer.
         others: those of the other optimizers, whose steps may change parameters of this one, too.
-        told: the kinds of optimizers that have been told of.
+        reported: the classes of optimizers that have been reported.
         counts: whether it is known already that steps are not announced. Default False.
         who: who tells of them. Default `"LearningRateScheduler"`.
     """
@@ -107,11 +107,12 @@ class UnseenSteps:
         trainer: Trainer,
         recorder: RealSteps,
         others: Sequence[RealSteps],
-        told: set[str],
+        reported: set[str],
         counts: bool = False,
         who: str = "LearningRateScheduler",
     ) -> None:
-        self._trainer, self._recorder, self._told, self._who = trainer, recorder, told, who
+        self._trainer, self._recorder, self._who = trainer, recorder, who
+        self.reported = reported
         shared = {one for other in others if other is not recorder for one in parameters_of(other.optimizer)}
         groups = recorder.optimizer.param_groups
         self._parameters = [one for group in groups for one in group["params"] if id(one) not in shared]
@@ -150,8 +151,8 @@ class UnseenSteps:
 
     def _tell(self) -> None:
         kind = type(self._recorder.optimizer).__name__
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self.reported:
+            self.reported.add(kind)
             rank_zero_warn(
                 f"{self._who}: the weights of {kind} have changed, but no call of step() was seen. Each "
                 f"batch that changes them is counted as one step. Call {kind}.step(), so that every step is followed."
@@ -163,6 +164,23 @@ class UnseenSteps:
         if self._recorder.seen_steps:
             return versions, []  # nothing that would wait for a device
         return versions, _sums([parameter.detach() for parameter in self._parameters if _is_readable(parameter)])
+
+
+def unseen_steps(
+    trainer: Trainer, recorders: Sequence[RealSteps], before: Sequence[UnseenSteps] = ()
+) -> list[UnseenSteps]:
+    """Look for unseen steps of several optimizers.
+
+    Args:
+        trainer: the Trainer of the run.
+        recorders: follow the optimizers.
+        before: those of the optimizers that were followed before, at the same places. Default: none were.
+    """
+    reported: set[str] = before[0].reported if before else set()
+    return [
+        UnseenSteps(trainer, recorder, recorders, reported, before[index].counts if index < len(before) else False)
+        for index, recorder in enumerate(recorders)
+    ]
 
 
 def _sums(tensors: Sequence[torch.Tensor]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The rule of thumb for learning rates, said when a fit starts."""
+"""Where a learning rate departs from the rules of thumb, reported when a fit starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOGGED: set[str] = set()  # in this process: a search with a hundred fits needs
 
 
 def log_once(line: str) -> None:
-    """Say a line in Lightning's log, once; where the log is silenced, the next fit may say it."""
+    """Write a line to Lightning's log, once; where the log is silenced, the next fit may write it."""
     if line not in _LOGGED and rank_zero.log.isEnabledFor(logging.INFO):
         _LOGGED.add(line)
         rank_zero_info(f"LearningRateScheduler: {line} (advice=False leaves this out)")
@@ -27,13 +27,13 @@ def log_once(line: str) -> None:
 def advise(
     module: LightningModule, drive: DrivenGroups, total_steps: float | None, say: Callable[[str], object]
 ) -> None:
-    """Say where a learning rate is not as the rule of thumb has it.
+    """Report where a learning rate departs from the rules of thumb.
 
     Args:
         module: what is trained: a network with normalization is not a plain one, and may start higher.
         drive: the schedule, whose first value has been written.
         total_steps: of the run; None or infinite if unknown.
-        say: is given each line.
+        say: called with each line.
     """
     for line in _lines(module, drive, total_steps):
         if line:
@@ -52,13 +52,13 @@ def _lines(module: LightningModule, drive: DrivenGroups, total_steps: float | No
 
 
 def _ahead(drive: DrivenGroups, total_steps: float | None) -> list[float]:
-    """Some values up to the last step; none where they are not known ahead."""
+    """Some values up to the last step; none where they cannot be computed ahead."""
     if total_steps is None or total_steps == float("inf") or not drive.schedule.is_pure or drive.schedule.monitors:
         return []
     try:
         values = [_value_at(drive, step) for step in sampled_steps(0, total_steps - 1)]
         before = _value_at(drive, max(round(total_steps) - 2, 0))
-        # A fall that arrives at the very end of the run counts as a whole one; past the end nothing may be asked.
+        # A fall that is complete only at the end of the run counts as complete; past the end there may be no value.
         return [*values, min(values[-1], max(2 * values[-1] - before, 0.0))]
     except LearningRateError:  # which is raised when the value is needed
         return []

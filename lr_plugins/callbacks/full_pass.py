@@ -1,4 +1,4 @@
-"""The loss over a whole data set, measured when a schedule is about to decide."""
+"""The loss over a whole data set, measured just before a schedule decides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lr_plugins.errors import InvalidArgument
 
 
 class FullPass:
-    """The mean loss of the model as it is now over all batches of a loader, in eval mode and without gradients.
+    """The mean loss of the current model over all batches of a loader, in eval mode and without gradients.
 
     `loss = sum(loss of batch * size of batch) / sum(size of batch)`
 
@@ -78,7 +78,7 @@ def _own_loss(pl_module: LightningModule) -> Callable[[LightningModule, Any], Te
 
 
 def _training_set(trainer: Trainer) -> Iterable[Any]:
-    """The training set in order: reading the Trainer's own loader would draw from its shuffling."""
+    """The training set in order: reading the Trainer's own loader would advance its shuffling."""
     offered = getattr(getattr(trainer, "datamodule", None), "evaluation_dataloader", None)
     if offered is not None:
         in_order: Iterable[Any] = offered()
@@ -91,7 +91,7 @@ def _training_set(trainer: Trainer) -> Iterable[Any]:
             "given for this training set",
             "Only a DataLoader with a batch_size can be read in order without disturbing its shuffling.",
         )
-    # Its own generator: a DataLoader draws a seed for its workers, and would draw it from the one of everybody.
+    # A generator of its own: a DataLoader draws a seed for its workers, by default from the global one.
     return DataLoader(
         loader.dataset, loader.batch_size, collate_fn=loader.collate_fn, generator=torch.Generator().manual_seed(0)
     )

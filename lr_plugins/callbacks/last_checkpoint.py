@@ -1,4 +1,4 @@
-"""The checkpoint that an interrupted run goes on from, bit for bit, and the state that Lightning's lack for it."""
+"""An exact resume point for an interrupted run, with the state that Lightning's checkpoints lack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lr_plugins._lightning.distributed import of_all_processes
 from lr_plugins._lightning.epoch_results import SUMS, epoch_sums, restore_epoch_sums, validation_follows
 from lr_plugins.checkpoint_names import LAST, PREVIOUS
 from lr_plugins.checkpoint_state import (
-    ChecksState,
+    KeepsState,
     StateFormat,
     dict_of,
     flag,
@@ -35,20 +35,21 @@ from lr_plugins.errors import InvalidArgument, described
 BETWEEN, WITHIN = "between epochs", "within an epoch"
 
 
-class LastCheckpoint(ChecksState, Callback):
-    """Keep `last.ckpt`, from which a run goes on exactly: weights, learning rates, metrics as if nothing had been.
+class LastCheckpoint(KeepsState, Callback):
+    """Keep `last.ckpt`, an exact resume point: training continues as if it had never stopped.
 
-    It is written at the begin of each epoch, of the first one too, when the loggers have all that the epoch before has
-    logged; within an epoch every so often; when training ends; and on SIGTERM or Ctrl-C, as soon as the batch in
-    progress is complete (a validation is completed first; a second Ctrl-C ends at once). A file is complete or
-    not there: it gets its name only when it is written and the loggers have stored what happened before. The
+    It is written at the start of each epoch, the first included, when the loggers have received all that the epoch
+    before has logged; periodically within an epoch; when training ends; and on SIGTERM or Ctrl-C, as soon as the
+    batch in progress is complete (a validation is completed first; a second Ctrl-C stops at once). The file is either
+    complete or absent: it gets its name only when it is written and the loggers have stored what happened before. The
     checkpoint before is kept as `previous.ckpt`.
 
-    Put it behind callbacks that take an epoch's metrics and before those that act on them. Within an epoch it saves
-    when all callbacks are done with the batch.
+    Put it behind callbacks that collect an epoch's metrics and before those that act on them. Within an epoch it saves
+    after all callbacks have seen the batch.
 
-    With several processes the clock is that of the first, a signal to any of them is one to all, and both are heeded
-    when an optimizer step is complete. A checkpoint from within an epoch needs as many processes as wrote it.
+    With several processes, the first one's clock decides, a signal to any of them is a signal to all, and both take
+    effect when an optimizer step is complete. A checkpoint from within an epoch can be resumed only with the number of
+    processes that wrote it.
 
     Args:
         dirpath: folder for the checkpoints.
@@ -56,7 +57,7 @@ class LastCheckpoint(ChecksState, Callback):
         every_n_steps: optimizer steps between checkpoints within an epoch, >= 1. Default None: none by steps.
 
     Raises:
-        InvalidArgument: an argument outside its range; when training begins, a checkpoint from within an epoch that
+        InvalidArgument: an argument outside its range; when training starts, a checkpoint from within an epoch that
             another number of processes wrote.
 
     Example:
@@ -85,15 +86,14 @@ class LastCheckpoint(ChecksState, Callback):
         self._saved_at, self._saved_step = 0.0, 0
         self._stopped_early = False  # of the checkpoint being saved
         self._signals: _Signals | None = None
-        self._heard = False  # one of several processes has got a signal
-        self._restored: dict[str, Any] = {}
+        self._heard = False  # one of several processes has received a signal
         self._place = ""  # what is being saved: BETWEEN epochs, WITHIN one; empty: a checkpoint of others
 
     # --- the run ------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make sure that the files can be written, before anything is trained."""
-        self._restored = {}  # that of a checkpoint which was only tested; the fit's own comes after this
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,35 +103,36 @@ class LastCheckpoint(ChecksState, Callback):
             callbacks[:] = [*(one for one in callbacks if not isinstance(one, _AfterOthers)), _AfterOthers(self)]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not train on where early stopping has ended the run, nor without what each process has of an epoch."""
-        if self._restored.get("stopped_early") and _stops_early(trainer):
+        """Refuse what cannot be resumed; train no further where early stopping has ended the run."""
+        restored = self._restored or {}
+        if restored.get("stopped_early") and _stops_early(trainer):
             trainer.should_stop = True
-        processes = len(self._restored.get("epoch_sums", ()))
+        processes = len(restored.get("epoch_sums", ()))
         if processes and processes != trainer.world_size:
             raise InvalidArgument(
                 "the number of processes",
                 trainer.world_size,
                 f"{processes}, as in the run that is resumed, since its checkpoint is from within an epoch",
-                "One from between two epochs goes on with any number.",
+                "A checkpoint from between two epochs can be resumed with any number.",
             )
         parameters = {name: parameter.shape for name, parameter in pl_module.named_parameters()}
-        for name, gradient in self._restored.get("gradients", {}).items():
+        for name, gradient in restored.get("gradients", {}).items():
             if parameters.get(name) != gradient.shape:
                 allowed = "one whose gradients are of the sizes of the module's parameters"
                 raise InvalidArgument("the checkpoint", described(f"another for {name!r}"), allowed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the signals; begin with a whole epoch after a checkpoint from between two."""
-        if self._restored.get("place") == BETWEEN:
+        """Take over the signals; start with a whole epoch after a checkpoint from between two."""
+        restored = self.take_restored() or {}
+        if restored.get("place") == BETWEEN:
             # With a limit of steps Lightning takes any checkpoint for one from within an epoch.
             loop = trainer.fit_loop
             loop.epoch_loop.restarting, loop._restarting = False, False
-        by_process = self._restored.get("epoch_sums")
+        by_process = restored.get("epoch_sums")
         restore_epoch_sums(trainer, by_process[trainer.global_rank] if by_process else [])
-        for name, gradient in self._restored.get("gradients", {}).items():
+        for name, gradient in restored.get("gradients", {}).items():
             parameter = pl_module.get_parameter(name)
             parameter.grad = gradient.to(parameter.device)
-        self._restored = {}
         self._pending, self._saved_at, self._saved_step = False, time.monotonic(), trainer.global_step
         self.interrupted = False
         self._heard = False
@@ -142,14 +143,14 @@ class LastCheckpoint(ChecksState, Callback):
         self.interrupted = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save: the epoch before is complete and nothing of this one has been done."""
+        """Save: the epoch before is complete, and nothing of this one has been done."""
         self._save(trainer, BETWEEN)
         self._commit(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Let the checkpoint of the batch before count: what its step has logged is with the loggers now."""
+        """Commit the checkpoint of the batch before: the loggers have what its step has logged."""
         self._commit(trainer)
 
     def after_batch(self, trainer: pl.Trainer) -> None:
@@ -166,7 +167,7 @@ class LastCheckpoint(ChecksState, Callback):
             self._save(trainer, WITHIN)
 
     def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
-        """Whether the first process finds it time; and hear a signal that any of them has got, all at once."""
+        """Whether it is time by the first process's clock; all processes act on a signal at the same batch."""
         signalled = self._signals is not None and self._signals.waiting
         mine = [float(due and trainer.is_global_zero), float(signalled)]
         told = trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="sum")
@@ -174,18 +175,18 @@ class LastCheckpoint(ChecksState, Callback):
         time_has_come, signals = told.tolist()
         self._heard = self._heard or signals > 0
         if self._heard and not validation_follows(trainer):  # Lightning would break it off
-            _tell(trainer)
+            _stop_after_batch(trainer)
         return bool(time_has_come)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hear a signal that came meanwhile."""
+        """Act on a signal that came during the validation."""
         if self._heard:
-            _tell(trainer)
+            _stop_after_batch(trainer)
         elif self._signals is not None and trainer.world_size == 1:
-            self._signals.hear()
+            self._signals.deliver()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what the run has come to."""
+        """Save the end of the run."""
         self._save(trainer, BETWEEN, stopped_early=trainer.should_stop and _stops_early(trainer))
         self._commit(trainer)
         self._release()
@@ -234,7 +235,7 @@ class LastCheckpoint(ChecksState, Callback):
             logger.save()
         if trainer.is_global_zero:
             if self.path.is_file():
-                _another_name(self.path, self.path.with_name(PREVIOUS))
+                _link(self.path, self.path.with_name(PREVIOUS))
             self._part.replace(self.path)
 
     # --- the state ----------------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ class LastCheckpoint(ChecksState, Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Make Lightning's counts those from which it goes on rightly, and add what else an epoch under way has."""
+        """Correct Lightning's counts so that it resumes at the right place, and add the sums of an epoch under way."""
         progress = checkpoint["loops"]["fit_loop"]
         if self._place == BETWEEN:
             for epochs in progress["epoch_progress"].values():
@@ -266,23 +267,19 @@ class LastCheckpoint(ChecksState, Callback):
         """Where in the run this checkpoint was taken."""
         return self.state_format.stamped({"place": self._place, "stopped_early": self._stopped_early})
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's state until training begins."""
-        self._restored = self.check_state_dict(state_dict)
-
 
 class _AfterOthers(Callback):
-    """What is done behind the other callbacks: it calls a LastCheckpoint at the end of each batch.
+    """The last of all callbacks: calls a LastCheckpoint at the end of each batch.
 
     Args:
-        last: whom to call.
+        last: the LastCheckpoint.
     """
 
     def __init__(self, last: LastCheckpoint) -> None:
         self._last = last
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Accumulate as the epoch under way asks for: Lightning's scheduler would wait for the begin of the next."""
+        """Accumulate as the epoch under way asks for: Lightning's scheduler would wait until the next one starts."""
         for one in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(one, GradientAccumulationScheduler):
                 one.on_train_epoch_start(trainer, pl_module)
@@ -295,14 +292,15 @@ class _AfterOthers(Callback):
 
 
 def _followed_by_more_than_a_batch(trainer: pl.Trainer) -> bool:
-    """Whether a validation or the epoch's end comes next: Lightning would leave it out when it goes on from here."""
+    """Whether a validation or the epoch's end comes next: Lightning would skip it when it resumes from here."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached() or validation_follows(trainer)
 
 
-def _tell(trainer: pl.Trainer) -> None:
-    """Have Lightning end the run when the batch in progress is complete; all processes have to, at the same batch.
+def _stop_after_batch(trainer: pl.Trainer) -> None:
+    """Have Lightning end the run when the batch in progress is complete; all processes call it at the same batch.
 
-    Its own handler talks to the other processes at whatever moment a signal comes, amid their own talk.
+    Lightning's own signal handler communicates with the other processes at any moment, in the middle of their
+    collectives.
     """
     trainer._signal_connector.received_sigterm = True
 
@@ -311,8 +309,8 @@ def _stops_early(trainer: pl.Trainer) -> bool:
     return any(isinstance(one, EarlyStopping) for one in trainer.callbacks)  # type: ignore[attr-defined]
 
 
-def _another_name(path: Path, name: Path) -> None:
-    """Give a file a second name, without a moment in which neither is whole."""
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name, atomically."""
     part = name.with_suffix(".part")
     part.unlink(missing_ok=True)
     try:
@@ -323,9 +321,9 @@ def _another_name(path: Path, name: Path) -> None:
 
 
 class _Signals:
-    """SIGTERM and Ctrl-C, told to Lightning when they interrupt nothing: it then ends after the batch in progress.
+    """Passes SIGTERM and Ctrl-C to Lightning when they interrupt nothing; it then stops after the batch in progress.
 
-    With several processes they only wait here, until all processes have agreed.
+    With several processes they wait here until all processes have agreed.
 
     Args:
         trainer: the Trainer, in training.
@@ -344,21 +342,21 @@ class _Signals:
         self.waiting = True
         # Lightning would break a validation off, and what it has seen would be lost.
         if not self._trainer.validating and self._trainer.world_size == 1:
-            self.hear()
+            self.deliver()
 
     def _on_ctrl_c(self, number: int, frame: FrameType | None) -> None:
         self._interrupted()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one ends at once
         self._on_sigterm(signal.SIGTERM, frame)
 
-    def hear(self) -> None:
-        """Tell Lightning of a signal that has come."""
+    def deliver(self) -> None:
+        """Pass a signal that has come to Lightning."""
         lightnings = self._before[signal.SIGTERM]
         if self.waiting and callable(lightnings):
             self.waiting = False
             lightnings(signal.SIGTERM, None)
 
     def release(self) -> None:
-        """Leave the signals to whom they belonged."""
+        """Restore the signal handlers that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -14,9 +14,9 @@ from lr_plugins.engine.recorder import decays_by_itself
 class LastLR:
     """The learning rate of the first param group at the optimizer step taken last.
 
-    It is that of a callback's `trace`, where there is one. Otherwise it is what stood in the optimizer when the last
-    batch began: after the batch, a scheduler of torch has set the next one. Of an optimizer that decays its learning
-    rates by itself (`keras.SGD`) it is always the latter, the undecayed one: what Keras shows.
+    It is read from the `trace` of a callback, if there is one. Otherwise it is what the optimizer held when the last
+    batch started: after the batch, a scheduler of torch has already set the next one. For an optimizer that decays its
+    learning rates itself (`keras.SGD`) it is always the latter, undecayed value, which Keras shows.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class LastLR:
         self._is_undecayed = False
 
     def note(self, trainer: Trainer) -> None:
-        """Look at the optimizer; at the begin of each batch."""
+        """Read the optimizer, at the start of each batch."""
         # A module without an optimizer gets a stand-in from Lightning that has no groups.
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         rate = groups[0]["lr"] if groups else None

@@ -1,4 +1,4 @@
-"""Say at the end of training whether every step got what the schedule says."""
+"""Reports at the end of training whether every step followed the schedule."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from lr_plugins.rank_zero import rank_zero_only
 
 
 class LearningRateAudit(Callback):
-    """Say at the end of training whether every step got what the schedule says.
+    """Print at the end of training whether every step followed the schedule.
 
-    `lr followed the plan at 12,000 of 12,000 steps`, and who else has written. The counting is the
-    LearningRateScheduler's own, in its `audit`.
+    `lr followed the plan at 12,000 of 12,000 steps`, and which other code has written. The counts are those of
+    `LearningRateScheduler.audit`.
 
     Example:
         >>> callback = LearningRateAudit()
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it."""
+        """Print the line."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             audit = getattr(callback, "audit", None)
             if isinstance(audit, Audit):
-                _say(str(audit))
+                _print(str(audit))
 
 
 @rank_zero_only
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)

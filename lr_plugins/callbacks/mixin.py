@@ -1,13 +1,17 @@
-"""The LightningModule's own door to the scheduler."""
+"""A base class for LightningModules that bring their learning-rate schedule along."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lr_plugins._lightning.compat import Callback
-from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler, Measure
+from lr_plugins._lightning.observations import Measure
+from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
+from lr_plugins.callbacks.messages import Style
+from lr_plugins.engine.audit import OnConflict
+from lr_plugins.engine.plan_change import OnResume
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.assign import Schedules
 
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule as _Base
 else:
     _Base = object
+
+_SETTINGS = [name for name in inspect.signature(LearningRateScheduler).parameters if name != "schedule"]
 
 
 class LearningRateScheduleMixin(_Base):
@@ -27,14 +33,16 @@ class LearningRateScheduleMixin(_Base):
     Attributes:
         learning_rate_schedule: the schedule, or a function of `epoch` or `(epoch, lr)`; or several, as in
             `LearningRateScheduler`.
-        learning_rate_verbose: 1 prints Keras' message at each epoch's begin. Default 0.
+        learning_rate_verbose: 1 prints Keras' message at the start of each epoch. Default 0.
         learning_rate_style: `"keras2"` (the default) or `"keras3"`, the form of the message.
         learning_rate_measure: quantities to measure for the schedule, as in `LearningRateScheduler`.
-        learning_rate_on_resume: `"error"` (the default), `"config"`, `"checkpoint"` or `"rescale"`, as there.
-        learning_rate_advice: whether to say the rule of thumb, as there. Default True.
+        learning_rate_on_resume: what to do when a resumed run has another plan, as there. Default `"error"`.
+        learning_rate_on_conflict: what to do when other code writes the learning rate, as there. Default `"ours"`.
+        learning_rate_advice: whether, or to which function, to report departures from a rule of thumb, as there.
+            Default True.
 
     Raises:
-        InvalidArgument: at the begin of the fit, when the module names no schedule; as the class is made, when
+        InvalidArgument: at the start of the fit, when the module names no schedule; as the class is made, when
             LightningModule comes first.
 
     Example:
@@ -47,13 +55,14 @@ class LearningRateScheduleMixin(_Base):
 
     learning_rate_schedule: Schedules | None = None
     learning_rate_verbose: int = 0
-    learning_rate_style: str = "keras2"
+    learning_rate_style: Style = "keras2"
     learning_rate_measure: Mapping[str, Measure] | None = None
-    learning_rate_on_resume: str = "error"
-    learning_rate_advice: bool = True
+    learning_rate_on_resume: OnResume = "error"
+    learning_rate_on_conflict: OnConflict = "ours"
+    learning_rate_advice: bool | Callable[[str], object] = True
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Refuse an order of bases in which Lightning would never hear of the schedule."""
+        """Refuse an order of bases in which Lightning would never call the mixin."""
         super().__init_subclass__(**arguments)
         names = [base.__name__ for base in cls.__mro__]
         if "LightningModule" in names and names.index("LightningModule") < names.index("LearningRateScheduleMixin"):
@@ -65,18 +74,20 @@ class LearningRateScheduleMixin(_Base):
 
     def configure_learning_rate_schedule(self) -> Schedules:
         """The schedule of this module; override it to build one from what the module knows."""
-        static = inspect.getattr_static(self, "learning_rate_schedule")
-        # A plain function kept on the class would otherwise come back bound to the module.
-        found = static if inspect.isfunction(static) else self.learning_rate_schedule
-        if found is None:
+        schedule: Schedules | None = self._setting("learning_rate_schedule")
+        if schedule is None:
             raise InvalidArgument(
                 f"{type(self).__name__}.learning_rate_schedule",
                 None,
                 "a schedule, or a function of epoch or of (epoch, lr)",
                 "Set the attribute, or override configure_learning_rate_schedule().",
             )
-        schedule: Schedules = found
         return schedule
+
+    def _setting(self, name: str) -> Any:
+        """An attribute; a plain function of the class as it is, and not bound to the module."""
+        static = inspect.getattr_static(self, name)
+        return static if inspect.isfunction(static) else getattr(self, name)
 
     def configure_callbacks(self) -> list[Callback]:
         """Lightning's hook: the callbacks of the module, with its scheduler."""
@@ -84,15 +95,9 @@ class LearningRateScheduleMixin(_Base):
         return [*(others if isinstance(others, (list, tuple)) else [others]), self._scheduler()]
 
     def _scheduler(self) -> LearningRateScheduler:
-        """One for the life of the module: Lightning asks at every fit, and the next goes on where the last ended."""
+        """One for the life of the module: Lightning asks at every fit, and the next continues where the last ended."""
         schedule = self.configure_learning_rate_schedule()
-        settings: dict[str, Any] = {
-            "verbose": self.learning_rate_verbose,
-            "style": self.learning_rate_style,
-            "measure": self.learning_rate_measure,
-            "on_resume": self.learning_rate_on_resume,
-            "advice": self.learning_rate_advice,
-        }
+        settings = {name: self._setting(f"learning_rate_{name}") for name in _SETTINGS}
         known = vars(self).get("_learning_rate_scheduler")
         if known is not None and known[1:] == (schedule, settings):
             scheduler: LearningRateScheduler = known[0]

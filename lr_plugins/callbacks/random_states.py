@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from lr_plugins._lightning.distributed import of_all_processes
 from lr_plugins.checkpoint_state import (
     Check,
-    ChecksState,
+    KeepsState,
     StateFormat,
     WrongState,
     count,
@@ -63,11 +63,11 @@ _RANDOM: dict[str, Check] = {
 }
 
 
-class RandomStates(ChecksState, Callback):
-    """Keep the states of the random numbers in checkpoints: dropout goes on as if nothing had been.
+class RandomStates(KeepsState, Callback):
+    """Keep the states of the random numbers in checkpoints: dropout continues as if training had never stopped.
 
-    Each of several processes goes on with its own; where there is another number of them now, all with the first's.
-    Put it last: what other callbacks draw when training begins was drawn before.
+    Each of several processes continues with its own; if their number has changed, all continue with the first's.
+    Put it last: what other callbacks draw when training starts must not be drawn from the restored states.
 
     Example:
         >>> states = RandomStates()
@@ -80,13 +80,6 @@ class RandomStates(ChecksState, Callback):
     """
 
     state_format = StateFormat("RandomStates", _RANDOM, {"by_rank": list_of(record(_RANDOM, {"version": count}))})
-
-    def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the states of a checkpoint that was only tested."""
-        self._restored = None
 
     def state_dict(self) -> dict[str, Any]:
         """The states of Python's, NumPy's and torch's random numbers; plain values and tensors."""
@@ -108,13 +101,9 @@ class RandomStates(ChecksState, Callback):
             mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
             mine["by_rank"] = of_all_processes(trainer, dict(mine))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's states until training begins."""
-        self._restored = self.check_state_dict(state_dict)
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on with the numbers that would have come next."""
-        state, self._restored = self._restored, None
+        """Continue with the numbers that would have come next."""
+        state = self.take_restored()
         if state is None:
             return
         by_rank = state.get("by_rank", ())

@@ -1,4 +1,4 @@
-"""Where the schedules of a run stand, as a checkpoint keeps it."""
+"""The position of the schedules in a run, in the form that a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from lr_plugins._lightning.epoch_results import SUMS
 from lr_plugins._lightning.metrics import WAITING
+from lr_plugins._lightning.observations import Observations
 from lr_plugins._lightning.resume_position import Counts
+from lr_plugins._lightning.run_clock import RunClock
 from lr_plugins.checkpoint_state import (
     StateFormat,
     WrongState,
@@ -22,6 +24,7 @@ from lr_plugins.checkpoint_state import (
     same_lengths,
     text,
 )
+from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.plan_change import SAVED, Saved
 from lr_plugins.schedules import Schedule
 
@@ -56,12 +59,12 @@ class Progress:
             splits them.
         waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
         sums: of each process, what an epoch under way has summed up of what it logs, if a schedule observes that.
-        unended: None, except where an epoch's last batch was done and its end was to follow: whether a validation
-            was, too.
-        counts: what Lightning has counted: epochs, and optimizer steps.
-        begins: the steps at which the epochs began, where they are not of one size.
-        series: how the series of each optimizer's param groups are called after the hyper-parameter.
-        begun: the step and epoch at which each of them came.
+        pending_epoch_end: None, except where the last batch of an epoch was done and its end was to follow: whether a
+            validation was to follow, too.
+        counts: Lightning's own counts of epochs and optimizer steps.
+        begins: the steps at which the epochs started, where these are of different sizes.
+        series: what follows the hyper-parameter in the names of each param group's series, by optimizer.
+        begun: the step and epoch at which each of the groups came.
         active: which optimizers have not given way to other code.
     """
 
@@ -70,7 +73,7 @@ class Progress:
     groups: list[list[list[str]]] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
     sums: list[list[dict[str, Any]]] = field(default_factory=list)
-    unended: bool | None = None
+    pending_epoch_end: bool | None = None
     counts: Counts | None = None
     begins: list[int] = field(default_factory=list)
     series: list[list[str]] = field(default_factory=list)
@@ -78,7 +81,7 @@ class Progress:
     active: list[bool] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
-        """It in plain numbers and texts; without the sums and the end of an epoch, which only a checkpoint has."""
+        """As plain numbers and texts, without the sums and the end of an epoch, which only a checkpoint has."""
         return FORMAT.stamped(
             {
                 "steps": list(self.steps),
@@ -94,8 +97,24 @@ class Progress:
         )
 
     @classmethod
+    def now(cls, driven: DrivenOptimizers, observations: Observations, clock: RunClock, counts: Counts) -> Progress:
+        """Where the schedules of a run stand."""
+        writers = driven.writers
+        return cls(
+            [writer.step for writer in writers],
+            driven.saved(clock.run_length),
+            driven.parameters(),
+            observations.state(),
+            counts=counts,
+            begins=clock.epoch_starts,
+            series=[[known.series or "" for known in writer.groups] for writer in writers],
+            begun=[[list(known.begun) for known in writer.groups] for writer in writers],
+            active=[writer.active for writer in writers],
+        )
+
+    @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
-        """That of the fields of a state that has been checked."""
+        """From the fields of a state that has been checked."""
         counts = state.get("counts")
         return cls(
             list(state["steps"]),
@@ -113,7 +132,7 @@ class Progress:
 
 
 def check_fields(state: Mapping[str, Any], schedules: Mapping[str, Schedule]) -> None:
-    """Check how the fields of a state fit each other, and the schedules.
+    """Check that the fields of a state fit each other and the schedules.
 
     Args:
         state: its fields.

@@ -1,35 +1,36 @@
-"""Whether every step got what the plan says, and who else has written."""
+"""Whether every step followed the plan, and which other code has written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from lr_plugins.errors import TrainingError
 from lr_plugins.rank_zero import rank_zero_warn
 
-CHOICES = {
-    "ours": "the schedule's value is used",
-    "theirs": "the schedule gives way, and only records from then on",
-    "error": "training stops",
-}
+OnConflict = Literal["ours", "theirs", "error"]
+"""What to do when other code writes what a schedule drives: use the schedule's value; give way, and only record from
+then on; stop training."""
+
+ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 
 
 def unknown(found: float) -> str:
-    """Who has written a value, where nothing is known of schedulers that Lightning runs."""
+    """The source of a value, where nothing is known of schedulers that Lightning runs."""
     return "other code"
 
 
 @dataclass
 class ForeignWrite:
-    """A value that was found where the plan's should have been.
+    """A value of other code, found in place of the plan's.
 
     Args:
         step: the optimizer step before which (or during which) it was written.
-        name: what it was written to, as the trace names it.
+        name: the series of the trace for what was overwritten.
         expected: the plan's value.
-        found: the other one.
-        count: how often it has happened, from the same source.
+        found: the other value.
+        count: how often the same source has written.
     """
 
     step: int
@@ -41,15 +42,15 @@ class ForeignWrite:
 
 @dataclass
 class Audit:
-    """Counts the steps that followed the plan, and those who have written something else.
+    """Counts the steps that followed the plan, and the writes of other code.
 
     Args:
-        choice: what happens then: `"ours"`, `"theirs"` or `"error"`.
-        source: found value -> the name of who has written it.
-        who: whose plan it is, as messages name it.
+        choice: what happens when other code writes.
+        source: found value -> the name of the code that has written it.
+        who: the name of the plan's owner in messages.
     """
 
-    choice: str = "ours"
+    choice: OnConflict = "ours"
     source: Callable[[float], str] = unknown
     steps: int = 0
     followed: int = 0
@@ -96,9 +97,9 @@ class Audit:
 
     @property
     def summary(self) -> str:
-        """At how many steps the plan was followed, and who else has written."""
-        told = [
+        """At how many steps the plan was followed, and which other code has written."""
+        writes = [
             f"{source} wrote something else {one.count:,} time{'s' * (one.count != 1)}"
             for source, one in self.foreign.items()
         ]
-        return "; ".join([f"at {self.followed:,} of {self.steps:,} steps", *told])
+        return "; ".join([f"at {self.followed:,} of {self.steps:,} steps", *writes])

@@ -1,4 +1,4 @@
-"""One schedule at work on one hyper-parameter of some param groups."""
+"""The param groups of an optimizer in which one schedule drives one hyper-parameter."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Place = Callable[[Count, float], Position]
 """Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
 
 _SAMPLES = 64
-_FEW = 8  # groups, for which a loop is as quick as anything else
+_FEW = 8  # groups, for which a plain loop is the fastest
 _FIRST_BLOCK, _LARGEST_BLOCK = 16, 4096  # steps; a block is thrown away when the epoch or the state changes
 
 
 def sampled_steps(first: float, last: float) -> list[int]:
-    """Some optimizer steps between two, both included, to tell whether a schedule depends on something.
+    """Some optimizer steps from `first` to `last`, both included, at which to compare schedules.
 
     Example:
         >>> sampled_steps(0, 4)
@@ -38,16 +38,16 @@ def sampled_steps(first: float, last: float) -> list[int]:
 class DrivenGroups:
     """Writes a schedule's values of one step after another.
 
-    The values of the steps to come are computed in blocks, for a call of NumPy for many steps costs little more than
-    one for a single step. They hold as long as epoch and state do: `write` anew when one of these changes.
+    Values are computed in blocks, because a NumPy call for many steps costs little more than one for a single step. A
+    block is valid as long as the epoch and the state are: call `write` again when one of these changes.
 
     Args:
-        assignment: the index of the assignment that it carries out.
-        number: which of those of this assignment it is: there is one for each own value that groups start from.
+        assignment: the index of its assignment.
+        number: its index among those of this assignment: there is one for each own value that groups start from.
         schedule: the schedule.
         hyper: what it drives.
         base: the optimizer's own value, which a schedule without an initial value starts from.
-        place: where a step is in the run.
+        place: the position of a step in the run.
         begun: the optimizer step and the epoch from which its schedule counts. Default (0, 0): those of the run.
     """
 
@@ -74,7 +74,7 @@ class DrivenGroups:
         self._largest = hyper.largest  # that the schedule's value may be, for all groups to have one that they can hold
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Take the dictionaries of the param groups as they are now; `write` has to follow."""
+        """Take the dictionaries of the param groups as they are now; call `write` afterwards."""
         self._plain, self._scaled, self._special = [], [], []
         self._largest = self.hyper.largest
         for known, share in self.shares.items():
@@ -90,18 +90,18 @@ class DrivenGroups:
 
     @property
     def is_plain(self) -> bool:
-        """Whether all its groups have the schedule's value itself, as a plain number."""
+        """Whether all its groups hold the schedule's value itself, as a plain number."""
         return not self._scaled and not self._special
 
     def write(self, step: int, last: float | None = None) -> Callable[[], object]:
-        """Write the value of a step; what comes back writes, at each call, the value of the step after that.
+        """Write the value of a step. The returned function writes the value of the next step at each call.
 
         Args:
             step: the optimizer step, from 0.
             last: the last step of the run, if known.
 
         Raises:
-            TrainingError: the schedule's value is none that the hyper-parameter can have.
+            TrainingError: the schedule's value is not one that the hyper-parameter can have.
         """
         following = self._values_from(step, math.inf if last is None else last).__next__
         following()
@@ -174,8 +174,8 @@ class DrivenGroups:
         for write, _, _ in self._special:
             write(value)
 
-    # A generator keeps its place and its variables between two steps; a method would spend more time on looking them
-    # up than on the writing.
+    # A generator keeps its place and its variables between two steps. A method would spend more time on looking up
+    # attributes than on writing: see benchmarks/update.py, in which one update costs about as much as a bare loop.
     def _values_from(self, step: int, last: float) -> Iterator[None]:
         key, count, ahead = self.hyper.key, 1, self.schedule.is_pure
         first, *others = self._plain or [{}]  # most have one group, for which a loop costs as much as the writing
@@ -194,13 +194,13 @@ class DrivenGroups:
             count = int(max(1, min(max(_FIRST_BLOCK, 4 * count), _LARGEST_BLOCK, last + 1 - step))) if ahead else 1
 
     def _block(self, step: int, count: int) -> list[float]:
-        """The values of several steps; of a single one where not all of them can be told."""
+        """The values of several steps; that of a single one where not all of them can be computed."""
         try:
             found = self.schedule(self.place(np.arange(step, step + count), self.base), self.state)
             values = np.broadcast_to(np.asarray(found, dtype=np.float64), (count,))
-        except Exception:  # whatever is wrong at a step to come is told when it has come
+        except Exception:  # an error at a later step is raised when that step comes
             return [self._single(step)]
-        if not values.max() <= self._largest:  # that none is negative or NaN, the schedule has seen to
+        if not values.max() <= self._largest:  # the schedule itself refuses negative values and NaN
             return [self._single(step)]
         block: list[float] = values.tolist()
         return block

@@ -1,4 +1,4 @@
-"""When the epochs of a run really began."""
+"""The steps at which the epochs of a run really started."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class EpochStarts:
         self.begins = list(begins)
 
     def begin(self, epoch: int, step: int | None, planned: float) -> None:
-        """An epoch begins at a step; or, where that is None, has begun when it was planned to.
+        """An epoch starts at a step; None: it started when it was planned to.
 
-        Of epochs before it of which nothing is known, as many steps are taken to have been planned, or else to have
-        been taken by each alike.
+        Earlier epochs of which nothing is known are taken to have started as planned, if that fits the step, and else
+        to have had equally many steps each.
         """
         known = len(self.begins)
         if step is None:
@@ -46,7 +46,7 @@ class EpochStarts:
         self.begins.append(step)
 
     def clock(self, size: float, planned: float) -> EpochClock | None:
-        """What tells the epoch of a step; None if all epochs are as long as planned, and nothing is to be told.
+        """The clock that maps a step to its epoch; None if all epochs are as long as planned.
 
         Args:
             size: how many steps the epoch under way will have.

@@ -21,9 +21,9 @@ class HyperParameter:
     """Where a hyper-parameter is kept in a param group, and which values it may have.
 
     Args:
-        name: what it is called in messages and in the trace.
+        name: its name in messages and in the trace.
         key: its key in a param group.
-        at: its place, where a tuple of numbers is kept under the key.
+        at: its index, if a tuple of numbers is kept under the key.
     """
 
     name: str
@@ -32,7 +32,7 @@ class HyperParameter:
 
     @classmethod
     def of(cls, name: str, group: Mapping[str, Any]) -> HyperParameter | None:
-        """That of a param group, or None if it has no such number. Groups of one optimizer may differ in it."""
+        """The one of a param group, or None if the group has no such number. Groups of one optimizer may differ."""
         if name == "momentum" and "momentum" not in group and "betas" in group:
             return cls("momentum", "betas", 0)
         if name in _BETAS:
@@ -47,7 +47,7 @@ class HyperParameter:
         return float(value if self.at is None else value[self.at])
 
     def read_without_waiting(self, values: dict[str, Any]) -> float | None:
-        """The same, or None where it is on an accelerator, whose work would have to be waited for."""
+        """The same, or None where reading it would have to wait for an accelerator."""
         value = values[self.key] if self.at is None else values[self.key][self.at]
         return None if isinstance(value, torch.Tensor) and value.device.type != "cpu" else float(value)
 
@@ -64,9 +64,9 @@ class HyperParameter:
         group[self.key] = tuple(numbers)
 
     def own_tensor(self, optimizer: Optimizer, group: dict[str, Any]) -> torch.Tensor | None:
-        """The tensor of a group, if it keeps one; it is made the group's own first.
+        """The tensor of a group, if it keeps one, made the group's own.
 
-        torch lets groups share one with each other and with the optimizer's default.
+        In torch, groups may share a tensor with each other and with the optimizer's default.
         """
         tensor = self.kept(group)
         if not isinstance(tensor, torch.Tensor):
@@ -81,14 +81,14 @@ class HyperParameter:
         return tensor
 
     def kept(self, values: Mapping[str, Any]) -> Any:
-        """What is kept of it: a number or a tensor; None if nothing is."""
+        """The number or tensor that is kept; None if there is neither."""
         kept = values.get(self.key)
         return kept if self.at is None or kept is None else kept[self.at]
 
     @property
     def largest(self) -> float:
         """The largest value it may have."""
-        # torch refuses a beta of 1: the mean it is the memory of would never learn anything.
+        # torch refuses a beta of 1: the running mean would never change.
         return math.nextafter(1.0, 0.0) if self.key == "betas" else LARGEST
 
     def largest_in(self, group: Mapping[str, Any]) -> float:
@@ -103,12 +103,12 @@ class HyperParameter:
 
     @property
     def allowed(self) -> str:
-        """What its values are, as the end of the sentence "the <name> must be ..."."""
+        """The allowed values, as the end of the sentence "the <name> must be ..."."""
         return "a finite number >= 0" if self.largest > 1 else "a number >= 0 and < 1"
 
     @property
     def words(self) -> str:
-        """What it is called in a sentence."""
+        """Its name in a sentence."""
         return "learning rate" if self.name == "lr" else self.name.replace("_", " ")
 
 

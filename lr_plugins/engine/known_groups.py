@@ -1,4 +1,4 @@
-"""The param groups of an optimizer, known again when another dictionary takes the place of one."""
+"""The param groups of an optimizer, recognized when a dictionary is replaced by another."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class KnownGroup:
     """A param group, and what is remembered of it.
 
     Args:
-        group: the dictionary that the optimizer has now.
+        group: its current dictionary in the optimizer.
         at: its index when it came; the pieces of a group that was split have that of the group.
         name: its name then, if it had one.
-        owns: what it was built with.
+        owns: the values that it was built with.
         bases: the optimizer's own values then.
-        written: what was written to it last.
-        series: what its series are called after the hyper-parameter: `""` or `"/backbone"`. None: not named yet.
+        written: the values last written to it.
+        series: what follows the hyper-parameter in the names of its series: `""` or `"/backbone"`. None: not named yet.
         begun: the optimizer step and the epoch at which it came.
-        copies: the dictionaries of optimizers within, which hold the same parameters.
+        copies: the dictionaries of inner optimizers that hold the same parameters.
     """
 
     group: Group
@@ -47,7 +47,7 @@ class KnownGroup:
 
     @property
     def used(self) -> Group:
-        """The dictionary whose values a step uses: that of the innermost optimizer."""
+        """The dictionary whose values a step uses, which is that of the innermost optimizer."""
         return self.copies[-1] if self.copies else self.group
 
     def holds(self, hyper: HyperParameter) -> bool:
@@ -56,7 +56,7 @@ class KnownGroup:
         return written is not None and math.isclose(hyper.read(self.group), written, rel_tol=1e-6)
 
     def as_group(self, group: Group) -> KnownGroup:
-        """The same for another dictionary: one that was put in its place, or a piece of it."""
+        """The same for another dictionary: its replacement, or a part of it."""
         return dataclasses.replace(
             self,
             group=group,
@@ -68,7 +68,7 @@ class KnownGroup:
 
 
 class _ByIdentity:
-    """What is known of objects, for as long as they live. They need neither a hash nor a sense of who is equal."""
+    """What is known of objects, for as long as they live, by identity: they may have no hash."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], list[KnownGroup]]] = {}
@@ -113,7 +113,7 @@ def groups_of(optimizer: Any, within: Sequence[Any]) -> list[Group]:
 
 
 def find_copies(groups: Sequence[KnownGroup], within: Sequence[Any]) -> None:
-    """Find what optimizers within keep for the same parameters in dictionaries of their own, and split it alike."""
+    """Find the dictionaries that inner optimizers keep for the same parameters, and split them alike."""
     owner = {id(parameter): known for known in groups for parameter in known.group["params"]}
     mine = {id(known.group) for known in groups}
     for known in groups:
@@ -141,15 +141,15 @@ def chosen_parameters(group: Group, which: Sequence[int]) -> Group:
 
 
 def match_groups(groups: list[Group], known: list[KnownGroup], begun: tuple[int, int] = (0, 0)) -> list[KnownGroup]:
-    """What is known of each of the groups; of those that are new, that they are there.
+    """What is known of each group; an entry of its own for a new one.
 
-    A group is known by its dictionary; or else by its parameters, if those were in one that is there no more, as after
+    A group is recognized by its dictionary, or else by its parameters, if their old dictionary is gone, as after
     `load_state_dict`.
 
     Args:
-        groups: those that there are now.
-        known: what is remembered; of a group that was replaced, the new dictionary is taken.
-        begun: the optimizer step and the epoch at which those come that are new.
+        groups: the current groups.
+        known: what is remembered; the entry of a replaced group gets the new dictionary.
+        begun: the optimizer step and the epoch at which new groups come.
 
     Example:
         >>> import torch
@@ -181,9 +181,9 @@ def match_groups(groups: list[Group], known: list[KnownGroup], begun: tuple[int,
 
 
 def name_series(groups: list[KnownGroup]) -> None:
-    """Name the series of those that have no name yet: by the group's name, or else by its index.
+    """Name the series of groups that have no name yet: by the group's name, or else by its index.
 
-    A group that is alone needs no name, and has none when others come later.
+    A single group needs no name, and stays without one when others come later.
     """
     taken = {one.series for one in groups if one.series is not None}
     if not taken and len(groups) == 1:

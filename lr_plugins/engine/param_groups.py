@@ -1,4 +1,4 @@
-"""Which assignment is for which param group: groups are split where only some of their parameters are meant."""
+"""Which assignment is for which param group. A group is split where only some of its parameters are chosen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Names = Mapping[int, str]
 """The names of parameters, by their identity."""
 
 Place = tuple[tuple[int, int | None, tuple[int, int] | None], ...]
-"""The assignments that are for a parameter, with its layer, and when it came, where that matters to one."""
+"""The assignments for a parameter, each with its layer, and when it came, if that matters."""
 
 OTHERS = "others"
 
@@ -51,7 +51,7 @@ def names_in_groups(optimizer: Optimizer) -> Names:
 
 
 class Layout:
-    """The assignments for one optimizer, laid out over its param groups.
+    """Maps the assignments for one optimizer to its param groups.
 
     Args:
         optimizer: the optimizer.
@@ -79,10 +79,10 @@ class Layout:
         return [[self._name(one) for one in known.group["params"]] for known in self.groups]
 
     def arrange(self, begun: tuple[int, int] = (0, 0)) -> None:
-        """Take the groups that there are now, and split those of which only some parameters are meant.
+        """Take the current groups, and split those of which only some parameters are chosen.
 
         Args:
-            begun: the optimizer step and the epoch at which those come that have not been there before.
+            begun: the optimizer step and the epoch at which new groups come.
         """
         within = optimizers_within(self._optimizer)
         candidates = [*(self.groups or remembered(self._optimizer)), *self._gone]
@@ -108,7 +108,7 @@ class Layout:
         remember(self._optimizer, self.groups)
 
     def _note_coming(self, known: Sequence[KnownGroup], gone: Mapping[int, Group], begun: tuple[int, int]) -> None:
-        """Note when parameters came; of groups that have been gone, what they come back with."""
+        """Note when parameters came, and the own values of groups that come back."""
         there = {id(parameter): one for one in known for parameter in one.group["params"]}
         self.came = {parameter: when for parameter, when in self.came.items() if parameter in there}
         for parameter, one in there.items():
@@ -119,8 +119,8 @@ class Layout:
             if came_back and not all(one.holds(hyper) for hyper in one.owns):
                 one.owns, one.bases = {}, {}
 
-    def took(self, begun: Sequence[tuple[int, int]]) -> None:
-        """Take up when each of the groups came."""
+    def restore_begun(self, begun: Sequence[tuple[int, int]]) -> None:
+        """Restore when each of the groups came."""
         for known, when in zip(self.groups, begun, strict=True):
             known.begun = when
             self.came |= {id(parameter): when for parameter in known.group["params"]}
@@ -149,7 +149,7 @@ class Layout:
         return pieces
 
     def _unused(self, name: str, group: Group) -> str:
-        """A name that no group beside this one has: Lightning's LearningRateMonitor refuses doubles."""
+        """A name that no other group has: Lightning's LearningRateMonitor refuses duplicates."""
         taken = {one.get("name") for one in self._optimizer.param_groups if one is not group} | self._given
         numbered = (f"{name}-{count}" for count in itertools.count(2))
         unused = name if name not in taken else next(one for one in numbered if one not in taken)
@@ -157,7 +157,7 @@ class Layout:
         return unused
 
     def _place(self, parameter: nn.Parameter, built: KnownGroup) -> Place:
-        """Which assignments choose a parameter by its name; in which layer each has it, and from when on."""
+        """The assignments that choose a parameter by its name, each with its layer and the time it came."""
         return tuple(
             (index, self._layer(index, parameter), self.came[id(parameter)] if one.since == "group" else None)
             for index, one in self._assignments.items()
@@ -190,7 +190,7 @@ class Layout:
         return self._fits(assignment, self._name(parameters[0]) if parameters else "", known)
 
     def share(self, index: int, known: KnownGroup) -> float:
-        """The factor of the layer that assignment `index` has a group in."""
+        """The factor of a group's layer in the assignment `index`."""
         assignment = self._assignments[index]
         layers = self._layers.get(index)
         if layers is None:
@@ -207,10 +207,10 @@ class Layout:
 
 
 def layers_of(assignment: Assign, names: Sequence[str]) -> dict[str, int]:
-    """The number of the layer of each parameter, from 0, the lowest.
+    """The layer of each parameter, numbered from 0, the lowest.
 
     Raises:
-        InvalidArgument: one is in none of the assignment's layers.
+        InvalidArgument: a parameter is in none of the assignment's layers.
     """
     keys = {name: _layer_key(assignment.layers, name, _depth(names)) for name in names}
     strays = [name for name, key in keys.items() if key is None]
@@ -227,7 +227,7 @@ def layers_of(assignment: Assign, names: Sequence[str]) -> dict[str, int]:
 
 
 def _depth(names: Sequence[str]) -> int | None:
-    """How deep the modules are beside which the first numbered ones stand; None where none is numbered."""
+    """The depth of the outermost numbered modules; None where no module is numbered."""
     depths = [index for name in names for index, part in enumerate(name.split(".")) if part.isdigit()]
     return min(depths, default=None)
 
@@ -251,5 +251,5 @@ def _named(assignment: Assign, name: str) -> bool:
 
 
 def _cleaned(pattern: str | None) -> str:
-    """What is left of a regular expression as a name: letters, digits and hyphens."""
+    """A regular expression as a name: its letters and digits, joined by hyphens."""
     return re.sub(r"\W+", "-", pattern or "").strip("-")

@@ -1,4 +1,4 @@
-"""What happens where a run goes on under another plan than the one it was begun with."""
+"""Where a resume is decided: what happens when a run continues under another plan than it started with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lr_plugins.checkpoint_state import WrongState, finite, list_of, mapping, optional, plain, record, text
 from lr_plugins.engine.driven_groups import DrivenGroups, sampled_steps
@@ -18,12 +18,16 @@ from lr_plugins.schedules.lengths import relevant_run
 from lr_plugins.schedules.schedule import State
 from lr_plugins.schedules.serialization import from_config, to_config
 
-POLICIES = {
+OnResume = Literal["error", "config", "checkpoint", "rescale"]
+"""What to do when a resumed run has another plan, so that the learning rate would jump."""
+
+POLICIES: dict[OnResume, str] = {
     "error": "refuse, if the learning rate would jump",
     "config": "the new configuration from here on",
     "checkpoint": "the plan of the checkpoint",
     "rescale": "the plan of the checkpoint, what is left of it stretched to the new length",
 }
+"""What each choice of `OnResume` does, as the table of an error says it."""
 
 
 def _config(value: Any, where: str) -> None:
@@ -68,11 +72,11 @@ class Saved:
         return RunLength(steps_per_epoch, epochs, steps, batch_size)
 
     def check(self, schedule: Schedule | None, where: str) -> None:
-        """Check that what it remembers is a state of its schedule.
+        """Check that the remembered state fits the schedule.
 
         Args:
-            schedule: the one that the run has now in its place, if any.
-            where: what it is called in the message.
+            schedule: the schedule that the run has in its place now, if any.
+            where: its name in the message.
 
         Raises:
             WrongState: it is not.
@@ -103,8 +107,8 @@ class Saved:
 
 
 @dataclass
-class _Other:
-    """A drive whose plan was another one."""
+class _ChangedPlan:
+    """A schedule whose plan has changed."""
 
     drive: DrivenGroups
     saved: Saved
@@ -118,16 +122,16 @@ class _Other:
 
 
 def apply_resume_policy(
-    policy: str, drives: Mapping[str, DrivenGroups], saved: Mapping[str, Saved], run: RunLength, step: int
+    policy: OnResume, drives: Mapping[str, DrivenGroups], saved: Mapping[str, Saved], run: RunLength, step: int
 ) -> str:
-    """Give the drives the schedules that the policy asks for; what there is to say of it, or nothing.
+    """Decide between the plan of the checkpoint and the new one; returns what to report, or an empty text.
 
     Args:
-        policy: one of `POLICIES`.
-        drives: those of the run that goes on, by key; with the states of the saved ones.
-        saved: what was saved, by key.
+        policy: what to do where the plans differ.
+        drives: the schedules of the resumed run, by key, with the restored states.
+        saved: the schedules of the checkpoint, by key.
         run: the length of the run.
-        step: the coming one.
+        step: the coming step.
 
     Raises:
         TrainingError: the policy is `"error"` and the learning rate would jump; or it cannot be followed.
@@ -154,7 +158,7 @@ def apply_resume_policy(
     return f"At step {step:g} the run goes on by the plan of the checkpoint (on_resume={policy}).\n{table}"
 
 
-def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int) -> _Other | None:
+def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int) -> _ChangedPlan | None:
     new = Saved.of(drive, run)
     if saved is None or (saved.schedule, saved.base, saved.run) == (new.schedule, new.base, new.run):
         return None
@@ -164,13 +168,13 @@ def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int
     plan = _plan(drive, saved, same)
     now = _value(drive.schedule, drive.place(step, drive.base), drive.state)
     then = None if plan is None else _value(plan, drive.place(step, saved.base), saved.state)
-    return _Other(drive, saved, plan, now, then)
+    return _ChangedPlan(drive, saved, plan, now, then)
 
 
 def _depends_on_length(drive: DrivenGroups, before: RunLength, run: RunLength, step: int) -> bool:
-    """Whether it makes a difference to a schedule, from a step on, that the run is of another length now."""
+    """Whether the changed length of the run makes a difference to a schedule from a step on."""
     if not drive.schedule.is_pure:
-        # A function of the epoch does not know the length of the run, and is asked at its time only.
+        # A function of the epoch does not know the length of the run, and is called only when its epoch comes.
         return drive.state is None
     now = relevant_run(drive.schedule, run)
     if (before.steps_per_epoch, before.batch_size) != (now.steps_per_epoch, now.batch_size):
@@ -183,14 +187,14 @@ def _depends_on_length(drive: DrivenGroups, before: RunLength, run: RunLength, s
 
 
 def _nameless(config: Any) -> Any:
-    """A configuration in which all functions are alike: their names do not tell what they compute."""
+    """A configuration without the names of functions, which do not say what they compute."""
     if isinstance(config, Mapping):
         return {key: key if key == "_function_" else _nameless(value) for key, value in config.items()}
     return [_nameless(one) for one in config] if isinstance(config, list) else config
 
 
 def _plan(drive: DrivenGroups, saved: Saved, same: bool) -> Schedule | None:
-    """The saved schedule in the run it was for; None where it holds functions and is another one."""
+    """The saved schedule with the run length it was saved for; None if it contains functions and differs."""
     try:
         schedule = drive.schedule if same else from_config(saved.schedule)
     except InvalidArgument:
@@ -217,7 +221,7 @@ def _value(schedule: Schedule, position: Position, state: State) -> float:
         return math.nan
 
 
-def _stretched(other: _Other, run: RunLength, step: float) -> Schedule | None:
+def _stretched(other: _ChangedPlan, run: RunLength, step: float) -> Schedule | None:
     """The saved plan with what is left of it stretched to the new length."""
     before, now = other.saved.length.steps, run.steps
     if other.plan is None or before is None or now is None or step >= before or step >= now:
@@ -227,7 +231,7 @@ def _stretched(other: _Other, run: RunLength, step: float) -> Schedule | None:
     return _in_run(other.plan.schedule, other.saved.length, step, ratio)
 
 
-def _why_not(other: _Other, run: RunLength, step: float) -> str:
+def _why_not(other: _ChangedPlan, run: RunLength, step: float) -> str:
     if other.plan is None:
         return "the checkpoint's schedule is a function, which a checkpoint cannot hold"
     before = other.saved.length.steps
@@ -240,7 +244,7 @@ def _why_not(other: _Other, run: RunLength, step: float) -> str:
 
 
 def _table(
-    others: Sequence[_Other],
+    others: Sequence[_ChangedPlan],
     stretched: Mapping[int, Schedule | None],
     run: RunLength,
     step: int,
@@ -250,7 +254,7 @@ def _table(
         yield from _aligned(rows)
         new = stretched[id(other)]
         rescaled = None if new is None else _value(new, other.drive.place(step, other.saved.base), other.saved.state)
-        values = {"config": other.now, "checkpoint": other.then, "rescale": rescaled}
+        values: dict[OnResume, float | None] = {"config": other.now, "checkpoint": other.then, "rescale": rescaled}
         rows = [("on_resume", f"{other.drive.hyper.words} at this step", "")]
         rows += [(name, "-" if value is None else f"{value:.6g}", POLICIES[name]) for name, value in values.items()]
         yield from _aligned(rows)
@@ -262,7 +266,7 @@ def _aligned(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
         yield f"  {row[0]:<{first}}  {row[1]:<{second}}  {row[2]}".rstrip()
 
 
-def _differences(other: _Other, run: RunLength) -> Iterator[tuple[str, str, str]]:
+def _differences(other: _ChangedPlan, run: RunLength) -> Iterator[tuple[str, str, str]]:
     old = {**_flat(other.saved.schedule), **_length(other.saved.length), _own(other): other.saved.base}
     new_schedule = to_config(other.drive.schedule, functions_by_name=True)
     new = {**_flat(new_schedule), **_length(relevant_run(other.drive.schedule, run)), _own(other): other.drive.base}
@@ -271,7 +275,7 @@ def _differences(other: _Other, run: RunLength) -> Iterator[tuple[str, str, str]
             yield name, _told(old, name), _told(new, name)
 
 
-def _own(other: _Other) -> str:
+def _own(other: _ChangedPlan) -> str:
     return f"the optimizer's {other.drive.hyper.words}"
 
 

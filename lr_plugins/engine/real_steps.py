@@ -12,18 +12,18 @@ from lr_plugins.engine.step_hooks import Arguments, Following, calls_its_parents
 
 
 class RealSteps:
-    """Follows one optimizer: what is to be done before each of its real steps, and after it.
+    """Follows one optimizer: calls `_begin_step` before each of its real steps, and `_end_step` after it.
 
     A step within a step (that of SAM's base optimizer, or of a parent class) belongs to the outer one. Steps that a
-    gradient scaler skips, that fail, or that run while a search has taken over the Trainer do not count.
+    gradient scaler skips, that fail, or that a search takes while it borrows the Trainer do not count.
 
     Args:
         optimizer: the optimizer, which is not kept alive.
     """
 
     happens_captured: bool = False
-    """Whether what is done at a step belongs into a CUDA graph that captures the step, and so to each of its replays.
-    What counts steps does not: a captured step is not taken."""
+    """Whether what happens at a step belongs into a CUDA graph that captures it, and so to each of its replays.
+    Counting does not: a captured step is not taken."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = weak_reference(optimizer)
@@ -39,7 +39,7 @@ class RealSteps:
         return self._optimizer()
 
     def follow(self, away: Callable[[], bool] | None = None) -> None:
-        """Begin to follow the optimizer; steps that are taken while `away` says yes are not those of the run."""
+        """Start to follow the optimizer; steps that are taken while `away` returns true are not those of the run."""
         self._away = away
         self._following = Following(self.optimizer, self)
 
@@ -60,7 +60,7 @@ class RealSteps:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a step has begun and is not over."""
+        """Whether a step has started and is not over."""
         return bool(self._under_way)
 
     def follow_within(self) -> None:
@@ -70,17 +70,17 @@ class RealSteps:
             self._following = Following(self.optimizer, self)
 
     def doubt(self) -> None:
-        """Something that could not be followed changes the weights within a step."""
+        """Code that could not be followed changes the weights within a step."""
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
-        """A step begins, or one within it."""
+        """A step starts, or one within it."""
         again = bool(self._under_way) and self._under_way[0] == id(optimizer)
         if again and not (calls_its_parents(optimizer) and is_stepping(optimizer)):
             self._under_way.clear()  # the step before has ended by an error
         if not self._under_way:
-            # A step that is captured for a CUDA graph does not happen; what is written in it, each replay would write.
+            # A step that is captured for a CUDA graph does not happen, and each replay would repeat what it writes.
             is_captured = _captures() and not self.happens_captured
             self._counts = not (is_captured or (self._away is not None and self._away()))
         self._under_way.append(id(optimizer))
@@ -90,12 +90,12 @@ class RealSteps:
         return self._after_closure(args, given)
 
     def look_again(self) -> None:
-        """See to the values once more, behind the hooks of others."""
+        """Ensure the values once more, after the hooks of others."""
         if self._under_way and self._counts:
             self._begin_step()
 
     def after_step(self, optimizer: Any) -> None:
-        """A step is over; it has been taken when those around it are over, too."""
+        """A step is over; it has been taken when the steps around it are over, too."""
         if not self._under_way:
             return
         self._under_way.pop()
@@ -104,12 +104,12 @@ class RealSteps:
             self._end_step()
 
     def count_unseen_step(self) -> None:
-        """Take a step for one that nothing has announced."""
+        """Count a step that was not announced."""
         self._begin_step()
         self._end_step()
 
     def _after_closure(self, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
-        """A step's arguments with a closure after which the step begins: a module may write in it, unseen before."""
+        """A step's arguments with the closure wrapped: the step starts after it, because a module may write in it."""
         closure = given.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
             return None
@@ -119,7 +119,7 @@ class RealSteps:
             try:
                 loss = closure()
             except BaseException:
-                self._under_way.clear()  # nobody says that the step has ended
+                self._under_way.clear()  # the end of the step is not announced
                 raise
             if self._under_way and self._counts:
                 self._begin_step()
@@ -130,10 +130,10 @@ class RealSteps:
         return (args[0], then_begin, *args[2:]), given
 
     def _begin_step(self) -> None:
-        """What is to be done before a step; it may be called several times for one."""
+        """Called before a step, possibly several times for one."""
 
     def _end_step(self) -> None:
-        """What is to be done once a step has been taken."""
+        """Called once a step has been taken."""
 
 
 def _captures() -> bool:

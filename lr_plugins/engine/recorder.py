@@ -1,10 +1,11 @@
-"""What an optimizer really uses: its steps, counted where they happen, and the learning rate of each."""
+"""The record of an optimizer's steps, counted where they happen, and of the learning rate that each uses."""
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch.optim import Optimizer
 
@@ -23,6 +24,22 @@ from lr_plugins.engine.step_hooks import optimizers_within
 from lr_plugins.engine.trace import Series, Trace
 
 
+class Quantity(Protocol):
+    """A number to record at every step beside the hyper-parameters, such as a gradient norm.
+
+    It is read just before the step, when the gradients are complete. With a closure, which computes them within the
+    step, it is read before the closure as well; the last value counts.
+
+    Attributes:
+        name: the name of its series.
+    """
+
+    name: str
+
+    def __call__(self, optimizer: Any) -> float:
+        """The value for the step that an optimizer is about to take."""
+
+
 class Column(NamedTuple):
     """What is read before each step, and where it is recorded."""
 
@@ -33,14 +50,13 @@ class Column(NamedTuple):
 class Recorder(RealSteps):
     """Follows one optimizer: counts its real steps, and records the learning rate that each of them uses.
 
-    It counts inside the optimizer's step, so the count is that of the steps taken, under gradient accumulation, in
-    manual optimization and with a scaler that skips steps. It reads the values at that moment, from the groups that
-    the optimizer then has.
+    It counts inside the optimizer's step, so the count is right under gradient accumulation, in manual optimization and
+    with a scaler that skips steps. It reads the values at that moment, from the groups that the optimizer has then.
 
     Args:
         optimizer: the optimizer to follow.
-        suffix: what the names of its series have after the hyper-parameter's: `""`, or `"/SGD-0"`.
-        instead_of: the recorder of another optimizer, in whose place this one comes during the run. Default None.
+        suffix: follows the hyper-parameter in the names of its series: `""`, or `"/SGD-0"`.
+        instead_of: the recorder of an optimizer that this one replaces during the run. Default None.
     """
 
     def __init__(self, optimizer: Optimizer, suffix: str = "", instead_of: Recorder | None = None) -> None:
@@ -55,6 +71,7 @@ class Recorder(RealSteps):
         self._sizes: list[list[int]] = []  # and how many parameters those had
         self._doubtful = False  # something steps within its steps that could not be followed
         self._recorded = [LEARNING_RATE.name]
+        self._quantities: list[Quantity] = [] if instead_of is None else list(instead_of._quantities)
         self._columns: list[Column] | None = None
         self._used: list[float] = []  # by the step under way
         if instead_of is not None:
@@ -64,16 +81,40 @@ class Recorder(RealSteps):
                 known.series, known.begun = None, (0, 0)
 
     def known_groups(self) -> list[KnownGroup]:
-        """What is known of the groups, for another optimizer that comes in the place of this one."""
+        """What is known of the groups, for an optimizer that replaces this one."""
         return [known.as_group(known.group) for known in self.groups]
 
     def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
-        """Begin to follow the optimizer, `step` steps of which were taken before, and to record in `trace`.
+        """Start to follow the optimizer after `step` steps, and to record in `trace`.
 
-        Steps that are taken while `away` says yes are not those of the run.
+        Steps that are taken while `away` returns true are not those of the run.
         """
         self._trace, self.step, self._columns = trace, step, None
         self.follow(away)
+
+    def measure(self, quantity: Quantity) -> None:
+        """Record another quantity from the coming step on; an optimizer that replaces this one continues it.
+
+        Example:
+            >>> import torch
+            >>> class GradientNorm:
+            ...     name = "gradient_norm"
+            ...     def __call__(self, optimizer):
+            ...         gradients = [one.grad for group in optimizer.param_groups for one in group["params"]]
+            ...         return float(torch.linalg.vector_norm(torch.stack([each.norm() for each in gradients])))
+            >>> weight = torch.nn.Parameter(torch.ones(4))
+            >>> optimizer, trace = torch.optim.SGD([weight], lr=0.1), Trace()
+            >>> recorder = Recorder(optimizer)
+            >>> recorder.measure(GradientNorm())
+            >>> recorder.attach(trace)
+            >>> weight.sum().backward()
+            >>> optimizer.step()
+            >>> recorder.detach()
+            >>> {name: series.values.tolist() for name, series in trace.items()}
+            {'lr': [0.1], 'gradient_norm': [2.0]}
+        """
+        self._quantities.append(quantity)
+        self._columns = None
 
     def follow_within(self) -> None:
         """Follow what the optimizer holds by now, too."""
@@ -125,7 +166,7 @@ class Recorder(RealSteps):
         self._bind()
 
     def _forget_groups(self) -> None:
-        """Have the groups looked at anew at the next occasion."""
+        """Take the groups anew before the next step."""
         self._bound = []
 
     def _bind(self) -> None:
@@ -137,7 +178,7 @@ class Recorder(RealSteps):
     # --- a step -----------------------------------------------------------------------------------------------
 
     def new_batch(self) -> None:
-        """Forget steps that an error has ended, and see whether parameters have been put into a group."""
+        """Forget steps that an error has ended, and notice parameters that were added to a group."""
         self._under_way.clear()
         if self._bound and not self.has_parameters:
             self._forget_groups()
@@ -149,17 +190,22 @@ class Recorder(RealSteps):
 
     def _read(self) -> None:
         if self._columns is None:
-            self._columns = list(self._open())
+            self._columns = [*self._open(), *self._open_measured()]
         self._used = [read() for read, _ in self._columns]
 
     def _open(self) -> Iterator[Column]:
-        """What is to be read before each step, and where it is recorded."""
+        """What to read before each step, and where to record it."""
         name_series(self.groups)
         for what in self._recorded:
             for known in self.groups:
                 hyper = HyperParameter.of(what, known.group)
                 if hyper is not None:
                     yield self._column_of(hyper, known)
+
+    def _open_measured(self) -> Iterator[Column]:
+        for quantity in self._quantities:
+            series = self._trace.series(f"{quantity.name}{self.suffix}", self.step, is_measured=True)
+            yield Column(functools.partial(quantity, self.optimizer), series.append)
 
     def _column_of(self, hyper: HyperParameter, known: KnownGroup) -> Column:
         series = self._trace.series(self._name(hyper, known), self.step)
@@ -186,7 +232,7 @@ class Recorder(RealSteps):
             column.note(value)
 
     def _stepped(self) -> None:
-        """What is to be done once a step has been taken."""
+        """Called once a step has been taken."""
 
 
 def decays_by_itself(optimizer: Any) -> bool:

@@ -1,8 +1,8 @@
 """Calls at every real step of an optimizer, whatever kind of optimizer it is.
 
-An optimizer of torch announces its steps to torch's hooks. One that is none, or whose class torch has not prepared (a
-Lookahead that leaves `Optimizer.__init__` out), gets its `step` wrapped while it is followed. An optimizer within
-another (the base optimizer of SAM or Lookahead) belongs to that one: it may be the only one that ever steps.
+An optimizer of torch announces its steps to torch's hooks. Any other object, or one whose class torch has not prepared
+(a Lookahead that skips `Optimizer.__init__`), gets its `step` wrapped while it is followed. An optimizer within another
+(the base optimizer of SAM or Lookahead) is followed with it: it may be the only one that ever steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Follower(Protocol):
     """What is called around each step of an optimizer that is followed."""
 
     def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
-        """A step begins; its arguments, where they are to be others."""
+        """A step starts; returns its arguments, if they are to be changed."""
 
     def after_step(self, optimizer: Any) -> None:
         """A step has been taken."""
@@ -41,7 +41,7 @@ _last_looks: dict[int, Any] = {}  # handles of hooks behind all others, by the i
 
 
 def weak_reference(one: Any, gone: Callable[[], None] = lambda: None) -> Callable[[], Any]:
-    """A weak reference; of an object with slots that has no room for one, a strong one."""
+    """A weak reference, or a strong one to an object whose slots leave no room for a weak one."""
     try:
         return weakref.ref(one, lambda _: gone())
     except TypeError:
@@ -68,7 +68,7 @@ class Following:
 
     @property
     def optimizers(self) -> list[Any]:
-        """The optimizers that it follows, the outermost first; those that are gone are left out."""
+        """The optimizers that it follows and that still exist, the outermost first."""
         return [one for reference in self._references if (one := reference()) is not None]
 
     @property
@@ -81,7 +81,7 @@ class Following:
         return any(one is optimizer for one in self.optimizers)
 
     def stop(self) -> None:
-        """Follow no more; the optimizers are as they were."""
+        """Stop following, and restore the optimizers."""
         for one in self.optimizers:
             _leave(id(one), self._follower)
         for reference, step in self._wrapped:
@@ -91,7 +91,7 @@ class Following:
 
 
 def _leave(identity: int, follower: Follower) -> None:
-    """Take a follower from those of an optimizer, which may be gone."""
+    """Remove a follower of an optimizer, which may be gone."""
     followers = _followers.get(identity, [])
     if follower in followers:
         followers.remove(follower)
@@ -102,9 +102,10 @@ def _leave(identity: int, follower: Follower) -> None:
 
 
 def watch(found: Callable[[Any], None]) -> Callable[[], None]:
-    """Tell of an optimizer that steps and is not followed, before its step; what comes back ends that.
+    """Call `found`, once for each, with an optimizer that is about to step and is not followed; it may follow it.
 
-    It is told once of each; `found` may follow it.
+    Returns:
+        A function that ends this.
     """
     _strangers.clear()
     _watchers.append(found)
@@ -145,7 +146,7 @@ def optimizers_within(optimizer: Any) -> list[Any]:
 
 
 def _held(holder: Any) -> Iterator[Any]:
-    """What looks like an optimizer among the attributes of an object, or in a list or dictionary there."""
+    """The optimizers among the attributes of an object, or in a list or dictionary there."""
     for name, value in list(getattr(holder, "__dict__", {}).items()):
         if name in ("state", "param_groups", "defaults"):
             continue
@@ -161,7 +162,7 @@ def parameters_of(optimizer: Any) -> set[int]:
 
 
 def calls_its_parents(optimizer: Any) -> bool:
-    """Whether a step may announce itself several times: as a `step` that calls that of its parent class does."""
+    """Whether a step may be announced several times, as that of a `step` that calls its parent class's is."""
     steps = [vars(kind).get("step") for kind in type(optimizer).__mro__]
     return sum(bool(getattr(step, "hooked", False)) for step in steps) > 1
 
@@ -208,7 +209,7 @@ def _after_step(optimizer: Any, *_: Any) -> None:
 
 
 def _found(optimizer: Any) -> list[Follower] | None:
-    """Who follows an optimizer that has not been known, once the watchers have been told of it."""
+    """The followers of an optimizer that was unknown, after the watchers were called."""
     known = _strangers.get(id(optimizer))
     if known is not None and known() is optimizer:
         return None
@@ -220,7 +221,7 @@ def _found(optimizer: Any) -> list[Follower] | None:
 
 
 def _look_last(optimizer: Any) -> None:
-    """Let the followers look once more when all hooks of others are through."""
+    """Call the followers once more after the hooks of others."""
     hooks, handle = optimizer._optimizer_step_pre_hooks, _last_looks.get(id(optimizer))
     if handle is not None and next(reversed(hooks)) == handle.id:
         return
@@ -238,7 +239,7 @@ def _look_again(optimizer: Any, *_: Any) -> None:
 
 
 def _install() -> None:
-    """Have torch's hooks for all optimizers as long as somebody is interested."""
+    """Keep torch's global hooks registered while there are followers or watchers."""
     wanted = bool(_followers or _watchers)
     if wanted and not _handles:
         _handles.append(register_optimizer_step_pre_hook(_before_step))
@@ -252,7 +253,7 @@ def _install() -> None:
 
 
 def _calls_hooks(optimizer: Any) -> bool:
-    """Whether torch's hooks are called at the steps of an optimizer: its class has been prepared for that."""
+    """Whether torch calls its hooks at the steps of an optimizer: it has prepared the class."""
     return (
         isinstance(optimizer, Optimizer)
         and hasattr(optimizer, "_optimizer_step_pre_hooks")
@@ -261,7 +262,7 @@ def _calls_hooks(optimizer: Any) -> bool:
 
 
 def _wrap_step(optimizer: Any) -> Any:
-    """Let a method of the object's own tell of its steps: that function, or None where the object takes none."""
+    """Wrap the `step` of an object to announce its steps; None where the object takes no attributes."""
     present: Any = getattr(vars(optimizer).get("step"), "__func__", None) if hasattr(optimizer, "__dict__") else None
     if getattr(present, "followers", 0):
         present.followers += 1
@@ -269,7 +270,7 @@ def _wrap_step(optimizer: Any) -> Any:
     original = optimizer.step
 
     def step(self: Any, *args: Any, **given: Any) -> Any:
-        if not told.followers:  # somebody has kept it
+        if not announced.followers:  # other code has kept it
             return original(*args, **given)
         changed = _before_step(self, (self, *args), given)
         if changed is not None:
@@ -278,13 +279,13 @@ def _wrap_step(optimizer: Any) -> Any:
         _after_step(self)
         return result
 
-    told: Any = step
-    told.followers, told.original = 1, original
+    announced: Any = step
+    announced.followers, announced.original = 1, original
     try:
         optimizer.step = types.MethodType(step, optimizer)
     except AttributeError:  # it has slots
         return None
-    return told
+    return announced
 
 
 def _unwrap_step(optimizer: Any, step: Any) -> None:

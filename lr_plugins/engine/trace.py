@@ -1,4 +1,4 @@
-"""The one record: the learning rate really used at each optimizer step, for every param group."""
+"""The one record: the learning rate used at each optimizer step, for every param group."""
 
 from __future__ import annotations
 
@@ -22,25 +22,31 @@ if TYPE_CHECKING:
 class Series:
     """One param group's learning rates at consecutive optimizer steps, 8 bytes a step.
 
-    Groups that one schedule drives have their values in common, each by a share.
+    Groups that one schedule drives share a column, each with a factor of its own: a step then costs one append and 8
+    bytes, whatever the number of groups.
 
     Args:
         first_step: the optimizer step (from 0) that the first value belongs to.
-        column: the values that it has in common with others. Default None: its own.
-        share: by which the values in common are multiplied. Default 1.
+        column: the values that it shares with other series. Default None: its own.
+        share: the factor of the shared values. Default 1.
+
+    Attributes:
+        is_measured: true for a quantity that each process measures for itself, such as a gradient norm; false for a
+            hyper-parameter, on which all ranks have to agree.
     """
 
     def __init__(self, first_step: int = 0, column: array[float] | None = None, share: float = 1.0) -> None:
         self.first_step = first_step
         self.column = array("d") if column is None else column
         self.share = share
+        self.is_measured = False
 
     def append(self, value: float) -> None:
-        """Record the learning rate of the next step; only for a series that has its values to itself."""
+        """Record the value of the next step; only for a series with a column of its own."""
         self.column.append(value)
 
     def part(self) -> None:
-        """Take the values so far for its own: from now on they are not those of others any more."""
+        """Copy the values so far into a column of its own."""
         self.column, self.share = array("d", self.values.tolist()), 1.0
 
     def __len__(self) -> int:
@@ -82,7 +88,8 @@ class Series:
 class Trace(Mapping[str, Series]):
     """The learning rate used at each optimizer step, by name: `lr`, or `lr/<group>` where there are several.
 
-    A group that goes and comes back has NaN in between.
+    The other hyper-parameters that a schedule drives are in it too, and so are the quantities that a `Recorder` was
+    asked to measure. A group that goes and comes back has NaN in between.
 
     Example:
         >>> trace = Trace()
@@ -96,25 +103,38 @@ class Trace(Mapping[str, Series]):
 
     @property
     def by_name(self) -> dict[str, Series]:
-        """The series; quicker to go through than the mapping, for what is done at every step."""
+        """The series as a dictionary, which is faster than the mapping for code that runs at every step."""
         return self._series
 
-    def series(self, name: str, first_step: int = 0) -> Series:
-        """The series of a name, begun at `first_step` if there is none yet; one that has ended goes on after a gap."""
+    @property
+    def hyperparameters(self) -> dict[str, Series]:
+        """The series on which all ranks have to agree."""
+        return {name: series for name, series in self._series.items() if not series.is_measured}
+
+    def series(self, name: str, first_step: int = 0, is_measured: bool = False) -> Series:
+        """The series of a name, begun at `first_step` if there is none yet; one that has ended continues after a gap.
+
+        Args:
+            name: its name.
+            first_step: the optimizer step of the next value.
+            is_measured: whether it is a quantity that each process measures for itself. Default False: a
+                hyper-parameter.
+        """
         series = self._series.setdefault(name, Series(first_step))
+        series.is_measured = is_measured
         if series.next_step < first_step:
             series.part()
             series.column.extend(repeat(math.nan, first_step - series.next_step))
         return series
 
     def column(self, shares: Mapping[str, float], first_step: int) -> array[float] | None:
-        """Values in common for several names, each by a share, begun at `first_step` if there is none of the names yet.
+        """A column that several names share, each with a factor, starting at `first_step` if the names are new.
 
-        None if the values that they have so far are no common ones (a group has joined them): then each goes on alone.
+        None if their values so far are not shared (a group has joined them): then each continues with its own.
         """
         for name, other in self._series.items():
             if name not in shares and any(other.column is self[each].column for each in shares if each in self):
-                other.part()  # its group has gone, and those that it had its values in common with go on
+                other.part()  # its group has gone, and those that it shared the column with continue
         if not any(name in self._series for name in shares):
             column = array("d")
             self._series |= {name: Series(first_step, column, share) for name, share in shares.items()}
@@ -143,13 +163,14 @@ class Trace(Mapping[str, Series]):
 
     def first(self) -> float | None:
         """The first learning rate of the first group, or None before the first step."""
-        return next((series.first() for series in self.values() if len(series)), None)
+        return next((series.first() for series in self.hyperparameters.values() if len(series)), None)
 
     def last(self) -> float | None:
         """The learning rate of the first group at the most recent optimizer step, or None before the first."""
         # Series end where groups come and names change.
-        recent = max((series.next_step for series in self.values() if len(series)), default=0)
-        return next((series.last() for series in self.values() if len(series) and series.next_step == recent), None)
+        known = [series for series in self._series.values() if len(series) and not series.is_measured]
+        recent = max((series.next_step for series in known), default=0)
+        return next((series.last() for series in known if series.next_step == recent), None)
 
     def to_csv(self, path: str | Path) -> Path:
         """Write one line per optimizer step: `step`, then a column per name; empty where a group did not exist."""

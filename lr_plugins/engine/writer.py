@@ -1,27 +1,22 @@
-"""The one writer: puts the schedules' values into an optimizer just before each of its steps."""
+"""The one writer: writes the schedules' values into an optimizer just before each of its steps."""
 
 from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch.optim import Optimizer
 
 from lr_plugins.engine.audit import Audit
 from lr_plugins.engine.driven_groups import DrivenGroups, Place
-from lr_plugins.engine.hyperparameter import (
-    LEARNING_RATE,
-    HyperParameter,
-    check_hyper_parameter,
-    has_hyper_parameter,
-)
+from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter, check_hyper_parameter
 from lr_plugins.engine.known_groups import (
     Group,
     KnownGroup,
     name_series,
 )
+from lr_plugins.engine.own_values import base_value, own_value, share_of
 from lr_plugins.engine.param_groups import Layout, Names
 from lr_plugins.engine.recorder import Column, Recorder
 from lr_plugins.engine.trace import Trace
@@ -32,19 +27,19 @@ from lr_plugins.schedules.assign import Assign
 class Writer(Recorder):
     """A recorder that first writes what the schedules say.
 
-    The value of the coming step is written as soon as the step before it is done, so that whoever looks in
-    between sees it; and again just before the step, so that nothing written in between is used. A group's
-    value is the schedule's times the group's share (see `Assign`).
+    The post-step hook writes the value of the coming step, so code that reads `param_groups` between steps sees it; the
+    pre-step hook ensures that it is still in place, so nothing written in between is used. A group's value is the
+    schedule's times the group's share (see `Assign`).
 
     Args:
-        optimizer: the optimizer to write to. It must be as it was built: its own values are read here, and its
-            groups are split where an assignment is for some of their parameters only.
+        optimizer: the optimizer to write to, as it was built: its own values are read here, and groups are split
+            where an assignment is for some of their parameters only.
         assignments: those for this optimizer, by their index among all.
-        place: where a step of this optimizer is in the run.
+        place: the position of a step of this optimizer in the run.
         names: the names of the module's parameters.
-        suffix: what the names of this optimizer's series have after the hyper-parameter's.
-        audit: where it is noted who else writes. Default None: nowhere.
-        instead_of: the writer of another optimizer, in whose place this one comes during the run. Default None.
+        suffix: follows the hyper-parameter in the names of this optimizer's series.
+        audit: counts the writes of other code. Default None: one of its own.
+        instead_of: the writer of an optimizer that this one replaces during the run. Default None.
     """
 
     def __init__(
@@ -80,7 +75,7 @@ class Writer(Recorder):
 
     @property
     def learning_rate(self) -> float:
-        """What the first schedule of a learning rate says for the coming step; NaN before `refresh`."""
+        """The value of the first schedule of a learning rate for the coming step; NaN before `refresh`."""
         return next((drive.value for drive in self.drives if drive.hyper == LEARNING_RATE), math.nan)
 
     @property
@@ -95,7 +90,7 @@ class Writer(Recorder):
     # --- param groups and their own values --------------------------------------------------------------------
 
     def _take_groups(self) -> None:
-        """Take the groups as they are, and look after those that are new."""
+        """Take the groups as they are, and drive those that are new."""
         self._note_written()
         self.layout.arrange(self._here())
         self.groups = self.layout.groups
@@ -109,7 +104,7 @@ class Writer(Recorder):
         new = [known for known in self.groups if known not in driven]
         if new:
             for what in dict.fromkeys(one.to for one in self._assignments.values()):
-                self._look_after(what, new)
+                self._drive_hyper_parameter(what, new)
             self._bind()
 
     def _here(self) -> tuple[int, int]:
@@ -123,7 +118,7 @@ class Writer(Recorder):
         super()._bind()
         for drive in self.drives:
             drive.bind(self.optimizer)
-        # Most have one schedule for all groups, and nothing within: then a single look at the values tells everything.
+        # Usually one schedule drives all groups, with no optimizer within: then one pass over the values is enough.
         alone = len(self.drives) == len(self._bound) == 1 and self.drives[0].is_plain
         self._alone = self.drives[0] if alone and len(self.drives[0].shares) == len(self.groups) else None
 
@@ -132,7 +127,7 @@ class Writer(Recorder):
         self._alone = None
 
     def _is_as_written(self) -> bool:
-        """Whether all groups, those that are there now, hold what was written; False where that takes a longer look."""
+        """Whether all current groups hold what was written; False where that takes `_detect_foreign_writes`."""
         drive = self._alone
         if drive is None:
             return False
@@ -145,8 +140,8 @@ class Writer(Recorder):
             return False
         return len(groups) == len(self.groups)
 
-    def _look_after(self, what: str, groups: Sequence[KnownGroup]) -> None:
-        """Let one of the hyper-parameters of new groups be driven."""
+    def _drive_hyper_parameter(self, what: str, groups: Sequence[KnownGroup]) -> None:
+        """Drive one of the hyper-parameters of new groups."""
         meant = {}
         for known in groups:
             fitting = [
@@ -167,7 +162,7 @@ class Writer(Recorder):
         if self._assignments[index].chooses:
             base = known.owns[hyper]
         else:
-            share *= self._ratio(hyper, known)
+            share *= share_of(known.owns[hyper], base, hyper, self.optimizer)
         if not math.isfinite(share):
             allowed = "such that each param group's share of the schedule's value is a finite number"
             raise InvalidArgument("Assign.layer_decay and the groups' own values", share, allowed)
@@ -190,34 +185,20 @@ class Writer(Recorder):
         for known in able:
             if hyper in known.owns and (hyper in self._bases or known.holds(hyper)):
                 continue  # what the group holds is ours, not its own
-            known.owns[hyper] = _own_value(hyper, known, self.optimizer)
+            known.owns[hyper] = own_value(hyper, known.group, self.optimizer)
             known.bases.pop(hyper, None)
         if hyper in self._bases:
             return
-        owns, bases = {known.owns[hyper] for known in able}, {known.bases.get(hyper) for known in able}
-        default = hyper.default(self.optimizer)
+        bases = {known.bases.get(hyper) for known in able}
         if len(bases) == 1 and None not in bases:
             self._bases[hyper] = bases.pop()  # type: ignore[assignment]
         else:
-            self._bases[hyper] = able[0].owns[hyper] if default is None or len(owns) == 1 else default
+            self._bases[hyper] = base_value([known.owns[hyper] for known in able], hyper.default(self.optimizer))
         for known in able:
             known.bases[hyper] = self._bases[hyper]
 
-    def _ratio(self, hyper: HyperParameter, known: KnownGroup) -> float:
-        own, base = known.owns[hyper], self._bases[hyper]
-        if own == base:
-            return 1.0
-        if base > 0:
-            return own / base
-        raise InvalidArgument(
-            f"the default {hyper.name} of {type(self.optimizer).__name__}",
-            base,
-            "greater than 0 where param groups have values of their own",
-            f"Group {self.groups.index(known)} has {hyper.name} {own:g}, and groups keep their ratio to the default.",
-        )
-
     def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
-        """As a recorder; groups that come from now on come in the run."""
+        """Start to follow, as a recorder does; groups that appear from now on appear during the run."""
         super().attach(trace, step, away)
         self._begun = True
         if step or not self.has_groups:  # a checkpoint has changed what the groups hold
@@ -225,7 +206,7 @@ class Writer(Recorder):
             self._note_found()
 
     def _note_found(self) -> None:
-        """Note what the groups hold before anything is written, to tell who else writes."""
+        """Note what the groups hold before anything is written, to detect writes before the first step."""
         self._found = [
             (drive.hyper, known, drive.hyper.read(known.group)) for drive in self.drives for known in drive.shares
         ]
@@ -251,12 +232,12 @@ class Writer(Recorder):
         return [known for known in self.groups if one is not None and self.layout.fits(one, known)]
 
     def restore_groups(self, series: Sequence[str], begun: Sequence[Sequence[int]]) -> None:
-        """Take up what a checkpoint knows of the groups: the names of their series, and when they came."""
+        """Restore what a checkpoint knows of the groups: the names of their series, and when they came."""
         if not len(series) == len(begun) == len(self.groups):
             return
         for known, name in zip(self.groups, series, strict=True):
             known.series = name
-        self.layout.took([(when[0], when[1]) for when in begun])
+        self.layout.restore_begun([(when[0], when[1]) for when in begun])
         if any(one.since == "group" for one in self._assignments.values()):
             self.drives = []
             self._take_groups()
@@ -267,7 +248,7 @@ class Writer(Recorder):
         """Write the values of the coming step, computed anew.
 
         Raises:
-            TrainingError: a schedule's value is none that the hyper-parameter can have.
+            TrainingError: a schedule's value is not one that the hyper-parameter can have.
         """
         if not self.active:
             if not self.has_groups:
@@ -278,7 +259,7 @@ class Writer(Recorder):
         elif self._written:
             self._detect_foreign_writes()
         if self._found:
-            self._look_before_the_first()
+            self._detect_early_writes()
         if self.active:  # it has not given way to what was found
             self._write()
 
@@ -289,7 +270,7 @@ class Writer(Recorder):
         self._written = True
 
     def _open(self) -> Iterator[Column]:
-        """What a schedule drives is what it has written, and recorded once for all its groups."""
+        """A driven value is read from its schedule, and recorded once for all groups of that schedule."""
         name_series(self.groups)
         for what in self._recorded:
             driven: set[KnownGroup] = set()
@@ -307,15 +288,15 @@ class Writer(Recorder):
                     yield self._column_of(hyper, known)
 
     def _detect_foreign_writes(self, during: bool = False, replaced: bool = False) -> bool:
-        """Note who has written since; whether somebody has."""
+        """Note who has written since; returns whether anyone has."""
         found = [(drive, moved) for drive in self.drives if (moved := drive.moved())]
         if not found:
             return False
         foreign = [self._note(drive, *moved, during, replaced) for drive, moved in found]
         return any(foreign)
 
-    def _look_before_the_first(self) -> None:
-        """Note who has written between the begin of the fit and the first value of ours."""
+    def _detect_early_writes(self) -> None:
+        """Note who has written between the start of the fit and our first value."""
         found, self._found = self._found, []
         drives = {(drive.hyper, known): drive for drive in self.drives for known in drive.shares}
         for hyper, known, value in found:
@@ -337,7 +318,7 @@ class Writer(Recorder):
         during: bool = False,
         replaced: bool = False,
     ) -> bool:
-        """Note that a group has another value than was written to it; not where that is the plan's all the same."""
+        """Note that a group has another value than was written to it, unless that is the plan's value all the same."""
         known = next(one for one in self.groups if any(group is each for each in (one.group, *one.copies)))
         if not during:  # another epoch may have begun since, or a metric have been observed
             expected = drive.value_at(self.step) * drive.shares[known]
@@ -372,101 +353,7 @@ class Writer(Recorder):
         self._stepped()
 
     def _stepped(self) -> None:
-        # Past the end nobody needs a value, and a schedule may have none.
+        # Past the end no value is needed, and a schedule may have none.
         self._written = self.active and (self.total_steps is None or self.step < self.total_steps)
         if self._written:
             self.advance()
-
-
-def _own_value(hyper: HyperParameter, known: KnownGroup, optimizer: Optimizer) -> float:
-    """What a group was built with: a scheduler of torch has kept it, where there has been one."""
-    group = known.group
-    if hyper != LEARNING_RATE or "initial_lr" not in group:
-        return hyper.read(group)
-    default = hyper.default(optimizer)
-    # OneCycleLR begins with a share of its own peak, and what the group was built with is nowhere.
-    return default if "max_lr" in group and default is not None else float(group["initial_lr"])
-
-
-def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]) -> list[dict[int, Assign]]:
-    """For each optimizer its assignments, by their index among all.
-
-    Raises:
-        InvalidArgument: an assignment is for an optimizer, or for a hyper-parameter, that there is not.
-    """
-    found: list[dict[int, Assign]] = [{} for _ in optimizers]
-    for index, assignment in enumerate(assignments):
-        chosen = [at for at, optimizer in enumerate(optimizers) if _means(assignment, at, optimizer)]
-        if not chosen:
-            names = ", ".join(f"{at}: {type(one).__name__}" for at, one in enumerate(optimizers))
-            raise InvalidArgument("Assign.optimizer", assignment.optimizer, f"one of the optimizers ({names})")
-        for at in chosen:
-            groups = optimizers[at].param_groups
-            if any(assignment.to in group and group[assignment.to] is None for group in groups):
-                check_hyper_parameter(assignment.to, optimizers[at], [{assignment.to: None}])  # says what to do
-        able = [at for at in chosen if has_hyper_parameter(assignment.to, optimizers[at])]
-        if not able:
-            first = optimizers[chosen[0]]
-            check_hyper_parameter(assignment.to, first, first.param_groups)  # says what there is
-        for at in able:
-            found[at][index] = assignment
-    return found
-
-
-def _means(assignment: Assign, at: int, optimizer: Optimizer) -> bool:
-    return assignment.optimizer is None or assignment.optimizer in (at, type(optimizer).__name__)
-
-
-def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names: Names) -> None:
-    """Refuse an assignment that chooses nothing.
-
-    Parameters of the module that are in no param group yet may get into one later (when they are unfrozen).
-
-    Raises:
-        InvalidArgument: there is one; the message lists what there is.
-    """
-    for index, one in enumerate(assignments):
-        pattern = one.params
-        chosen = [(writer, writer.chosen_by(index)) for writer in writers if one.chooses]
-        for writer, groups in chosen:
-            if groups:
-                check_hyper_parameter(one.to, writer.optimizer, [known.group for known in groups])
-        if not one.chooses or any(groups for _, groups in chosen):
-            continue
-        if pattern is None:
-            everyone = [group for writer in writers for group in writer.optimizer.param_groups]
-            there = ", ".join(repr(group.get("name", at)) for at, group in enumerate(everyone))
-            raise InvalidArgument("Assign.group", one.group, f"the name or index of a param group ({there})")
-        if not any(re.search(pattern, name) for name in _still_to_come(writers, names)):
-            some = ", ".join(list(names.values())[:8]) + (" ..." if len(names) > 8 else "")
-            allowed = f"an expression found in the name of a parameter ({some}) that is in the groups meant"
-            raise InvalidArgument("Assign.params", pattern, allowed)
-
-
-def describe_targets(writers: Sequence[Writer]) -> dict[DrivenGroups, str]:
-    """What each drive sets, in words: with optimizer and param groups where those of a hyper-parameter differ."""
-    said = {}
-    for writer in writers:
-        name_series(writer.groups)
-    drives = [(writer, drive) for writer in writers for drive in writer.drives]
-    names = [drive.hyper.name for _, drive in drives]
-    for writer, drive in sorted(drives, key=lambda one: names.index(one[1].hyper.name)):
-        mine = [(of, other) for of, other in drives if other.hyper.name == drive.hyper.name]
-        agree = len({other.value for _, other in mine}) == 1
-        alone = [of for of, _ in mine].count(writer) == 1
-        groups = "" if agree or alone else ", ".join(_title(known) for known in drive.shares)
-        parts = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
-        said[drive] = " ".join(part for part in parts if part)
-    return said
-
-
-def _title(known: KnownGroup) -> str:
-    """What a group is called in a sentence."""
-    return (known.series or "").lstrip("/") or str(known.group.get("name", known.at))
-
-
-def _still_to_come(writers: Sequence[Writer], names: Names) -> list[str]:
-    """The parameters that are in no param group yet."""
-    groups = [group for writer in writers for group in writer.optimizer.param_groups]
-    there = {id(parameter) for group in groups for parameter in group["params"]}
-    return [name for identity, name in names.items() if identity not in there]

@@ -13,9 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lr_plugins.checkpoint_state import StateFormat, count
 from lr_plugins.engine.audit import Audit
+from lr_plugins.engine.driven_optimizers import check_chosen, optimizers_of
 from lr_plugins.engine.known_groups import KnownGroup, remember
 from lr_plugins.engine.param_groups import names_in_groups, parameter_names
-from lr_plugins.engine.writer import Writer, check_chosen, optimizers_of
+from lr_plugins.engine.writer import Writer
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.interop.portable import Portable
 from lr_plugins.interop.step_watch import watch

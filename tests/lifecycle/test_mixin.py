@@ -1,4 +1,7 @@
-"""The LightningModule's own door: the same engine, messages and state."""
+"""A LightningModule that brings its schedule along: the same engine, messages and state."""
+
+import inspect
+import typing
 
 import pytest
 import pytorch_lightning as pl
@@ -122,3 +125,34 @@ def test_the_next_fit_goes_on_also_after_a_validation(tmp_path):
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, loader())
     assert len(set(spy.at_step)) == 3
+
+
+def test_it_has_every_option_of_the_callback():
+    options = inspect.signature(LearningRateScheduler).parameters
+    annotations = typing.get_type_hints(LearningRateScheduleMixin)
+    of_callback = typing.get_type_hints(LearningRateScheduler.__init__)
+    for name, option in options.items():
+        attribute = f"learning_rate_{name}"
+        if name == "schedule":  # may also be built
+            assert annotations[attribute] == of_callback[name] | None
+            continue
+        assert getattr(LearningRateScheduleMixin, attribute) == option.default
+        assert annotations[attribute] == of_callback[name]
+    named = {name for name in annotations if name.startswith("learning_rate_")}
+    assert named == {f"learning_rate_{name}" for name in options}
+
+
+def test_its_options_reach_the_callback():
+    told = []
+
+    class Configured(Module):
+        learning_rate_on_conflict = "theirs"
+        learning_rate_on_resume = "config"
+
+        def learning_rate_advice(line):
+            told.append(line)
+
+    [scheduler] = Configured().configure_callbacks()
+    assert (scheduler.on_conflict, scheduler.on_resume) == ("theirs", "config")
+    scheduler.advice("said")
+    assert told == ["said"]

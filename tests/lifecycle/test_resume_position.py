@@ -286,7 +286,7 @@ def test_a_plateaus_checkpoint_under_another_schedule_is_refused_with_its_own_va
 def test_plans_that_agree_at_that_step_are_told(tmp_path, monkeypatch):
     path, _ = interrupted(StepDecay(0.1, every="4ep"), tmp_path)
     told = []
-    monkeypatch.setattr("lr_plugins.callbacks.learning_rate_scheduler.rank_zero_info", told.append)
+    monkeypatch.setattr("lr_plugins.callbacks.resume.rank_zero_info", told.append)
     assert resume(path, StepDecay(0.1, every="3ep")) == [0.1] * 6 + [0.05] * 12
     assert len(told) == 1
     assert "At step 12 the plan changes, without a jump" in told[0]

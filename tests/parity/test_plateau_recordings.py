@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lr_plugins import Position
-from lr_plugins.callbacks.learning_rate_scheduler import MESSAGES
+from lr_plugins.callbacks.messages import MESSAGES
 from lr_plugins.console.keras_text import format_rate
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.keras import ReduceLROnPlateau

@@ -1,0 +1,53 @@
+"""Schedulers of torch that Lightning runs on the optimizers that a schedule of ours drives."""
+
+from __future__ import annotations
+
+import math
+
+from lr_plugins._lightning.compat import LightningModule, Trainer
+from lr_plugins.engine.audit import OnConflict
+from lr_plugins.engine.driven_optimizers import DrivenOptimizers
+from lr_plugins.errors import TrainingError
+from lr_plugins.rank_zero import rank_zero_warn
+
+
+def source_of(trainer: Trainer, found: float) -> str:
+    """Who has written a value: a scheduler that Lightning runs, if it is one of its values."""
+    for config in trainer.lr_scheduler_configs:
+        if any(math.isclose(found, float(rate)) for rate in getattr(config.scheduler, "_last_lr", ())):
+            return type(config.scheduler).__name__
+    return "other code"
+
+
+def check_configured(
+    trainer: Trainer, module: LightningModule, driven: DrivenOptimizers, on_conflict: OnConflict
+) -> None:
+    """Do what `on_conflict` says where the module returns schedulers, too.
+
+    Raises:
+        TrainingError: the choice is `"error"`.
+    """
+    if trainer.lr_scheduler_configs:
+        what = f"{type(module).__name__}.configure_optimizers() returns {_names(trainer)} as well"
+        _handle(what, driven, on_conflict)
+
+
+def check_added(trainer: Trainer, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
+    """Give way to schedulers that a callback has added; those appear at the start of an epoch."""
+    if on_conflict == "theirs" and trainer.lr_scheduler_configs and driven.active:
+        _handle(f"{_names(trainer)} has come in epoch {trainer.current_epoch}", driven, on_conflict)
+
+
+def _names(trainer: Trainer) -> str:
+    return ", ".join(type(one.scheduler).__name__ for one in trainer.lr_scheduler_configs)
+
+
+def _handle(what: str, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
+    choices = "Choose on_conflict='ours' or 'theirs'. Or return the optimizer alone, or leave one of the two out."
+    if on_conflict == "error":
+        raise TrainingError(f"{what}, and LearningRateScheduler has on_conflict='error'. {choices}")
+    if on_conflict == "theirs":
+        rank_zero_warn(f"{what}. LearningRateScheduler gives way to it, and only records. {choices}")
+        driven.give_way()
+    else:
+        rank_zero_warn(f"{what}. LearningRateScheduler overrides it at every step. {choices}")

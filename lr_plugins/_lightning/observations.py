@@ -1,0 +1,202 @@
+"""What the schedules of a run observe in a Trainer: metrics, when they are complete, for each driven optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, SupportsFloat
+
+from lr_plugins._lightning.compat import LightningModule, Trainer
+from lr_plugins._lightning.epoch_results import epoch_means, restore_epoch_sums, validate
+from lr_plugins._lightning.metrics import Observer
+from lr_plugins.engine.driven_groups import DrivenGroups
+from lr_plugins.engine.driven_optimizers import DrivenOptimizers
+from lr_plugins.engine.writer import Writer
+from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Observation
+
+Measure = Callable[[Trainer, LightningModule], float]
+"""A quantity to measure at the start of each epoch."""
+
+Changes = Sequence[tuple[DrivenGroups, Change]]
+"""Decisions of schedules, each with what it changes."""
+
+
+class Observations:
+    """Lets the schedules of each optimizer observe what a Trainer logs, and writes what they decide.
+
+    Args:
+        trainer: the Trainer of the run.
+        driven: its optimizers and their schedules.
+        measure: what is measured for an epoch, by the name under which schedules monitor it.
+        steps: how many steps each optimizer has taken.
+
+    Attributes:
+        by_writer: what each optimizer's schedules observe; for what is done at every batch.
+    """
+
+    def __init__(
+        self, trainer: Trainer, driven: DrivenOptimizers, measure: Mapping[str, Measure], steps: Sequence[int]
+    ) -> None:
+        self._trainer, self._driven, self._measure = trainer, driven, measure
+        self._observed_until = -1  # epochs whose metrics have been observed
+        self.by_writer: dict[Writer, Observer] = {}
+        self.restart(steps)
+
+    def check_validation(self) -> None:
+        """Refuse to observe a validation that never happens.
+
+        Raises:
+            TrainingError: a schedule observes after each validation, and this fit has none.
+        """
+        for monitor in self._driven.monitors():
+            if monitor.when == VALIDATION and not self._trainer.enable_validation:
+                raise TrainingError(
+                    f"a schedule observes {monitor.metric!r} after each validation run, and this fit has none: give it "
+                    'validation data, or observe at when="epoch"'
+                )
+
+    def restart(self, steps: Iterable[int]) -> None:
+        """Forget what was logged so far."""
+        self.by_writer = {
+            writer: self._observer(writer, step) for writer, step in zip(self._driven.writers, steps, strict=True)
+        }
+
+    def _observer(self, writer: Writer, step: int) -> Observer:
+        return Observer(self._trainer, _watched(writer), self._measure, step)
+
+    def follow(self, continued: Mapping[Writer, Writer | None]) -> None:
+        """Optimizers were replaced: a new one observes what the one before it would have.
+
+        Args:
+            continued: each writer that there is now, with the one whose run it continues.
+        """
+        self.by_writer = {
+            writer: self._observer(writer, writer.step) if before is None else self.by_writer[before]
+            for writer, before in continued.items()
+        }
+
+    @property
+    def known(self) -> set[str]:
+        """The names of all metrics logged so far."""
+        return set().union(*(observer.known for observer in self.by_writer.values()))
+
+    @property
+    def never_logged(self) -> list[str]:
+        """The metrics that a schedule observes and that were never logged."""
+        return sorted({monitor.metric for monitor in self._driven.monitors()} - self.known)
+
+    @property
+    def needs_epoch_sums(self) -> bool:
+        """Whether a schedule observes what is logged for whole epochs or validations, and is not measured here."""
+        names = {monitor.metric for monitor in self._driven.monitors() if monitor.when in (EPOCH, VALIDATION)}
+        return bool(names - set(self._measure))
+
+    # --- occasions --------------------------------------------------------------------------------------------
+
+    def note(self, occasion: str) -> None:
+        """An epoch or a validation is over. Its metrics are complete only later."""
+        for observer in self.by_writer.values():
+            observer.over.add(occasion)
+
+    def observe(self, when: str, measured: Mapping[str, SupportsFloat] | None = None) -> Changes:
+        """Let all schedules observe on an occasion.
+
+        Args:
+            when: the occasion.
+            measured: what was measured for it. Default: nothing.
+        """
+        changes: list[tuple[DrivenGroups, Change]] = []
+        for writer, observer in self.by_writer.items():
+            changes += apply_observation(writer, observer.observation(when, measured or {}))
+        return changes
+
+    def is_epoch_due(self, trainer: Trainer) -> bool:
+        """Whether the epoch before has not been observed yet; true only once an epoch."""
+        if self._observed_until >= trainer.current_epoch:
+            return False
+        self._observed_until = trainer.current_epoch
+        return True
+
+    def observe_epoch(self, trainer: Trainer, module: LightningModule, last: bool) -> tuple[Changes, Changes]:
+        """Measure, and let the schedules observe what the epoch before has logged.
+
+        Args:
+            trainer: the Trainer of the run.
+            module: what is trained.
+            last: whether that was the last epoch: then nothing is measured for the next.
+
+        Returns:
+            The decisions that come from the epoch before, and those that come only from what was measured now, which
+            belong to the coming epoch.
+        """
+        measured = {} if last else {name: measure(trainer, module) for name, measure in self._measure.items()}
+        for name, value in measured.items():
+            module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
+        changes = self.observe(EPOCH, measured)
+        is_measured = [{monitor.metric for monitor in drive.schedule.monitors} <= {*measured} for drive, _ in changes]
+        of_before = [change for change, coming in zip(changes, is_measured, strict=True) if not coming]
+        of_coming = [change for change, coming in zip(changes, is_measured, strict=True) if coming]
+        return of_before, of_coming
+
+    # --- the checkpoint ---------------------------------------------------------------------------------------
+
+    def state(self) -> list[dict[str, Any]]:
+        """Of each optimizer what is logged and not observed yet; all ranks have to call it."""
+        return [observer.state() for observer in self.by_writer.values()]
+
+    def restore(self, waiting: Sequence[Mapping[str, Any]]) -> None:
+        """Continue from a state."""
+        for observer, state in zip(self.by_writer.values(), waiting, strict=False):
+            observer.load(state)
+
+    def resume_epoch(self, sums_by_rank: Sequence[list[dict[str, Any]]], validates: bool | None) -> None:
+        """Continue an epoch that a checkpoint interrupted; complete it where its last batch was done.
+
+        Lightning considers such an epoch over: it neither validates nor logs its means. What the module itself logs at
+        the end of an epoch remains unknown.
+
+        Args:
+            sums_by_rank: what each process had summed up.
+            validates: whether a validation was to follow the last batch; None: not all batches were done.
+        """
+        trainer = self._trainer
+        sums = sums_by_rank[trainer.global_rank] if len(sums_by_rank) == trainer.world_size else []
+        if validates is None:
+            restore_epoch_sums(trainer, sums)
+            return
+        for observer in self.by_writer.values():
+            observer.add(EPOCH, epoch_means(sums))
+        self.note(EPOCH)
+        if validates and trainer.enable_validation:
+            validate(trainer)
+
+
+def apply_observation(writer: Writer, observation: Observation) -> list[tuple[DrivenGroups, Change]]:
+    """Let the schedules of one optimizer observe; writes and returns what they decide."""
+    before = [drive.state for drive in writer.drives]
+    for drive in writer.drives:
+        if drive.state is not None:
+            place = drive.place(writer.step, drive.base)
+            drive.state = drive.schedule.observe(drive.state, place, observation)
+    after = [drive.state for drive in writer.drives]
+    if before != after:
+        writer.refresh()
+    states: Iterator[tuple[DrivenGroups, Any, Any]] = zip(writer.drives, before, after, strict=True)
+    return [(drive, change) for drive, old, new in states for change in drive.schedule.changes(old, new)]
+
+
+def _watched(writer: Writer) -> dict[str, set[str]]:
+    """What the schedules of an optimizer monitor, by occasion."""
+    watched: dict[str, set[str]] = {BEGIN: set(), EPOCH: set(), VALIDATION: set()}
+    for drive in writer.drives:
+        for monitor in drive.schedule.monitors:
+            watched.setdefault(monitor.when, set()).add(monitor.metric)
+    return watched
+
+
+def check_measures(field: str, measure: Mapping[str, Measure]) -> dict[str, Measure]:
+    """Quantities to measure, by name, if all of them are functions."""
+    for name, function in measure.items():
+        if not callable(function):
+            raise InvalidArgument(f"{field}[{name!r}]", function, "a function of (trainer, module), e.g. FullPass()")
+    return dict(measure)

@@ -1,0 +1,76 @@
+"""What LearningRateScheduler prints: Keras' sentences, and the reasons of schedules for their decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from lr_plugins.console.keras_text import format_rate
+from lr_plugins.engine.driven_groups import DrivenGroups
+from lr_plugins.engine.driven_optimizers import DrivenOptimizers, describe_targets
+from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
+from lr_plugins.schedules.metric_driven.base import MetricDriven
+from lr_plugins.schedules.observation import Change
+
+Style = Literal["keras2", "keras3"]
+"""Whose sentence is printed: that of Keras 2 or of Keras 3."""
+
+STYLES: tuple[Style, ...] = get_args(Style)
+
+KERAS_SENTENCES: dict[Style, str] = {
+    "keras2": "\nEpoch {epoch:05d}: LearningRateScheduler setting learning rate to {value}.",
+    "keras3": "\nEpoch {epoch}: LearningRateScheduler setting learning rate to {value}.",
+}
+"""What Keras prints at the start of an epoch, character by character."""
+
+MESSAGES: dict[Style, str] = {
+    style: sentence.replace("LearningRateScheduler setting learning rate", "{who} {verb} {what}") + "{why}"
+    for style, sentence in KERAS_SENTENCES.items()
+}
+"""The same sentence for any schedule, hyper-parameter and reason."""
+
+
+def announce(epoch: int, driven: DrivenOptimizers, verbose: int, style: Style) -> None:
+    """Print, at the start of an epoch, the values that schedules of time set."""
+    of_time = [drive for _, drive in driven.drives() if not isinstance(drive.schedule, MetricDriven)]
+    changes = [(drive, drive.schedule.announcement(drive.state)) for drive in of_time]
+    report(epoch, changes, driven, verbose, style)
+
+
+@rank_zero_only
+def report(
+    epoch: int, changes: Sequence[tuple[DrivenGroups, Change]], driven: DrivenOptimizers, verbose: int, style: Style
+) -> None:
+    """Print what schedules have decided.
+
+    Args:
+        epoch: the number to print, from 1.
+        changes: the decisions, each with what it changes.
+        driven: the optimizers. Nothing is printed once they have given way to other code.
+        verbose: 0 prints only what a schedule itself asks for, and gives warnings as warnings; 1 prints all.
+        style: whose sentence.
+    """
+    if not changes or not driven.active:
+        return
+    for _, change in changes if verbose <= 0 else ():
+        if change.warning and not change.asked:
+            rank_zero_warn(f"{change.who}, epoch {epoch}: {change.why}")
+    printed = [(drive, change) for drive, change in changes if verbose > 0 or change.asked]
+    if not printed:
+        return
+    targets = describe_targets(driven.writers)
+    printed.sort(key=lambda pair: list(targets).index(pair[0]))  # one hyper-parameter after the other
+    lines = [_sentence(epoch, drive, change, targets[drive], style) for drive, change in printed]
+    for line in dict.fromkeys(lines):
+        print(line, flush=True)
+
+
+def _sentence(epoch: int, drive: DrivenGroups, change: Change, target: str, style: Style) -> str:
+    return MESSAGES[style].format(
+        epoch=epoch,
+        who=change.who,
+        verb=change.verb,
+        what=target,
+        value=format_rate(drive.value if change.value is None else change.value, style),
+        why="".join(f" ({why})" for why in (change.why, drive.span) if why),
+    )

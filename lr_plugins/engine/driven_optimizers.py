@@ -1,0 +1,369 @@
+"""The optimizers of a run with the schedules that drive them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from torch.optim import Optimizer
+
+from lr_plugins.engine.audit import Audit
+from lr_plugins.engine.driven_groups import DrivenGroups, Place
+from lr_plugins.engine.hyperparameter import check_hyper_parameter, has_hyper_parameter
+from lr_plugins.engine.known_groups import KnownGroup, name_series
+from lr_plugins.engine.naming import series_suffixes
+from lr_plugins.engine.param_groups import Names
+from lr_plugins.engine.plan_change import OnResume, Saved, apply_resume_policy
+from lr_plugins.engine.trace import Trace
+from lr_plugins.engine.writer import Writer
+from lr_plugins.errors import InvalidArgument
+from lr_plugins.schedules import RunLength
+from lr_plugins.schedules.assign import Assign, Assignments
+from lr_plugins.schedules.observation import Monitor
+
+
+class DrivenOptimizers:
+    """One `Writer` per optimizer, kept in step with the optimizers while these are replaced.
+
+    Args:
+        optimizers: the optimizers, in their order, as they were built.
+        assignments: which schedule drives what.
+        place: the position of a step in the run.
+        names: the names of the module's parameters. Default: none are known.
+        audit: counts the writes of other code. Default: one of its own.
+
+    Raises:
+        InvalidArgument: an assignment is for something that neither the optimizers nor the module have.
+
+    Example:
+        >>> import torch
+        >>> from lr_plugins import RunLength, StepDecay
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        >>> run = RunLength.of(steps_per_epoch=2, epochs=2)
+        >>> driven = DrivenOptimizers([optimizer], Assignments.of(StepDecay(0.1, drop=0.5, every="1ep")), run.position)
+        >>> driven.attach(Trace(), [0])
+        >>> driven.refresh()
+        >>> for _ in range(4): optimizer.step()
+        >>> driven.detach()
+        >>> driven.trace["lr"].values.tolist()
+        [0.1, 0.1, 0.05, 0.05]
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[Optimizer],
+        assignments: Assignments,
+        place: Place,
+        names: Names | None = None,
+        audit: Audit | None = None,
+    ) -> None:
+        self.assignments = assignments
+        self._place, self._names = place, names or {}
+        self._audit = Audit() if audit is None else audit
+        self.writers: list[Writer] = [  # changed in place: those who follow the writers share the list
+            Writer(optimizer, chosen, place, self._names, suffix, self._audit)
+            for optimizer, chosen, suffix in self._chosen(optimizers)
+        ]
+        check_chosen(list(assignments), self.writers, self._names)
+        self.trace = Trace()
+        self._total_steps: float | None = None
+        self._away: Callable[[], bool] | None = None
+        self._retired_steps = 0  # of optimizers that were removed without a replacement
+
+    def _chosen(self, optimizers: Sequence[Optimizer]) -> Iterator[tuple[Optimizer, dict[int, Assign], str]]:
+        """Each optimizer with its assignments and the suffix of its series."""
+        assignments, suffixes = optimizers_of(list(self.assignments), optimizers), series_suffixes(optimizers)
+        return zip(optimizers, assignments, suffixes, strict=True)
+
+    # --- what is driven ---------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Whether the first optimizer is written to; false once it has given way to other code."""
+        return self.writers[0].active
+
+    @property
+    def steps_taken(self) -> int:
+        """The steps of all optimizers, of removed ones too."""
+        return self._retired_steps + sum(writer.step for writer in self.writers)
+
+    @property
+    def splits(self) -> bool:
+        """Whether an assignment may split param groups."""
+        return any(assignment.splits for assignment in self.assignments)
+
+    def drives(self) -> Iterator[tuple[str, DrivenGroups]]:
+        """Every schedule at work, by its key in a checkpoint: optimizer/scope/number."""
+        for index, writer in enumerate(self.writers):
+            for drive in writer.drives:
+                yield f"{index}/{self.assignments.assignments[drive.assignment].scope}/{drive.number}", drive
+
+    def monitors(self) -> list[Monitor]:
+        """What the schedules observe."""
+        schedules = [drive.schedule for _, drive in self.drives()] or [one.schedule for one in self.assignments]
+        return [monitor for schedule in schedules for monitor in schedule.monitors]
+
+    def depends_on(self, run: RunLength, steps: Sequence[int]) -> bool:
+        """Whether a run of another length would have given a schedule another value at one of the steps."""
+        return any(drive.schedule.is_pure and drive.depends_on(run, steps) for _, drive in self.drives())
+
+    # --- resuming ---------------------------------------------------------------------------------------------
+
+    def parameters(self) -> list[list[list[str]]]:
+        """The parameter names of each group, by optimizer, for a checkpoint; empty where no group can be split."""
+        return [writer.layout.parameters() for writer in self.writers] if self.splits else []
+
+    def check_groups(self, saved: Sequence[Sequence[Sequence[str]]], sizes: Sequence[Sequence[int]]) -> None:
+        """Refuse a checkpoint with other param groups: torch would give parameters each other's state.
+
+        Args:
+            saved: the parameter names of each group, by optimizer; empty where the checkpoint has none.
+            sizes: the number of parameters in each group, which any checkpoint tells.
+
+        Raises:
+            InvalidArgument: the groups differ.
+        """
+        before: Sequence[Sequence[Sequence[str]]] = saved
+        now = [writer.layout.parameters() for writer in self.writers]
+        if not saved and self.splits:  # the run was saved without these assignments: only the sizes can be compared
+            before = [[[""] * size for size in of_optimizer] for of_optimizer in sizes]
+            now = [[[""] * len(known.group["params"]) for known in writer.groups] for writer in self.writers]
+        for writer, old, new in zip(self.writers, before, now, strict=False):
+            if list(old) != new:
+                shown = [f"{len(groups)} ({', '.join(str(len(group)) for group in groups)})" for groups in (old, new)]
+                raise InvalidArgument(
+                    f"the param groups of {type(writer.optimizer).__name__}",
+                    f"{shown[1]} parameters",
+                    f"those of the checkpoint, {shown[0]} parameters, each with the same ones",
+                    "The params and layers of the assignments have to be those of the run that is resumed.",
+                )
+
+    def restore(
+        self,
+        saved: Mapping[str, Saved],
+        series: Sequence[Sequence[str]],
+        begun: Sequence[Sequence[Sequence[int]]],
+    ) -> None:
+        """Restore what the schedules remembered, and what was known of the groups.
+
+        Args:
+            saved: the schedules of the checkpoint, by key.
+            series: the names of each group's series, by optimizer.
+            begun: the step and epoch at which each group came.
+        """
+        for writer, names, when in zip(self.writers, series, begun, strict=False):
+            writer.restore_groups(names, when)
+        for key, drive in self.drives():
+            known = saved.get(key)
+            if known is not None and known.kind == drive.schedule.kind:
+                drive.state = known.state
+
+    def apply_resume_policy(
+        self, policy: OnResume, saved: Mapping[str, Saved], run: RunLength, steps: Sequence[int]
+    ) -> Iterator[str]:
+        """Decide between the plan of the checkpoint and the new one, optimizer by optimizer; yields what to report.
+
+        Raises:
+            TrainingError: the policy is `"error"` and the learning rate would jump; or it cannot be followed.
+        """
+        drives = dict(self.drives())
+        for index, step in enumerate(steps):
+            of_optimizer = {key: drive for key, drive in drives.items() if key.startswith(f"{index}/")}
+            report = apply_resume_policy(policy, of_optimizer, saved, run, step)
+            if report:
+                yield report
+
+    def drives_without_plan(
+        self, saved: Mapping[str, Saved], active: Sequence[bool]
+    ) -> list[tuple[int, Writer, DrivenGroups]]:
+        """The schedules of which a checkpoint has no plan, with the index and the writer of their optimizer.
+
+        Args:
+            saved: the schedules of the checkpoint, by key.
+            active: whether each optimizer was written to.
+        """
+        known = {id(drive) for key, drive in self.drives() if key in saved}
+        gave_way = {index for index, was_active in enumerate(active) if not was_active}
+        return [
+            (index, writer, drive)
+            for index, writer in enumerate(self.writers)
+            for drive in writer.drives
+            if writer.active and (id(drive) not in known or index in gave_way)
+        ]
+
+    def saved(self, run: RunLength) -> dict[str, Saved]:
+        """Each schedule and what it remembers, for a checkpoint."""
+        return {key: Saved.of(drive, run) for key, drive in self.drives()}
+
+    # --- the run ----------------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        trace: Trace,
+        steps: Sequence[int],
+        total_steps: float | None = None,
+        away: Callable[[], bool] | None = None,
+    ) -> None:
+        """Start to follow the optimizers and to record in `trace`.
+
+        Args:
+            trace: the record.
+            steps: how many steps each optimizer has taken.
+            total_steps: the length of the run. Default None: unknown.
+            away: steps that are taken while it returns true are not those of the run. Default None: all are.
+        """
+        self.trace, self._total_steps, self._away = trace, total_steps, away
+        self._retired_steps = 0
+        for writer, step in zip(self.writers, steps, strict=True):
+            writer.total_steps = total_steps
+            writer.attach(trace, step, away)
+
+    def refresh(self) -> None:
+        """Write the values of the coming step, computed anew."""
+        for writer in self.writers:
+            writer.refresh()
+
+    def give_way(self) -> None:
+        """Write nothing from now on, and record what others write."""
+        for writer in self.writers:
+            writer.give_way()
+
+    def restart(self) -> None:
+        """Go back to step 0, and forget what the schedules remember."""
+        for writer in self.writers:
+            writer.step = 0
+            for drive in writer.drives:
+                drive.state = drive.schedule.start()
+
+    def detach(self) -> None:
+        """Stop following the optimizers."""
+        for writer in self.writers:
+            writer.detach()
+
+    def replace(self, optimizers: Sequence[Optimizer]) -> dict[Writer, Writer | None]:
+        """Drive these optimizers from now on; a new one continues at the position of the one that it replaces.
+
+        Returns:
+            Each writer with the one whose run it continues: itself, that of a replaced optimizer, or None.
+        """
+        before = list(self.writers)
+        continued: dict[Writer, Writer | None] = {}
+        for index, (optimizer, assignments, suffix) in enumerate(self._chosen(optimizers)):
+            same = next((writer for writer in before if writer.optimizer is optimizer), None)
+            if same is not None:
+                continued[same] = same
+                continue
+            at_index = before[index : index + 1]
+            old = next((one for one in at_index if not any(one.optimizer is other for other in optimizers)), None)
+            continued[self._writer_instead_of(old, optimizer, assignments, suffix)] = old
+        for writer in before:
+            if writer not in continued:
+                writer.detach()
+                self._retired_steps += 0 if writer in continued.values() else writer.step
+        self.writers[:] = continued
+        for writer in continued:
+            if not writer.is_written:
+                writer.refresh()
+        return continued
+
+    def _writer_instead_of(
+        self, old: Writer | None, optimizer: Optimizer, assignments: dict[int, Assign], suffix: str
+    ) -> Writer:
+        if old is not None:
+            old.detach()
+        new = Writer(optimizer, assignments, self._place, self._names, suffix, self._audit, instead_of=old)
+        new.total_steps = self._total_steps
+        new.attach(self.trace, new.step, self._away)
+        before = {(drive.assignment, drive.number): drive for drive in (old.drives if old is not None else ())}
+        for drive in new.drives:
+            known = before.get((drive.assignment, drive.number))
+            if known is not None:
+                drive.schedule, drive.state = known.schedule, known.state
+        return new
+
+
+# --- which assignment is for which optimizer --------------------------------------------------------------------
+
+
+def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]) -> list[dict[int, Assign]]:
+    """The assignments of each optimizer, by their index among all.
+
+    Raises:
+        InvalidArgument: an assignment names an optimizer, or a hyper-parameter, that does not exist.
+    """
+    by_optimizer: list[dict[int, Assign]] = [{} for _ in optimizers]
+    for index, assignment in enumerate(assignments):
+        chosen = [at for at, optimizer in enumerate(optimizers) if _is_for(assignment, at, optimizer)]
+        if not chosen:
+            names = ", ".join(f"{at}: {type(optimizer).__name__}" for at, optimizer in enumerate(optimizers))
+            raise InvalidArgument("Assign.optimizer", assignment.optimizer, f"one of the optimizers ({names})")
+        for at in chosen:
+            groups = optimizers[at].param_groups
+            if any(assignment.to in group and group[assignment.to] is None for group in groups):
+                check_hyper_parameter(assignment.to, optimizers[at], [{assignment.to: None}])  # says what to do
+        able = [at for at in chosen if has_hyper_parameter(assignment.to, optimizers[at])]
+        if not able:
+            first = optimizers[chosen[0]]
+            check_hyper_parameter(assignment.to, first, first.param_groups)  # says what there is
+        for at in able:
+            by_optimizer[at][index] = assignment
+    return by_optimizer
+
+
+def _is_for(assignment: Assign, at: int, optimizer: Optimizer) -> bool:
+    return assignment.optimizer is None or assignment.optimizer in (at, type(optimizer).__name__)
+
+
+def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names: Names) -> None:
+    """Refuse an assignment that chooses nothing.
+
+    Parameters that are in no param group yet may join one later, when they are unfrozen.
+
+    Raises:
+        InvalidArgument: an assignment chooses nothing; the message lists what there is.
+    """
+    for index, assignment in enumerate(assignments):
+        pattern = assignment.params
+        chosen = [(writer, writer.chosen_by(index)) for writer in writers if assignment.chooses]
+        for writer, groups in chosen:
+            if groups:
+                check_hyper_parameter(assignment.to, writer.optimizer, [known.group for known in groups])
+        if not assignment.chooses or any(groups for _, groups in chosen):
+            continue
+        if pattern is None:
+            everything = [group for writer in writers for group in writer.optimizer.param_groups]
+            existing = ", ".join(repr(group.get("name", at)) for at, group in enumerate(everything))
+            raise InvalidArgument("Assign.group", assignment.group, f"the name or index of a param group ({existing})")
+        if not any(re.search(pattern, name) for name in _parameters_to_come(writers, names)):
+            some = ", ".join(list(names.values())[:8]) + (" ..." if len(names) > 8 else "")
+            allowed = f"an expression found in the name of a parameter ({some}) that is in the groups meant"
+            raise InvalidArgument("Assign.params", pattern, allowed)
+
+
+def _parameters_to_come(writers: Sequence[Writer], names: Names) -> list[str]:
+    """The parameters that are in no param group yet."""
+    groups = [group for writer in writers for group in writer.optimizer.param_groups]
+    in_groups = {id(parameter) for group in groups for parameter in group["params"]}
+    return [name for identity, name in names.items() if identity not in in_groups]
+
+
+def describe_targets(writers: Sequence[Writer]) -> dict[DrivenGroups, str]:
+    """What each schedule sets, in words: with optimizer and param groups where the values of these differ."""
+    described = {}
+    for writer in writers:
+        name_series(writer.groups)
+    drives = [(writer, drive) for writer in writers for drive in writer.drives]
+    names = [drive.hyper.name for _, drive in drives]
+    for writer, drive in sorted(drives, key=lambda pair: names.index(pair[1].hyper.name)):
+        same_hyper = [(of, other) for of, other in drives if other.hyper.name == drive.hyper.name]
+        agree = len({other.value for _, other in same_hyper}) == 1
+        alone = [of for of, _ in same_hyper].count(writer) == 1
+        groups = "" if agree or alone else ", ".join(_title(known) for known in drive.shares)
+        parts = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
+        described[drive] = " ".join(part for part in parts if part)
+    return described
+
+
+def _title(known: KnownGroup) -> str:
+    """The name of a group in a sentence."""
+    return (known.series or "").lstrip("/") or str(known.group.get("name", known.at))

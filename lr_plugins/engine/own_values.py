@@ -1,0 +1,66 @@
+"""The values that an optimizer was built with: its own one, and each param group's share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter
+from lr_plugins.errors import InvalidArgument
+
+
+def own_value(hyper: HyperParameter, group: dict[str, Any], optimizer: Optimizer) -> float:
+    """What a param group was built with. A scheduler of torch has kept it, if there was one.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        >>> scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5)
+        >>> optimizer.param_groups[0]["lr"], own_value(LEARNING_RATE, optimizer.param_groups[0], optimizer)
+        (0.05, 0.1)
+    """
+    if hyper != LEARNING_RATE or "initial_lr" not in group:
+        return hyper.read(group)
+    default = hyper.default(optimizer)
+    # OneCycleLR starts at a fraction of its own peak, and the value that the group was built with is lost.
+    return default if "max_lr" in group and default is not None else float(group["initial_lr"])
+
+
+def base_value(owns: Collection[float], default: float | None) -> float:
+    """The optimizer's own value: that of its groups, where they agree; otherwise its default, if it has one.
+
+    Args:
+        owns: the own values of its groups, at least one.
+        default: the optimizer's default; None: it has none.
+
+    Example:
+        >>> base_value([0.1, 0.1], default=0.3), base_value([0.1, 0.2], default=0.3), base_value([0.1, 0.2], None)
+        (0.1, 0.3, 0.1)
+    """
+    return next(iter(owns)) if default is None or len(set(owns)) == 1 else default
+
+
+def share_of(own: float, base: float, hyper: HyperParameter, optimizer: Optimizer) -> float:
+    """The ratio of a group's own value to the optimizer's, which it keeps while a schedule drives it.
+
+    Args:
+        own: the value that the group was built with.
+        base: the optimizer's own value.
+        hyper: which of them.
+        optimizer: the optimizer, for the message.
+
+    Raises:
+        InvalidArgument: there is no ratio: the optimizer's own value is 0, and the group's is not.
+    """
+    if own == base:
+        return 1.0
+    if base > 0:
+        return own / base
+    raise InvalidArgument(
+        f"the default {hyper.name} of {type(optimizer).__name__}",
+        base,
+        "greater than 0 where param groups have values of their own",
+        f"A group has {hyper.name} {own:g}, and groups keep their ratio to the default.",
+    )
