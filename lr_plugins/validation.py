@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: what is received is what it should be, or one clear error says what is allowed."""
+"""Checks of constructor arguments: each returns the normalized value, or raises one error that says what is allowed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.paths import from_start
 
+Choice = TypeVar("Choice", bound=str)
+
 LARGEST = 3.4028235677973362e38
-"""The largest value of a hyper-parameter: rounds to the largest number of single precision, which parameters have."""
+"""The largest value of a hyper-parameter: larger ones are infinite in single precision, which parameters have."""
 
 ENDS = f"single precision ends at {LARGEST:.6g}"
 """Why a finite number is too large, as a part of a sentence."""
@@ -49,7 +51,7 @@ def number(
         at_most: the number is not greater than this. Default inf.
 
     Raises:
-        InvalidArgument: it is not such a number; the message says what is `allowed`.
+        InvalidArgument: it is not such a number.
 
     Example:
         >>> number("StepDecay.drop", 1, "a finite number > 0", above=0.0)
@@ -64,7 +66,7 @@ def number(
 
 
 def as_float(value: object) -> float | None:
-    """A number as a float, infinite if it is too large for one; None for what is no number."""
+    """A number as a float, infinite if it is too large for one; None for anything else."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         return None
     try:
@@ -91,12 +93,17 @@ def tidy(value: float) -> float:
     return int(value) if abs(value) <= 2.0**53 and value.is_integer() else value
 
 
-def choice(field: str, value: object, choices: Iterable[str]) -> str:
-    """One of some words."""
-    words = tuple(choices)
-    if not isinstance(value, str) or value not in words:
-        raise InvalidArgument(field, value, f"one of {', '.join(words)}")
-    return words[words.index(value)]  # a text of Python's own, whatever the kind of the one that was given
+def choice(field: str, value: object, choices: Iterable[Choice]) -> Choice:
+    """One of a few texts, such as those of a `Literal` (`typing.get_args`).
+
+    Example:
+        >>> choice("Cyclic.mode", "triangular", ["triangular", "exp_range"])
+        'triangular'
+    """
+    texts = tuple(choices)
+    if not isinstance(value, str) or value not in texts:
+        raise InvalidArgument(field, value, f"one of {', '.join(texts)}")
+    return texts[texts.index(value)]  # a plain str, even where the value is of a sub-class of it
 
 
 def flag(field: str, value: object) -> bool:
