@@ -47,6 +47,7 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
     """
 
     floor_argument: ClassVar[str] = "min_lr"
+    bounds: ClassVar[tuple[str, ...]] = ("min_lr",)
     starts_within_bounds: ClassVar[bool] = False  # Keras takes a floor above the start, and never reduces then
 
     def __init__(
