@@ -377,7 +377,7 @@ def _commented(start: str, comment: str) -> Iterator[str]:
     if not comment:
         yield start
         return
-    column = max(_COLUMN, len(start) + 1)
+    column = max(_COLUMN, len(start) + 2)
     first, *rest = textwrap.wrap(_plain(comment), max(_WIDTH - column - 2, 40), break_on_hyphens=False)
     yield f"{start:<{column}}# {first}"
     for line in rest:

@@ -326,7 +326,7 @@ def test_a_shape_that_fills_a_run_of_unknown_length_is_refused_with_what_to_set(
     [
         (lambda: MultiStepDecay(-1), r"MultiStepDecay\.initial_learning_rate must be a finite number >= 0.*got -1"),
         (lambda: MultiStepDecay(0.1, milestones="30ep"), r"MultiStepDecay\.milestones must be a list; got '30ep'"),
-        (lambda: MultiStepDecay(0.1, milestones="30ep"), r"MultiStepDecay\.milestones must be a list; got 30"),
+        (lambda: MultiStepDecay(0.1, milestones="30ep"), r"MultiStepDecay\.milestones must be a list; got '30ep'"),
         (
             lambda: MultiStepDecay(0.1, milestones=["3ep", "x"]),
             r"MultiStepDecay\.milestones\[1\] must be greater than 0.*got 'x'",
