@@ -10,7 +10,7 @@ SET_LENGTH = (
     "set max_steps on the Trainer (without a Trainer: pass RunLength.of(steps=...), or "
     "RunLength.of(steps_per_epoch=..., epochs=...))"
 )
-"""What to do where the length of the run is needed and unknown, as a part of a sentence."""
+"""What to do where the length of the run is required but unknown, as a part of a sentence."""
 
 
 _LONGEST_VALUE, _LONGEST_MESSAGE = 300, 2000
@@ -69,14 +69,14 @@ def shortened(text: str, most: int) -> str:
 
 
 class LearningRateError(Exception):
-    """Base of every error raised on purpose here, so that an application can show it without a traceback.
+    """Base of every error of this package, so that an application can show it without a traceback.
 
     A message of more than 2,000 characters loses its middle.
     """
 
     def __init__(self, *args: object, **options: Any) -> None:
         super().__init__(
-            *(shortened(one, _LONGEST_MESSAGE) if isinstance(one, str) else one for one in args), **options
+            *(shortened(arg, _LONGEST_MESSAGE) if isinstance(arg, str) else arg for arg in args), **options
         )
 
 
@@ -116,7 +116,7 @@ class _Looks(str):
 
 
 def described(words: str) -> str:
-    """Words that stand in a message for a value that cannot be shown.
+    """A description that stands in a message for a value that cannot be shown.
 
     Example:
         >>> print(InvalidArgument("settings.json", described("a folder"), "a file"))
@@ -126,7 +126,11 @@ def described(words: str) -> str:
 
 
 class RenamedError(LearningRateError, TypeError):
-    """Something of an earlier version is called otherwise now; the message says how."""
+    """A name of an earlier version; the message has the current one."""
+
+
+class PositionalArgumentError(LearningRateError, TypeError):
+    """An argument was given by position that is taken by keyword only; the message says how to write the call."""
 
 
 class UnsupportedError(LearningRateError, ValueError):
@@ -165,7 +169,7 @@ def install(extra: str) -> str:
 
 
 class TrainingError(LearningRateError, RuntimeError):
-    """Something met during training that makes the next learning rate unknowable, e.g. a loss that is NaN."""
+    """The next learning rate cannot be computed during training, e.g. because a loss is NaN."""
 
 
 class ImpossibleValue(TrainingError):
@@ -197,4 +201,4 @@ class ImpossibleValue(TrainingError):
 
 
 class TrackingError(LearningRateError, RuntimeError):
-    """MLflow cannot be used as it was asked to be, e.g. a database that is none."""
+    """MLflow cannot be used as configured, e.g. because a file is not a database."""

@@ -1,31 +1,28 @@
-"""Names of earlier versions: who uses one is told what it is called now."""
+"""Names of earlier versions: using one is an error that gives the current name."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any, TypeVar
 
-from lr_plugins.errors import RenamedError
+from lr_plugins.errors import PositionalArgumentError, RenamedError, shown
 
 MODULES = {
     "lr_plugins.mixin": "`from lr_plugins import LearningRateScheduleMixin`",
     "lr_plugins.preview": "the command `lr-plugins preview`; in Python, the function `lr_plugins.preview`",
-    "lr_plugins.report": "the command `lr-plugins compare`; in Python, `lr_plugins.comparison`",
-    "lr_plugins.report.compare": "`lr_plugins.comparison.report`",
-    "lr_plugins.report.runs": "`lr_plugins.comparison.runs`",
-    "lr_plugins.report.plot": "`lr_plugins.plotting.learning_rate`",
-    "lr_plugins.report.preview": "`lr_plugins.simulation`",
-    "lr_plugins.report.catalogue": "`python -m docs_tools.catalogue`, in the repository",
+    "lr_plugins.report": "the command `lr-plugins compare`; in Python, `lr_plugins.comparison` (report.compare, "
+    "report.runs), `lr_plugins.plotting.learning_rate` (report.plot) and `lr_plugins.simulation` (report.preview)",
     "lr_plugins.safe_globals": "`lr_plugins.engine.safe_globals`",
     "lr_plugins.schedules.config": "`lr_plugins.schedules.serialization`",
     "lr_plugins.tracking.__main__": "the command `lr-plugins send`",
     "lr_plugins.training.last_checkpoint": "`lr_plugins.callbacks.last_checkpoint`",
 }
-"""Module -> what has taken its place."""
+"""Module -> its replacement. Modules within one of these are not found before it: its entry speaks for them."""
 
 NAMES = {
     "lr_plugins.AsPlanned": "lr_plugins.Replanned",
@@ -33,7 +30,7 @@ NAMES = {
     "lr_plugins.Change": "lr_plugins.schedules.Change",
     "lr_plugins.Monitor": "lr_plugins.schedules.Monitor",
 }
-"""Dotted name -> what it is called now."""
+"""Dotted name -> the current one."""
 
 ARGUMENTS = {
     "Annealed": {"length": "decay_steps"},
@@ -51,54 +48,92 @@ ARGUMENTS = {
     "Warmup": {"length": "warmup_steps"},
     "WarmupStableDecay": {"warmup": "warmup_steps", "decay": "decay_steps"},
 }
-"""Class -> its earlier arguments, and what they are called now."""
+"""Class -> its earlier arguments, and their current names."""
+
+_HOMES = "lr_plugins", "lr_plugins.schedules"  # the packages by whose names configurations know the schedules
 
 Class = TypeVar("Class", bound=type)
 
 
 def missing(module: str, name: str) -> str:
-    """The message of an AttributeError; it names the new name where there is one.
+    """The message of an AttributeError, with the current name if there is one.
 
     Args:
-        module: the module that was asked.
-        name: what it does not have.
+        module: the dotted name of the module.
+        name: the attribute that it does not have.
+
+    Example:
+        >>> missing("lr_plugins", "AsPlanned")
+        "module 'lr_plugins' has no attribute 'AsPlanned': it is now lr_plugins.Replanned"
     """
     now = NAMES.get(f"{module}.{name}")
-    return f"module {module!r} has no attribute {name!r}" + (f": it is {now} now" if now else "")
+    return f"module {module!r} has no attribute {name!r}" + (f": it is now {now}" if now else "")
 
 
 def arguments(kind: Class) -> Class:
-    """A class decorator: an earlier name of one of its arguments is an error that tells the one of today."""
-    names, build = ARGUMENTS[kind.__name__], kind.__init__
+    """A class decorator: calls written for an earlier version are errors that say how to write them.
+
+    Those are a keyword that has another name now (`ARGUMENTS`), and an argument by position that is taken by keyword
+    only. The signature of the class stays what it is. `Schedule` applies it to each of its sub-classes.
+
+    Raises:
+        RenamedError: by the constructor, for an earlier keyword.
+        PositionalArgumentError: by the constructor, for more arguments by position than it takes.
+    """
+    build = kind.__init__  # type: ignore[misc]  # of the class itself, which is decorated
+    parameters = list(inspect.signature(build).parameters.values())[1:]  # without self
+    positional = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    keyword_only = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    takes_any_number = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    accepted = {one.name for one in parameters}
+    earlier = {old: new for old, new in ARGUMENTS.get(kind.__name__, {}).items() if old not in accepted}
 
     @functools.wraps(build)
     def init(self: Any, *args: Any, **given: Any) -> None:
-        for name in given.keys() & names.keys():
-            raise RenamedError(f"{kind.__name__}.{name} is called {names[name]} now.")
+        for name in given.keys() & earlier.keys():
+            raise RenamedError(f"{kind.__name__}.{name} is now called {earlier[name]}.")
+        if len(args) > len(positional) and keyword_only and not takes_any_number:
+            raise PositionalArgumentError(_by_keyword(type(self).__name__, positional, keyword_only, args, given))
         build(self, *args, **given)
 
-    kind.__init__ = init
+    kind.__init__ = init  # type: ignore[misc]
     return kind
 
 
+def _by_keyword(
+    name: str, positional: list[str], keyword_only: list[str], args: tuple[Any, ...], given: Mapping[str, Any]
+) -> str:
+    """How to write a call that gives too many arguments by position."""
+    first = len(positional)
+    named = dict(zip(keyword_only, args[first:], strict=False)) | dict(given)
+    call = ", ".join([*map(shown, args[:first]), *(f"{key}={shown(value)}" for key, value in named.items())])
+    by_position = " and ".join(filter(None, [", ".join(positional[:-1]), *positional[-1:]])) or "nothing"
+    return f"{name} takes {by_position} by position, everything else by keyword: {name}({call})"
+
+
 def in_todays_words(config: Any) -> Any:
-    """A schedule's configuration as an earlier version has written it, with the names of today."""
+    """A schedule's configuration that an earlier version wrote, with the current names.
+
+    Example:
+        >>> in_todays_words({"_target_": "lr_plugins.schedules.Cooldown", "length": "5ep"})
+        {'_target_': 'lr_plugins.schedules.Cooldown', 'decay_steps': '5ep'}
+    """
     if isinstance(config, Mapping):
         home, _, kind = str(config.get("_target_", "")).rpartition(".")
-        names = ARGUMENTS.get(kind, {}) if home == "lr_plugins.schedules" else {}
-        found = {names.get(name, name): in_todays_words(value) for name, value in config.items()}
+        names = ARGUMENTS.get(kind, {}) if home in _HOMES else {}
+        current = {names.get(name, name): in_todays_words(value) for name, value in config.items()}
         if NAMES.get(f"{home}.{kind}"):
-            found["_target_"] = NAMES[f"{home}.{kind}"]
-        return found
-    return [in_todays_words(one) for one in config] if isinstance(config, list) else config
+            current["_target_"] = NAMES[f"{home}.{kind}"]
+        return current
+    return [in_todays_words(item) for item in config] if isinstance(config, list) else config
 
 
 class _Renamed(MetaPathFinder):
-    """Asked last, for a module that nobody else has found."""
+    """The last finder on `sys.meta_path`: it is asked for modules that do not exist."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         if fullname in MODULES:
-            raise ModuleNotFoundError(f"There is no {fullname} any more: it is {MODULES[fullname]} now", name=fullname)
+            raise ModuleNotFoundError(f"There is no {fullname} any more: it is now {MODULES[fullname]}", name=fullname)
 
 
 sys.meta_path.append(_Renamed())

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: what is received is what it should be, or one clear error says what is allowed."""
+"""Checks of constructor arguments: each returns the normalized value, or raises one error that says what is allowed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numbers
 import os
 import re
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeVar, cast
@@ -20,7 +20,7 @@ from lr_plugins.paths import from_start
 Choice = TypeVar("Choice", bound=str)
 
 LARGEST = 3.4028235677973362e38
-"""The largest value of a hyper-parameter: rounds to the largest number of single precision, which parameters have."""
+"""The largest value of a hyper-parameter: larger ones are infinite in single precision, which parameters have."""
 
 ENDS = f"single precision ends at {LARGEST:.6g}"
 """Why a finite number is too large, as a part of a sentence."""
@@ -51,7 +51,7 @@ def number(
         at_most: the number is not greater than this. Default inf.
 
     Raises:
-        InvalidArgument: it is not such a number; the message says what is `allowed`.
+        InvalidArgument: it is not such a number.
 
     Example:
         >>> number("StepDecay.drop", 1, "a finite number > 0", above=0.0)
@@ -66,7 +66,7 @@ def number(
 
 
 def as_float(value: object) -> float | None:
-    """A number as a float, infinite if it is too large for one; None for what is no number."""
+    """A number as a float, infinite if it is too large for one; None for anything else."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         return None
     try:
@@ -94,11 +94,16 @@ def tidy(value: float) -> float:
 
 
 def choice(field: str, value: object, choices: Iterable[Choice]) -> Choice:
-    """One of some words."""
-    words = tuple(choices)
-    if not isinstance(value, str) or value not in words:
-        raise InvalidArgument(field, value, f"one of {', '.join(words)}")
-    return words[words.index(value)]  # a text of Python's own, whatever the kind of the one that was given
+    """One of a few texts, such as those of a `Literal` (`typing.get_args`).
+
+    Example:
+        >>> choice("Cyclic.mode", "triangular", ["triangular", "exp_range"])
+        'triangular'
+    """
+    texts = tuple(choices)
+    if not isinstance(value, str) or value not in texts:
+        raise InvalidArgument(field, value, f"one of {', '.join(texts)}")
+    return texts[texts.index(value)]  # a plain str, even where the value is of a sub-class of it
 
 
 def flag(field: str, value: object) -> bool:
@@ -123,8 +128,7 @@ def pattern(field: str, value: object) -> str:
 # --- whole numbers, shares, folders ---------------------------------------------------------------------------
 
 
-def as_integer(value: object) -> int | None:
-    """An integer of any kind as an int; None for what is not an integer, such as True or 5.0."""
+def _whole(value: object) -> int | None:
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
@@ -134,37 +138,15 @@ def _real(value: object) -> float:
 
 def integer(field: str, value: object, minimum: int) -> int:
     """`value` as an int >= `minimum`; a bool or a float such as 5.0 is a mistake, not a number of things."""
-    whole = as_integer(value)
+    whole = _whole(value)
     if whole is not None and whole >= minimum:
         return whole
     raise InvalidArgument(field, value, f"an integer >= {minimum}")
 
 
-def verbosity(field: str, value: object, allowed: str, levels: Container[int] | None = None) -> int:
-    """How much is printed, as an int; True and False are 1 and 0, as in Keras.
-
-    Args:
-        field: the dotted name the user knows the setting by.
-        value: what was received.
-        allowed: what is allowed, as the end of the sentence "<field> must be ...".
-        levels: the levels there are. Default None: any integer.
-
-    Raises:
-        InvalidArgument: it is not such an integer; the message says what is `allowed`.
-
-    Example:
-        >>> verbosity("KerasProgress.verbose", True, "0, 1 or 2", levels=range(3))
-        1
-    """
-    level = int(value) if isinstance(value, bool) else as_integer(value)
-    if level is None or (levels is not None and level not in levels):
-        raise InvalidArgument(field, value, allowed)
-    return level
-
-
 def seed(field: str, value: object) -> int:
     """`value` as a seed that every generator used here accepts."""
-    whole = as_integer(value)
+    whole = _whole(value)
     if whole is not None and 0 <= whole < 2**32:
         return whole
     raise InvalidArgument(field, value, "an integer from 0 to 2**32 - 1")

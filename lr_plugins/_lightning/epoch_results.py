@@ -38,7 +38,7 @@ def is_within_epoch(trainer: Trainer) -> bool:
 def are_batches_done(trainer: Trainer) -> bool:
     """Whether all of an epoch's batches are done; its validation and its end may be to follow."""
     loop = trainer.fit_loop.epoch_loop
-    batches = loop.batch_progress.current
+    batches: Any = loop.batch_progress.current
     # A batch that an exception has ended was ready, and is trained again when the run resumes.
     return bool(loop._num_ready_batches_reached()) and batches.processed >= batches.ready
 

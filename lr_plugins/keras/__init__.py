@@ -17,18 +17,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lr_plugins.schedules.keras.base import LearningRateSchedule
+from lr_plugins.schedules.keras.cosine import CosineDecay, CosineDecayRestarts
 from lr_plugins.schedules.keras.decays import (
-    CosineDecay,
-    CosineDecayRestarts,
     ExponentialDecay,
     InverseTimeDecay,
-    LearningRateSchedule,
     PiecewiseConstantDecay,
     PolynomialDecay,
-    deserialize,
-    serialize,
 )
 from lr_plugins.schedules.keras.plateau import ReduceLROnPlateau
+from lr_plugins.schedules.keras.serialization import deserialize, serialize
 
 if TYPE_CHECKING:
     from lr_plugins.callbacks import History as History

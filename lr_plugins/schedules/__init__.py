@@ -1,10 +1,21 @@
 """What the learning rate should be: pure mathematics, without torch or Lightning."""
 
+from typing import TYPE_CHECKING
+
+from lr_plugins import renamed as _renamed
 from lr_plugins.schedules.assign import Assign, Assignments
-from lr_plugins.schedules.combinators.combine import Bounded, Chain, PerEpoch, Product, Repeated, Smooth, Stretched
+from lr_plugins.schedules.combinators.annealed import Annealed
+from lr_plugins.schedules.combinators.bounded import Bounded
+from lr_plugins.schedules.combinators.chain import Chain
+from lr_plugins.schedules.combinators.cooldown import Cooldown
+from lr_plugins.schedules.combinators.epochs import PerEpoch, Smooth
 from lr_plugins.schedules.combinators.noise import Noise
+from lr_plugins.schedules.combinators.product import Product
+from lr_plugins.schedules.combinators.repeated import Repeated
 from lr_plugins.schedules.combinators.replanned import Replanned
-from lr_plugins.schedules.combinators.warmup import Annealed, Cooldown, Warmup, WarmupStableDecay
+from lr_plugins.schedules.combinators.stretched import Stretched
+from lr_plugins.schedules.combinators.warmup import Warmup
+from lr_plugins.schedules.combinators.warmup_stable_decay import WarmupStableDecay
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.metric_driven.bold_driver import BoldDriver
 from lr_plugins.schedules.metric_driven.greedy import Greedy
@@ -26,7 +37,6 @@ from lr_plugins.schedules.shapes.tanh import TanhDecay
 
 __all__ = [
     "Annealed",
-    "Replanned",
     "Assign",
     "Assignments",
     "BoldDriver",
@@ -60,6 +70,7 @@ __all__ = [
     "Product",
     "ReduceLROnPlateau",
     "Repeated",
+    "Replanned",
     "RunLength",
     "Schedule",
     "Smooth",
@@ -70,3 +81,8 @@ __all__ = [
     "WarmupStableDecay",
     "as_schedule",
 ]
+
+if not TYPE_CHECKING:  # type checkers are to report a name that does not exist
+
+    def __getattr__(name: str) -> None:
+        raise AttributeError(_renamed.missing(__name__, name))

@@ -1,19 +1,22 @@
-"""Which schedule drives what: the learning rate or another hyper-parameter, of all param groups or of some."""
+"""Which schedule drives which hyper-parameter of which param groups."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
+from lr_plugins import renamed
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.schedule import Schedule
 from lr_plugins.schedules.shapes.function import as_schedule
 from lr_plugins.validation import choice, number, pattern
 
 Parameters = Mapping[str, Any]
+Since = Literal["run", "group"]
 _USUAL = "since", "run"
 
 
+@renamed.arguments
 class Assign:
     r"""One schedule for one hyper-parameter of some param groups.
 
@@ -38,12 +41,12 @@ class Assign:
             numbered modules (`blocks.3`) and those that stand beside their list are the layers, in the order in which
             they were defined; where none is numbered, each module that has parameters.
         name: what the groups are called in the trace. Default None: the group's `name`, or what `params` says.
-        since: from when the schedule counts: `"run"` (the default), the begin of the run; `"group"`, the step at which
+        since: from when the schedule counts: `"run"` (the default), the start of the run; `"group"`, the step at which
             a param group came to the optimizer, with the rest of the run as its run: a warm-up for what has just been
             unfrozen.
 
     Raises:
-        InvalidArgument: an argument of the wrong kind, or that is no regular expression.
+        InvalidArgument: an argument of the wrong kind, or not a regular expression.
 
     Source: ignite's ParamGroupScheduler, timm's layer decay, MMEngine's paramwise_cfg.
 
@@ -66,7 +69,7 @@ class Assign:
         layer_decay: float = 1.0,
         layers: Sequence[str] | None = None,
         name: str | None = None,
-        since: str = "run",
+        since: Since = "run",
     ) -> None:
         self.schedule = as_schedule(schedule, "Assign.schedule")
         self.to = _text("Assign.to", to, "the name of a hyper-parameter, e.g. lr, momentum, weight_decay")
@@ -80,14 +83,14 @@ class Assign:
         if self.layers is not None and self.layer_decay == 1.0:
             raise InvalidArgument("Assign.layers", layers, "given together with layer_decay")
         self.name = None if name is None else _text("Assign.name", name, "a name for the groups, or null")
-        self.since = choice("Assign.since", since, ("run", "group"))
+        self.since = choice("Assign.since", since, get_args(Since))
 
     @property
     def scope(self) -> str:
-        """What it is for, as a text."""
+        """The hyper-parameter and the groups it drives, as a text."""
         parts = {"params": self.params, "group": self.group, "optimizer": self.optimizer}
-        told = [f"{name}={value}" for name, value in parts.items() if value is not None]
-        return " ".join([self.to, *told, *(["since=group"] if self.since == "group" else [])])
+        chosen = [f"{name}={value}" for name, value in parts.items() if value is not None]
+        return " ".join([self.to, *chosen, *(["since=group"] if self.since == "group" else [])])
 
     @property
     def splits(self) -> bool:
@@ -96,16 +99,16 @@ class Assign:
 
     @property
     def chooses(self) -> bool:
-        """Whether it is for chosen groups, and not for all."""
+        """Whether it drives some groups rather than all."""
         return self.params is not None or self.group is not None
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments as they were understood."""
+        """The constructor's arguments, in their normalized form."""
         return dict(vars(self))
 
     def __repr__(self) -> str:
-        told = {name: value for name, value in vars(self).items() if value is not None and (name, value) != _USUAL}
-        return f"Assign({', '.join(f'{name}={value!r}' for name, value in told.items())})"
+        given = {name: value for name, value in vars(self).items() if value is not None and (name, value) != _USUAL}
+        return f"Assign({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Assign) and vars(self) == vars(other)
@@ -122,7 +125,7 @@ class Assignments:
             `epoch` or of `(epoch, lr)`) in place of an assignment drives the learning rate of all groups.
 
     Raises:
-        InvalidArgument: it is empty, or one of them is no assignment.
+        InvalidArgument: it is empty, or an item is not an assignment.
 
     Example:
         >>> from lr_plugins import CosineDecay, StepDecay
@@ -138,14 +141,13 @@ class Assignments:
     ) -> None:
         allowed = "a list or a dictionary of at least one Assign(schedule, to=...) or schedule"
         if isinstance(assignments, Mapping):
-            found = [_named(name, one) for name, one in assignments.items() if one is not None]
+            self.assignments = [_named(name, item) for name, item in assignments.items() if item is not None]
         elif isinstance(assignments, Sequence) and not isinstance(assignments, (str, bytes)):
-            found = [_assign(one) for one in assignments]
+            self.assignments = [_assign(item) for item in assignments]
         else:
             raise InvalidArgument("Assignments.assignments", assignments, allowed)
-        if not found:
+        if not self.assignments:
             raise InvalidArgument("Assignments.assignments", assignments, allowed)
-        self.assignments = found
 
     @classmethod
     def of(cls, schedules: Any) -> Assignments:
@@ -161,7 +163,7 @@ class Assignments:
         return len(self.assignments)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's argument as it was understood."""
+        """The constructor's argument, in its normalized form."""
         return {"assignments": self.assignments}
 
     def __repr__(self) -> str:
@@ -174,12 +176,12 @@ class Assignments:
         return hash(repr(self))
 
 
-def _assign(one: Any) -> Assign:
-    return one if isinstance(one, Assign) else Assign(as_schedule(one))
+def _assign(item: Any) -> Assign:
+    return item if isinstance(item, Assign) else Assign(as_schedule(item))
 
 
-def _named(name: str, one: Any) -> Assign:
-    assignment = _assign(one)
+def _named(name: str, item: Any) -> Assign:
+    assignment = _assign(item)
     return assignment if assignment.name is not None else Assign(**{**assignment.config(), "name": name})
 
 
@@ -192,7 +194,7 @@ def _text(field: str, value: object, allowed: str) -> str:
 def _patterns(layers: object) -> list[str]:
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
         raise InvalidArgument("Assign.layers", layers, "a list of regular expressions, the lowest layer first, or null")
-    return [pattern(f"Assign.layers[{index}]", one) for index, one in enumerate(layers)]
+    return [pattern(f"Assign.layers[{index}]", layer) for index, layer in enumerate(layers)]
 
 
 def _key(field: str, value: object, allowed: str) -> str | int | None:

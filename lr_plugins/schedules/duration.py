@@ -6,6 +6,7 @@ import bisect
 import math
 import re
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,9 @@ from lr_plugins.validation import as_float, tidy
 _TEXT = re.compile(
     r"\s*(?P<value>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*(?P<unit>st|ep|sp|%)?\s*", re.IGNORECASE | re.ASCII
 )
-_NAMES = {"st": "optimizer step", "ep": "epoch", "sp": "sample"}
+_NAMES = {"st": "optimizer step", "sp": "sample"}  # the units that are counted whole
 _LEAST, _MOST = 1e-12, 1e300
-"""The shortest and the longest length but 0, in whatever unit: far beyond both ends of what a run can tell apart."""
+"""The shortest and the longest length but 0, in whatever unit: far beyond both ends of what a run can have."""
 
 _ALLOWED = '{}, or a text like "10ep" (epochs), "500st" (optimizer steps), "5%" (of the run) or "50000sp" (samples)'
 
@@ -31,7 +32,7 @@ _UNKNOWN = {
     "batch_size of the run, or the duration in steps or epochs",
 }
 
-# What others call the units: a text with one of these words is refused, and told how it is written here.
+# Other names of the units. A text with one of them is refused with a hint how it is written here.
 _WORDS = {
     "ep": "e epoch epochs eps",
     "st": "step steps it its iter iters iteration iterations update updates ba batch batches",
@@ -47,7 +48,10 @@ _OTHERS = re.compile(
 _TIMES = {None: 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 
 
-_UNITS = ("st", "ep", "%", "sp")
+Unit = Literal["st", "ep", "%", "sp"]
+"""Optimizer steps, epochs, percent of the run, samples."""
+
+_UNITS: tuple[Unit, ...] = get_args(Unit)
 _ALLOWED_UNITS = '"st" (optimizer steps), "ep" (epochs), "%" (percent of the run) or "sp" (samples)'
 
 
@@ -65,11 +69,11 @@ class Duration:
     (`Schedule.smooth` makes it move). The others move at every optimizer step. Within a part of a sequence,
     percent are of that part. In a text, case and blanks do not matter: `"10 EP"` is `"10ep"`.
 
-    A fraction of an optimizer step is refused, and so is a fraction without a unit: `0.05` may be meant as `"5%"`. Half
-    an epoch is `"0.5ep"`.
+    A fraction of an optimizer step or of a sample is refused: `0.05` is probably meant as `"5%"`. Half an epoch is
+    `"0.5ep"`.
 
     Example:
-        >>> Duration.of("10ep"), Duration.of(500, unit="st"), Duration.of("5%")
+        >>> Duration.of("10ep"), Duration.of(500), Duration.of("5%")
         (10ep, 500st, 5%)
         >>> Duration.of("10 EP"), Duration.of("0.5 ep"), Duration.of("5 %")
         (10ep, 0.5ep, 5%)
@@ -77,34 +81,30 @@ class Duration:
 
     __slots__ = ("unit", "value")
 
-    def __init__(self, value: float, unit: str) -> None:
+    def __init__(self, value: float, unit: Unit) -> None:
         self.unit, number = _unit("Duration.unit", unit), as_float(value)
         if number is None or not _is_length(number):
             raise InvalidArgument("Duration.value", value, f"0, or a number from {_LEAST:g} to {_MOST:g}")
         self.value = tidy(number)
 
     @classmethod
-    def of(
-        cls, length: DurationLike, *, unit: str = "st", field: str = "duration", allow_zero: bool = False
-    ) -> Duration:
-        """Read a length greater than 0; a plain number counts in `unit`.
+    def of(cls, length: DurationLike, *, field: str = "duration", allow_zero: bool = False) -> Duration:
+        """Read a length greater than 0; a plain number counts optimizer steps.
 
         Args:
             length: the number, the text, or a Duration.
-            unit: the unit of a plain number.
             field: the name used in the error message.
             allow_zero: whether 0 will do.
 
         Raises:
-            InvalidArgument: it is not a length, not greater than 0, or a fraction of a step or of an unnamed unit; or
-                `unit` is none.
+            InvalidArgument: it is not a length, not greater than 0, or a fraction of a step.
         """
-        value, counted_in = cls._read(length, _unit("unit", unit))
+        value, counted_in = cls._read(length)
         least, hint = "greater than 0: a number", ""
         if value is None:
-            hint = advice(length, unit)
-        elif fraction := _fraction(value, counted_in, isinstance(length, Duration) or _has_unit(length)):
-            least, hint = f"at least one {_NAMES[unit]}", fraction
+            hint = advice(length)
+        elif fraction := _fraction(value, counted_in):
+            least, hint = f"at least one {_NAMES[counted_in]}", fraction
         elif not _is_length(value):
             hint = f"A length is from {_LEAST:g} to {_MOST:g}." if 0 < value < math.inf else ""
         elif value or allow_zero:
@@ -112,16 +112,13 @@ class Duration:
         raise InvalidArgument(field, length, ("0 or " if allow_zero else "") + _ALLOWED.format(least), hint)
 
     @staticmethod
-    def _read(length: object, unit: str) -> tuple[float | None, str]:
+    def _read(length: object) -> tuple[float | None, Unit]:
         """(the number in a length, its unit); None where there is none."""
         if isinstance(length, Duration):
             return length.value, length.unit
-        if isinstance(length, str):
-            match = _TEXT.fullmatch(length)
-            return (None, unit) if match is None else (float(match["value"]), (match["unit"] or unit).lower())
-        if isinstance(length, (int, float, np.integer, np.floating)):
-            return as_float(length), unit
-        return None, unit
+        if isinstance(length, str) and (match := _TEXT.fullmatch(length)):
+            return float(match["value"]), _unit("unit", (match["unit"] or "st").lower())
+        return as_float(length) if isinstance(length, (int, float, np.integer, np.floating)) else None, "st"
 
     def measure(self, position: Position) -> tuple[Value, float]:
         """(how much has passed, this length), both in one clock.
@@ -206,7 +203,7 @@ def measure_all(durations: Sequence[Duration], position: Position) -> tuple[Valu
     """(how much has passed, each of these lengths), all in one clock: epochs if they all count them, or else steps.
 
     Raises:
-        TrainingError: one of them cannot be told in the clock of the others.
+        TrainingError: the steps per epoch are unknown, and the lengths are in different units.
     """
     clock, lengths = _in_one_clock(durations, position)
     return _passed(clock, position), lengths
@@ -224,10 +221,10 @@ class Lengths:
         self._measured: tuple[RunLength, Duration | str, list[float]] | None = None
 
     def measure(self, position: Position) -> tuple[Value, list[float], bool]:
-        """As `measure_all`; and whether the lengths have been told anew, for this run.
+        """As `measure_all`; and whether the lengths were measured anew, for this run.
 
         Raises:
-            TrainingError: one of them cannot be told in the clock of the others.
+            TrainingError: the steps per epoch are unknown, and the lengths are in different units.
         """
         known = self._measured
         if known is not None and known[0] == position.run:
@@ -237,7 +234,7 @@ class Lengths:
         return _passed(clock, position), lengths, True
 
     def forget(self) -> None:
-        """Tell the lengths anew at the next position."""
+        """Measure the lengths anew at the next position."""
         self._measured = None
 
     def __reduce__(self) -> tuple[type[Lengths], tuple[Sequence[Duration]]]:
@@ -270,23 +267,23 @@ class Boundaries:
         """Of each unit (the indices of its lengths, the shortest first; how many of them have passed).
 
         Raises:
-            TrainingError: one of them cannot be told in this run.
+            TrainingError: a length depends on something that is unknown in this run.
         """
-        return [(order, _count(lengths, one.measure(position)[0])) for order, one, lengths in self._in(position)]
+        return [(order, _count(lengths, first.measure(position)[0])) for order, first, lengths in self._in(position)]
 
     def last(self, position: Position) -> Value:
         """The number, from 1, of the last of all the lengths that has passed, where they increase; 0 if none has.
 
         Raises:
-            TrainingError: one of them cannot be told in this run.
+            TrainingError: a length depends on something that is unknown in this run.
         """
         units = self._in(position)
         if len(units) == 1:
-            _, one, lengths = units[0]
-            return _count(lengths, one.measure(position)[0])
+            _, first, lengths = units[0]
+            return _count(lengths, first.measure(position)[0])
         last: Value = 0
-        for order, one, lengths in units:
-            last = maximum(last, _numbered(order, _count(lengths, one.measure(position)[0])))
+        for order, first, lengths in units:
+            last = maximum(last, _numbered(order, _count(lengths, first.measure(position)[0])))
         return last
 
     def _in(self, position: Position) -> list[tuple[list[int], Duration, list[float]]]:
@@ -294,12 +291,12 @@ class Boundaries:
         known = self._measured
         if known is not None and (known[0] is position.run or known[0] == position.run):
             return known[1]
-        found = []
+        units = []
         for order in self._orders:
             lengths = [self._durations[index].measure(position)[1] for index in order]
-            found.append((order, self._durations[order[0]], lengths))
-        self._measured = position.run, found
-        return found
+            units.append((order, self._durations[order[0]], lengths))
+        self._measured = position.run, units
+        return units
 
     def __reduce__(self) -> tuple[type[Boundaries], tuple[Sequence[Duration]]]:
         """Without what has been measured."""
@@ -337,49 +334,48 @@ def _in_one_clock(durations: Sequence[Duration], position: Position) -> tuple[Du
     spans = [duration.known(position.run) for duration in durations if duration.value]
     for clock in ("st", "ep"):
         both = (span.steps if clock == "st" else span.epochs for span in spans)
-        told = [length for length in both if length is not None]
-        if len(told) == len(spans):
-            rest = iter(told)
+        known = [length for length in both if length is not None]
+        if len(known) == len(spans):
+            rest = iter(known)
             return clock, [next(rest) if duration.value else 0.0 for duration in durations]
     raise TrainingError(
-        f"{', '.join(map(str, durations))} are to be seen in one clock, and the steps per epoch are unknown; "
+        f"{', '.join(map(str, durations))} cannot be compared, because the steps per epoch are unknown; "
         "give them all in steps, or all in epochs"
     )
 
 
-def advice(length: object, unit: str = "st") -> str:
+def advice(length: object) -> str:
     """How to write a text that others would read as a length; empty for what nobody would.
 
     Example:
-        >>> advice("10 epochs"), advice("5 pct"), advice("1k", "st"), advice("soon")
+        >>> advice("10 epochs"), advice("5 pct"), advice("1k"), advice("soon")
         ('Did you mean "10ep"?', 'Did you mean "5%"?', 'Did you mean "1000st"?', '')
     """
     match = _OTHERS.fullmatch(length) if isinstance(length, str) else None
     word = match["unit"].lower() if match else ""
-    meant = _UNIT_OF.get(word or unit)
+    meant = _UNIT_OF.get(word or "st")
     if match is None or meant is None:
         return ""
     value = float(re.sub("[_,]", "", match["value"])) * _TIMES[match["times"]]
     if not value or not _is_length(100 * value):
         return ""
-    found = _percent(value) if meant == "dur" else f"{tidy(value)}{meant}"
+    text = _percent(value) if meant == "dur" else f"{tidy(value)}{meant}"
     steps = " (optimizer steps)" if word.startswith("ba") else ""
-    return (_fraction(value, meant, bool(word)) if meant in _UNITS else "") or f'Did you mean "{found}"{steps}?'
+    return (_fraction(value, meant) if meant in _UNITS else "") or f'Did you mean "{text}"{steps}?'
 
 
-def _fraction(value: float, unit: str, has_unit: bool) -> str:
-    """What to say of a fraction where a length is meant; empty where it is a length."""
-    if not 0 < value < 1 or unit == "%" or (unit == "ep" and has_unit):
+def _fraction(value: float, unit: str) -> str:
+    """The hint for a fraction of a step or sample, which is no length; empty for anything else."""
+    if not 0 < value < 1 or unit not in _NAMES:
         return ""
-    or_epochs = f' (of the run), or "{value}{unit}"' if unit == "ep" else ""
-    return f'{value} is less than one {_NAMES[unit]}; did you mean "{_percent(value)}"{or_epochs}?'
+    return f'{value} is less than one {_NAMES[unit]}; did you mean "{_percent(value)}"?'
 
 
 def _percent(share: float) -> str:
     return f"{tidy(float(f'{100 * share:.12g}'))}%"
 
 
-def _unit(field: str, unit: object) -> str:
+def _unit(field: str, unit: object) -> Unit:
     """One of the units, as a text of Python's own."""
     if isinstance(unit, str) and unit in _UNITS:
         return _UNITS[_UNITS.index(unit)]
@@ -390,8 +386,3 @@ def _unit(field: str, unit: object) -> str:
 def _is_length(value: float) -> bool:
     """Whether a number is a length, or 0; nothing that a formula makes of one is too large or too small."""
     return value == 0 or _LEAST <= value <= _MOST
-
-
-def _has_unit(length: object) -> bool:
-    match = _TEXT.fullmatch(length) if isinstance(length, str) else None
-    return match is not None and match["unit"] is not None

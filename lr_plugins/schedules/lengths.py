@@ -1,10 +1,10 @@
-"""The lengths of time in a schedule, and whether a run tells how long they are."""
+"""The lengths of time in a schedule, and the run that each is a length of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lr_plugins.schedules.combinators.combine import Combination
+from lr_plugins.schedules.combinators.base import Combination
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule
@@ -23,7 +23,7 @@ def counts_samples(schedule: Schedule) -> bool:
 
 
 def relevant_run(schedule: Schedule, run: RunLength) -> RunLength:
-    """What a schedule looks at of a run: the batch size only where it counts samples."""
+    """The run without what a schedule does not depend on: the batch size, unless it counts samples."""
     return run if counts_samples(schedule) else run._replace(batch_size=None)
 
 
@@ -31,7 +31,7 @@ def lengths_in(schedule: Schedule, position: Position) -> Iterator[tuple[Duratio
     """Each length in a schedule, its parts included, with the run that it is a length of.
 
     Raises:
-        TrainingError: how long a part is cannot be told in this run.
+        TrainingError: the length of a part is unknown in this run.
     """
     for length in schedule.own_lengths():
         yield length, position.run

@@ -1,4 +1,4 @@
-"""What happens when: the moments of a run that a schedule's arguments name."""
+"""Milestones: what happens when in a run, as far as the arguments of a schedule determine it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lr_plugins.schedules.position import Position, RunLength, Value
 WARMUP = "warm-up"  # a rise before the schedule itself
 END = "end"  # from there on nothing changes any more
 MILESTONE = "milestone"  # a change
-POINT = "point"  # between two stretches of a curve
+POINT = "point"  # between two segments of a curve
 FLOOR = "floor"  # below which a schedule does not fall
 PERIOD = "period"  # after each of which something happens again
 
@@ -24,11 +24,11 @@ class Milestone(NamedTuple):
     Args:
         what: what happens, in a few words: `"warm-up ends"`.
         at: the indices of the positions at which it does; none where it happens at none of them.
-        argument: the argument that says when: `"Warmup.length=5%"`; empty where none does.
-        kind: what sort of moment it is: `"warm-up"`, `"end"`, `"milestone"`, `"point"`, `"floor"` or `"period"`.
+        argument: the argument that says when: `"Warmup.warmup_steps=5%"`; empty where none does.
+        kind: what sort of milestone it is: `"warm-up"`, `"end"`, `"milestone"`, `"point"`, `"floor"` or `"period"`.
         share: when it comes, as a share of the run that the schedule sees; None if unknown.
         run: the run that the schedule sees.
-        stays: whether what it leaves holds until the end of the whole run.
+        stays: whether its effect lasts until the end of the whole run.
     """
 
     what: str
@@ -40,12 +40,12 @@ class Milestone(NamedTuple):
     stays: bool = True
 
     def among(self, indices: npt.NDArray[np.intp], stays: bool) -> Milestone:
-        """As it is among more positions, of which these were looked at."""
+        """The same milestone with indices among more positions, of which these are a subset."""
         return self._replace(at=indices[self.at], stays=self.stays and stays)
 
 
 def one_time(what: str, argument: str, length: Duration, position: Position, kind: str = MILESTONE) -> Milestone:
-    """What happens as soon as a length has passed.
+    """A milestone as soon as a length has passed.
 
     Example:
         >>> run = RunLength.of(steps_per_epoch=10, epochs=4)
@@ -56,12 +56,12 @@ def one_time(what: str, argument: str, length: Duration, position: Position, kin
 
 
 def passings(boundaries: Boundaries, position: Position) -> dict[int, npt.NDArray[np.intp]]:
-    """The indices at which each of some lengths has passed, as `once` has it, by the index of the length.
+    """The indices at which each of some lengths has passed, by the index of the length.
 
     Example:
         >>> boundaries = Boundaries([Duration.of("3ep"), Duration.of("5st")])
         >>> at = passings(boundaries, RunLength.of(steps_per_epoch=10, epochs=4).position(np.arange(40)))
-        >>> {index: found.tolist() for index, found in at.items()}
+        >>> {index: indices.tolist() for index, indices in at.items()}
         {0: [30], 1: [5]}
     """
     at: dict[int, list[int]] = {}
@@ -72,18 +72,18 @@ def passings(boundaries: Boundaries, position: Position) -> dict[int, npt.NDArra
         for step in np.flatnonzero(counts[1:] > counts[:-1]).tolist():
             for index in order[int(counts[step]) : int(counts[step + 1])]:
                 at[index].append(step + 1)
-    return {index: np.array(found, dtype=np.intp) for index, found in at.items()}
+    return {index: np.array(indices, dtype=np.intp) for index, indices in at.items()}
 
 
 def at_passing(
     what: str, argument: str, length: Duration, at: npt.NDArray[np.intp], run: RunLength, kind: str = MILESTONE
 ) -> Milestone:
-    """What happens where a length has passed, whose indices are known from `passings`."""
+    """A milestone where a length has passed, at the indices that `passings` found."""
     return Milestone(what, at, f"{argument}={length}", kind, share_of(length, run), run)
 
 
 def recurring(what: str, argument: str, length: Duration, count: Value, position: Position) -> Milestone:
-    """What happens whenever a count, of how often a length has passed, goes up."""
+    """A milestone whenever the count of how often a length has passed goes up."""
     counts = np.broadcast_to(np.asarray(count), position.shape or (1,))
     at = np.flatnonzero(counts[1:] > counts[:-1]) + 1
     return Milestone(what, at, f"{argument}={length}", PERIOD, share_of(length, position.run), position.run)
@@ -110,5 +110,5 @@ def share_of(length: Duration, run: RunLength) -> float | None:
 
 
 def final(argument: str, length: Duration, position: Position, falls: bool) -> Milestone:
-    """That a shape has come to its end value; only of a fall is it a question whether it comes too soon."""
+    """The milestone at which a shape reaches its end value; only a fall can reach it too soon."""
     return one_time("end value reached", argument, length, position, END if falls else POINT)

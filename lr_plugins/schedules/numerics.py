@@ -2,9 +2,9 @@
 
 NumPy's own functions would do for both, but cost ten times as much on a single number, and one is evaluated before
 every optimizer step. Their tanh, log and power (before NumPy 2 their cos as well) differ from the C library's, which
-Python calls, in the last bit of some values: arrays of up to `EXACT_BLOCK` elements go through the C library as well, so that
-steps computed ahead in a block are bit for bit those computed one by one; longer ones, whole curves to look at, through
-NumPy, five times as quick.
+Python calls, in the last bit of some values: arrays of up to `EXACT_BLOCK` elements go through the C library as well,
+so that steps computed ahead in a block are bit for bit those computed one by one; longer ones, whole curves to look at,
+through NumPy, five times as quick.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Condition = bool | np.ndarray
 _Array = npt.NDArray[np.float64]
 
 EXACT_BLOCK = 4096
-"""The largest number of elements that are computed bit for bit as one by one."""
+"""The largest size of an array whose values are bit for bit those of single numbers. The blocks that
+the writer computes ahead are not larger; whole curves would take five times as long (benchmarks/shapes.py)."""
 
 _ROUNDING = 1e-6  # a sample, of as many as a float can count
 

@@ -1,18 +1,25 @@
-"""What a schedule sees of training, and what it says about its decisions."""
+"""What a schedule sees of training, and what it reports of its decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, SupportsFloat
+from typing import Literal, NamedTuple, SupportsFloat, get_args
 
 import numpy as np
 
 from lr_plugins.errors import InvalidArgument
 from lr_plugins.schedules.duration import Duration, advice
 
-BEGIN = "begin"  # of each epoch: for what is asked once an epoch and observes nothing
+BEGIN = "begin"  # of each epoch: for functions that are called once an epoch and observe no metric
 EPOCH, VALIDATION, STEP = "epoch", "validation", "step"
+
+Occasion = Literal["epoch", "validation", "step"]
+"""When a schedule observes; `"50st"`, every 50 optimizer steps, is another one."""
+
+OnMissing = Literal["error", "warn"]
+"""What a schedule does where its metric is not logged."""
+
 _NOTHING: Mapping[str, SupportsFloat] = MappingProxyType({})
 
 
@@ -21,27 +28,27 @@ class Monitor(NamedTuple):
 
     Attributes:
         metric: the logged metric, e.g. `"loss"` or `"val_loss"`.
-        when: the occasion: `"epoch"` (the begin of each epoch, with the metrics of the epoch before), `"validation"`
+        when: the occasion: `"epoch"` (the start of each epoch, with the metrics of the epoch before), `"validation"`
             (the end of each validation run), `"step"` (each optimizer step), or e.g. `"50st"` (every 50 of them).
         on_missing: `"error"` or `"warn"`: what the schedule does where no such metric is logged.
     """
 
     metric: str
     when: str = EPOCH
-    on_missing: str = "error"
+    on_missing: OnMissing = "error"
 
 
 class Observation(NamedTuple):
     """What has been logged when an occasion comes.
 
     Attributes:
-        when: the occasion, as in `Monitor`. That of the epoch comes at the begin of every one, the first included.
-        metrics: the metrics logged anew since the last occasion of this kind, the same on all ranks. Numbers, or what
-            `float` makes one of: nothing is converted before a schedule decides.
+        when: the occasion, as in `Monitor`. That of the epoch comes at the start of every one, the first included.
+        metrics: the metrics logged since the last occasion of this kind, the same on all ranks. Numbers, or anything
+            that `float` converts: nothing is converted before a schedule decides.
         known: the names of all metrics logged so far in the run.
-        complete: whether an epoch and, if there are any, a validation run are over, so that a name which is not
-            known is none that will be.
-        in_turn: whether the schedule that observes has its say now; false for a part of a sequence at other times.
+        complete: whether an epoch and, if there are any, a validation run have ended, so that a name that is still
+            unknown will never be logged.
+        in_turn: whether the schedule determines the learning rate now; false for a part of a sequence at other times.
 
     Example:
         >>> Observation("epoch", {"loss": 2.3}, known=["loss", "acc"]).metrics["loss"]
@@ -56,15 +63,15 @@ class Observation(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A decision, to be told as `{who} {verb} learning rate to {value}.` and the reason, if any, in brackets.
+    """A decision, reported as `{who} {verb} learning rate to {value}.` with the reason, if any, in brackets.
 
     Attributes:
         who: the schedule's name, e.g. `"ReduceLROnPlateau"`.
         verb: `"setting"`, `"reducing"`, `"raising"` or `"resetting"`.
         why: the observation it comes from, e.g. `"loss 2.3026"`.
-        warning: whether it is to be told even where messages are not asked for.
+        warning: whether it is reported even where messages are off.
         value: the number in the message, of the type that was computed. Default None: the learning rate.
-        asked: whether the schedule itself asks for its messages.
+        asked: whether the schedule itself turns its messages on.
     """
 
     who: str
@@ -76,16 +83,16 @@ class Change(NamedTuple):
 
 
 SET = Change("LearningRateScheduler", "setting")
-"""What is said of a schedule of time at the start of each epoch."""
+"""What is reported at the start of each epoch for a schedule of time."""
 
 
 def occasion(field: str, when: object) -> str:
     """An occasion in its normal form: `"50st"` for 50 as well, `"step"` for `"1st"`.
 
     Raises:
-        InvalidArgument: it is none.
+        InvalidArgument: it is not an occasion.
     """
-    if isinstance(when, str) and when in (EPOCH, VALIDATION, STEP):
+    if isinstance(when, str) and when in get_args(Occasion):
         return str(when)
     allowed = '"epoch", "validation", "step", or a whole number of optimizer steps such as "50st"'
     try:

@@ -183,7 +183,7 @@ class RunLength(_RunLength):
         if self.clock is None:
             return step // self.steps_per_epoch
         if isinstance(step, np.ndarray):
-            return np.array([math.floor(self.clock.epoch_at(one)) for one in step.tolist()])
+            return np.array([math.floor(self.clock.epoch_at(each)) for each in step.tolist()])
         return math.floor(self.clock.epoch_at(step))
 
 
@@ -251,16 +251,18 @@ class Position(NamedTuple):
 
     def chosen(self, which: slice | npt.NDArray[np.bool_]) -> Position:
         """Some of an array of positions."""
-        step, epoch = (one[which] if isinstance(one, np.ndarray) else one for one in (self.step, self.epoch))
+        step, epoch = (count[which] if isinstance(count, np.ndarray) else count for count in (self.step, self.epoch))
         return self._replace(step=step, epoch=epoch)
 
     def each(self) -> Iterator[Position]:
         """The single positions of an array of them."""
-        counts = np.broadcast_arrays(*(one for one in (self.step, self.epoch) if isinstance(one, np.ndarray)))
-        columns = iter([one.ravel().tolist() for one in counts])
-        step, epoch = (next(columns) if isinstance(one, np.ndarray) else repeat(one) for one in (self.step, self.epoch))
-        for one, other in zip(step, epoch, strict=False):
-            yield self._replace(step=one, epoch=other)
+        counts = np.broadcast_arrays(*(count for count in (self.step, self.epoch) if isinstance(count, np.ndarray)))
+        columns = iter([count.ravel().tolist() for count in counts])
+        step, epoch = (
+            next(columns) if isinstance(count, np.ndarray) else repeat(count) for count in (self.step, self.epoch)
+        )
+        for each_step, each_epoch in zip(step, epoch, strict=False):
+            yield self._replace(step=each_step, epoch=each_epoch)
 
     # --- the same position as a part of the run sees it -----------------------------------------------------
 
@@ -303,12 +305,12 @@ class Position(NamedTuple):
 
     def at_begin(self) -> Position:
         """The very first of this run."""
-        step, epoch = (None if one is None else 0 for one in (self.step, self.epoch))
+        step, epoch = (None if count is None else 0 for count in (self.step, self.epoch))
         return self._replace(step=step, epoch=epoch)
 
 
 class Length(NamedTuple):
-    """A length of time in both clocks; None where it cannot be told.
+    """A length of time in both clocks; None where it is unknown.
 
     Attributes:
         steps: optimizer steps.

@@ -9,11 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from lr_plugins import renamed
 from lr_plugins.checkpoint_state import WrongState, mapping, plain
 from lr_plugins.errors import ImpossibleValue, InvalidArgument, LearningRateError, shortened, shown
 from lr_plugins.schedules.duration import Duration, DurationLike
@@ -22,14 +23,17 @@ from lr_plugins.schedules.observation import SET, Change, Monitor, Observation
 from lr_plugins.schedules.position import Count, Position, Value, as_position
 from lr_plugins.validation import as_float, learning_rate
 
+if TYPE_CHECKING:
+    from lr_plugins.schedules.combinators.warmup import Rise
+
 State = Mapping[str, Any] | None
-"""What a schedule remembers: None, or plain numbers and texts under names, as JSON can hold them."""
+"""The state of a schedule: None, or a mapping of names to plain numbers and texts that JSON can hold."""
 
 
 _NUMPY = np.ndarray, np.generic
 _INFINITY = np.float64(math.inf).view(np.uint64)
 _OUT_OF_DOMAIN = "math domain error", "cannot convert float"
-"""How Python says that a number is none that a function of its own takes."""
+"""How the errors of Python's math functions begin for numbers outside of their domain."""
 
 
 class _CallbackHook:
@@ -45,7 +49,7 @@ _HOMES = {
     "lr_plugins.schedules": "lr_plugins.schedules",
     "lr_plugins.keras": "lr_plugins.schedules.keras",
 }
-"""Where users know schedules by name, and the package that has them."""
+"""The packages by which users name schedules, and the package that defines them."""
 
 _DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDictionary()
 
@@ -53,10 +57,10 @@ _DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDi
 class Schedule(ABC):
     """What the learning rate should be, as a pure function of position.
 
-    A schedule owns no counter and changes nothing: ask for any position, in any order. Where it depends on
-    what training observes, the little it remembers is passed in as `state`, made by `start` and advanced by
-    `observe`; whoever runs the training keeps it. Sub-classes write `value`, and keep each constructor argument
-    in an attribute of the same name. A class is known to `from_config` by its dotted name as soon as it is defined.
+    A schedule owns no counter and mutates nothing: it can be called for any position, in any order. A schedule that
+    depends on metrics is passed a small `state`, made by `start` and advanced by `observe`; the training loop keeps it.
+    Sub-classes implement `value`, and keep each constructor argument in an attribute of the same name. `from_config`
+    knows a class by its dotted name as soon as it is defined.
 
     Example:
         >>> from lr_plugins import StepDecay, RunLength
@@ -68,12 +72,14 @@ class Schedule(ABC):
     initial_learning_rate: float | None = None
 
     observes_when_inactive: bool = False
-    """Whether a part of a sequence observes before and after its turn as well. Those that count (a plateau's patience)
-    do not; one that follows a metric does, and is up to date when its turn comes."""
+    """Whether it observes before and after its turn as well, as a part of a sequence. Schedules that count (a plateau's
+    patience) do not; `LossDriven` does, and is up to date when its turn comes."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Make the class known by its name."""
+        """Make the class known by its name, and its constructor explain calls of an earlier version."""
         super().__init_subclass__(**arguments)
+        if "__init__" in vars(cls):
+            renamed.arguments(cls)
         _DEFINED[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     # What Lightning asks a callback first; a schedule among the Trainer's callbacks says what to do.
@@ -85,7 +91,7 @@ class Schedule(ABC):
         Args:
             position: a `Position`; or a plain number of optimizer steps, or a NumPy array of them (then an array
                 comes back), for schedules that look at nothing else.
-            state: what the schedule remembers; without it, the answer is that of a run which observed nothing.
+            state: the schedule's state; without it, the value is that of a run which has observed nothing.
 
         Returns:
             A finite number >= 0 for a position of one step. For one whose step or epoch is an array (or both), an array
@@ -93,8 +99,8 @@ class Schedule(ABC):
             bit for bit the value of a call of its own.
 
         Raises:
-            ImpossibleValue: the formula gives something else there: its numbers have become too large, or negative.
-            TrainingError: the value cannot be told at this position.
+            ImpossibleValue: the formula gives something else there, because its numbers overflow or become negative.
+            TrainingError: the value depends on something that is unknown at this position.
         """
         where = position if type(position) is Position else as_position(position)
         if isinstance(where.step, _NUMPY) or isinstance(where.epoch, _NUMPY):
@@ -134,7 +140,7 @@ class Schedule(ABC):
         """The values at an array of positions, each by a call of its own."""
         if where.shape is None:
             return self._require_value(math.nan, where)
-        return np.array([self(one, state) for one in where.each()], dtype=np.float64).reshape(where.shape)
+        return np.array([self(position, state) for position in where.each()], dtype=np.float64).reshape(where.shape)
 
     def _require_value(self, value: Any, where: Position) -> Value:
         """A value that is a finite number >= 0, whatever its type."""
@@ -148,7 +154,7 @@ class Schedule(ABC):
         return checked
 
     def _explained(self, error: Exception, where: Position) -> LearningRateError | None:
-        """What to raise for an error in the formula: that a number has become too large or too small; or None."""
+        """The error to raise for an error in the formula, if it comes from numbers that overflow; or None."""
         for name in ("step", "epoch"):
             count = getattr(where, name)
             kind = count.dtype.kind if isinstance(count, np.ndarray) else None
@@ -168,20 +174,20 @@ class Schedule(ABC):
         """The formula."""
 
     def start(self) -> State:
-        """What is remembered before the first step."""
+        """The state before the first step."""
         return None
 
     def check_state(self, state: Any, where: str = "state") -> None:
-        """Refuse what is not a state of this schedule, e.g. of a checkpoint that is damaged.
+        """Refuse what is not a state of this schedule, e.g. from a damaged checkpoint.
 
-        A sub-class that remembers something extends it where plain values are not check enough.
+        A sub-class with a state extends it where more than plain values is required.
 
         Args:
-            state: what is to be one.
-            where: what it is called in the message.
+            state: the value to check.
+            where: its name in the message.
 
         Raises:
-            WrongState: it is not.
+            WrongState: it is not a state of this schedule.
         """
         if self.start() is None and state is not None:
             raise WrongState(where, state, f"None, since {type(self).__name__} remembers nothing")
@@ -191,15 +197,15 @@ class Schedule(ABC):
 
     @property
     def is_pure(self) -> bool:
-        """Whether its values may be computed ahead of time, for many steps at once, given what it remembers now.
+        """Whether its values may be computed ahead of time, for many steps at once, from the current state.
 
-        True, unless asking has effects of its own, as a function of the user's may: that is asked at its time.
+        True, unless a call may have side effects, as a function of the user's: that is called at its own step.
         """
         return True
 
     @property
     def uses_optimizer_lr(self) -> bool:
-        """Whether it starts from the optimizer's own learning rate: the argument for another is left out."""
+        """Whether it starts from the optimizer's own learning rate, because it names no other."""
         return "initial_learning_rate" in self.config() and self.initial_learning_rate is None
 
     @property
@@ -209,27 +215,27 @@ class Schedule(ABC):
 
     @property
     def kind(self) -> str:
-        """What sort of schedule it is, parts included: a state fits the schedules of one kind."""
+        """The kind of schedule, parts included: a state fits all schedules of one kind."""
         return type(self).__name__
 
     def observe(self, state: State, position: Position, observation: Observation) -> State:
-        """What is remembered from here on, given what has been logged; the state as it is on others' occasions."""
+        """The state after an observation; the same state where the occasion is not this schedule's."""
         return state
 
     def announcement(self, state: State) -> Change:
-        """What is said of a schedule of time at the start of an epoch."""
+        """What is reported at the start of an epoch for a schedule of time."""
         return SET
 
     def changes(self, before: State, after: State) -> Iterable[Change]:
-        """What an observation has changed, to be told."""
+        """What an observation has changed, for the messages."""
         return ()
 
     def milestones_in(self, position: Position) -> Iterator[Milestone]:
-        """What happens at which of an array of positions, in the order of time, as far as the arguments say so."""
+        """The milestones among an array of increasing positions, as far as the arguments determine them."""
         yield from ()
 
     def own_lengths(self) -> Iterator[Duration]:
-        """The lengths of time in its arguments, those of its parts not included."""
+        """The lengths of time in its arguments, without those of its parts."""
         yield from _lengths_among(vars(self).values())
 
     def initial(self, position: Position) -> float:
@@ -251,10 +257,12 @@ class Schedule(ABC):
         )
 
     # --- combination --------------------------------------------------------------------------------------
+    # The combinators are schedules, and these methods of a schedule build them: the one circle among the imports. It is
+    # closed when a method is called; a registry that combinators enter would hide from a reader what a method builds.
 
     def then(self, following: Schedule | Callable[..., float], *, after: DurationLike) -> Schedule:
-        """This schedule for the length `after`, then another one, counting from its own begin (see `Chain`)."""
-        from lr_plugins.schedules.combinators.combine import Chain
+        """This schedule for the length `after`, then another one, counting from its own start (see `Chain`)."""
+        from lr_plugins.schedules.combinators.chain import Chain
 
         return Chain([self, following], lengths=[after])
 
@@ -263,7 +271,7 @@ class Schedule(ABC):
         warmup_steps: DurationLike,
         *,
         start_factor: float = 0.0,
-        shape: str | Schedule | Callable[..., float] = "linear",
+        shape: Rise | Schedule | Callable[..., float] = "linear",
         prefix: bool = True,
     ) -> Schedule:
         """This schedule after a rise to its first value (see `Warmup`)."""
@@ -273,7 +281,7 @@ class Schedule(ABC):
 
     def __mul__(self, factor: Schedule | float) -> Schedule:
         """This schedule times a factor, or times a schedule of factors (see `Product`)."""
-        from lr_plugins.schedules.combinators.combine import Product
+        from lr_plugins.schedules.combinators.product import Product
 
         return Product([self, factor])
 
@@ -281,44 +289,44 @@ class Schedule(ABC):
 
     def at_least(self, min_learning_rate: float) -> Schedule:
         """This schedule with a floor (see `Bounded`)."""
-        from lr_plugins.schedules.combinators.combine import Bounded
+        from lr_plugins.schedules.combinators.bounded import Bounded
 
         return Bounded(self, min_learning_rate=min_learning_rate)
 
     def at_most(self, max_learning_rate: float) -> Schedule:
         """This schedule with a ceiling (see `Bounded`)."""
-        from lr_plugins.schedules.combinators.combine import Bounded
+        from lr_plugins.schedules.combinators.bounded import Bounded
 
         return Bounded(self, max_learning_rate=max_learning_rate)
 
     def repeated(self, every: DurationLike) -> Schedule:
-        """This schedule over and over again (see `Repeated`)."""
-        from lr_plugins.schedules.combinators.combine import Repeated
+        """This schedule again and again (see `Repeated`)."""
+        from lr_plugins.schedules.combinators.repeated import Repeated
 
         return Repeated(self, every=every)
 
     def stretched(self, ratio: float) -> Schedule:
         """This schedule on a run `ratio` times as long (see `Stretched`)."""
-        from lr_plugins.schedules.combinators.combine import Stretched
+        from lr_plugins.schedules.combinators.stretched import Stretched
 
         return Stretched(self, ratio=ratio)
 
     def smooth(self) -> Schedule:
         """This schedule with epochs that move at every step (see `Smooth`)."""
-        from lr_plugins.schedules.combinators.combine import Smooth
+        from lr_plugins.schedules.combinators.epochs import Smooth
 
         return Smooth(self)
 
     def per_epoch(self) -> Schedule:
         """This schedule held within each epoch (see `PerEpoch`)."""
-        from lr_plugins.schedules.combinators.combine import PerEpoch
+        from lr_plugins.schedules.combinators.epochs import PerEpoch
 
         return PerEpoch(self)
 
     # --- what it is ---------------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments as they were understood."""
+        """The constructor's arguments, in their normalized form."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __repr__(self) -> str:
@@ -345,10 +353,10 @@ def _are_values(values: npt.NDArray[Any]) -> bool:
 
 
 def defined_schedule(name: str) -> type[Schedule] | None:
-    """The class of schedules of a dotted name; None where the program has not defined one of that name.
+    """The schedule class of a dotted name; None if the program has not defined one.
 
     Args:
-        name: that of its module and its own; or, of the schedules of this package, `lr_plugins.schedules.StepDecay`.
+        name: module and class; for a schedule of this package, e.g. `lr_plugins.schedules.StepDecay`.
 
     Example:
         >>> defined_schedule("lr_plugins.schedules.StepDecay").__name__, defined_schedule("os.system")
@@ -357,13 +365,13 @@ def defined_schedule(name: str) -> type[Schedule] | None:
     home, _, own = name.rpartition(".")
     if home in _HOMES:
         package = import_module(_HOMES[home])
-        found = vars(package).get(own) if own in package.__all__ else None
-        return found if isinstance(found, type) and issubclass(found, Schedule) else None
+        kind = vars(package).get(own) if own in package.__all__ else None
+        return kind if isinstance(kind, type) and issubclass(kind, Schedule) else None
     return _DEFINED.get(name)
 
 
 def public_name(kind: type[Schedule]) -> str:
-    """The dotted name that a configuration has for a class: that of the package which shows it, not of its file.
+    """The dotted name of a class in a configuration: that of the package which exports it, not of its module.
 
     Example:
         >>> from lr_plugins import StepDecay

@@ -19,11 +19,11 @@ def to_config(schedule: Schedule, functions_by_name: bool = False) -> dict[str, 
 
     Args:
         schedule: the schedule, of whatever depth.
-        functions_by_name: put `{"_function_": name}` for a function, to compare by; there is no way back from it.
-            Default false.
+        functions_by_name: write a function as `{"_function_": name}`, for comparisons; it cannot be read back.
+            Default False.
 
     Raises:
-        InvalidArgument: it holds a function, which has no plain form.
+        InvalidArgument: it contains a function, which has no plain form.
 
     Example:
         >>> from lr_plugins import StepDecay
@@ -40,15 +40,15 @@ def to_config(schedule: Schedule, functions_by_name: bool = False) -> dict[str, 
 def from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule of a dictionary that `to_config` made.
 
-    The dictionary may come from a file that is not to be trusted, such as a checkpoint: nothing is imported or called
-    by name but the classes of schedules of this package, and those that the program has defined or imported already.
-    A class of yours is known from its definition on: import the module that has it before.
+    The dictionary may come from an untrusted file, such as a checkpoint: the only classes that are looked up by name
+    are the schedules of this package, and those that the program has already defined or imported. Import the module
+    that defines a class of your own before.
 
     Args:
         config: the dictionary; `_target_` names a class of schedules.
 
     Raises:
-        InvalidArgument: it names none that is known, its arguments do not fit, or it is nested too deeply.
+        InvalidArgument: the name is unknown, the arguments do not fit, or it is nested too deeply.
 
     Example:
         >>> from_config({"_target_": "lr_plugins.schedules.StepDecay", "initial_learning_rate": 0.1, "every": "5ep"})
@@ -67,7 +67,7 @@ def _plain(value: Any, field: str, functions_by_name: bool) -> Any:
     if isinstance(value, Duration):
         return str(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(one, field, functions_by_name) for one in value]
+        return [_plain(item, field, functions_by_name) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if functions_by_name:
@@ -84,7 +84,7 @@ def _from_config(config: Any) -> Schedule:
         schedule: Schedule = kind(**{name: _built(value) for name, value in config.items() if name != TARGET})
     except InvalidArgument:
         raise
-    except Exception as error:  # of a value that no argument can be
+    except Exception as error:  # any that a constructor raises for a value of the wrong type
         raise InvalidArgument(f"the configuration of {target}", dict(config), "its arguments", str(error)) from error
     return schedule
 
@@ -92,13 +92,13 @@ def _from_config(config: Any) -> Schedule:
 def _built(value: Any) -> Any:
     if isinstance(value, Mapping) and TARGET in value:
         return _from_config(value)
-    return [_built(one) for one in value] if isinstance(value, (list, tuple)) else value
+    return [_built(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _class(target: object) -> type[Schedule]:
-    found = defined_schedule(target) if isinstance(target, str) else None
-    if found is None:
+    kind = defined_schedule(target) if isinstance(target, str) else None
+    if kind is None:
         allowed = "the dotted name of a schedule, e.g. lr_plugins.schedules.StepDecay"
         hint = "Of a class of yours, import the module that defines it first." if isinstance(target, str) else ""
         raise InvalidArgument(TARGET, described(ascii(target)[:100]), allowed, hint)
-    return found
+    return kind

@@ -27,7 +27,7 @@ _LEAST, _LABEL = 40, 9  # characters: of the chart, and of the numbers at its si
 
 
 def terminal_width(stream: TextIO | None = None) -> int:
-    """The width of the terminal in characters; 80 where the output is none."""
+    """The width of the terminal in characters; 80 where the output is not a terminal."""
     stream = sys.stdout if stream is None else stream
     try:
         return max(shutil.get_terminal_size((80, 24)).columns if stream.isatty() else 80, _LEAST)
@@ -117,11 +117,11 @@ def _dots(curve: Curve, steps: int, axis: _Axis, columns: int, rows: int) -> Dot
     end = np.maximum(np.searchsorted(curve.steps, np.ceil(edges[1:]), "left"), first + 1)
     dots = np.zeros((rows, columns), dtype=np.bool_)
     before = level[0]
-    for column, (one, after) in enumerate(zip(first.tolist(), end.tolist(), strict=True)):
-        mine = level[one:after]
-        low, high = min(before, mine.min()), max(before, mine.max())
+    for column, (index, after) in enumerate(zip(first.tolist(), end.tolist(), strict=True)):
+        levels = level[index:after]
+        low, high = min(before, levels.min()), max(before, levels.max())
         # From the level before, which has a dot of its own already, but for this one.
-        low, high = (low + (low == before < mine.min()), high - (high == before > mine.max()))
+        low, high = (low + (low == before < levels.min()), high - (high == before > levels.max()))
         dots[rows - 1 - high : rows - low, column] = True
         before = level[after - 1]
     return dots

@@ -1,4 +1,4 @@
-"""What a preview shows of one schedule: its values, and the events in the run."""
+"""What a preview shows of one schedule: its values, and the events of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A course to assume for a metric that only a training would know."""
+"""Courses to assume for metrics, whose values only a training knows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Observati
 from lr_plugins.validation import as_float
 
 Course = float | Sequence[float] | Callable[[float], float]
-"""A constant; values at equal distances from the begin of the run to its end, with lines between; or a function of the
+"""A constant; values at equal distances from the start of the run to its end, with lines between; or a function of the
 share of the run that has passed, from 0 to 1."""
 
-_ALLOWED = "a number, a list of numbers from the begin of the run to its end, or a function of the share of the run"
+_ALLOWED = "a number, a list of numbers from the start of the run to its end, or a function of the share of the run"
 
 
 class Validations(NamedTuple):
@@ -49,27 +49,27 @@ def occasions(steps: int, per_epoch: int, whens: Iterable[str], validations: Val
         first, end = epoch * per_epoch, min((epoch + 1) * per_epoch, steps)
         yield Occasion(EPOCH, first, epoch)
         yield Occasion(BEGIN, first, epoch)
-        found = [
+        due = [
             (step, 0, when) for when, count in every.items() for step in range(first - first % count, end + 1, count)
         ]
         if validations and (epoch + 1) % validations.every_n_epochs == 0:
-            found += [(first + after, 1, VALIDATION) for after in validations.after]
-        for step, _, when in sorted(found):
+            due += [(first + after, 1, VALIDATION) for after in validations.after]
+        for step, _, when in sorted(due):
             if first < step <= end:
                 yield Occasion(when, step, epoch)
 
 
 class SimulatedMetrics:
-    """What would have been logged when an occasion comes, if the metrics took the courses given.
+    """What would have been logged by each occasion, if the metrics took the courses given.
 
-    A metric whose name begins with `val` is logged by each validation, one that is measured at the begin of each epoch,
+    A metric whose name begins with `val` is logged by each validation, one that is measured at the start of each epoch,
     any other at the end of each epoch and at each step.
 
     Args:
         courses: those of the metrics, by name.
         steps: of the run.
         validates: whether the run does.
-        measured: the metrics that are measured at the begin of each epoch, before it.
+        measured: the metrics that are measured at the start of each epoch, before it.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ def course_of(name: str, given: Course) -> Callable[[float], float]:
     """A course as a function of the share of the run that has passed.
 
     Raises:
-        InvalidArgument: it is none.
+        InvalidArgument: it is not a course.
 
     Example:
         >>> course_of("loss", (2.0, 1.0, 0.8))(0.25)
@@ -175,8 +175,8 @@ def read_course(text: str) -> tuple[str, Course]:
 
 def _numbers(name: str, given: Any) -> list[float]:
     several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    found = [as_float(value) for value in several]
-    numbers = [value for value in found if value is not None and math.isfinite(value)]
-    if not numbers or len(numbers) < len(found):
+    read = [as_float(value) for value in several]
+    numbers = [value for value in read if value is not None and math.isfinite(value)]
+    if not numbers or len(numbers) < len(read):
         raise InvalidArgument(f"the course of {name}", given, _ALLOWED)
     return numbers

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lr_plugins.simulation.chart import chart, only_ascii, terminal_width
 from lr_plugins.simulation.lines import Event, Line
-from lr_plugins.simulation.preview import Preview
 from lr_plugins.simulation.warnings import length
+
+if TYPE_CHECKING:
+    from lr_plugins.simulation.preview import Preview
 
 _AT_ONCE = 4  # events of the same kind that follow each other; more are told by the first ones and the last
 
@@ -19,10 +22,10 @@ def page(preview: Preview, width: int | None = None, log: bool = False, ascii: b
     run = preview.run
     parts = [_labelled([("run", _length(preview)), *(("", note) for note in preview.notes)])]
     for quantity in dict.fromkeys(line.name.partition("/")[0] for line in preview.lines):
-        mine = {line.name: line for line in preview.lines if line.name.partition("/")[0] == quantity}
+        lines = {line.name: line for line in preview.lines if line.name.partition("/")[0] == quantity}
         head = "" if quantity == "lr" else f"{quantity}\n"
-        parts.append(head + chart(mine, int(run.steps or 0), run.steps_per_epoch, width, log=log, ascii=ascii))
-        for name, line in mine.items():
+        parts.append(head + chart(lines, int(run.steps or 0), run.steps_per_epoch, width, log=log, ascii=ascii))
+        for name, line in lines.items():
             parts.append("\n".join(_table(line, name if len(preview.lines) > 1 else "lr")))
             parts.append(_labelled(list(_sums(line))))
     if preview.warnings:

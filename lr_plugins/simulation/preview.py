@@ -1,4 +1,4 @@
-"""See what a schedule will do before anything is trained: a chart, what happens when, and what may be a mistake."""
+"""What a schedule will do, before anything is trained: a chart, a table of milestones, and likely mistakes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import ImpossibleValue, InvalidArgument, TrainingError
+from lr_plugins.plotting.learning_rate import plot_learning_rate
 from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.observation import VALIDATION
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.simulation.lines import Event, Line
 from lr_plugins.simulation.metric_courses import Course, Validations, describe_course
+from lr_plugins.simulation.page import page
 from lr_plugins.simulation.plan import Plan, plan
 from lr_plugins.simulation.segments import Planned
 from lr_plugins.simulation.warnings import plan_warnings
@@ -31,7 +33,7 @@ class Preview:
     Args:
         run: how long the run will be.
         lines: what each schedule will do.
-        warnings: what usually is a mistake, a line each.
+        warnings: likely mistakes, a line each.
         notes: what was assumed, and where the numbers of the run come from, a line each.
     """
 
@@ -66,8 +68,6 @@ class Preview:
             log: a logarithmic axis. Default False: only where most of the curve would lie flat otherwise.
             ascii: only characters of ASCII. Default None: where the output's encoding has no others.
         """
-        from lr_plugins.simulation.page import page
-
         return page(self, width, log, ascii)
 
     def __str__(self) -> str:
@@ -78,8 +78,6 @@ class Preview:
 
     def plot(self, path: str | Path) -> Path:
         """Draw it as a picture, whose kind the name's ending tells: `.png`, `.svg`, `.pdf`; needs matplotlib."""
-        from lr_plugins.plotting.learning_rate import plot_learning_rate
-
         per_epoch = self.run.steps_per_epoch
         begins = range(0, int(self.run.steps or 0), int(per_epoch)) if per_epoch else ()
         return plot_learning_rate({line.name: line for line in self.lines}, path, title=_TITLE, epochs=begins)
@@ -87,8 +85,6 @@ class Preview:
 
 def plot_all(previews: Mapping[str, Preview], path: str | Path) -> Path:
     """Draw the first lines of several previews as one picture (see `Preview.plot`)."""
-    from lr_plugins.plotting.learning_rate import plot_learning_rate
-
     return plot_learning_rate({f"lr/{name}": one.lines[0] for name, one in previews.items()}, path, title=_TITLE)
 
 
@@ -113,15 +109,15 @@ def preview(
         steps: optimizer steps of the run, >= 1; the lower one counts where epochs tell it as well.
         base_learning_rate: the optimizer's own, >= 0, for a schedule that names no initial one.
         metrics: the course to assume for each metric that a schedule follows: a number; several, at equal distances
-            from the begin of the run to its end, with lines between; or a function of the share of the run. Those
+            from the start of the run to its end, with lines between; or a function of the share of the run. Those
             whose name begins with `val` are logged by a validation after each epoch.
         defaults: the optimizer's other hyper-parameters, e.g. `optimizer.defaults`, for those that are assigned.
         batch_size: samples of one optimizer step, >= 1, for lengths in samples: those of a batch, times the batches of
             a step and the processes.
 
     Raises:
-        InvalidArgument: the length of the run is not describe_course, or a metric has no course.
-        TrainingError: a learning rate cannot be describe_course, or is none.
+        InvalidArgument: the length of the run is unknown, or a metric has no course.
+        TrainingError: a value of the schedule is not a finite number >= 0, or depends on something unknown.
 
     Example:
         >>> from lr_plugins import CosineDecay
@@ -153,14 +149,14 @@ def preview_of(
     lines, warnings, notes = [], [], list(notes)
     for name, one in named(assignments):
         try:
-            found = plan(one.schedule, planned, own_value(defaults, one.to))
+            planned_values = plan(one.schedule, planned, own_value(defaults, one.to))
         except ImpossibleValue as error:
             raise error.meant_for(named_in_words(one.to), "a finite number >= 0") from error
-        lines.append(Line(name, found, tuple(_events(found, planned.run)), planned.run))
+        lines.append(Line(name, planned_values, tuple(_events(planned_values, planned.run)), planned.run))
         if one.to == "lr":
             several = f"{name}: " if len(assignments) > 1 else ""
             follows = bool(one.schedule.monitors)
-            warnings += [several + line for line in plan_warnings(found, planned.run, follows)]
+            warnings += [several + line for line in plan_warnings(planned_values, planned.run, follows)]
         if one.layer_decay != 1.0:
             notes.append(f"{name} is that of the highest layer; each layer below has {one.layer_decay:g} times as much")
     followed = dict.fromkeys(monitor.metric for one in assignments for monitor in one.schedule.monitors)
@@ -177,12 +173,12 @@ def named(assignments: Assignments) -> Iterator[tuple[str, Assign]]:
         ['lr/others', 'lr/head']
     """
     for to in dict.fromkeys(one.to for one in assignments):
-        mine = [one for one in assignments if one.to == to]
+        of_one = [one for one in assignments if one.to == to]
         # Of several that fit, the last one counts: one for all leaves nothing to those before it.
-        last = max((at for at, one in enumerate(mine) if not one.chooses and one.optimizer is None), default=0)
-        for one in mine[last:]:
+        last = max((at for at, one in enumerate(of_one) if not one.chooses and one.optimizer is None), default=0)
+        for one in of_one[last:]:
             chosen = one.name or re.sub(r"\W+", "-", one.params or str(one.group or "")).strip("-")
-            yield (to if len(mine[last:]) == 1 else f"{to}/{chosen if one.chooses else 'others'}"), one
+            yield (to if len(of_one[last:]) == 1 else f"{to}/{chosen if one.chooses else 'others'}"), one
 
 
 def named_in_words(to: str) -> str:
@@ -206,7 +202,7 @@ def _run(steps_per_epoch: int | None, epochs: int | None, steps: int | None, bat
     if run.steps is not None and run.steps > _MOST_STEPS:
         raise InvalidArgument("the length of the run", run.steps, "at most 2**53 optimizer steps")
     if run.steps is None:
-        allowed = "describe_course, as steps, or as epochs together with steps_per_epoch"
+        allowed = "given: steps, or epochs together with steps_per_epoch"
         raise InvalidArgument("the length of the run", None, allowed)
     return run
 
@@ -231,24 +227,24 @@ def _check_metrics(assignments: Assignments, planned: Planned) -> None:
 # --- what happens when --------------------------------------------------------------------------------------
 
 
-def _events(found: Plan, run: RunLength) -> Iterator[Event]:
+def _events(plan: Plan, run: RunLength) -> Iterator[Event]:
     what: dict[int, list[str]] = {}
 
     def note(step: int, text: str) -> None:
         if text not in what.setdefault(step, []):
             what[step].append(text)
 
-    note(int(found.steps[0]), "begin")
-    for moment in found.moments:
+    note(int(plan.steps[0]), "begin")
+    for moment in plan.moments:
         for at in moment.at.tolist():
-            note(int(found.steps[at]), moment.what)
-    for step, text in found.decisions:
+            note(int(plan.steps[at]), moment.what)
+    for step, text in plan.decisions:
         note(step, text)
-    for at in found.changes:
-        note(int(found.steps[at]), "changes")
-    if found.values.min() < found.values.max():
-        note(int(found.steps[found.values.argmax()]), "peak")
-    note(int(found.steps[-1]), "last step")
+    for at in plan.changes:
+        note(int(plan.steps[at]), "changes")
+    if plan.values.min() < plan.values.max():
+        note(int(plan.steps[plan.values.argmax()]), "peak")
+    note(int(plan.steps[-1]), "last step")
     for step, texts in sorted(what.items()):
-        value = float(found.values[np.searchsorted(found.steps, step)])
+        value = float(plan.values[np.searchsorted(plan.steps, step)])
         yield Event(step, step / run.steps_per_epoch if run.steps_per_epoch else None, value, "; ".join(texts))

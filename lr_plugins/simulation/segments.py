@@ -1,4 +1,4 @@
-"""What a schedule gives at any step of a run that has not begun: stretch by stretch, between the times it observes."""
+"""The values of a schedule at any step of a run that has not begun, segment by segment: it observes in between."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MOST_OCCASIONS = 100_000  # at which a schedule observes, one after the other
 
 @dataclass(frozen=True)
 class Planned:
-    """What is known of a run before it begins.
+    """What is known of a run before it starts.
 
     Args:
         run: its length; the steps of the whole run are known.
-        metrics: the course to assume for each metric that is followed.
+        metrics: the course to assume for each metric that a schedule observes.
         validations: when it validates. Default None: never.
-        measured: metrics that are measured at the begin of each epoch.
+        measured: metrics that are measured at the start of each epoch.
     """
 
     run: RunLength
@@ -47,13 +47,13 @@ class Planned:
 
 
 class Segment(NamedTuple):
-    """Steps between which a schedule remembers the same.
+    """Steps for which a schedule's state is the same.
 
     Attributes:
         first: the first step.
         end: the one after the last.
-        state: what is remembered.
-        decided: what was decided for it, by step.
+        state: the schedule's state.
+        decided: the decisions that led to it, with their steps.
     """
 
     first: int
@@ -63,7 +63,7 @@ class Segment(NamedTuple):
 
 
 class Segments:
-    """The stretches of a run, and the values in them.
+    """The segments of a run, and the values in them.
 
     Args:
         schedule: the schedule.
@@ -74,12 +74,12 @@ class Segments:
     def __init__(self, schedule: Schedule, planned: Planned, base: float | None) -> None:
         self._schedule, self._planned, self._base = schedule, planned, base
         self._all = list(self._walk())
-        self._firsts = [one.first for one in self._all]
+        self._firsts = [segment.first for segment in self._all]
 
     @property
     def decisions(self) -> tuple[tuple[int, str], ...]:
-        """What a schedule that follows metrics decides, by the step that comes after."""
-        return tuple(decision for one in self._all for decision in one.decided)
+        """What a metric-driven schedule decides, with the step that follows the decision."""
+        return tuple(decision for segment in self._all for decision in segment.decided)
 
     def values(self, steps: Steps, block: int = EXACT_BLOCK) -> Values:
         """The values of some steps, shape (n,).
@@ -89,17 +89,17 @@ class Segments:
             block: steps at a time. Default: as many as are bit for bit what a training uses.
 
         Raises:
-            TrainingError: a value is none that a learning rate can have, or cannot be told.
+            TrainingError: a value is not a possible learning rate, or depends on something unknown.
         """
-        found = np.empty(steps.shape)
-        some = slice(bisect_right(self._firsts, steps[0]) - 1, bisect_left(self._firsts, steps[-1] + 1))
-        for one in self._all[some]:
-            begin, end = np.searchsorted(steps, (one.first, one.end)).tolist()
+        values = np.empty(steps.shape)
+        touched = slice(bisect_right(self._firsts, steps[0]) - 1, bisect_left(self._firsts, steps[-1] + 1))
+        for segment in self._all[touched]:
+            begin, end = np.searchsorted(steps, (segment.first, segment.end)).tolist()
             for at in range(begin, end, block):
                 which = slice(at, min(at + block, end))
-                found[which] = self._schedule(self._planned.run.position(steps[which], self._base), one.state)
-        _check(steps, found, self._schedule)
-        return found
+                values[which] = self._schedule(self._planned.run.position(steps[which], self._base), segment.state)
+        _check(steps, values, self._schedule)
+        return values
 
     def after_the_end(self) -> float:
         """The value that would follow the last step."""
@@ -110,10 +110,10 @@ class Segments:
         schedule, planned = self._schedule, self._planned
         state, first = schedule.start(), 0
         decided: list[tuple[int, str]] = []
-        pretended = SimulatedMetrics(planned.metrics, planned.steps, planned.validations is not None, planned.measured)
+        metrics = SimulatedMetrics(planned.metrics, planned.steps, planned.validations is not None, planned.measured)
         for occasion in _occasions(schedule, planned) if state is not None else ():
             position = Position(occasion.step, occasion.epoch, planned.run, self._base)
-            observed = schedule.observe(state, position, pretended.observation(occasion))
+            observed = schedule.observe(state, position, metrics.observation(occasion))
             if observed == state:
                 continue
             if occasion.step > first:
@@ -128,7 +128,7 @@ class Segments:
 def _occasions(schedule: Schedule, planned: Planned) -> Iterator[Occasion]:
     per_epoch = planned.run.steps_per_epoch
     if per_epoch is None:
-        raise InvalidArgument("steps_per_epoch", None, "told, because this schedule looks at epochs")
+        raise InvalidArgument("steps_per_epoch", None, "given, because this schedule depends on epochs")
     whens = {monitor.when for monitor in schedule.monitors}
     for count, occasion in enumerate(occasions(planned.steps, int(per_epoch), whens, planned.validations)):
         if count == _MOST_OCCASIONS:
@@ -140,7 +140,7 @@ def _occasions(schedule: Schedule, planned: Planned) -> Iterator[Occasion]:
 
 
 def _check(steps: Steps, values: Values, schedule: Schedule) -> None:
-    """Refuse what is too large for a training to use; all else the schedule itself has seen to."""
+    """Refuse a value that is too large for single precision; the schedule itself has checked all else."""
     if values.size and values.max() > LARGEST:
         at = int(np.argmax(values > LARGEST))
         value, when = repr(float(values[at])), f"at step {steps[at]}, and {ENDS}"

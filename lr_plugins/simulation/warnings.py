@@ -1,4 +1,4 @@
-"""What in a plan usually is a mistake: one line each, with the numbers, and what to do."""
+"""What is usually a mistake in a plan: one line each, with the numbers and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lr_plugins.schedules.rules_of_thumb import fall_line
 from lr_plugins.simulation.plan import Plan
 
 TINY = 1e-8
-"""A learning rate below which nothing is learnt any more."""
+"""A learning rate below which a network no longer learns."""
 
 _LONG = 0.05  # a share of the run that is worth a word
 
@@ -23,17 +23,19 @@ def plan_warnings(plan: Plan, run: RunLength, follows_metrics: bool) -> Iterator
     Args:
         plan: the plan.
         run: how long the run will be.
-        follows_metrics: whether its course is that of an assumed metric: then its fall says nothing.
+        follows_metrics: whether it depends on the course assumed for a metric: then its fall means nothing.
     """
-    told: dict[str, str] = {}
+    by_argument: dict[str, str] = {}
     for moment in plan.moments:
         if moment.argument and moment.share is not None and (line := _CHECKS[moment.kind](moment, moment.share, run)):
-            told.setdefault(moment.argument, line)
-    yield from told.values()
-    early = [moment for moment in plan.moments if moment.kind == END and moment.argument in told and moment.at.size]
+            by_argument.setdefault(moment.argument, line)
+    yield from by_argument.values()
+    early = [
+        moment for moment in plan.moments if moment.kind == END and moment.argument in by_argument and moment.at.size
+    ]
     if not early:
         yield from _tiny(plan, run)
-    # Where it starts depends on the network, which a preview does not know: a fit says it.
+    # Where it should start depends on the network, which a preview does not know; a fit warns of it.
     if not follows_metrics and (line := fall_line(float(plan.values.max()), plan.end)):
         yield line
 

@@ -18,7 +18,7 @@ import lr_plugins as lp
 from docs_tools.catalogue import EXAMPLES
 from lr_plugins import keras
 from lr_plugins.engine.safe_globals import safe_classes
-from lr_plugins.schedules.combinators.combine import Wrapper
+from lr_plugins.schedules.combinators.base import Wrapper
 from tests.toys import QUIET, Toy, Used, loader
 
 RUN = lp.RunLength.of(steps_per_epoch=6, epochs=4)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lr_plugins.schedules import Chain, Product, Schedule
-from lr_plugins.schedules.combinators.combine import Wrapper
-from lr_plugins.schedules.combinators.warmup import Annealed, Warmup
+from lr_plugins.schedules.combinators.annealed import Annealed
+from lr_plugins.schedules.combinators.base import Wrapper
+from lr_plugins.schedules.combinators.warmup import Warmup
 
 
 class Comparison(NamedTuple):

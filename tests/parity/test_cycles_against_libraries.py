@@ -20,7 +20,9 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
 from lr_plugins import Chain, Constant, FunctionSchedule, RunLength
-from lr_plugins.schedules.combinators.warmup import Annealed, Warmup, WarmupStableDecay
+from lr_plugins.schedules.combinators.annealed import Annealed
+from lr_plugins.schedules.combinators.warmup import Warmup
+from lr_plugins.schedules.combinators.warmup_stable_decay import WarmupStableDecay
 from lr_plugins.schedules.shapes.cosine import CosineDecay
 from lr_plugins.schedules.shapes.cycle import CycleThrough, Cyclic, OneCycle
 from lr_plugins.schedules.shapes.inverse import InverseSquareRoot

@@ -13,7 +13,7 @@ from keras.optimizers import schedules as real
 from lr_plugins import CosineRestarts, LearningRateScheduler, RunLength
 from lr_plugins import keras as ours
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.keras.decays import SCHEDULES
+from lr_plugins.schedules.keras.serialization import SCHEDULES
 from tests.toys import Toy, fit
 
 from .deviation import assert_agrees

@@ -19,8 +19,9 @@ import timm.scheduler as timm
 import torch
 import transformers
 
-from lr_plugins.schedules.combinators.combine import Chain, Repeated
+from lr_plugins.schedules.combinators.chain import Chain
 from lr_plugins.schedules.combinators.noise import Noise
+from lr_plugins.schedules.combinators.repeated import Repeated
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.schedules.schedule import Schedule
 from lr_plugins.schedules.shapes.constant import Constant

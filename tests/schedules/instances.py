@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lr_plugins import schedules as s
 from lr_plugins.schedules import RunLength, Schedule
-from lr_plugins.schedules.combinators.warmup import FALLS, RISES
+from lr_plugins.schedules.combinators.cooldown import FALLS
+from lr_plugins.schedules.combinators.warmup import RISES
 
 runs = st.builds(
     RunLength.of, steps_per_epoch=st.integers(1, 30), epochs=st.integers(1, 40), batch_size=st.just(64)
@@ -48,58 +49,105 @@ def with_values(boundaries):
 
 def with_points(whens):
     return st.builds(
-        s.PiecewiseInterpolation, st.tuples(*[st.tuples(st.just(when), ends) for when in whens]), interpolations
+        s.PiecewiseInterpolation,
+        st.tuples(*[st.tuples(st.just(when), ends) for when in whens]),
+        interpolation=interpolations,
     )
 
 
 LEAVES = {
     s.Constant: st.builds(s.Constant, maybe),
-    s.StepDecay: st.builds(s.StepDecay, maybe, factors, durations),
-    s.MultiStepDecay: st.builds(s.MultiStepDecay, maybe, st.lists(durations, max_size=4), factors),
+    s.StepDecay: st.builds(s.StepDecay, maybe, drop=factors, every=durations),
+    s.MultiStepDecay: st.builds(s.MultiStepDecay, maybe, milestones=st.lists(durations, max_size=4), gamma=factors),
     s.PiecewiseConstant: times().flatmap(with_values),
     s.PiecewiseInterpolation: times(least=0).flatmap(with_points),
-    s.ExponentialDecay: st.builds(s.ExponentialDecay, maybe, durations, factors, st.booleans()),
-    s.InverseTimeDecay: st.builds(s.InverseTimeDecay, maybe, durations, ends, st.booleans()),
-    s.InverseSquareRoot: st.builds(s.InverseSquareRoot, maybe, durations, powers),
-    s.LinearDecay: st.builds(s.LinearDecay, maybe, ends, durations),
-    s.PolynomialDecay: st.builds(s.PolynomialDecay, maybe, durations, ends, powers, st.booleans(), powers),
-    s.CosineDecay: st.builds(s.CosineDecay, maybe, durations, ends, powers, powers),
-    s.CosineRestarts: st.builds(
-        s.CosineRestarts, maybe, durations, st.sampled_from([1, 1.1, 1.5, 2]), factors, ends, st.booleans()
+    s.ExponentialDecay: st.builds(
+        s.ExponentialDecay, maybe, decay_steps=durations, decay_rate=factors, staircase=st.booleans()
     ),
-    s.TanhDecay: st.builds(s.TanhDecay, maybe, durations, ends, st.floats(-8, -0.5), st.floats(0.5, 8)),
+    s.InverseTimeDecay: st.builds(
+        s.InverseTimeDecay, maybe, decay_steps=durations, decay_rate=ends, staircase=st.booleans()
+    ),
+    s.InverseSquareRoot: st.builds(s.InverseSquareRoot, maybe, decay_steps=durations, power=powers),
+    s.LinearDecay: st.builds(s.LinearDecay, maybe, end_learning_rate=ends, decay_steps=durations),
+    s.PolynomialDecay: st.builds(
+        s.PolynomialDecay,
+        maybe,
+        decay_steps=durations,
+        end_learning_rate=ends,
+        power=powers,
+        cycle=st.booleans(),
+        k_decay=powers,
+    ),
+    s.CosineDecay: st.builds(
+        s.CosineDecay, maybe, decay_steps=durations, end_learning_rate=ends, power=powers, k_decay=powers
+    ),
+    s.CosineRestarts: st.builds(
+        s.CosineRestarts,
+        maybe,
+        first_decay_steps=durations,
+        t_mul=st.sampled_from([1, 1.1, 1.5, 2]),
+        m_mul=factors,
+        end_learning_rate=ends,
+        whole_peak=st.booleans(),
+    ),
+    s.TanhDecay: st.builds(
+        s.TanhDecay,
+        maybe,
+        decay_steps=durations,
+        end_learning_rate=ends,
+        lower=st.floats(-8, -0.5),
+        upper=st.floats(0.5, 8),
+    ),
     s.OneCycle: st.builds(
-        s.OneCycle, maybe, durations, shares, interpolations, st.just(25.0), st.just(1e4), st.booleans(), st.booleans()
+        s.OneCycle,
+        maybe,
+        total_steps=durations,
+        pct_start=shares,
+        anneal=interpolations,
+        div_factor=st.just(25.0),
+        final_div_factor=st.just(1e4),
+        three_phase=st.booleans(),
+        reach_end=st.booleans(),
     ),
     s.CycleThrough: st.builds(
-        s.CycleThrough, ends, ends, ends, durations, shares, interpolations, st.booleans(), st.booleans()
+        s.CycleThrough,
+        ends,
+        ends,
+        ends,
+        total_steps=durations,
+        pct_start=shares,
+        anneal=interpolations,
+        three_phase=st.booleans(),
+        reach_end=st.booleans(),
     ),
     s.Cyclic: st.builds(
         s.Cyclic,
         ends,
         ends,
-        durations,
-        st.none() | durations,
-        st.sampled_from(["triangular", "triangular2", "exp_range"]),
-        factors,
+        up_steps=durations,
+        down_steps=st.none() | durations,
+        mode=st.sampled_from(["triangular", "triangular2", "exp_range"]),
+        gamma=factors,
     ),
-    s.Cooldown: st.builds(s.Cooldown, maybe, ends, durations, falls),
+    s.Cooldown: st.builds(s.Cooldown, maybe, end_learning_rate=ends, decay_steps=durations, shape=falls),
     s.WarmupStableDecay: st.builds(
         s.WarmupStableDecay,
         maybe,
-        st.sampled_from([0, "5%", "3ep", 17]),
-        st.sampled_from(["20%", "95%", "5ep", 40]),
-        falls,
-        ends,
-        shares,
+        warmup_steps=st.sampled_from([0, "5%", "3ep", 17]),
+        decay_steps=st.sampled_from(["20%", "95%", "5ep", 40]),
+        decay_shape=falls,
+        end_learning_rate=ends,
+        start_factor=shares,
     ),
-    s.LossDriven: st.builds(s.LossDriven, maybe, st.just("loss"), st.sampled_from([None, "10x", "2x"])),
+    s.LossDriven: st.builds(
+        s.LossDriven, maybe, monitor=st.just("loss"), max_learning_rate=st.sampled_from([None, "10x", "2x"])
+    ),
     s.BoldDriver: st.builds(s.BoldDriver, maybe),
-    s.Greedy: st.builds(s.Greedy, maybe, st.just("loss"), patience=st.integers(0, 2)),
+    s.Greedy: st.builds(s.Greedy, maybe, monitor=st.just("loss"), patience=st.integers(0, 2)),
     s.ReduceLROnPlateau: st.builds(
         s.ReduceLROnPlateau,
         maybe,
-        st.just("loss"),
+        monitor=st.just("loss"),
         patience=st.integers(1, 3),
         rule=st.sampled_from(["keras", "torch"]),
     ),
@@ -115,37 +163,65 @@ LEAVES = {
 def warm_ups(part):
     lengths = st.just(0) | durations
     return st.one_of(
-        st.builds(s.Warmup, part, lengths, st.floats(1e-3, 1), st.sampled_from(list(RISES))),
-        st.builds(s.Warmup, part, lengths, st.just(0.0), st.just("linear"), st.booleans()),
+        st.builds(
+            s.Warmup, part, warmup_steps=lengths, start_factor=st.floats(1e-3, 1), shape=st.sampled_from(list(RISES))
+        ),
+        st.builds(
+            s.Warmup,
+            part,
+            warmup_steps=lengths,
+            start_factor=st.just(0.0),
+            shape=st.just("linear"),
+            prefix=st.booleans(),
+        ),
         st.builds(lambda part, length, rise: s.Warmup(part, warmup_steps=length, shape=rise), part, lengths, part),
     )
 
 
 COMBINATIONS = {
     s.Chain: lambda part: st.lists(part, min_size=1, max_size=3).flatmap(
-        lambda parts: st.builds(s.Chain, st.just(parts), st.tuples(*[durations] * (len(parts) - 1)))
+        lambda parts: st.builds(s.Chain, st.just(parts), lengths=st.tuples(*[durations] * (len(parts) - 1)))
     ),
     s.Product: lambda part: st.builds(s.Product, st.lists(part, min_size=1, max_size=3)),
-    s.Bounded: lambda part: st.builds(s.Bounded, part, st.floats(0, 0.1), st.none() | st.floats(0.1, 1)),
-    s.Repeated: lambda part: st.builds(s.Repeated, part, st.sampled_from(["45st", "2ep", "1.5ep", "15%", "640sp"])),
-    s.Stretched: lambda part: st.builds(s.Stretched, part, st.sampled_from([0.1, 0.5, 3, 49])),
+    s.Bounded: lambda part: st.builds(
+        s.Bounded, part, min_learning_rate=st.floats(0, 0.1), max_learning_rate=st.none() | st.floats(0.1, 1)
+    ),
+    s.Repeated: lambda part: st.builds(
+        s.Repeated, part, every=st.sampled_from(["45st", "2ep", "1.5ep", "15%", "640sp"])
+    ),
+    s.Stretched: lambda part: st.builds(s.Stretched, part, ratio=st.sampled_from([0.1, 0.5, 3, 49])),
     s.Smooth: lambda part: st.builds(s.Smooth, part),
     s.PerEpoch: lambda part: st.builds(s.PerEpoch, part),
     s.Warmup: warm_ups,
     s.Replanned: lambda part: st.builds(
-        s.Replanned, part, st.just(10), st.just(20), st.just(200), st.just(64), st.integers(0, 250), st.floats(0.2, 5)
+        s.Replanned,
+        part,
+        steps_per_epoch=st.just(10),
+        epochs=st.just(20),
+        steps=st.just(200),
+        batch_size=st.just(64),
+        since=st.integers(0, 250),
+        ratio=st.floats(0.2, 5),
     ),
-    s.Annealed: lambda part: st.builds(s.Annealed, part, ends, durations, st.none() | durations, falls, st.booleans()),
+    s.Annealed: lambda part: st.builds(
+        s.Annealed,
+        part,
+        end_learning_rate=ends,
+        after=durations,
+        decay_steps=st.none() | durations,
+        shape=falls,
+        hold=st.booleans(),
+    ),
     s.Noise: lambda part: st.builds(
         s.Noise,
         part,
-        durations,
-        st.none() | durations,
-        st.none() | durations,
-        st.floats(0.01, 1),
-        st.floats(0.1, 2),
-        st.sampled_from(["normal", "uniform"]),
-        st.integers(0, 2**64 - 1),
+        every=durations,
+        after=st.none() | durations,
+        until=st.none() | durations,
+        limit=st.floats(0.01, 1),
+        std=st.floats(0.1, 2),
+        distribution=st.sampled_from(["normal", "uniform"]),
+        seed=st.integers(0, 2**64 - 1),
     ),
 }
 leaves = st.one_of(*LEAVES.values())

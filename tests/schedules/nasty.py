@@ -68,9 +68,11 @@ FUNCTIONS = [
     print,
 ]  # fmt: skip
 SCHEDULES = [
-    s.Constant(0.1), s.Constant(1e300), s.Constant(0.0), s.StepDecay(), s.StepDecay(0.1, drop=10, every="1st"), s.CosineDecay(0.1),
+    s.Constant(0.1), s.Constant(1e300), s.Constant(0.0), s.StepDecay(), s.StepDecay(0.1, drop=10, every="1st"),
+    s.CosineDecay(0.1),
     s.CosineRestarts(0.1, first_decay_steps=1), s.LossDriven(0.1), s.ReduceLROnPlateau(), s.BoldDriver(0.1),
-    s.ExponentialDecay(1, decay_steps=1, decay_rate=1e-300), s.Chain([s.Constant(1.0), s.LinearDecay(1.0)], lengths=["5%"]),
+    s.ExponentialDecay(1, decay_steps=1, decay_rate=1e-300),
+    s.Chain([s.Constant(1.0), s.LinearDecay(1.0)], lengths=["5%"]),
     s.PiecewiseConstant(["1ep", "50%"], [1, 2, 3]),
     s.Stretched(s.CosineDecay(0.1), ratio=1e-300),
     s.Noise(s.Constant(1e308)), s.FunctionSchedule(lambda step: 1e308 * step, of="step"),

@@ -27,7 +27,7 @@ GIVEN = {
     s.Stretched: {"schedule": ONE, "ratio": 2},
     s.Smooth: {"schedule": ONE},
     s.PerEpoch: {"schedule": ONE},
-    s.Warmup: {"schedule": ONE, "length": 3},
+    s.Warmup: {"schedule": ONE, "warmup_steps": 3},
     s.Replanned: {"schedule": ONE},
     s.Annealed: {"schedule": ONE},
     s.Noise: {"schedule": ONE},

@@ -14,7 +14,7 @@ from lr_plugins import keras, schedules
 from lr_plugins.errors import ImpossibleValue
 from lr_plugins.schedules import Observation, Position, RunLength, Schedule
 from lr_plugins.schedules import numerics as ops
-from lr_plugins.schedules.keras.decays import DTYPES
+from lr_plugins.schedules.keras.base import DTYPES
 from lr_plugins.schedules.numerics import EXACT_BLOCK
 from lr_plugins.schedules.serialization import from_config, to_config
 

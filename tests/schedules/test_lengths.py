@@ -38,22 +38,34 @@ from lr_plugins.schedules.duration import Duration
 ONE = Constant(0.1)
 
 FRACTIONS = {
-    "with_warmup(0.05)": (lambda: CosineDecay(0.1).with_warmup(0.05), "Warmup.length", "5%"),
-    'with_warmup("0.05")': (lambda: CosineDecay(0.1).with_warmup("0.05"), "Warmup.length", "5%"),
-    'with_warmup("0.05st")': (lambda: CosineDecay(0.1).with_warmup("0.05st"), "Warmup.length", "5%"),
-    'with_warmup("5e-2")': (lambda: CosineDecay(0.1).with_warmup("5e-2"), "Warmup.length", "5%"),
-    "with_warmup(np.float32(0.25))": (lambda: CosineDecay(0.1).with_warmup(np.float32(0.25)), "Warmup.length", "25%"),
-    "with_warmup(Duration)": (lambda: CosineDecay(0.1).with_warmup(Duration(0.05, "st")), "Warmup.length", "5%"),
-    "with_warmup(1 / 3)": (lambda: CosineDecay(0.1).with_warmup(1 / 3), "Warmup.length", "33.3333333333%"),
-    "Warmup(prefix=False)": (lambda: Warmup(ONE, warmup_steps=0.1, prefix=False), "Warmup.length", "10%"),
-    "WarmupStableDecay.warmup": (lambda: WarmupStableDecay(warmup_steps=0.05), "WarmupStableDecay.warmup", "5%"),
-    "WarmupStableDecay.decay": (lambda: WarmupStableDecay(decay_steps=0.2), "WarmupStableDecay.decay", "20%"),
+    "with_warmup(0.05)": (lambda: CosineDecay(0.1).with_warmup(0.05), "Warmup.warmup_steps", "5%"),
+    'with_warmup("0.05")': (lambda: CosineDecay(0.1).with_warmup("0.05"), "Warmup.warmup_steps", "5%"),
+    'with_warmup("0.05st")': (lambda: CosineDecay(0.1).with_warmup("0.05st"), "Warmup.warmup_steps", "5%"),
+    'with_warmup("5e-2")': (lambda: CosineDecay(0.1).with_warmup("5e-2"), "Warmup.warmup_steps", "5%"),
+    "with_warmup(np.float32(0.25))": (
+        lambda: CosineDecay(0.1).with_warmup(np.float32(0.25)),
+        "Warmup.warmup_steps",
+        "25%",
+    ),
+    "with_warmup(Duration)": (lambda: CosineDecay(0.1).with_warmup(Duration(0.05, "st")), "Warmup.warmup_steps", "5%"),
+    "with_warmup(1 / 3)": (lambda: CosineDecay(0.1).with_warmup(1 / 3), "Warmup.warmup_steps", "33.3333333333%"),
+    "Warmup(prefix=False)": (lambda: Warmup(ONE, warmup_steps=0.1, prefix=False), "Warmup.warmup_steps", "10%"),
+    "WarmupStableDecay.warmup_steps": (
+        lambda: WarmupStableDecay(warmup_steps=0.05),
+        "WarmupStableDecay.warmup_steps",
+        "5%",
+    ),
+    "WarmupStableDecay.decay_steps": (
+        lambda: WarmupStableDecay(decay_steps=0.2),
+        "WarmupStableDecay.decay_steps",
+        "20%",
+    ),
     "Chain.lengths": (lambda: Chain([ONE, ONE, ONE], lengths=[10, 0.5]), "Chain.lengths[1]", "50%"),
     "then": (lambda: ONE.then(ONE, after=0.9), "Chain.lengths[0]", "90%"),
     "repeated": (lambda: CosineDecay(0.1).repeated(0.25), "Repeated.every", "25%"),
     "Annealed.after": (lambda: Annealed(ONE, after=0.8), "Annealed.after", "80%"),
-    "Annealed.length": (lambda: Annealed(ONE, decay_steps=0.2), "Annealed.length", "20%"),
-    "Cooldown": (lambda: Cooldown(0.1, decay_steps=0.2), "Cooldown.length", "20%"),
+    "Annealed.decay_steps": (lambda: Annealed(ONE, decay_steps=0.2), "Annealed.decay_steps", "20%"),
+    "Cooldown": (lambda: Cooldown(0.1, decay_steps=0.2), "Cooldown.decay_steps", "20%"),
     "CosineDecay": (lambda: CosineDecay(0.1, decay_steps=0.9), "CosineDecay.decay_steps", "90%"),
     "LinearDecay": (lambda: LinearDecay(0.1, decay_steps=np.float64(0.9)), "LinearDecay.decay_steps", "90%"),
     "ExponentialDecay": (
@@ -67,8 +79,8 @@ FRACTIONS = {
         "10%",
     ),
     "CosineRestarts": (lambda: CosineRestarts(0.1, first_decay_steps=0.1), "CosineRestarts.first_decay_steps", "10%"),
-    "OneCycle": (lambda: OneCycle(0.1, total_steps=0.5), "OneCycle.length", "50%"),
-    "Cyclic": (lambda: Cyclic(0.1, 0.2, up_steps=0.5), "Cyclic.step_size_up", "50%"),
+    "OneCycle": (lambda: OneCycle(0.1, total_steps=0.5), "OneCycle.total_steps", "50%"),
+    "Cyclic": (lambda: Cyclic(0.1, 0.2, up_steps=0.5), "Cyclic.up_steps", "50%"),
     "samples": (lambda: CosineDecay(0.1, decay_steps="0.5sp"), "CosineDecay.decay_steps", "50%"),
     "point": (lambda: PiecewiseInterpolation([[0, 0.1], [0.5, 0.01]]), "PiecewiseInterpolation.points[1][0]", "50%"),
     "first point": (
@@ -90,7 +102,7 @@ def test_fraction_of_a_step_is_refused(make, field, meant):
     )
 
 
-OF_EPOCHS = {
+LENGTHS = {
     "StepDecay": (lambda length: StepDecay(0.1, every=length), "StepDecay.every"),
     "MultiStepDecay": (lambda length: MultiStepDecay(0.1, milestones=[length, "9ep"]), "MultiStepDecay.milestones[0]"),
     "PiecewiseConstant": (lambda length: PiecewiseConstant([length], [1, 2]), "PiecewiseConstant.boundaries[0]"),
@@ -98,16 +110,16 @@ OF_EPOCHS = {
 }
 
 
-@pytest.mark.parametrize(("make", "field"), OF_EPOCHS.values(), ids=OF_EPOCHS)
+@pytest.mark.parametrize(("make", "field"), LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("length", [0.5, "0.5", ".5", np.float64(0.5)], ids=repr)
-def test_fraction_of_an_unnamed_epoch_may_be_either(make, field, length):
+def test_fraction_without_a_unit_is_a_fraction_of_a_step(make, field, length):
     with pytest.raises(InvalidArgument) as refused:
         make(length)
     assert refused.value.field == field
-    assert str(refused.value).endswith('. 0.5 is less than one epoch; did you mean "50%" (of the run), or "0.5ep"?')
+    assert str(refused.value).endswith('. 0.5 is less than one optimizer step; did you mean "50%"?')
 
 
-@pytest.mark.parametrize(("make", "field"), OF_EPOCHS.values(), ids=OF_EPOCHS)
+@pytest.mark.parametrize(("make", "field"), LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("length", ["0.5ep", "0.5 EP", "0.5%", Duration(0.5, "ep"), 1, 1.5, "2.5"], ids=repr)
 def test_fraction_with_its_unit_is_a_length(make, field, length):
     make(length)

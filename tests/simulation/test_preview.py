@@ -92,7 +92,7 @@ def test_a_small_fall():
             "CosineDecay.decay_steps=5ep ends after 50 % of the run (10 epochs, 100 steps), and nothing changes after "
             "it; 100% lasts to the end",
         ),
-        (OneCycle(0.1, total_steps=50), "OneCycle.length=50st ends after 50 % of the run"),
+        (OneCycle(0.1, total_steps=50), "OneCycle.total_steps=50st ends after 50 % of the run"),
         (
             CosineDecay(0.1, decay_steps="5ep").with_warmup("1ep"),
             "CosineDecay.decay_steps=5ep ends after 55.6 % of its part of the",
@@ -115,16 +115,16 @@ def test_a_small_fall():
         (Chain([Constant(0.1), CosineDecay(0.1)], lengths=["10ep"]), "Chain.lengths=[10ep] is never reached"),
         (
             CosineDecay(0.1).with_warmup("20ep"),
-            "Warmup.length=20ep is as long as the run (10 epochs, 100 steps) or longer: it never ends, and what "
+            "Warmup.warmup_steps=20ep is as long as the run (10 epochs, 100 steps) or longer: it never ends, and what "
             "follows never begins; 5% is usual",
         ),
         (
             WarmupStableDecay(0.1, warmup_steps="10ep", decay_steps="1ep"),
-            "WarmupStableDecay.warmup=10ep is as long as the run",
+            "WarmupStableDecay.warmup_steps=10ep is as long as the run",
         ),
         (StepDecay(0.1), "StepDecay.every=10ep has not passed when the run ends (10 epochs, 100 steps)"),
         (CosineRestarts(0.1), "CosineRestarts.first_decay_steps=10ep has not passed"),
-        (Cyclic(0.001, 0.1), "Cyclic.step_size_up=2000st has not passed"),
+        (Cyclic(0.001, 0.1), "Cyclic.up_steps=2000st has not passed"),
         (StepDecay(0.1).repeated("20ep"), "Repeated.every=20ep has not passed"),
         (
             ExponentialDecay(0.1, decay_steps="1ep", decay_rate=0.01),
@@ -186,13 +186,13 @@ def test_a_course_that_is_none(course):
 def test_what_is_missing_is_told():
     with pytest.raises(InvalidArgument, match="the course of loss must be given"):
         preview(LossDriven(0.1), steps_per_epoch=10, epochs=3)
-    with pytest.raises(InvalidArgument, match="the length of the run must be told"):
+    with pytest.raises(InvalidArgument, match="the length of the run must be given: steps, or epochs"):
         preview(CosineDecay(0.1), epochs=3)
     with pytest.raises(InvalidArgument, match="epochs must be an integer >= 1; got 0"):
         preview(CosineDecay(0.1), steps_per_epoch=10, epochs=0)
     with pytest.raises(InvalidArgument, match=r"CosineDecay\.initial_learning_rate must be given"):
         preview(CosineDecay(), steps_per_epoch=10, epochs=3)
-    with pytest.raises(InvalidArgument, match="steps_per_epoch must be told, because this schedule looks at epochs"):
+    with pytest.raises(InvalidArgument, match="steps_per_epoch must be given, because this schedule depends on epochs"):
         preview(FunctionSchedule(lambda epoch: 0.1), steps=10)
     with pytest.raises(TrainingError, match="a finite number >= 0; the schedule gives inf at step 2"):
         preview(StepDecay(0.1, drop=1e200, every="1st"), steps=10)

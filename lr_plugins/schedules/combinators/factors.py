@@ -1,4 +1,4 @@
-"""What a schedule has to be to serve as a factor of a learning rate."""
+"""Checks of schedules that are factors of a learning rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 from lr_plugins.errors import InvalidArgument
-from lr_plugins.schedules.combinators.combine import Combination, Product
+from lr_plugins.schedules.combinators.base import Combination
 from lr_plugins.schedules.metric_driven.base import MetricDriven
 from lr_plugins.schedules.schedule import Schedule
 from lr_plugins.schedules.shapes.constant import Constant
@@ -17,7 +17,7 @@ _OF_ALL = "A bound of the learning rate itself is one of the whole product: (a *
 
 
 def check_factor(factor: Schedule, of: Schedule | None = None) -> None:
-    """Refuse learning rates as bounds in a factor: there, only multiples of where it begins have a meaning.
+    """Refuse learning rates as bounds of a factor: only multiples of where it starts make sense there.
 
     Args:
         factor: the schedule that serves as a factor.
@@ -36,10 +36,10 @@ def check_factor(factor: Schedule, of: Schedule | None = None) -> None:
                 raise InvalidArgument(f"{type(part).__name__}.{name}", limit, allowed, meant + _OF_ALL.format(limit))
 
 
-def warn_of_factors(product: Product) -> None:
-    """Warn, where the product is written, of factors that name another learning rate than 1 to begin with.
+def warn_of_factors(product: Combination) -> None:
+    """Warn of factors that start at another value than 1; the warning points at the line that makes the product.
 
-    A number or a function is a factor as it stands, and a rise to 1 begins below it.
+    A number or a function is a factor as it stands, and a rise to 1 starts below it.
     """
     first = initial_of(product.parts[0])
     for index in range(1, len(product.parts)):
@@ -48,16 +48,16 @@ def warn_of_factors(product: Product) -> None:
         if begin in (None, 1.0) or rises or isinstance(head, (Constant, FunctionSchedule)):
             continue
         times = "" if first is None else f": {first:g} * {begin:g} = {first * begin:g}"
-        told = (
+        message = (
             f"Product.schedules[{index}] ({type(head).__name__}) is a factor, and begins at {begin:g} instead of 1, so "
             f"that the product does not begin at the learning rate of its first schedule{times}. Leave the learning "
             f"rate of the factor out; or, if that is meant, write {begin:g} * ..."
         )
-        warnings.warn(told, stacklevel=_outside())
+        warnings.warn(message, stacklevel=_outside())
 
 
 def initial_of(schedule: Schedule) -> float | None:
-    """The learning rate that a schedule names to begin with; None where it names none."""
+    """The learning rate that a schedule names to start from; None if it names none."""
     begin: float | None = getattr(_head(schedule), "initial_learning_rate", None)
     return begin
 
@@ -79,7 +79,7 @@ def _leaves(schedule: Schedule) -> Iterator[Schedule]:
 
 
 def _outside() -> int:
-    """How many frames up from the caller the first line is that is not of this package."""
+    """The number of frames from the caller up to the first one outside of this package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("lr_plugins."):
         level, frame = level + 1, frame.f_back

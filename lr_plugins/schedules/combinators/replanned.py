@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lr_plugins.schedules.combinators.combine import Wrapper
+from lr_plugins.schedules.combinators.base import Wrapper
 from lr_plugins.schedules.numerics import floor, maximum, minimum
 from lr_plugins.schedules.observation import Change, Observation
 from lr_plugins.schedules.position import Position, RunLength, Value

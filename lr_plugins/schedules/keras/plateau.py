@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from lr_plugins.schedules.metric_driven import plateau
-from lr_plugins.schedules.metric_driven.base import whole
+from lr_plugins.schedules.metric_driven.base import Mode, whole
 from lr_plugins.schedules.metric_driven.bounds import Bound
+from lr_plugins.schedules.metric_driven.plateau import Dtype
 from lr_plugins.schedules.observation import Change
 from lr_plugins.schedules.schedule import State
 from lr_plugins.validation import choice, number
+
+Rule = Literal["keras", "keras2"]
 
 
 class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
@@ -44,6 +47,7 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
     """
 
     floor_argument: ClassVar[str] = "min_lr"
+    bounds: ClassVar[tuple[str, ...]] = ("min_lr",)
     starts_within_bounds: ClassVar[bool] = False  # Keras takes a floor above the start, and never reduces then
 
     def __init__(
@@ -52,16 +56,16 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
         factor: float = 0.1,
         patience: int = 10,
         verbose: int = 0,
-        mode: str = "auto",
+        mode: Mode = "auto",
         min_delta: float = 1e-4,
         cooldown: int = 0,
         min_lr: float = 0.0,
         initial_learning_rate: float | None = None,
-        rule: str = "keras",
-        dtype: str = "float32",
+        rule: Rule = "keras",
+        dtype: Dtype = "float32",
     ) -> None:
         self.verbose = whole("ReduceLROnPlateau.verbose", int(verbose) if isinstance(verbose, bool) else verbose, -1)
-        rule = choice("ReduceLROnPlateau.rule", rule, ("keras", "keras2"))
+        rule = choice("ReduceLROnPlateau.rule", rule, get_args(Rule))
         given = number("ReduceLROnPlateau.min_delta", min_delta, "a finite number")
         super().__init__(
             initial_learning_rate,

@@ -1,4 +1,4 @@
-"""What schedules that follow one metric share: when they look, how they smooth, and what they do without a number."""
+"""What metric-driven schedules share: when they observe, how they smooth, and what they do without a number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numbers
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, SupportsFloat
+from typing import Any, ClassVar, Literal, SupportsFloat, get_args
 
 from lr_plugins import metric_direction
 from lr_plugins.checkpoint_state import (
@@ -26,7 +26,16 @@ from lr_plugins.checkpoint_state import (
 from lr_plugins.checkpoint_state import plain as plain_value
 from lr_plugins.errors import InvalidArgument, TrainingError, shown
 from lr_plugins.schedules.metric_driven.bounds import Bound, level
-from lr_plugins.schedules.observation import EPOCH, VALIDATION, Change, Monitor, Observation, occasion, steps_between
+from lr_plugins.schedules.observation import (
+    EPOCH,
+    VALIDATION,
+    Change,
+    Monitor,
+    Observation,
+    OnMissing,
+    occasion,
+    steps_between,
+)
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State
 from lr_plugins.validation import choice, number
@@ -34,20 +43,26 @@ from lr_plugins.validation import choice, number
 SHRINK = 0.5
 """What `on_nonfinite="shrink"` multiplies the learning rate by, each time."""
 
-COMPARE = "compare"
-"""The choice of `on_nonfinite` that hands NaN and infinity to the rule, as the originals of a rule do."""
+Mode = Literal["auto", "min", "max"]
+"""The direction that is better; `"auto"` goes by the name of the metric."""
+
+ThresholdMode = Literal["abs", "rel"]
+"""How `min_delta` counts: in units of the metric, or as a share of the best."""
+
+OnNonfinite = Literal["error", "hold", "shrink"]
+"""What NaN and infinity do. Some rules know `"compare"` as well: to compare them as the original of the rule does."""
 
 Memory = Mapping[str, Any]
 
 
 class MetricDriven(Schedule):
-    """A schedule that follows one logged metric. Sub-classes say what an observed value does.
+    """A schedule that observes one logged metric. Sub-classes define what an observed value does.
 
-    What is remembered: `observed`, the last value decided on; `smoothed`, what its smoothing needs; `verb`, what the
-    last decision did; `inactive`, true where the schedule had no say; and what the sub-class adds.
+    Its state: `observed`, the last value decided on; `smoothed`, what the smoothing needs; `verb`, what the last
+    decision did; `inactive`, true where the schedule did not determine the learning rate; and what a sub-class adds.
     """
 
-    non_finite: ClassVar[tuple[str, ...]] = ("error", "hold", "shrink")
+    non_finite: ClassVar[tuple[str, ...]] = get_args(OnNonfinite)
     bounds: ClassVar[tuple[str, ...]] = ()
     """The arguments that are a learning rate, or a multiple of the initial one: the floor first, then the ceiling."""
 
@@ -60,12 +75,12 @@ class MetricDriven(Schedule):
         "inactive": flag,
         "smoothed": anything,
     }
-    """What is remembered, by name, with its check; a sub-class adds what it decides. Any of it may be missing."""
+    """The fields of the state with their checks; a sub-class adds its own. Any of them may be missing."""
 
     monitor: str
     when: str
     smoothing: float | int | None
-    on_missing: str
+    on_missing: OnMissing
     on_nonfinite: str
 
     @abstractmethod
@@ -80,24 +95,26 @@ class MetricDriven(Schedule):
     def reason(self, before: Memory, after: Memory) -> str:
         """Why the learning rate has changed."""
 
-    def _listen(self, monitor: str, when: object, smoothing: object, on_missing: str, on_nonfinite: str) -> None:
-        """Check and keep the arguments that all of them have."""
+    def _observe_arguments(
+        self, monitor: str, when: object, smoothing: object, on_missing: OnMissing, on_nonfinite: str
+    ) -> None:
+        """Check and keep the arguments that all metric-driven schedules have."""
         name = type(self).__name__
         if not isinstance(monitor, str) or not monitor:
             raise InvalidArgument(f"{name}.monitor", monitor, "the name of a logged metric")
         self.monitor, self.when = monitor, occasion(f"{name}.when", when)
         self.smoothing = _smoothing(f"{name}.smoothing", smoothing)
-        self.on_missing = choice(f"{name}.on_missing", on_missing, ("error", "warn"))
+        self.on_missing = choice(f"{name}.on_missing", on_missing, get_args(OnMissing))
         self.on_nonfinite = choice(f"{name}.on_nonfinite", on_nonfinite, self.non_finite)
 
     @property
     def monitors(self) -> tuple[Monitor, ...]:
-        """The metric it follows."""
+        """The metric it observes."""
         return (Monitor(self.monitor, self.when, self.on_missing),)
 
     @property
     def kind(self) -> str:
-        """What it follows belongs to it: what is remembered of one metric does not fit another."""
+        """With the metric: a state of one metric does not fit another."""
         return f"{type(self).__name__}({self.monitor}, {self.when}, {getattr(self, 'mode', '')})"
 
     def start(self) -> State:
@@ -105,7 +122,7 @@ class MetricDriven(Schedule):
         return {}
 
     def check_state(self, state: Any, where: str = "state") -> None:
-        """What is remembered, each of its kind."""
+        """Check each field of the state."""
         super().check_state(state, where)
         others = dict.fromkeys(state, plain_value) if "remembers" not in vars(type(self)) else {}
         record({}, {**others, **self.remembers})(state, where)
@@ -114,7 +131,7 @@ class MetricDriven(Schedule):
             check(state["smoothed"], f"{where}.smoothed")
 
     def observe(self, state: State, position: Position, observation: Observation) -> State:
-        """Decide, where it is the occasion and the metric has been logged anew."""
+        """Decide, if the occasion is its own and the metric has been logged since the last one."""
         if observation.when != self.when:
             return state
         if self.monitor not in observation.metrics:
@@ -137,7 +154,7 @@ class MetricDriven(Schedule):
         return {"observed": plain(value), **smoothed, **self.decide(memory, position, value)}
 
     def changes(self, before: State, after: State) -> Iterable[Change]:
-        """What the last decision did to the learning rate, where this schedule has its say."""
+        """What the last decision did to the learning rate, if this schedule determines it."""
         if not after or after == before or after.get("inactive") or not after.get("verb"):
             return
         lost = isinstance(after["observed"], str) and self.on_nonfinite == "shrink"
@@ -147,8 +164,8 @@ class MetricDriven(Schedule):
     # --- the value that is observed -----------------------------------------------------------------------
 
     def _without(self, state: State, position: Position, observation: Observation) -> State:
-        """What to do where the metric has not been logged anew."""
-        # A stale value is no observation: it neither counts nor decides.
+        """What to do where the metric has not been logged since the last occasion."""
+        # A stale value is not an observation: it does not count.
         if self.monitor in observation.known or (state and "observed" in state) or not observation.complete:
             return state
         logged = f"logged are: {', '.join(sorted(observation.known)) or 'none'}"
@@ -186,17 +203,17 @@ class MetricDriven(Schedule):
             window = [*(past or ()), observed][-self.smoothing :]
             mean = sum(window) / len(window)
             if not math.isfinite(mean):  # the sum is too large for a number, which the mean is not
-                mean = sum(one / len(window) for one in window)
+                mean = sum(value / len(window) for value in window)
             return mean, {"smoothed": window}
         mean = observed if past is None else self.smoothing * past + (1.0 - self.smoothing) * observed
         return mean, {"smoothed": mean}
 
 
 class Adjusting(MetricDriven):
-    """A schedule that begins at its initial learning rate and multiplies it, now and then, by a factor.
+    """A schedule that starts at its initial learning rate and multiplies it by a factor from time to time.
 
-    It remembers the learning rate, and the initial one that this came from: for another optimizer (or in a resumed
-    run) with another initial learning rate it is changed in the same ratio.
+    Its state has the learning rate and the initial one it came from: for another optimizer (or in a resumed run) with
+    another initial learning rate, it is scaled in the same ratio.
     """
 
     remembers: ClassVar[Mapping[str, Check]] = {**MetricDriven.remembers, "learning_rate": finite, "initial": finite}
@@ -222,7 +239,7 @@ class Adjusting(MetricDriven):
         return rate if initial == begin or not begin else rate * (initial / begin)
 
     def left_at(self, memory: Memory, position: Position, rate: float, verb: str | None = None) -> dict[str, Any]:
-        """What to remember of a learning rate; what was done to it is found out."""
+        """The state for a new learning rate, with what was done to it."""
         old = self.current(memory, position)
         verb = verb or ("reducing" if rate < old else "raising" if rate > old else None)
         if not math.isfinite(rate):
@@ -270,10 +287,10 @@ def direction(owner: object, mode: object, monitor: str) -> int:
     """1 where a lower value is better, -1 where a higher one is; `"auto"` goes by the name of the metric.
 
     Raises:
-        InvalidArgument: `mode` is none of `"min"`, `"max"`, `"auto"`, or the name does not tell.
+        InvalidArgument: `mode` is not one of `"min"`, `"max"` and `"auto"`, or the name does not show the direction.
     """
     field = f"{type(owner).__name__}.mode"
-    mode = choice(field, mode, ("auto", "min", "max"))
+    mode = choice(field, mode, get_args(Mode))
     if mode != "auto":
         return 1 if mode == "min" else -1
     by_name = metric_direction.better(monitor)

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lr_plugins.checkpoint_state import Check, real
-from lr_plugins.schedules.metric_driven.base import Adjusting, Memory, check_start, direction
+from lr_plugins.schedules.metric_driven.base import (
+    Adjusting,
+    Memory,
+    Mode,
+    OnNonfinite,
+    check_start,
+    direction,
+)
 from lr_plugins.schedules.metric_driven.bounds import Bound, bound, ceiling, in_order, level, within
 from lr_plugins.schedules.metric_driven.plateau import factor_below_1
+from lr_plugins.schedules.observation import Occasion, OnMissing
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import start_of
 from lr_plugins.validation import number
@@ -72,14 +80,14 @@ class BoldDriver(Adjusting):
         cut_factor: float = 0.5,
         max_learning_rate: Bound = "10x",
         min_learning_rate: Bound = 0.0,
-        mode: str = "auto",
-        when: str | int = "epoch",
+        mode: Mode = "auto",
+        when: Occasion | str | int = "epoch",
         smoothing: float | int | None = None,
-        on_missing: str = "error",
-        on_nonfinite: str = "error",
+        on_missing: OnMissing = "error",
+        on_nonfinite: OnNonfinite = "error",
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self._listen(monitor, when, smoothing, on_missing, on_nonfinite)
+        self._observe_arguments(monitor, when, smoothing, on_missing, on_nonfinite)
         self.raise_factor = number("BoldDriver.raise_factor", raise_factor, "a finite number >= 1", at_least=1.0)
         self.cut_factor = factor_below_1("BoldDriver.cut_factor", cut_factor)
         self.max_learning_rate = ceiling("BoldDriver.max_learning_rate", max_learning_rate)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
-from lr_plugins import renamed
 from lr_plugins.checkpoint_state import Check, count, number_or_name, optional
 from lr_plugins.schedules.metric_driven.base import (
-    COMPARE,
     Adjusting,
     Memory,
+    Mode,
+    ThresholdMode,
     better,
     check_start,
     counted,
@@ -20,19 +20,20 @@ from lr_plugins.schedules.metric_driven.base import (
     whole,
 )
 from lr_plugins.schedules.metric_driven.bounds import Bound, bound, ceiling, in_order, level
-from lr_plugins.schedules.metric_driven.plateau import factor_below_1
+from lr_plugins.schedules.metric_driven.plateau import OnNonfinite, factor_below_1
+from lr_plugins.schedules.observation import Occasion, OnMissing
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import start_of
 from lr_plugins.validation import choice, number
 
 
-@renamed.arguments
 class Greedy(Adjusting):
     """A learning rate that rises while a metric keeps improving, and falls while it does not.
 
-    `lr = min(lr / factor, max_learning_rate)` after more than `patience` observations in a row that improve on the best, and
-    `lr = max(lr * factor, min_learning_rate)` after more than `patience` in a row that do not. It goes back to its initial
-    learning rate, and forgets what it has seen, once it has been due to fall `reset_start` times at the floor.
+    `lr = min(lr / factor, max_learning_rate)` after more than `patience` observations in a row that improve on the
+    best, and `lr = max(lr * factor, min_learning_rate)` after more than `patience` in a row that do not. It goes back
+    to its initial learning rate, and forgets what it has seen, once it has been due to fall `reset_start` times at the
+    floor.
 
     The rule is that of transformers' GreedyLR; the defaults are not. GreedyLR has min_lr=0.001 and max_lr=1.0: from a
     fine-tuning learning rate of 5e-5 it can only rise, by up to 20,000 times. Here floor and ceiling are a
@@ -51,8 +52,8 @@ class Greedy(Adjusting):
             Default `"abs"`.
         cooldown: how many observations are not looked at after a fall, a whole number >= 0. Default 0.
         warmup: how many observations are not looked at after a rise, a whole number >= 0. Default 0.
-        min_learning_rate: the floor, a learning rate >= 0, or a multiple of the initial one (as a factor: only that); not above
-            the initial one. Default `"0.01x"`.
+        min_learning_rate: the floor, a learning rate >= 0, or a multiple of the initial one (as a factor: only that);
+            not above the initial one. Default `"0.01x"`.
         max_learning_rate: the ceiling, in the same form, not below the initial one; None: none. Default `"10x"`.
         eps: the largest change that is not worth making, a learning rate >= 0. Default 0.
         reset_start: how many times it must have been due to fall at the floor to begin anew, a whole number >= 1;
@@ -87,7 +88,7 @@ class Greedy(Adjusting):
         "best": optional(number_or_name),
         **dict.fromkeys(("due", "good", "bad", "cooldown", "warmup"), count),
     }
-    non_finite = ("error", "hold", "shrink", COMPARE)
+    non_finite = get_args(OnNonfinite)
     bounds = ("min_learning_rate", "max_learning_rate")
 
     def __init__(
@@ -97,27 +98,27 @@ class Greedy(Adjusting):
         monitor: str = "val_loss",
         factor: float = 0.95,
         patience: int = 10,
-        mode: str = "auto",
+        mode: Mode = "auto",
         min_delta: float = 1e-6,
-        threshold_mode: str = "abs",
+        threshold_mode: ThresholdMode = "abs",
         cooldown: int = 0,
         warmup: int = 0,
         min_learning_rate: Bound = "0.01x",
         max_learning_rate: Bound = "10x",
         eps: float = 0.0,
         reset_start: int | None = 500,
-        when: str | int = "epoch",
+        when: Occasion | str | int = "epoch",
         smoothing: float | int | None = None,
-        on_missing: str = "error",
-        on_nonfinite: str = "error",
+        on_missing: OnMissing = "error",
+        on_nonfinite: OnNonfinite = "error",
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self._listen(monitor, when, smoothing, on_missing, on_nonfinite)
+        self._observe_arguments(monitor, when, smoothing, on_missing, on_nonfinite)
         self.factor = factor_below_1("Greedy.factor", factor)
         self.patience = whole("Greedy.patience", patience)
         self._sign, self.mode = direction(self, mode, monitor), mode
         self.min_delta = number("Greedy.min_delta", min_delta, "a finite number >= 0", at_least=0.0)
-        self.threshold_mode = choice("Greedy.threshold_mode", threshold_mode, ("abs", "rel"))
+        self.threshold_mode = choice("Greedy.threshold_mode", threshold_mode, get_args(ThresholdMode))
         self.cooldown, self.warmup = whole("Greedy.cooldown", cooldown), whole("Greedy.warmup", warmup)
         self.min_learning_rate = bound("Greedy.min_learning_rate", min_learning_rate)
         self.max_learning_rate = ceiling("Greedy.max_learning_rate", max_learning_rate)

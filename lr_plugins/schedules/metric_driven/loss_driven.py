@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from lr_plugins.checkpoint_state import Check, finite, flag, real
 from lr_plugins.errors import TrainingError
-from lr_plugins.schedules.metric_driven.base import SHRINK, Memory, MetricDriven
+from lr_plugins.schedules.metric_driven.base import SHRINK, Memory, MetricDriven, OnNonfinite
 from lr_plugins.schedules.metric_driven.bounds import Bound, bound, ceiling, in_order, level, within
-from lr_plugins.schedules.observation import Change
+from lr_plugins.schedules.observation import Change, Occasion, OnMissing
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import State, start_of
 from lr_plugins.validation import choice, number
 
-_REFERENCE = {"exp": 0.0, "power": 1.0}
+Rule = Literal["exp", "power"]
+
+_REFERENCE: Mapping[Rule, float] = {"exp": 0.0, "power": 1.0}
 _HUGE = math.exp(700.0)  # far above any ceiling, and a number
 
 
@@ -34,12 +36,13 @@ class LossDriven(MetricDriven):
 
     Args:
         initial_learning_rate: the learning rate at `reference`, >= 0. Default None: the optimizer's own.
-        monitor: the logged metric to observe. Default `"loss"`.
+        monitor: the logged metric to observe, such as `"loss"`, the mean of the epoch. Default `"loss"`.
         max_learning_rate: the ceiling, a learning rate > 0, or a multiple of the initial one such as `"10x"` (the
             default; as a factor: only that); None: none.
         min_learning_rate: the floor, in the same form. Default 0.
-        rule: `"exp"` or `"power"`. Default `"exp"`.
-        k: how strongly it follows the loss; per unit of the loss (`"exp"`), or the exponent (`"power"`). Default 1.
+        rule: `"exp"`; or `"power"`, `initial_learning_rate * (loss / reference) ** k`. Default `"exp"`.
+        k: how strongly it follows the loss; per unit of the loss (`"exp"`), or the exponent (`"power"`). Below 0 the
+            learning rate is low while the loss is high. Default 1.
         reference: the loss at which it is the initial learning rate; a number (> 0 for `"power"`), or `"first"`.
             Default None: 0 for `"exp"`, 1 for `"power"`.
         max_change: the largest factor between a learning rate and the one before, > 1. Default None: any.
@@ -86,24 +89,24 @@ class LossDriven(MetricDriven):
         monitor: str = "loss",
         max_learning_rate: Bound = "10x",
         min_learning_rate: Bound = 0.0,
-        rule: str = "exp",
+        rule: Rule = "exp",
         k: float = 1.0,
-        reference: float | str | None = None,
+        reference: float | Literal["first"] | None = None,
         max_change: float | None = None,
         first_learning_rate: Bound = None,
-        when: str | int = "epoch",
+        when: Occasion | str | int = "epoch",
         smoothing: float | int | None = None,
-        on_missing: str = "error",
-        on_nonfinite: str = "error",
+        on_missing: OnMissing = "error",
+        on_nonfinite: OnNonfinite = "error",
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self._listen(monitor, when, smoothing, on_missing, on_nonfinite)
+        self._observe_arguments(monitor, when, smoothing, on_missing, on_nonfinite)
         self.max_learning_rate = ceiling("LossDriven.max_learning_rate", max_learning_rate)
         self.min_learning_rate = bound("LossDriven.min_learning_rate", min_learning_rate)
         in_order(
             "LossDriven", ("min_learning_rate", self.min_learning_rate), ("max_learning_rate", self.max_learning_rate)
         )
-        self.rule = choice("LossDriven.rule", rule, _REFERENCE)
+        self.rule = choice("LossDriven.rule", rule, get_args(Rule))
         self.k = number("LossDriven.k", k, "a finite number")
         self.reference = _reference(self.rule, reference)
         self.max_change = (

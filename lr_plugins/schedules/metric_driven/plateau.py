@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from lr_plugins import renamed
 from lr_plugins.checkpoint_state import Check, count, finite, number_or_name, optional
 from lr_plugins.metric_direction import better_in_keras2, improves
 from lr_plugins.schedules.metric_driven.base import (
-    COMPARE,
     Adjusting,
     Memory,
+    Mode,
+    ThresholdMode,
     better,
     check_start,
     counted,
@@ -23,19 +23,22 @@ from lr_plugins.schedules.metric_driven.base import (
     whole,
 )
 from lr_plugins.schedules.metric_driven.bounds import Bound, bound, level
-from lr_plugins.schedules.observation import Change
+from lr_plugins.schedules.observation import Change, Occasion, OnMissing
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import State, start_of
 from lr_plugins.validation import choice, number
 
-_OWN = {
+Rule = Literal["keras", "keras2", "torch"]
+Dtype = Literal["float64", "float32"]
+OnNonfinite = Literal["error", "hold", "shrink", "compare"]
+
+_OWN: Mapping[Rule, tuple[ThresholdMode, float]] = {
     "keras": ("abs", 0.0),
     "keras2": ("abs", 0.0),
     "torch": ("rel", 1e-8),
 }  # threshold_mode and eps where they are not given
 
 
-@renamed.arguments
 class ReduceLROnPlateau(Adjusting):
     """A learning rate that is multiplied by a factor when a metric has stopped improving.
 
@@ -51,8 +54,9 @@ class ReduceLROnPlateau(Adjusting):
     `rule="torch"`: an observation improves if `observed < best * (1 - min_delta)`. The one after `patience` in a row
     that do not is the plateau. After it the next `cooldown` are not counted. A change of at most `eps` is not made.
 
-    As a factor of a `Product` it begins at 1: `min_learning_rate` is a multiple there, `"0.01x"` (a learning rate is refused), and
-    `eps` is a change of the factor. As a part of a sequence (after a warm-up) it counts in its own time only.
+    As a factor of a `Product` it begins at 1: `min_learning_rate` is a multiple there, `"0.01x"` (a learning rate is
+    refused), and `eps` is a change of the factor. As a part of a sequence (after a warm-up) it counts in its own time
+    only.
 
     Args:
         initial_learning_rate: where it begins, >= 0. Default None: the optimizer's own.
@@ -60,15 +64,16 @@ class ReduceLROnPlateau(Adjusting):
         factor: by which it is multiplied, > 0 and < 1. Default 0.1.
         patience: how many observations in a row may fail to improve, a whole number >= 0, in units of `when`: the
             last of them is the plateau (in Keras), or the one after (`"torch"`). Default 10.
-        rule: `"keras"`, `"keras2"` or `"torch"`. Default `"keras"`.
+        rule: `"keras"` (or `"keras2"`): the last of `patience` observations reduces, and `min_delta` is absolute;
+            `"torch"`: the one after it, and `min_delta` is relative. Default `"keras"`.
         mode: `"min"` or `"max"`, the direction that is better; `"auto"` goes by the name of the metric. Default
             `"auto"`.
         min_delta: by how much it must be better, >= 0. Default 1e-4.
         threshold_mode: how `min_delta` counts: `"abs"`, in units of the metric; `"rel"`, as a share of the best.
             Default None: the rule's own, `"abs"` in Keras and `"rel"` in torch.
         cooldown: how many observations are not counted after a change, a whole number >= 0. Default 0.
-        min_learning_rate: the floor, a learning rate >= 0, or a multiple of the initial one such as `"0.01x"`; not above the
-            initial one. Default 0.
+        min_learning_rate: the floor, a learning rate >= 0, or a multiple of the initial one such as `"0.01x"`; not
+            above the initial one. Default 0.
         eps: the largest change that is not worth making, a learning rate >= 0. Default None: the rule's own, 0 in
             Keras and 1e-8 in torch.
         when: how often to observe: `"epoch"`, `"validation"`, `"step"`, or every so many optimizer steps, `"50st"`.
@@ -107,7 +112,7 @@ class ReduceLROnPlateau(Adjusting):
         "computed": finite,
         "reductions": count,
     }
-    non_finite = ("error", "hold", "shrink", COMPARE)
+    non_finite = get_args(OnNonfinite)
     bounds: ClassVar[tuple[str, ...]] = ("min_learning_rate",)
     floor_argument: ClassVar[str] = "min_learning_rate"  # its name in messages
 
@@ -118,39 +123,40 @@ class ReduceLROnPlateau(Adjusting):
         monitor: str = "val_loss",
         factor: float = 0.1,
         patience: int = 10,
-        rule: str = "keras",
-        mode: str = "auto",
+        rule: Rule = "keras",
+        mode: Mode = "auto",
         min_delta: float = 1e-4,
-        threshold_mode: str | None = None,
+        threshold_mode: ThresholdMode | None = None,
         cooldown: int = 0,
         min_learning_rate: Bound = 0.0,
         eps: float | None = None,
-        when: str | int = "epoch",
+        when: Occasion | str | int = "epoch",
         smoothing: float | int | None = None,
-        on_missing: str = "error",
-        on_nonfinite: str = "error",
-        dtype: str = "float64",
+        on_missing: OnMissing = "error",
+        on_nonfinite: OnNonfinite = "error",
+        dtype: Dtype = "float64",
     ) -> None:
         name = "ReduceLROnPlateau"
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self._listen(monitor, when, smoothing, on_missing, on_nonfinite)
+        self._observe_arguments(monitor, when, smoothing, on_missing, on_nonfinite)
         self.factor = self.checked_factor(f"{name}.factor", factor)
         self.patience = whole(f"{name}.patience", patience)
-        self.rule = choice(f"{name}.rule", rule, _OWN)
+        self.rule = choice(f"{name}.rule", rule, get_args(Rule))
         judged = better_in_keras2(monitor) if self.rule == "keras2" and mode == "auto" else mode
         self._sign, self.mode = direction(self, judged, monitor), mode
         self.min_delta = number(f"{name}.min_delta", min_delta, "a finite number >= 0", at_least=0.0)
         own_mode, own_eps = _OWN[self.rule]
-        modes = ("abs", "rel")
         self.threshold_mode = (
-            None if threshold_mode is None else choice(f"{name}.threshold_mode", threshold_mode, modes)
+            None
+            if threshold_mode is None
+            else choice(f"{name}.threshold_mode", threshold_mode, get_args(ThresholdMode))
         )
         self._relative = (self.threshold_mode or own_mode) == "rel"
         self.cooldown = whole(f"{name}.cooldown", cooldown)
         self.min_learning_rate = bound(f"{name}.{self.floor_argument}", min_learning_rate)
         self.eps = None if eps is None else number(f"{name}.eps", eps, "a finite number >= 0, or null", at_least=0.0)
         self._eps = own_eps if self.eps is None else self.eps
-        self.dtype = choice(f"{name}.dtype", dtype, _ROUNDED)
+        self.dtype = choice(f"{name}.dtype", dtype, get_args(Dtype))
         check_start(self, self.initial_learning_rate)
 
     @staticmethod
@@ -249,5 +255,5 @@ def _single(value: float) -> float:
         return float(np.float32(value))
 
 
-_ROUNDED: dict[str, Callable[[float], float]] = {"float64": float, "float32": _single}
+_ROUNDED: Mapping[Dtype, Callable[[float], float]] = {"float64": float, "float32": _single}
 """What each `dtype` keeps of a number."""

@@ -15,7 +15,7 @@ from lr_plugins.schedules.schedule import Schedule, State, start_of
 from lr_plugins.schedules.shapes.polynomial import delayed, k_decay_of
 from lr_plugins.validation import flag, learning_rate, number
 
-# Times this close to a restart, relative to the time since the begin, count as having reached it. The rounding of
+# Times this close to a restart, relative to the time since the start, count as having reached it. The rounding of
 # logarithms and of lengths such as 10 * 1.1 is a hundred times smaller; one step of 10**11 is ten times larger.
 _CLOSE = 1e-12
 
@@ -32,7 +32,7 @@ class CosineDecay(Schedule):
         initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
         decay_steps: the length of time it takes, > 0; a plain number counts optimizer steps, `"10ep"` makes it a
             schedule of epochs. Default `"100%"`: the whole run.
-        end_learning_rate: where it ends, >= 0; may be above the begin. Default 0. (Keras' `alpha` is the share of
+        end_learning_rate: where it ends, >= 0; may be above the start. Default 0. (Keras' `alpha` is the share of
             the initial learning rate: `end_learning_rate = alpha * initial_learning_rate`. torch's `eta_min` is the
             same for all param groups; here a group with a learning rate of its own keeps its ratio to the end, too.)
         power: the exponent of the cosine factor, > 0; above 1 it falls earlier. Default 1.
@@ -62,7 +62,7 @@ class CosineDecay(Schedule):
         k_decay: float = 1.0,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self.decay_steps = Duration.of(decay_steps, unit="st", field="CosineDecay.decay_steps")
+        self.decay_steps = Duration.of(decay_steps, field="CosineDecay.decay_steps")
         self.end_learning_rate = learning_rate("CosineDecay.end_learning_rate", end_learning_rate)
         self.power = number("CosineDecay.power", power, "a finite number > 0 (1 is the plain cosine)", above=0.0)
         self.k_decay = k_decay_of(self, k_decay)
@@ -86,7 +86,7 @@ class CosineRestarts(Schedule):
 
     Period i, counted from 0, is `first_decay_steps * t_mul ** i` long; in it
     `lr = end_learning_rate + (peak_i - end_learning_rate) * (1 + cos(pi * (t_i / period_i) ** k_decay)) / 2`, with t_i
-    the time since its begin, in the unit of `first_decay_steps`. The peak's height above `end_learning_rate` is
+    the time since its start, in the unit of `first_decay_steps`. The peak's height above `end_learning_rate` is
     multiplied by `m_mul` at each restart. At the restart's own step (the first step at or after it, where it falls
     between two) the learning rate is the peak; the end value is what each period comes close to and never shows.
     Before 0 it is the initial value; it goes on for ever.
@@ -127,7 +127,7 @@ class CosineRestarts(Schedule):
         k_decay: float = 1.0,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self.first_decay_steps = Duration.of(first_decay_steps, unit="st", field="CosineRestarts.first_decay_steps")
+        self.first_decay_steps = Duration.of(first_decay_steps, field="CosineRestarts.first_decay_steps")
         self.t_mul = number("CosineRestarts.t_mul", t_mul, "a finite number >= 1 (2 doubles each period)", at_least=1.0)
         self.m_mul = number("CosineRestarts.m_mul", m_mul, "a finite number > 0 (0.5 halves each peak)", above=0.0)
         self.end_learning_rate = learning_rate("CosineRestarts.end_learning_rate", end_learning_rate)
@@ -164,7 +164,7 @@ def period_of(passed: Value, first: float, t_mul: float) -> tuple[Value, Value]:
     A restart that falls between two steps counts from the step after it; what is one but for rounding is exact.
 
     Args:
-        passed: the time since the first period's begin.
+        passed: the time since the first period's start.
         first: how long the first period is, > 0.
         t_mul: how many times as long each period is as the one before, >= 1.
 
@@ -186,7 +186,7 @@ def period_of(passed: Value, first: float, t_mul: float) -> tuple[Value, Value]:
 def _powers(base: float, index: Value) -> Value:
     """`base ** index`, for whole numbers, in a long array, too, the same to the last bit as one by one.
 
-    NumPy's own may differ there, and the time since a late period's begin would show it tenfold.
+    NumPy's own may differ there, and the time since a late period's start would show it tenfold.
     """
     if isinstance(index, np.ndarray) and index.size > EXACT_BLOCK and (most := int(index.max())) < 100_000:
         return np.array([base**each for each in range(most + 1)])[index.astype(np.intp)]

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal, get_args
 
-from lr_plugins import renamed
 from lr_plugins.schedules.duration import Duration, DurationLike, measure_all
 from lr_plugins.schedules.milestones import END, POINT, Milestone, begins, recurring, share_of
 from lr_plugins.schedules.numerics import between, clip, floor, maximum, power, where
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State
-from lr_plugins.schedules.shapes.piecewise import INTERPOLATIONS, interpolate
+from lr_plugins.schedules.shapes.piecewise import Interpolation, interpolate
 from lr_plugins.validation import choice, flag, learning_rate, number
 
+Mode = Literal["triangular", "triangular2", "exp_range"]
 
-@renamed.arguments
+
 class CycleThrough(Schedule):
     """From a first value to a peak and on to a last value, once: `OneCycle` with its three values given.
 
-    In two phases, `first -> peak` until `pct_start * total_steps - 1`, and `peak -> last` until `total_steps - 1`; in three
-    phases, `first -> peak` until `pct_start * total_steps - 1`, `peak -> first` until `2 * pct_start * total_steps - 2`, and
-    `first -> last` until `total_steps - 1`. Each is a line or half a wave of the cosine. Time is counted in the unit of
-    `total_steps`, so that `total_steps - 1` is the last optimizer step (or epoch): there it is the last value. Without
-    `reach_end`, the phases end at `pct_start * total_steps`, `2 * pct_start * total_steps` and `total_steps`: the last value is the
-    one that would follow the last step.
+    In two phases, `first -> peak` until `pct_start * total_steps - 1`, and `peak -> last` until `total_steps - 1`; in
+    three phases, `first -> peak` until `pct_start * total_steps - 1`, `peak -> first` until `2 * pct_start *
+    total_steps - 2`, and `first -> last` until `total_steps - 1`. Each is a line or half a wave of the cosine. Time is
+    counted in the unit of `total_steps`, so that `total_steps - 1` is the last optimizer step (or epoch): there it is
+    the last value. Without `reach_end`, the phases end at `pct_start * total_steps`, `2 * pct_start * total_steps` and
+    `total_steps`: the last value is the one that would follow the last step.
 
     Before 0 it is the first value, after the end it stays where it is. A phase that would end at 0 or before has
-    already passed at the begin; with three phases and `pct_start` above 0.5, the end comes before the second has
+    already passed at the start; with three phases and `pct_start` above 0.5, the end comes before the second has
     ended, and the third never begins. The peak may be below the first: momentum goes from 0.95 to 0.85 and back.
 
     Args:
-        first: the value at the begin, >= 0.
+        first: the value at the start, >= 0.
         peak: the value the first phase leads to, >= 0.
         last: the value at the end, >= 0.
         total_steps: how long it takes, > 0; a plain number counts optimizer steps. Default `"100%"`: the whole run.
         pct_start: the share of the length that the first phase takes, from 0 to 1. Default 0.3.
         anneal: `"cosine"` or `"linear"`. Default `"cosine"`.
         three_phase: back to the first value, and from there to the last. Default False.
-        reach_end: the last step has the last value. Default True.
+        reach_end: the last step has the last value. Default True; False: the step after it would have it.
 
     Raises:
         InvalidArgument: an argument outside its range.
@@ -58,7 +59,7 @@ class CycleThrough(Schedule):
         *,
         total_steps: DurationLike = "100%",
         pct_start: float = 0.3,
-        anneal: str = "cosine",
+        anneal: Interpolation = "cosine",
         three_phase: bool = False,
         reach_end: bool = True,
     ) -> None:
@@ -68,12 +69,12 @@ class CycleThrough(Schedule):
         self._phases(total_steps, pct_start, anneal, three_phase, reach_end)
 
     def _phases(
-        self, total_steps: DurationLike, pct_start: float, anneal: str, three_phase: bool, reach_end: bool
+        self, total_steps: DurationLike, pct_start: float, anneal: Interpolation, three_phase: bool, reach_end: bool
     ) -> None:
         name = type(self).__name__
         self.total_steps = Duration.of(total_steps, field=f"{name}.total_steps")
         self.pct_start = number(f"{name}.pct_start", pct_start, "a number from 0 to 1", at_least=0.0, at_most=1.0)
-        self.anneal = choice(f"{name}.anneal", anneal, INTERPOLATIONS)
+        self.anneal = choice(f"{name}.anneal", anneal, get_args(Interpolation))
         self.three_phase = flag(f"{name}.three_phase", three_phase)
         self.reach_end = flag(f"{name}.reach_end", reach_end)
 
@@ -113,16 +114,14 @@ class CycleThrough(Schedule):
         yield Milestone("end value reached", begins(passed >= end, position), field, kind, share, position.run)
 
 
-@renamed.arguments
 class OneCycle(CycleThrough):
     """Up from a fraction of the highest learning rate, and down to far below it, once in a run.
 
-    From `max_learning_rate / div_factor` up to `max_learning_rate`, which is reached at step
-    `pct_start * total_steps - 1`, and down to `max_learning_rate / div_factor / final_div_factor`, at the last step,
-    `total_steps - 1`. With `three_phase` it goes back down to the first value by `2 * pct_start * total_steps - 2`, and from
-    there to the last. Each phase is a line or half a wave of the cosine. Time is counted in the unit of `total_steps`;
-    what happens at the edges is told at `CycleThrough`, which is the same shape between values of your own: for a
-    momentum, say.
+    From `max_learning_rate / div_factor` up to `max_learning_rate`, which is reached at step `pct_start * total_steps -
+    1`, and down to `max_learning_rate / div_factor / final_div_factor`, at the last step, `total_steps - 1`. With
+    `three_phase` it goes back down to the first value by `2 * pct_start * total_steps - 2`, and from there to the last.
+    Each phase is a line or half a wave of the cosine. Time is counted in the unit of `total_steps`; what happens at the
+    edges is described at `CycleThrough`, the same shape between values of your own: for a momentum, say.
 
     fastai's fit_one_cycle divides the *highest* value by `div_final` and counts its phases as percentages of the run,
     without the steps that torch subtracts: it is
@@ -138,7 +137,8 @@ class OneCycle(CycleThrough):
         div_factor: the peak divided by the first value, > 0. Default 25.
         final_div_factor: the first value divided by the last, > 0. Default 1e4.
         three_phase: down as slowly as up, and then on to the last value. Default False.
-        reach_end: the last step has the last value, as in torch. Default True.
+        reach_end: the last step has the last value, as in torch. Default True; False: the step after it would have it,
+            as in fastai.
 
     Raises:
         InvalidArgument: an argument outside its range.
@@ -160,7 +160,7 @@ class OneCycle(CycleThrough):
         *,
         total_steps: DurationLike = "100%",
         pct_start: float = 0.3,
-        anneal: str = "cosine",
+        anneal: Interpolation = "cosine",
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
         three_phase: bool = False,
@@ -186,7 +186,6 @@ class OneCycle(CycleThrough):
         return start, peak, start / self.final_div_factor
 
 
-@renamed.arguments
 class Cyclic(Schedule):
     """Up and down between two learning rates, again and again, along lines.
 
@@ -200,7 +199,8 @@ class Cyclic(Schedule):
         max_learning_rate: where the first cycle turns, >= 0.
         up_steps: how long it rises, > 0; a plain number counts optimizer steps. Default 2000.
         down_steps: how long it falls, > 0. Default None: as long as it rises.
-        mode: `"triangular"`, `"triangular2"` or `"exp_range"`. Default `"triangular"`.
+        mode: `"triangular"`, equal cycles; `"triangular2"`, each half as high as the one before; `"exp_range"`, lower
+            at each step. Default `"triangular"`.
         gamma: the factor over one step (or epoch) of `"exp_range"`, > 0 and <= 1. Default 1.
 
     Raises:
@@ -221,21 +221,21 @@ class Cyclic(Schedule):
         *,
         up_steps: DurationLike = 2000,
         down_steps: DurationLike | None = None,
-        mode: str = "triangular",
+        mode: Mode = "triangular",
         gamma: float = 1.0,
     ) -> None:
         self.min_learning_rate = learning_rate("Cyclic.min_learning_rate", min_learning_rate)
         self.max_learning_rate = learning_rate("Cyclic.max_learning_rate", max_learning_rate)
         self.up_steps = Duration.of(up_steps, field="Cyclic.up_steps")
         self.down_steps = None if down_steps is None else Duration.of(down_steps, field="Cyclic.down_steps")
-        self.mode = choice("Cyclic.mode", mode, ("triangular", "triangular2", "exp_range"))
+        self.mode = choice("Cyclic.mode", mode, get_args(Mode))
         self.gamma = number("Cyclic.gamma", gamma, "a number > 0 and <= 1", above=0.0, at_most=1.0)
 
     def value(self, position: Position, state: State) -> Value:
         """`base + (max - base) * s * scale`."""
         passed, up, down, cycle = self._cycle(position)
         within = passed - cycle * (up + down)
-        # Rounding may put the begin of a late cycle a little before 0.
+        # Rounding may put the start of a late cycle a little before 0.
         share = maximum(where(within <= up, within / up, (up + down - within) / down), 0.0)
         if self.mode == "triangular2":
             share = share * power(0.5, cycle)

@@ -45,7 +45,7 @@ class ExponentialDecay(Schedule):
         staircase: bool = False,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self.decay_steps = Duration.of(decay_steps, unit="st", field="ExponentialDecay.decay_steps")
+        self.decay_steps = Duration.of(decay_steps, field="ExponentialDecay.decay_steps")
         self.decay_rate = number("ExponentialDecay.decay_rate", decay_rate, "a finite number > 0", above=0.0)
         self.staircase = flag("ExponentialDecay.staircase", staircase)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from lr_plugins.schedules.observation import BEGIN, SET, Change, Observation
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State
 from lr_plugins.validation import choice, learning_rate
+
+Of = Literal["epoch", "step", "fraction"]
 
 _RUN = Duration(100, "%")
 
@@ -32,7 +34,7 @@ class _Single(float):
 
 
 class FunctionSchedule(Schedule):
-    """A function of `epoch`, or of `(epoch, lr)`, called once at the begin of each epoch; or of step or fraction.
+    """A function of `epoch`, or of `(epoch, lr)`, called once at the start of each epoch; or of step or fraction.
 
     `lr = function(epoch)`, or `lr = function(epoch, lr of the epoch before)`; for epoch 0 the latter is
     `initial_learning_rate`. As in Keras, a function that can take two arguments gets two. Where the signature does not
@@ -41,8 +43,8 @@ class FunctionSchedule(Schedule):
     the function is raised.
 
     With `of="step"`, `lr = function(step)`, and with `of="fraction"`, `lr = function(t / length of the run)`, called
-    at every optimizer step, and once for each element of an array. The fraction is from 0 at the begin to 1 at the
-    end and from there on; within a part of a sequence both are counted from the part's begin, and the fraction is of
+    at every optimizer step, and once for each element of an array. The fraction is from 0 at the start to 1 at the
+    end and from there on; within a part of a sequence both are counted from the part's start, and the fraction is of
     the part.
 
     Args:
@@ -72,10 +74,10 @@ class FunctionSchedule(Schedule):
     """
 
     def __init__(
-        self, function: Callable[..., float], *, initial_learning_rate: float | None = None, of: str = "epoch"
+        self, function: Callable[..., float], *, initial_learning_rate: float | None = None, of: Of = "epoch"
     ) -> None:
         self.function = function
-        self.of = choice("FunctionSchedule.of", of, ("epoch", "step", "fraction"))
+        self.of = choice("FunctionSchedule.of", of, get_args(Of))
         if isinstance(function, (type, Schedule)) or not callable(function):
             hint = "A schedule needs no FunctionSchedule around it." if isinstance(function, Schedule) else ""
             raise InvalidArgument("FunctionSchedule.function", function, f"a function of {self.of}", hint)
@@ -121,7 +123,7 @@ class FunctionSchedule(Schedule):
         if isinstance(epoch, np.ndarray):
             whole = epoch.astype(np.int64)
             different = np.unique(whole)
-            answers = np.array([self._at(one, position, state) for one in different.tolist()], dtype=np.float64)
+            answers = np.array([self._at(each, position, state) for each in different.tolist()], dtype=np.float64)
             each: Value = answers[np.searchsorted(different, whole)]
             return each
         return float(self._at(int(epoch), position, state))
@@ -153,7 +155,7 @@ class FunctionSchedule(Schedule):
 
     def _each(self, times: Value, kind: type[int] | type[float]) -> Value:
         if isinstance(times, np.ndarray):
-            return np.array([self._ask(kind(one)) for one in times.ravel()], dtype=np.float64).reshape(times.shape)
+            return np.array([self._ask(kind(each)) for each in times.ravel()], dtype=np.float64).reshape(times.shape)
         return self._ask(kind(times))
 
     def _at(self, epoch: int, position: Position, state: State) -> float:

@@ -46,7 +46,7 @@ class InverseTimeDecay(Schedule):
         staircase: bool = False,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self.decay_steps = Duration.of(decay_steps, unit="st", field="InverseTimeDecay.decay_steps")
+        self.decay_steps = Duration.of(decay_steps, field="InverseTimeDecay.decay_steps")
         self.decay_rate = number("InverseTimeDecay.decay_rate", decay_rate, "a finite number >= 0", at_least=0.0)
         self.staircase = flag("InverseTimeDecay.staircase", staircase)
 
@@ -72,8 +72,8 @@ class InverseSquareRoot(Schedule):
 
     Args:
         initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
-        decay_steps: the length of time it is slow by, > 0; a plain number counts optimizer steps, `"1ep"` makes it a
-            schedule of epochs. Default 10000.
+        decay_steps: the time scale, > 0; a plain number counts optimizer steps, `"1ep"` makes it a schedule of epochs.
+            After three times as long the learning rate has halved. Default 10000.
         power: the exponent, > 0. Default 0.5: the square root.
 
     Raises:
@@ -96,7 +96,7 @@ class InverseSquareRoot(Schedule):
         power: float = 0.5,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self.decay_steps = Duration.of(decay_steps, unit="st", field="InverseSquareRoot.decay_steps")
+        self.decay_steps = Duration.of(decay_steps, field="InverseSquareRoot.decay_steps")
         self.power = number("InverseSquareRoot.power", power, "a finite number > 0 (0.5: the root)", above=0.0)
 
     def value(self, position: Position, state: State) -> Value:

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,9 @@ from lr_plugins.schedules.position import Position, RunLength, Value
 from lr_plugins.schedules.schedule import Schedule, State
 from lr_plugins.validation import choice, learning_rate
 
-INTERPOLATIONS = ("linear", "cosine")
+Interpolation = Literal["linear", "cosine"]
+"""The ways from one value to the next."""
+
 _NO_RUN = RunLength()  # nothing is known of it
 
 
@@ -125,11 +128,11 @@ class PiecewiseInterpolation(Schedule):
         [0.0, 0.05, 0.1, 0.05, 0.0, 0.0]
     """
 
-    def __init__(self, points: Sequence[Sequence[DurationLike]], *, interpolation: str = "linear") -> None:
+    def __init__(self, points: Sequence[Sequence[DurationLike]], *, interpolation: Interpolation = "linear") -> None:
         if isinstance(points, (str, bytes)) or not isinstance(points, Sequence) or not points:
             raise InvalidArgument("PiecewiseInterpolation.points", points, "a list of [when, learning rate], not empty")
         self.points = [self._point(index, point) for index, point in enumerate(points)]
-        self.interpolation = choice("PiecewiseInterpolation.interpolation", interpolation, INTERPOLATIONS)
+        self.interpolation = choice("PiecewiseInterpolation.interpolation", interpolation, get_args(Interpolation))
         self._whens = [when for when, _ in self.points]
         self._values = [value for _, value in self.points]
         if wrong := out_of_order(self._whens):
@@ -176,7 +179,7 @@ class PiecewiseInterpolation(Schedule):
 def out_of_order(durations: Sequence[Duration], run: RunLength = _NO_RUN) -> tuple[int, Duration, Duration] | None:
     """The first that does not come after all before it: (its index, the first it does not come after, itself).
 
-    In the same unit, or in different ones where the run tells; what cannot be told is left out. 0 is 0 in each unit.
+    Compared in the same unit, or in different ones as far as the run allows. 0 is 0 in each unit.
     """
     latest: dict[str, Duration] = {}  # of each unit: those before come before it in every run
     for index, after in enumerate(durations):
@@ -188,17 +191,17 @@ def out_of_order(durations: Sequence[Duration], run: RunLength = _NO_RUN) -> tup
 
 
 def _comes_too_late(before: Duration, after: Duration, run: RunLength) -> bool:
-    one, two = _in_one_clock(before, after, run)
-    return one is not None and two is not None and one >= two
+    earlier, later = _in_one_clock(before, after, run)
+    return earlier is not None and later is not None and earlier >= later
 
 
 def _in_one_clock(before: Duration, after: Duration, run: RunLength) -> tuple[float | None, float | None]:
     if before.unit == after.unit or not after.value:
         return before.value, after.value
-    one, two = before.span(run), after.span(run)
-    if one.steps is not None and two.steps is not None:
-        return one.steps, two.steps
-    return one.epochs, two.epochs
+    earlier, later = before.span(run), after.span(run)
+    if earlier.steps is not None and later.steps is not None:
+        return earlier.steps, later.steps
+    return earlier.epochs, later.epochs
 
 
 def interpolate(passed: Value, times: Sequence[float], values: Sequence[float], interpolation: str) -> Value:
@@ -230,5 +233,5 @@ def on_the_way(start: Value, end: Value, share: Value, interpolation: str) -> Va
     """A share of the way from one value to another, along a line or half a wave of the cosine."""
     if interpolation == "linear":
         return between(start, end, share)
-    # What is left of the way, so that a small value keeps its digits whether it is at the begin or at the end.
+    # What is left of the way, so that a small value keeps its digits whether it is at the start or at the end.
     return between(end, start, 0.5 * (1.0 + cos(math.pi * share)))

@@ -17,11 +17,11 @@ class LinearDecay(Schedule):
 
     `lr = initial_learning_rate + (end_learning_rate - initial_learning_rate) * min(t / decay_steps, 1)`, with t
     counted in the unit of `decay_steps`. Before 0 it is the initial value, from `decay_steps` on the end value, both
-    exactly. With the end above the begin it rises: a warm-up.
+    exactly. With the end above the start it rises: a warm-up.
 
     Args:
         initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
-        end_learning_rate: where it ends, >= 0; may be above the begin. Default 0.
+        end_learning_rate: where it ends, >= 0; may be above the start. Default 0.
         decay_steps: the length of time it takes, > 0; a plain number counts optimizer steps, `"10ep"` makes it a
             schedule of epochs. Default `"100%"`: the whole run.
 
@@ -48,7 +48,7 @@ class LinearDecay(Schedule):
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self.end_learning_rate = learning_rate("LinearDecay.end_learning_rate", end_learning_rate)
-        self.decay_steps = Duration.of(decay_steps, unit="st", field="LinearDecay.decay_steps")
+        self.decay_steps = Duration.of(decay_steps, field="LinearDecay.decay_steps")
 
     def value(self, position: Position, state: State) -> Value:
         """The point of the line at t, or its nearer end."""
@@ -77,7 +77,7 @@ class PolynomialDecay(Schedule):
         initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
         decay_steps: the length of time it takes, > 0; a plain number counts optimizer steps, `"10ep"` makes it a
             schedule of epochs. Default `"100%"`: the whole run.
-        end_learning_rate: where it ends, >= 0; may be above the begin. Default 0 (in Keras 0.0001).
+        end_learning_rate: where it ends, >= 0; may be above the start. Default 0 (in Keras 0.0001).
         power: the exponent, > 0. Default 1.
         cycle: start again at the end, as above, instead of staying there. Default False.
         k_decay: the exponent of the time, > 0. Default 1. With `power=1` the fall is `1 - p ** k_decay`.
@@ -96,7 +96,7 @@ class PolynomialDecay(Schedule):
         >>> [late(step) for step in (0, 50, 100)]
         [0.1, 0.07500000000000001, 0.0]
         >>> again = PolynomialDecay(0.1, decay_steps=100, cycle=True)
-        >>> [recurring(step) for step in (0, 50, 100, 150, 200)]
+        >>> [again(step) for step in (0, 50, 100, 150, 200)]
         [0.1, 0.05, 0.0, 0.025, 0.0]
     """
 
@@ -111,7 +111,7 @@ class PolynomialDecay(Schedule):
         k_decay: float = 1.0,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self.decay_steps = Duration.of(decay_steps, unit="st", field="PolynomialDecay.decay_steps")
+        self.decay_steps = Duration.of(decay_steps, field="PolynomialDecay.decay_steps")
         self.end_learning_rate = learning_rate("PolynomialDecay.end_learning_rate", end_learning_rate)
         self.power = number("PolynomialDecay.power", power, "a finite number > 0 (1 is a line)", above=0.0)
         self.cycle = flag("PolynomialDecay.cycle", cycle)

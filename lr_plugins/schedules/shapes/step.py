@@ -69,8 +69,8 @@ class MultiStepDecay(Schedule):
 
     Args:
         initial_learning_rate: where it starts, >= 0. Default None: the optimizer's own.
-        milestones: when to drop, each > 0, in any order; plain numbers count optimizer steps. One that is given twice counts
-            twice. Default `["50%", "75%"]`: at half and three quarters of the run.
+        milestones: when to drop, each > 0, in any order; plain numbers count optimizer steps. One that is given twice
+            counts twice. Default `["50%", "75%"]`: at half and three quarters of the run.
         gamma: the factor, > 0. Default 0.1.
 
     Raises:

@@ -24,7 +24,7 @@ class TanhDecay(Schedule):
         initial_learning_rate: where it starts, nearly, >= 0. Default None: the optimizer's own.
         decay_steps: the length of time it takes, > 0; a plain number counts optimizer steps, `"10ep"` makes it a
             schedule of epochs. Default `"100%"`: the whole run.
-        end_learning_rate: where it ends, >= 0; may be above the begin. Default 0.
+        end_learning_rate: where it ends, >= 0; may be above the start. Default 0.
         lower: where on the tangent it starts, finite. Default -7.
         upper: where on the tangent it ends, > lower. Default 3. A larger part makes a steeper fall.
 
@@ -49,7 +49,7 @@ class TanhDecay(Schedule):
         upper: float = 3.0,
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
-        self.decay_steps = Duration.of(decay_steps, unit="st", field="TanhDecay.decay_steps")
+        self.decay_steps = Duration.of(decay_steps, field="TanhDecay.decay_steps")
         self.end_learning_rate = learning_rate("TanhDecay.end_learning_rate", end_learning_rate)
         self.lower = number("TanhDecay.lower", lower, "a finite number")
         self.upper = number(

@@ -85,11 +85,13 @@ def test_a_name_that_does_not_tell_is_refused():
 
 
 def test_the_floor():
-    assert listen(plateau(min_lr=0.2), FLAT).rates[-1] == 0.2
-    assert listen(plateau(min_lr="0.1x"), FLAT).rates[-1] == 0.05
-    assert listen(plateau(rule="torch", min_lr=0.3), FLAT).rates[-1] == 0.3
-    with pytest.raises(InvalidArgument, match=r"min_lr must be at most .* \(the optimizer's own, 0\.5\); got 0\.7"):
-        listen(plateau(min_lr=0.7), FLAT)
+    assert listen(plateau(min_learning_rate=0.2), FLAT).rates[-1] == 0.2
+    assert listen(plateau(min_learning_rate="0.1x"), FLAT).rates[-1] == 0.05
+    assert listen(plateau(rule="torch", min_learning_rate=0.3), FLAT).rates[-1] == 0.3
+    with pytest.raises(
+        InvalidArgument, match=r"min_learning_rate must be at most .* \(the optimizer's own, 0\.5\); got 0\.7"
+    ):
+        listen(plateau(min_learning_rate=0.7), FLAT)
 
 
 def test_changes_that_are_too_small_are_not_made():
@@ -121,7 +123,7 @@ def test_nan():
         listen(plateau(), [math.nan])
     values = [1.0, math.nan, math.nan, 0.5]
     assert listen(plateau(on_nonfinite="hold"), values).rates == [0.5] * 4
-    shrink = listen(plateau(on_nonfinite="shrink", min_lr=0.2), values)
+    shrink = listen(plateau(on_nonfinite="shrink", min_learning_rate=0.2), values)
     assert shrink.rates == [0.5, 0.25, 0.2, 0.2]
     assert shrink.said[1] == [Change("ReduceLROnPlateau", "reducing", "val_loss is nan")]
     assert listen(plateau(on_nonfinite="compare"), values).rates == [0.5, 0.5, 0.25, 0.25]
@@ -160,7 +162,7 @@ listeners = st.one_of(
         factor=st.floats(0.1, 0.9),
         patience=st.integers(0, 3),
         cooldown=st.integers(0, 3),
-        min_lr=st.sampled_from([0.0, 0.01, "0.3x"]),
+        min_learning_rate=st.sampled_from([0.0, 0.01, "0.3x"]),
         smoothing=st.sampled_from([None, 0.5, 3]),
         on_nonfinite=st.sampled_from(["hold", "shrink", "compare"]),
     ),
@@ -170,7 +172,7 @@ listeners = st.one_of(
         patience=st.integers(0, 2),
         cooldown=st.integers(0, 2),
         warmup=st.integers(0, 2),
-        min_lr=st.sampled_from(["0.9x", 0.0]),
+        min_learning_rate=st.sampled_from(["0.9x", 0.0]),
         reset_start=st.sampled_from([None, 1, 2]),
         smoothing=st.sampled_from([None, 0.5, 3]),
         on_nonfinite=st.sampled_from(["hold", "shrink", "compare"]),
@@ -197,7 +199,7 @@ def test_an_interrupted_run_decides_as_one_that_was_not(schedule, values):
 def test_only_with_what_it_is_given_does_it_decide(schedule, values, own):
     assert from_config(json.loads(json.dumps(to_config(schedule)))) == schedule
     factor, named = listen(schedule, values, own=1.0), listen(schedule, values, own=own)
-    if schedule.initial_learning_rate is None and "min_lr=0.01" not in repr(schedule):  # no absolute floor
+    if schedule.initial_learning_rate is None and "min_learning_rate=0.01" not in repr(schedule):  # no absolute floor
         assert named.rates == pytest.approx([own * rate for rate in factor.rates])
 
 
@@ -238,8 +240,8 @@ def test_it_composes():
         ("min_delta", -1e-4),
         ("threshold_mode", "both"),
         ("cooldown", -1),
-        ("min_lr", -1),
-        ("min_lr", None),
+        ("min_learning_rate", -1),
+        ("min_learning_rate", None),
         ("eps", -1),
         ("when", "10%"),
         ("on_nonfinite", "ignore"),
@@ -254,7 +256,7 @@ def test_what_is_no_setting_is_refused(argument, value):
 
 
 def test_the_plateau_of_keras_name_is_a_factor_like_the_other():
-    with pytest.raises(InvalidArgument, match="min_lr must be a multiple"):
+    with pytest.raises(InvalidArgument, match=r"ReduceLROnPlateau\.min_lr must be a multiple"):
         CosineDecay(0.1) * keras.ReduceLROnPlateau(min_lr=0.05)
     product = CosineDecay(0.1, decay_steps="100ep") * keras.ReduceLROnPlateau(factor=0.5, patience=1)
     (change,) = listen(product, [1.0, 1.0], own=0.1).said[1]

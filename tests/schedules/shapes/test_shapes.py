@@ -162,7 +162,7 @@ def test_durations_refuse_the_rest(text):
         (lambda: InverseTimeDecay(0.1, staircase=1), r"InverseTimeDecay\.staircase must be true or false; got 1"),
         (lambda: ExponentialDecay(0.1, decay_rate=0), r"ExponentialDecay\.decay_rate must be a finite number > 0"),
         (lambda: PiecewiseConstant(["3ep"], [1]), r"values must be one longer than boundaries \(2 values for 1 bound"),
-        (lambda: PiecewiseConstant("3ep", [1]), r"PiecewiseConstant\.boundaries must be a list; got 3"),
+        (lambda: PiecewiseConstant("3ep", [1]), r"PiecewiseConstant\.boundaries must be a list; got '3ep'"),
         (lambda: PiecewiseConstant(["3ep"], "ab"), r"PiecewiseConstant\.values must be a list; got 'ab'"),
         (
             lambda: PiecewiseConstant(["5ep", "3ep"], [1, 2, 3]),

@@ -25,9 +25,8 @@ from lr_plugins import (
     preview,
 )
 from lr_plugins.errors import InvalidArgument
+from tests.schedules.listening import listen
 from tests.toys import Used, fit, loader
-
-from .listening import listen
 
 FLAT = [1.0] * 30
 

@@ -32,9 +32,9 @@ def test_the_defaults_lower_a_fine_tuning_learning_rate_and_keep_it_within_bound
 
 
 def test_it_begins_anew_when_it_has_been_at_the_floor_for_long():
-    run = listen(greedy(patience=0, min_lr="0.25x", reset_start=2), FLAT[:6])
+    run = listen(greedy(patience=0, min_learning_rate="0.25x", reset_start=2), FLAT[:6])
     assert run.rates == [1.0, 0.5, 0.25, 0.125, 0.5, 1.0]  # its best is forgotten, so that it improves at once
-    assert run.said[4] == [Change("Greedy", "resetting", "due to fall 2 times at min_lr")]
+    assert run.said[4] == [Change("Greedy", "resetting", "due to fall 2 times at min_learning_rate")]
 
 
 def test_it_says_what_it_does_and_why():
@@ -51,7 +51,15 @@ def test_nan_never_improves_if_it_is_compared():
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("factor", 1.0), ("max_lr", 0), ("min_lr", "20x"), ("eps", -1), ("reset_start", 0), ("warmup", -1), ("mode", "")],
+    [
+        ("factor", 1.0),
+        ("max_learning_rate", 0),
+        ("min_learning_rate", "20x"),
+        ("eps", -1),
+        ("reset_start", 0),
+        ("warmup", -1),
+        ("mode", ""),
+    ],
 )
 def test_what_is_no_setting_is_refused(argument, value):
     with pytest.raises(InvalidArgument, match=r"Greedy\.\w+ must be"):
