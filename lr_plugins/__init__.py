@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lr_plugins.interop import ScheduleLR as ScheduleLR
     from lr_plugins.interop import TorchSchedule as TorchSchedule
     from lr_plugins.optim import KerasSGD as KerasSGD
-    from lr_plugins.simulation import preview as preview
+    from lr_plugins.simulation.preview import preview as preview
     from lr_plugins.tracking import MLflowLogger as MLflowLogger
 
 __version__ = "0.1.0"
@@ -58,7 +58,7 @@ for _name in _OF_EXTENDERS:
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(_renamed.missing(__name__, name))
+        raise _renamed.missing(__name__, name)
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -12,7 +12,7 @@ import reprlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from lr_plugins.errors import InvalidArgument, TrainingError, described
+from lr_plugins.errors import InvalidArgumentError, TrainingError, described
 
 VERSION = 1
 """Of the states that this version of lr_plugins writes and reads."""
@@ -21,7 +21,7 @@ DEPTH = 100
 """How deep containers may be nested in values from a file."""
 
 Check = Callable[[Any, str], None]
-"""Takes a value and where it is; raises `WrongState` if it is not of its kind."""
+"""Takes a value and where it is; raises `WrongStateError` if it is not of its kind."""
 
 _MOST = 10_000_000  # values in a container, those of its parts included
 _LARGEST = 2**53  # up to here a float has all whole numbers
@@ -32,7 +32,7 @@ _ANEW = (
 )
 
 
-class WrongState(InvalidArgument):
+class WrongStateError(InvalidArgumentError):
     """A part of a state that is not what it should be.
 
     Args:
@@ -63,7 +63,7 @@ class StateFormat:
         >>> steps.read({"version": 1, "steps": -3})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        lr_plugins.checkpoint_state.WrongState: steps in the checkpoint's state of Counter must be a whole number ...
+        lr_plugins.checkpoint_state.WrongStateError: steps in the checkpoint's state of Counter must be ...
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class StateFormat:
 
         Args:
             state: what the checkpoint has.
-            also: checks how the fields fit each other; raises `WrongState`.
+            also: checks how the fields fit each other; raises `WrongStateError`.
 
         Raises:
-            WrongState: it is not such a state.
+            WrongStateError: it is not such a state.
             TrainingError: another version of lr_plugins wrote it.
         """
         try:
@@ -99,10 +99,10 @@ class StateFormat:
             found = {name: value for name, value in state.items() if name != "version"}
             if also is not None:
                 also(found)
-        except WrongState as error:
+        except WrongStateError as error:
             whole = f"the checkpoint's state of {self.owner}"
             where = f"{error.field} in {whole}" if error.field else whole
-            raise WrongState(where, error.value, error.allowed, _DAMAGED) from None
+            raise WrongStateError(where, error.value, error.allowed, _DAMAGED) from None
         return found
 
     def _check_version(self, state: Mapping[str, Any]) -> None:
@@ -119,7 +119,7 @@ class StateFormat:
                 f"lr_plugins reads version {VERSION}: a newer one wrote it. Update lr_plugins, or {_ANEW}."
             )
         if state["version"] < VERSION:
-            raise WrongState("version", state["version"], f"{VERSION}")
+            raise WrongStateError("version", state["version"], f"{VERSION}")
 
     def as_part(self, value: Any, where: str) -> None:
         """Check a state within another one."""
@@ -181,27 +181,27 @@ def anything(value: Any, where: str) -> None:
 def count(value: Any, where: str) -> None:
     """A whole number >= 0."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        raise WrongState(where, value, "a whole number >= 0")
+        raise WrongStateError(where, value, "a whole number >= 0")
 
 
 def real(value: Any, where: str) -> None:
     """A number; NaN and infinity are, too."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or _is_huge(value):
-        raise WrongState(where, value, "a number")
+        raise WrongStateError(where, value, "a number")
 
 
 def finite(value: Any, where: str) -> None:
     """A finite number >= 0."""
     real(value, where)
     if not (math.isfinite(value) and value >= 0):
-        raise WrongState(where, value, "a finite number >= 0")
+        raise WrongStateError(where, value, "a finite number >= 0")
 
 
 def positive(value: Any, where: str) -> None:
     """A finite number > 0."""
     finite(value, where)
     if value == 0:
-        raise WrongState(where, value, "a finite number > 0")
+        raise WrongStateError(where, value, "a finite number > 0")
 
 
 def number_or_name(value: Any, where: str) -> None:
@@ -213,25 +213,25 @@ def number_or_name(value: Any, where: str) -> None:
 def text(value: Any, where: str) -> None:
     """A text."""
     if not isinstance(value, str):
-        raise WrongState(where, value, "a text")
+        raise WrongStateError(where, value, "a text")
 
 
 def flag(value: Any, where: str) -> None:
     """True or false."""
     if not isinstance(value, bool):
-        raise WrongState(where, value, "true or false")
+        raise WrongStateError(where, value, "true or false")
 
 
 def mapping(value: Any, where: str) -> None:
     """A dictionary with texts as keys."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise WrongState(where, value, "a dictionary with texts as keys")
+        raise WrongStateError(where, value, "a dictionary with texts as keys")
 
 
 def plain(value: Any, where: str) -> None:
     """Numbers, texts, None, and lists and dictionaries of them, not nested without end."""
     if not is_plain(value):
-        raise WrongState(where, described(type(value).__name__), f"plain values, nested at most {DEPTH} deep")
+        raise WrongStateError(where, described(type(value).__name__), f"plain values, nested at most {DEPTH} deep")
 
 
 def optional(check: Check) -> Check:
@@ -249,7 +249,7 @@ def one_of(*choices: Any) -> Check:
 
     def checked(value: Any, where: str) -> None:
         if not any(type(value) is type(one) and value == one for one in choices):
-            raise WrongState(where, value, f"one of {', '.join(map(repr, choices))}")
+            raise WrongStateError(where, value, f"one of {', '.join(map(repr, choices))}")
 
     return checked
 
@@ -259,9 +259,9 @@ def list_of(check: Check, length: int | None = None) -> Check:
 
     def checked(value: Any, where: str) -> None:
         if not isinstance(value, (list, tuple)):
-            raise WrongState(where, value, "a list")
+            raise WrongStateError(where, value, "a list")
         if length is not None and len(value) != length:
-            raise WrongState(where, described(f"one of {len(value)}"), f"a list of {length}")
+            raise WrongStateError(where, described(f"one of {len(value)}"), f"a list of {length}")
         for index, one in enumerate(value):
             check(one, f"{where}[{index}]")
 
@@ -285,7 +285,7 @@ def dict_of(check: Check, keys: Check = text) -> Check:
 
     def checked(value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
-            raise WrongState(where, value, "a dictionary")
+            raise WrongStateError(where, value, "a dictionary")
         for key, one in value.items():
             keys(key, f"a key of {where}")
             check(one, f"{where}[{_short(key)}]")
@@ -302,10 +302,12 @@ def record(fields: Mapping[str, Check], extra: Mapping[str, Check] | None = None
         missing, unknown = sorted(set(fields) - set(value)), [] if others else sorted(set(value) - set(known))
         if missing:
             found = f"one without {', '.join(missing)}"
-            raise WrongState(where, described(found), f"a dictionary with all of {', '.join(fields)}")
+            raise WrongStateError(where, described(found), f"a dictionary with all of {', '.join(fields)}")
         if unknown:
             names = ", ".join(map(_short, unknown[:5])) + ("" if len(unknown) <= 5 else ", ...")
-            raise WrongState(where, described(f"one with {names}"), f"a dictionary with none but {', '.join(known)}")
+            raise WrongStateError(
+                where, described(f"one with {names}"), f"a dictionary with none but {', '.join(known)}"
+            )
         for name, one in value.items():
             known.get(name, anything)(one, f"{where}.{name}" if where else name)
 
@@ -320,11 +322,13 @@ def tensor(dtype: str | None = None, dimensions: int | None = None) -> Check:
 
         kind = f"a tensor of {dtype}" if dtype else "a tensor"
         if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
-            raise WrongState(where, value, kind)
+            raise WrongStateError(where, value, kind)
         if dtype is not None and value.dtype is not getattr(torch, dtype):
-            raise WrongState(where, described(f"one of {value.dtype}"), kind)
+            raise WrongStateError(where, described(f"one of {value.dtype}"), kind)
         if dimensions is not None and value.dim() != dimensions:
-            raise WrongState(where, described(f"the shape {tuple(value.shape)}"), f"{kind} of {dimensions} dimensions")
+            raise WrongStateError(
+                where, described(f"the shape {tuple(value.shape)}"), f"{kind} of {dimensions} dimensions"
+            )
 
     return checked
 
@@ -364,11 +368,11 @@ def same_lengths(fields: Mapping[str, Collection[Any]], names: Collection[str], 
     """Refuse lists that are neither empty nor of a length.
 
     Raises:
-        WrongState: one is not.
+        WrongStateError: one is not.
     """
     for name in set(names) & set(fields):
         if len(fields[name]) not in (0, length):
-            raise WrongState(name, described(f"one of {len(fields[name])}"), f"a list of {length}")
+            raise WrongStateError(name, described(f"one of {len(fields[name])}"), f"a list of {length}")
 
 
 def _is_huge(value: Any) -> bool:

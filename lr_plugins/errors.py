@@ -80,7 +80,7 @@ class LearningRateError(Exception):
         )
 
 
-class InvalidArgument(LearningRateError, ValueError):
+class InvalidArgumentError(LearningRateError, ValueError):
     """A setting that cannot work.
 
     Args:
@@ -90,7 +90,7 @@ class InvalidArgument(LearningRateError, ValueError):
         hint: what to do about it, a sentence of its own.
 
     Example:
-        >>> print(InvalidArgument("StepDecay.drop", -1, "a number > 0", "0.5 halves the learning rate."))
+        >>> print(InvalidArgumentError("StepDecay.drop", -1, "a number > 0", "0.5 halves the learning rate."))
         StepDecay.drop must be a number > 0; got -1. 0.5 halves the learning rate.
     """
 
@@ -119,7 +119,7 @@ def described(words: str) -> str:
     """A description that stands in a message for a value that cannot be shown.
 
     Example:
-        >>> print(InvalidArgument("settings.json", described("a folder"), "a file"))
+        >>> print(InvalidArgumentError("settings.json", described("a folder"), "a file"))
         settings.json must be a file; got a folder.
     """
     return _Looks(words)
@@ -127,6 +127,10 @@ def described(words: str) -> str:
 
 class RenamedError(LearningRateError, TypeError):
     """A name of an earlier version; the message has the current one."""
+
+
+class RenamedNameError(LearningRateError, ImportError):
+    """A class or function of an earlier version has another name now; the message gives it."""
 
 
 class PositionalArgumentError(LearningRateError, TypeError):
@@ -137,7 +141,7 @@ class UnsupportedError(LearningRateError, ValueError):
     """Two things that do not work together; the message says which, and what to do instead."""
 
 
-class MissingExtra(LearningRateError, ImportError):
+class MissingExtraError(LearningRateError, ImportError):
     """A package is not installed that only some features need; the message names the extra that brings it."""
 
 
@@ -150,17 +154,17 @@ def require(module: str, extra: str, needed_by: str) -> None:
         needed_by: what cannot be done without it, the begin of a sentence.
 
     Raises:
-        MissingExtra: it is not installed.
+        MissingExtraError: it is not installed.
 
     Example:
         >>> require("json", "plot", "The picture")
         >>> require("no_such_package", "plot", "The picture")
         Traceback (most recent call last):
         ...
-        lr_plugins.errors.MissingExtra: The picture needs no_such_package: pip install "lr-plugins[plot]"
+        lr_plugins.errors.MissingExtraError: The picture needs no_such_package: pip install "lr-plugins[plot]"
     """
     if find_spec(module) is None:
-        raise MissingExtra(f"{needed_by} needs {module}: {install(extra)}", name=module)
+        raise MissingExtraError(f"{needed_by} needs {module}: {install(extra)}", name=module)
 
 
 def install(extra: str) -> str:
@@ -172,7 +176,7 @@ class TrainingError(LearningRateError, RuntimeError):
     """The next learning rate cannot be computed during training, e.g. because a loss is NaN."""
 
 
-class ImpossibleValue(TrainingError):
+class ImpossibleValueError(TrainingError):
     """What a schedule gives is not a finite number >= 0.
 
     Args:
@@ -183,7 +187,7 @@ class ImpossibleValue(TrainingError):
         schedule: the schedule, as a text.
 
     Example:
-        >>> print(ImpossibleValue("learning rate", "a finite number >= 0", "inf", "at step 9", "StepDecay(...)"))
+        >>> print(ImpossibleValueError("learning rate", "a finite number >= 0", "inf", "at step 9", "StepDecay(...)"))
         the learning rate must be a finite number >= 0; the schedule gives inf at step 9: StepDecay(...)
     """
 
@@ -191,9 +195,9 @@ class ImpossibleValue(TrainingError):
         self.parts = name, allowed, value, when, schedule
         super().__init__(f"the {name} must be {allowed}; the schedule gives {value} {when}: {schedule}")
 
-    def meant_for(self, name: str, allowed: str) -> ImpossibleValue:
+    def meant_for(self, name: str, allowed: str) -> ImpossibleValueError:
         """The same, of another hyper-parameter."""
-        return ImpossibleValue(name, allowed, *self.parts[2:])
+        return ImpossibleValueError(name, allowed, *self.parts[2:])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By its parts, for it may come from another process."""
@@ -202,3 +206,17 @@ class ImpossibleValue(TrainingError):
 
 class TrackingError(LearningRateError, RuntimeError):
     """MLflow cannot be used as configured, e.g. because a file is not a database."""
+
+
+EARLIER_NAMES = {
+    "ImpossibleValue": "ImpossibleValueError",
+    "InvalidArgument": "InvalidArgumentError",
+    "MissingExtra": "MissingExtraError",
+}
+"""Names of earlier versions, and the current ones; `lr_plugins.renamed` has those of other modules."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in EARLIER_NAMES:
+        raise RenamedNameError(f"{__name__}.{name} is now called {__name__}.{EARLIER_NAMES[name]}.")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

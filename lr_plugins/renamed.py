@@ -10,7 +10,7 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any, TypeVar
 
-from lr_plugins.errors import PositionalArgumentError, RenamedError, shown
+from lr_plugins.errors import EARLIER_NAMES, PositionalArgumentError, RenamedError, RenamedNameError, shown
 
 MODULES = {
     "lr_plugins.mixin": "`from lr_plugins import LearningRateScheduleMixin`",
@@ -29,6 +29,7 @@ NAMES = {
     "lr_plugins.schedules.AsPlanned": "lr_plugins.schedules.Replanned",
     "lr_plugins.Change": "lr_plugins.schedules.Change",
     "lr_plugins.Monitor": "lr_plugins.schedules.Monitor",
+    **{f"lr_plugins.errors.{old}": f"lr_plugins.errors.{new}" for old, new in EARLIER_NAMES.items()},
 }
 """Dotted name -> the current one."""
 
@@ -55,8 +56,10 @@ _HOMES = "lr_plugins", "lr_plugins.schedules"  # the packages by whose names con
 Class = TypeVar("Class", bound=type)
 
 
-def missing(module: str, name: str) -> str:
-    """The message of an AttributeError, with the current name if there is one.
+def missing(module: str, name: str) -> Exception:
+    """The error for an attribute that a module does not have, with the current name if there is one.
+
+    For an earlier name it is an ImportError: of an AttributeError, `from module import name` shows no message.
 
     Args:
         module: the dotted name of the module.
@@ -64,10 +67,14 @@ def missing(module: str, name: str) -> str:
 
     Example:
         >>> missing("lr_plugins", "AsPlanned")
-        "module 'lr_plugins' has no attribute 'AsPlanned': it is now lr_plugins.Replanned"
+        RenamedNameError('lr_plugins.AsPlanned is now called lr_plugins.Replanned.')
+        >>> missing("lr_plugins", "NoSuchSchedule")
+        AttributeError("module 'lr_plugins' has no attribute 'NoSuchSchedule'")
     """
-    now = NAMES.get(f"{module}.{name}")
-    return f"module {module!r} has no attribute {name!r}" + (f": it is now {now}" if now else "")
+    earlier = f"{module}.{name}"
+    if earlier in NAMES:
+        return RenamedNameError(f"{earlier} is now called {NAMES[earlier]}.")
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 def arguments(kind: Class) -> Class:
@@ -80,7 +87,7 @@ def arguments(kind: Class) -> Class:
         RenamedError: by the constructor, for an earlier keyword.
         PositionalArgumentError: by the constructor, for more arguments by position than it takes.
     """
-    build = kind.__init__  # type: ignore[misc]  # of the class itself, which is decorated
+    build: Any = vars(kind).get("__init__") or getattr(kind, "__init__")  # noqa: B009  # of the class itself
     parameters = list(inspect.signature(build).parameters.values())[1:]  # without self
     positional = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     keyword_only = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
@@ -96,7 +103,7 @@ def arguments(kind: Class) -> Class:
             raise PositionalArgumentError(_by_keyword(type(self).__name__, positional, keyword_only, args, given))
         build(self, *args, **given)
 
-    kind.__init__ = init  # type: ignore[misc]
+    setattr(kind, "__init__", init)  # noqa: B010  # mypy takes `kind` for an instance
     return kind
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.paths import from_start
 
 Choice = TypeVar("Choice", bound=str)
@@ -51,7 +51,7 @@ def number(
         at_most: the number is not greater than this. Default inf.
 
     Raises:
-        InvalidArgument: it is not such a number.
+        InvalidArgumentError: it is not such a number.
 
     Example:
         >>> number("StepDecay.drop", 1, "a finite number > 0", above=0.0)
@@ -59,9 +59,9 @@ def number(
     """
     result = as_float(value)
     if result is None or not math.isfinite(result) or result <= above or not at_least <= result <= at_most:
-        raise InvalidArgument(field, value, allowed)
+        raise InvalidArgumentError(field, value, allowed)
     if above == 0.0 and result < _SMALLEST:
-        raise InvalidArgument(field, value, allowed, f"The smallest number to compute with is {_SMALLEST:.2g}.")
+        raise InvalidArgumentError(field, value, allowed, f"The smallest number to compute with is {_SMALLEST:.2g}.")
     return result
 
 
@@ -102,14 +102,14 @@ def choice(field: str, value: object, choices: Iterable[Choice]) -> Choice:
     """
     texts = tuple(choices)
     if not isinstance(value, str) or value not in texts:
-        raise InvalidArgument(field, value, f"one of {', '.join(texts)}")
+        raise InvalidArgumentError(field, value, f"one of {', '.join(texts)}")
     return texts[texts.index(value)]  # a plain str, even where the value is of a sub-class of it
 
 
 def flag(field: str, value: object) -> bool:
     """True or false."""
     if not isinstance(value, bool):
-        raise InvalidArgument(field, value, "true or false")
+        raise InvalidArgumentError(field, value, "true or false")
     return value
 
 
@@ -117,11 +117,11 @@ def pattern(field: str, value: object) -> str:
     """A regular expression for the names of parameters."""
     allowed = "a regular expression for the names of parameters"
     if not isinstance(value, str) or not value:
-        raise InvalidArgument(field, value, allowed)
+        raise InvalidArgumentError(field, value, allowed)
     try:
         re.compile(value)
     except re.error as error:
-        raise InvalidArgument(field, value, f"a regular expression ({error})") from None
+        raise InvalidArgumentError(field, value, f"a regular expression ({error})") from None
     return value
 
 
@@ -141,7 +141,7 @@ def integer(field: str, value: object, minimum: int) -> int:
     whole = _whole(value)
     if whole is not None and whole >= minimum:
         return whole
-    raise InvalidArgument(field, value, f"an integer >= {minimum}")
+    raise InvalidArgumentError(field, value, f"an integer >= {minimum}")
 
 
 def seed(field: str, value: object) -> int:
@@ -149,34 +149,34 @@ def seed(field: str, value: object) -> int:
     whole = _whole(value)
     if whole is not None and 0 <= whole < 2**32:
         return whole
-    raise InvalidArgument(field, value, "an integer from 0 to 2**32 - 1")
+    raise InvalidArgumentError(field, value, "an integer from 0 to 2**32 - 1")
 
 
 def fraction(field: str, value: object) -> float:
     """`value` as a share in [0, 1)."""
     if 0 <= (real := _real(value)) < 1:
         return real
-    raise InvalidArgument(field, value, "a number >= 0 and < 1", "0.2 is a fifth.")
+    raise InvalidArgumentError(field, value, "a number >= 0 and < 1", "0.2 is a fifth.")
 
 
 def positive(field: str, value: object) -> float:
     """`value` as a finite number > 0."""
     if 0 < (real := _real(value)) < math.inf:
         return real
-    raise InvalidArgument(field, value, "a finite number > 0")
+    raise InvalidArgumentError(field, value, "a finite number > 0")
 
 
 def integers(field: str, value: object, minimum: int = 1) -> tuple[int, ...]:
     """`value` as a tuple of at least one integer >= `minimum`; any sequence will do, Hydra's lists too."""
     allowed = f"a list of integers >= {minimum}, at least one"
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise InvalidArgument(field, value, allowed)
+        raise InvalidArgumentError(field, value, allowed)
     try:
         numbers = tuple(integer(field, item, minimum) for item in cast("Iterable[object]", value))
-    except InvalidArgument:
-        raise InvalidArgument(field, value, allowed) from None
+    except InvalidArgumentError:
+        raise InvalidArgumentError(field, value, allowed) from None
     if not numbers:
-        raise InvalidArgument(field, value, allowed)
+        raise InvalidArgumentError(field, value, allowed)
     return numbers
 
 
@@ -184,4 +184,4 @@ def folder(field: str, value: object) -> Path:
     """`value` as a path that stays the same, `~` expanded."""
     if isinstance(value, (str, os.PathLike)) and os.fspath(value):
         return from_start(value)
-    raise InvalidArgument(field, value, "the path of a folder")
+    raise InvalidArgumentError(field, value, "the path of a folder")

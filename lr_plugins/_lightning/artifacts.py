@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lr_plugins._lightning.compat import Trainer
-from lr_plugins.errors import InvalidArgument, install
+from lr_plugins.errors import InvalidArgumentError, install
 from lr_plugins.rank_zero import rank_zero_warn
 
 
@@ -19,12 +19,12 @@ def make_folder(field: str, folder: Path) -> None:
         folder: the folder.
 
     Raises:
-        InvalidArgument: there can be no such folder.
+        InvalidArgumentError: there can be no such folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidArgument(field, str(folder), f"a folder ({error})") from error
+        raise InvalidArgumentError(field, str(folder), f"a folder ({error})") from error
 
 
 def can_draw() -> bool:

@@ -11,7 +11,7 @@ from lr_plugins._lightning.metrics import Observer
 from lr_plugins.engine.driven_groups import DrivenGroups
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.writer import Writer
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Observation
 
 Measure = Callable[[Trainer, LightningModule], float]
@@ -198,5 +198,7 @@ def check_measures(field: str, measure: Mapping[str, Measure]) -> dict[str, Meas
     """Quantities to measure, by name, if all of them are functions."""
     for name, function in measure.items():
         if not callable(function):
-            raise InvalidArgument(f"{field}[{name!r}]", function, "a function of (trainer, module), e.g. FullPass()")
+            raise InvalidArgumentError(
+                f"{field}[{name!r}]", function, "a function of (trainer, module), e.g. FullPass()"
+            )
     return dict(measure)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lr_plugins._lightning.compat import LightningModule, Trainer
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 
 
 class FullPass:
@@ -24,7 +24,7 @@ class FullPass:
             method `compute_loss(batch)`.
 
     Raises:
-        InvalidArgument: at the first call, where no `loss` is given and the module has no `compute_loss`, or no
+        InvalidArgumentError: at the first call, where no `loss` is given and the module has no `compute_loss`, or no
             `loader` is given and the Trainer's training set cannot be read in order.
 
     Example:
@@ -68,7 +68,7 @@ def _mean(trainer: Trainer, loader: Iterable[Any], loss: Callable[[Any], Tensor]
 def _own_loss(pl_module: LightningModule) -> Callable[[LightningModule, Any], Tensor]:
     own = getattr(pl_module, "compute_loss", None)
     if own is None:
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             "FullPass.loss",
             None,
             "a function of (module, batch)",
@@ -85,7 +85,7 @@ def _training_set(trainer: Trainer) -> Iterable[Any]:
         return in_order
     loader = trainer.train_dataloader
     if not isinstance(loader, DataLoader) or loader.batch_size is None:
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             "FullPass.loader",
             None,
             "given for this training set",

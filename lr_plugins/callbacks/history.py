@@ -47,7 +47,7 @@ class History(ChecksState, Callback):
             it `learning_rate` and sorts the metrics, training before validation.
 
     Raises:
-        InvalidArgument: an unknown style.
+        InvalidArgumentError: an unknown style.
 
     Source: keras.callbacks.History.
 
@@ -131,7 +131,7 @@ class History(ChecksState, Callback):
             path: a PNG to write. Default None: no file; a notebook shows the returned figure.
 
         Raises:
-            MissingExtra: matplotlib is not installed.
+            MissingExtraError: matplotlib is not installed.
 
         Example:
             >>> figure = History().plot()
@@ -148,7 +148,7 @@ class History(ChecksState, Callback):
         The columns are those of `history`, in the same order.
 
         Raises:
-            MissingExtra: pandas is not installed.
+            MissingExtraError: pandas is not installed.
 
         Example:
             >>> History().frame().empty

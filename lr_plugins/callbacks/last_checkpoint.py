@@ -30,7 +30,7 @@ from lr_plugins.checkpoint_state import (
     one_of,
     tensor,
 )
-from lr_plugins.errors import InvalidArgument, described
+from lr_plugins.errors import InvalidArgumentError, described
 
 BETWEEN, WITHIN = "between epochs", "within an epoch"
 
@@ -57,8 +57,8 @@ class LastCheckpoint(KeepsState, Callback):
         every_n_steps: optimizer steps between checkpoints within an epoch, >= 1. Default None: none by steps.
 
     Raises:
-        InvalidArgument: an argument outside its range; when training starts, a checkpoint from within an epoch that
-            another number of processes wrote.
+        InvalidArgumentError: an argument outside its range; when training starts, a checkpoint from within an epoch
+            that another number of processes wrote.
 
     Example:
         >>> LastCheckpoint("outputs/checkpoints", every_n_steps=500).path.name
@@ -98,7 +98,9 @@ class LastCheckpoint(KeepsState, Callback):
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise InvalidArgument("LastCheckpoint.dirpath", str(self.path.parent), f"a folder ({error})") from error
+                raise InvalidArgumentError(
+                    "LastCheckpoint.dirpath", str(self.path.parent), f"a folder ({error})"
+                ) from error
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             callbacks[:] = [*(one for one in callbacks if not isinstance(one, _AfterOthers)), _AfterOthers(self)]
 
@@ -109,7 +111,7 @@ class LastCheckpoint(KeepsState, Callback):
             trainer.should_stop = True
         processes = len(restored.get("epoch_sums", ()))
         if processes and processes != trainer.world_size:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "the number of processes",
                 trainer.world_size,
                 f"{processes}, as in the run that is resumed, since its checkpoint is from within an epoch",
@@ -119,7 +121,7 @@ class LastCheckpoint(KeepsState, Callback):
         for name, gradient in restored.get("gradients", {}).items():
             if parameters.get(name) != gradient.shape:
                 allowed = "one whose gradients are of the sizes of the module's parameters"
-                raise InvalidArgument("the checkpoint", described(f"another for {name!r}"), allowed)
+                raise InvalidArgumentError("the checkpoint", described(f"another for {name!r}"), allowed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals; start with a whole epoch after a checkpoint from between two."""

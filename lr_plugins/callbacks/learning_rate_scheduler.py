@@ -46,7 +46,7 @@ from lr_plugins.engine.param_groups import parameter_names
 from lr_plugins.engine.plan_change import POLICIES, OnResume
 from lr_plugins.engine.recorder import Recorder
 from lr_plugins.engine.trace import Trace
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from lr_plugins.schedules import RunLength
 from lr_plugins.schedules.assign import Assignments, Schedules
@@ -101,8 +101,8 @@ class LearningRateScheduler(KeepsState, Callback):
             nothing.
 
     Raises:
-        InvalidArgument: an argument of the wrong kind; at the start of the fit, an assignment for something that the
-            module or its optimizers do not have.
+        InvalidArgumentError: an argument of the wrong kind; at the start of the fit, an assignment for something that
+            the module or its optimizers do not have.
         TrainingError: during training, when the next learning rate cannot be known or is not a finite number.
 
     Source: keras.callbacks.LearningRateScheduler.
@@ -133,7 +133,7 @@ class LearningRateScheduler(KeepsState, Callback):
     ) -> None:
         self.assignments = Assignments.of(schedule)
         if not isinstance(verbose, int):
-            raise InvalidArgument("LearningRateScheduler.verbose", verbose, "0 (silent) or 1 (Keras' messages)")
+            raise InvalidArgumentError("LearningRateScheduler.verbose", verbose, "0 (silent) or 1 (Keras' messages)")
         self.verbose, self.style = verbose, choice("LearningRateScheduler.style", style, STYLES)
         self.measure = check_measures("LearningRateScheduler.measure", measure or {})
         self.on_resume = choice("LearningRateScheduler.on_resume", on_resume, POLICIES)
@@ -175,7 +175,7 @@ class LearningRateScheduler(KeepsState, Callback):
         self._saved_optimizers = None
         schedulers = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]  # type: ignore[attr-defined]
         if len(schedulers) > 1:
-            raise InvalidArgument("Trainer.callbacks", schedulers, "a list with only one LearningRateScheduler")
+            raise InvalidArgumentError("Trainer.callbacks", schedulers, "a list with only one LearningRateScheduler")
         put_in_order(trainer, self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ class LearningRateScheduler(KeepsState, Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the base learning rates: the optimizers are built, and no checkpoint has changed them yet."""
         if not any(optimizer.param_groups for optimizer in trainer.optimizers):  # Lightning's stand-in has none
-            raise InvalidArgument("configure_optimizers()", None, "a method that returns an optimizer to drive")
+            raise InvalidArgumentError("configure_optimizers()", None, "a method that returns an optimizer to drive")
         self.audit = Audit(self.on_conflict, functools.partial(source_of, trainer))
         optimizers, names = stepping_optimizers(trainer), parameter_names(pl_module)
         driven = DrivenOptimizers(optimizers, self.assignments, self._clock.place, names, self.audit)

@@ -12,7 +12,7 @@ from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.messages import Style
 from lr_plugins.engine.audit import OnConflict
 from lr_plugins.engine.plan_change import OnResume
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.assign import Schedules
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class LearningRateScheduleMixin(_Base):
             Default True.
 
     Raises:
-        InvalidArgument: at the start of the fit, when the module names no schedule; as the class is made, when
+        InvalidArgumentError: at the start of the fit, when the module names no schedule; as the class is made, when
             LightningModule comes first.
 
     Example:
@@ -66,7 +66,7 @@ class LearningRateScheduleMixin(_Base):
         super().__init_subclass__(**arguments)
         names = [base.__name__ for base in cls.__mro__]
         if "LightningModule" in names and names.index("LightningModule") < names.index("LearningRateScheduleMixin"):
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 f"the bases of {cls.__name__}",
                 [base.__name__ for base in cls.__bases__],
                 "in the order class Net(LearningRateScheduleMixin, LightningModule)",
@@ -76,7 +76,7 @@ class LearningRateScheduleMixin(_Base):
         """The schedule of this module; override it to build one from what the module knows."""
         schedule: Schedules | None = self._setting("learning_rate_schedule")
         if schedule is None:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 f"{type(self).__name__}.learning_rate_schedule",
                 None,
                 "a schedule, or a function of epoch or of (epoch, lr)",

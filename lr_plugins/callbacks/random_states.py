@@ -16,7 +16,7 @@ from lr_plugins.checkpoint_state import (
     Check,
     KeepsState,
     StateFormat,
-    WrongState,
+    WrongStateError,
     count,
     list_of,
     optional,
@@ -45,7 +45,7 @@ def _accepted(load: Callable[[Any], object], allowed: str) -> Check:
         try:
             load(value)
         except Exception:  # they are of many kinds, and none says what is wrong
-            raise WrongState(where, described(f"a {type(value).__name__} that is none"), allowed) from None
+            raise WrongStateError(where, described(f"a {type(value).__name__} that is none"), allowed) from None
 
     return checked
 

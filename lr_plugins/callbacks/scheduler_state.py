@@ -14,7 +14,7 @@ from lr_plugins._lightning.resume_position import Counts
 from lr_plugins._lightning.run_clock import RunClock
 from lr_plugins.checkpoint_state import (
     StateFormat,
-    WrongState,
+    WrongStateError,
     count,
     dict_of,
     flag,
@@ -139,17 +139,17 @@ def check_fields(state: Mapping[str, Any], schedules: Mapping[str, Schedule]) ->
         schedules: what is driven now, by scope.
 
     Raises:
-        WrongState: they do not.
+        WrongStateError: they do not.
     """
     same_lengths(state, ("groups", "waiting", "series", "begun", "active"), len(state["steps"]))
     series, begun, begins = (state.get(name, []) for name in ("series", "begun", "begins"))
     if [len(names) for names in series] != [len(each) for each in begun]:
-        raise WrongState("begun", begun, "lists as long as those of series")
+        raise WrongStateError("begun", begun, "lists as long as those of series")
     if list(begins) != sorted(begins):
-        raise WrongState("begins", begins, "a list in which no number is below the one before it")
+        raise WrongStateError("begins", begins, "a list in which no number is below the one before it")
     for key, saved in state["schedules"].items():
         index, _, rest = key.partition("/")
         scope, slash, _ = rest.rpartition("/")
         if not slash or index not in map(str, range(len(state["steps"]))):
-            raise WrongState("a key of schedules", key, "of the form 0/lr/0")
+            raise WrongStateError("a key of schedules", key, "of the form 0/lr/0")
         Saved.restored(saved).check(schedules.get(scope), f"schedules[{key!r}]")

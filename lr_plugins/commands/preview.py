@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument, LearningRateError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError
 from lr_plugins.simulation.preview import Preview, plot_all
 from lr_plugins.training.entry_point import conf_folder, install_extra
 
@@ -80,9 +80,9 @@ def _answer(options: argparse.Namespace, folder: Path) -> str:
 
     if not (folder / "train.yaml").is_file():
         hint = "Without --conf, it is that of lr-plugins train. In Python, lr_plugins.preview(schedule) needs none."
-        raise InvalidArgument("--conf", str(folder), "a folder with train.yaml in it", hint)
+        raise InvalidArgumentError("--conf", str(folder), "a folder with train.yaml in it", hint)
     if options.width is not None and options.width < 40:
-        raise InvalidArgument("--width", options.width, "an integer >= 40")
+        raise InvalidArgumentError("--width", options.width, "an integer >= 40")
     previews = _previews(options, folder)
     (first, *others), how = previews.values(), (options.width, options.log, options.ascii)
     text = side_by_side(previews, *how) if others else first.page(*how)
@@ -95,7 +95,7 @@ def _drawn(path: str, previews: Mapping[str, Preview]) -> Path:
     try:
         return plot_all(previews, path) if others else first.plot(path)
     except (OSError, ValueError) as error:  # a missing folder, or an unknown format
-        raise InvalidArgument("--png", path, f"a file to write a picture to ({error})") from error
+        raise InvalidArgumentError("--png", path, f"a file to write a picture to ({error})") from error
     except ModuleNotFoundError as error:
         raise LearningRateError(
             f"--png needs {error.name}, which is not installed: {install_extra('train')}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from lr_plugins.tracking.destination import absolute, address_problem
-from lr_plugins.tracking.private_files import NotOurs
+from lr_plugins.tracking.private_files import ForeignFileError
 from lr_plugins.tracking.secrets import MaskedStream, masked
 from lr_plugins.tracking.sender import Sender, send
 from lr_plugins.tracking.sender_program import ask_once
@@ -73,7 +73,7 @@ def _send(folder: Path, to: str | None) -> int:
     except Timeout:
         print(f"{folder}: its training is sending it.")
         return 0
-    except (OSError, NotOurs) as error:
+    except (OSError, ForeignFileError) as error:
         print(f"{folder}: not sent: {error}", file=sys.stderr)
         return 1
     return status

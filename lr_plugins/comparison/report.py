@@ -14,7 +14,7 @@ import numpy as np
 from lr_plugins.comparison.numbers import rounded
 from lr_plugins.comparison.runs import Points, Run, is_learning_rate
 from lr_plugins.comparison.statistics import final_value, standings
-from lr_plugins.errors import InvalidArgument, require
+from lr_plugins.errors import InvalidArgumentError, require
 from lr_plugins.metric_direction import better, higher_is_better
 from lr_plugins.plotting.learning_rate import plot_learning_rate
 
@@ -37,13 +37,13 @@ def compare(runs: Sequence[Run], folder: str | Path, metrics: Sequence[str] = ()
         metrics: the metrics to compare. Default: those of validation, or else of training.
 
     Raises:
-        InvalidArgument: none of the runs has one of the metrics.
+        InvalidArgumentError: none of the runs has one of the metrics.
     """
     folder = Path(folder)
     there = {name for run in runs for name in run.curves}
     for name in metrics:
         if name not in there:
-            raise InvalidArgument("metrics", name, f"metrics of the runs ({', '.join(sorted(there))})")
+            raise InvalidArgumentError("metrics", name, f"metrics of the runs ({', '.join(sorted(there))})")
     folder.mkdir(parents=True, exist_ok=True)
     metrics = list(metrics) or _metrics_of(runs)
     files = [folder / TABLE, folder / PAGE]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.metric_direction import higher_is_better
 from lr_plugins.tracking.destination import PARENT
 
@@ -102,7 +102,7 @@ def find_runs(
         only: MLflow's filter, e.g. `"tags.data = 'iris'"`.
 
     Raises:
-        InvalidArgument: there is no such experiment or run.
+        InvalidArgumentError: there is no such experiment or run.
     """
     if run_ids:
         return distinguished([_run(client, _existing(client, run_id)) for run_id in run_ids])
@@ -113,7 +113,7 @@ def find_runs(
         experiment = client.get_experiment_by_name(experiment_name)
         if experiment is None:
             names = ", ".join(known.name for known in client.search_experiments())
-            raise InvalidArgument("experiment", experiment_name, f"the name of an experiment ({names})")
+            raise InvalidArgumentError("experiment", experiment_name, f"the name of an experiment ({names})")
         experiment_id = experiment.experiment_id
     runs = list(_search(client, experiment_id, only))
     parents = {run.data.tags.get(PARENT) for run in runs}
@@ -159,7 +159,7 @@ def _existing(client: Any, run_id: str) -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        raise InvalidArgument("run", run_id, "the ID of a run in this MLflow") from error
+        raise InvalidArgumentError("run", run_id, "the ID of a run in this MLflow") from error
 
 
 def _run(client: Any, run: Any) -> Run:

@@ -49,7 +49,7 @@ class Constraints(Callback):
         layout: whose order of axes the constraints use, `"keras"` (the default) or `"torch"`.
 
     Raises:
-        InvalidArgument: an argument of the wrong type; when the fit starts, a regular expression that matches no
+        InvalidArgumentError: an argument of the wrong type; when the fit starts, a regular expression that matches no
             parameter, or an axis that a parameter does not have.
         TrainingError: when the fit starts, a parameter with a constraint is sharded (FSDP, tensor parallelism,
             DeepSpeed), so that a norm would be that of a part of it.
@@ -75,7 +75,7 @@ class Constraints(Callback):
         """Reject a module that the constraints do not fit, as the start of a fit does.
 
         Raises:
-            InvalidArgument: a regular expression matches no parameter, or a parameter does not have an axis.
+            InvalidArgumentError: a regular expression matches no parameter, or a parameter does not have an axis.
             TrainingError: a parameter with a constraint is sharded.
         """
         self._rules.check(module)

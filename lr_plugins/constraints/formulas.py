@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lr_plugins.console.keras_styles import STYLES, Style
-from lr_plugins.errors import InvalidArgument, TrainingError, described
+from lr_plugins.errors import InvalidArgumentError, TrainingError, described
 from lr_plugins.validation import as_integer, choice, number
 
 EPSILON = 1e-7
@@ -55,7 +55,7 @@ class Constraint:
         apply_one_by_one(self, weights, order)
 
     def check(self, weight: Tensor, name: str) -> None:
-        """Raise an `InvalidArgument` for a weight that cannot be constrained.
+        """Raise an `InvalidArgumentError` for a weight that cannot be constrained.
 
         Args:
             weight: the tensor.
@@ -64,7 +64,7 @@ class Constraint:
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             kind = f"a tensor of {weight.dtype}" if isinstance(weight, Tensor) else f"a {type(weight).__name__}"
             allowed = f"a tensor of floating-point numbers for {type(self).__name__}"
-            raise InvalidArgument(name, described(kind), allowed)
+            raise InvalidArgumentError(name, described(kind), allowed)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as Keras' own `get_config` gives them."""
@@ -76,7 +76,9 @@ class Constraint:
         try:
             return cls(**config)
         except TypeError as error:
-            raise InvalidArgument(f"the config of {cls.__name__}", dict(config), "its arguments", str(error)) from error
+            raise InvalidArgumentError(
+                f"the config of {cls.__name__}", dict(config), "its arguments", str(error)
+            ) from error
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
@@ -96,14 +98,14 @@ class _NormConstraint(Constraint):
         self.axis = _axis(f"{type(self).__name__}.axis", axis)
 
     def check(self, weight: Tensor, name: str) -> None:
-        """Raise an `InvalidArgument` for a weight that is not floating-point or does not have the axes."""
+        """Raise an `InvalidArgumentError` for a weight that is not floating-point or does not have the axes."""
         super().check(weight, name)
         dimensions = max(weight.dim(), 1)  # torch accepts axis 0 for a scalar
         axes = [axis % dimensions for axis in self._axes if -dimensions <= axis < dimensions]
         if len(axes) < len(self._axes) or len(set(axes)) < len(axes):
             shape = tuple(weight.shape)
             allowed = f"different axes of {name}, whose shape {shape} has the axes {-dimensions} to {dimensions - 1}"
-            raise InvalidArgument(f"{type(self).__name__}.axis", self.axis, allowed)
+            raise InvalidArgumentError(f"{type(self).__name__}.axis", self.axis, allowed)
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -149,7 +151,7 @@ class MaxNorm(_NormConstraint):
             function; for those of a layer see `Constraints`.
 
     Raises:
-        InvalidArgument: an argument outside its range; at the call, a tensor that does not have the axes.
+        InvalidArgumentError: an argument outside its range; at the call, a tensor that does not have the axes.
 
     Source: keras.constraints.MaxNorm (Keras 3.15; Keras 2.2.4 has the same formula).
 
@@ -181,7 +183,7 @@ class NonNeg(Constraint):
         style: whose formula to use, `"keras3"` (the default) or `"keras2"`.
 
     Raises:
-        InvalidArgument: an unknown style.
+        InvalidArgumentError: an unknown style.
 
     Source: keras.constraints.NonNeg (Keras 3.15 and Keras 2.2.4).
 
@@ -223,8 +225,8 @@ class UnitNorm(_NormConstraint):
             function; for those of a layer see `Constraints`.
 
     Raises:
-        InvalidArgument: `axis` is not an integer or a list of integers; at the call, a tensor that does not have the
-            axes.
+        InvalidArgumentError: `axis` is not an integer or a list of integers; at the call, a tensor that does not have
+            the axes.
 
     Source: keras.constraints.UnitNorm (Keras 3.15; Keras 2.2.4 has the same formula).
 
@@ -265,7 +267,7 @@ class MinMaxNorm(_NormConstraint):
             function; for those of a layer see `Constraints`.
 
     Raises:
-        InvalidArgument: an argument outside its range; at the call, a tensor that does not have the axes.
+        InvalidArgumentError: an argument outside its range; at the call, a tensor that does not have the axes.
 
     Source: keras.constraints.MinMaxNorm (Keras 3.15; Keras 2.2.4 has the same formula).
 
@@ -279,7 +281,7 @@ class MinMaxNorm(_NormConstraint):
         self.min_value = _norm("MinMaxNorm.min_value", min_value)
         self.max_value = _norm("MinMaxNorm.max_value", max_value)
         if self.max_value < self.min_value:
-            raise InvalidArgument("MinMaxNorm.max_value", max_value, f"a number >= min_value, {min_value}")
+            raise InvalidArgumentError("MinMaxNorm.max_value", max_value, f"a number >= min_value, {min_value}")
         self.rate = _finite("MinMaxNorm.rate", rate, "a number from 0 to 1", at_least=0.0, at_most=1.0)
         super().__init__(axis)
 
@@ -333,5 +335,5 @@ def _axis(field: str, value: Any) -> int | list[int]:
     axes = [as_integer(axis) for axis in (value if is_list else [value])]
     checked = [axis for axis in axes if axis is not None]
     if not checked or len(checked) < len(axes):
-        raise InvalidArgument(field, value, "an integer, or a list of at least one")
+        raise InvalidArgumentError(field, value, "an integer, or a list of at least one")
     return checked if is_list else checked[0]

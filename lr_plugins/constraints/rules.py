@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from lr_plugins.constraints.formulas import Constraint, Projection
 from lr_plugins.constraints.layouts import Layout, axes_in_order
 from lr_plugins.constraints.serialization import get
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.validation import choice, pattern
 
 Patterns = Mapping[str, Constraint | Projection | str | Mapping[str, Any] | None]
@@ -42,7 +42,7 @@ class Rules:
     def __init__(self, constraints: Patterns, layout: Layout) -> None:
         if not isinstance(constraints, Mapping) or not constraints:
             allowed = "a dictionary from regular expressions for the names of parameters to their constraints"
-            raise InvalidArgument(_FIELD, constraints, allowed, 'E.g. {r"weight$": MaxNorm(2)}.')
+            raise InvalidArgumentError(_FIELD, constraints, allowed, 'E.g. {r"weight$": MaxNorm(2)}.')
         self.projections = {pattern(f"a key of {_FIELD}", key): get(value) for key, value in constraints.items()}
         self.layout = choice("Constraints.layout", layout, get_args(Layout))
 
@@ -50,7 +50,7 @@ class Rules:
         """The parameters of a module that have a constraint.
 
         Raises:
-            InvalidArgument: a constraint does not fit its parameter.
+            InvalidArgumentError: a constraint does not fit its parameter.
             TrainingError: a parameter is sharded.
         """
         found = []
@@ -70,7 +70,7 @@ class Rules:
         """Reject a module that the constraints do not fit.
 
         Raises:
-            InvalidArgument: a regular expression matches no parameter, or a constraint does not fit its parameter.
+            InvalidArgumentError: a regular expression matches no parameter, or a constraint does not fit its parameter.
             TrainingError: a parameter is sharded.
         """
         self.constrained(module)
@@ -79,7 +79,7 @@ class Rules:
             if not any(re.search(key, name) for name in names):
                 first = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
                 allowed = f"a regular expression found in the name of a parameter ({first})"
-                raise InvalidArgument(f"a key of {_FIELD}", key, allowed)
+                raise InvalidArgumentError(f"a key of {_FIELD}", key, allowed)
 
 
 def _check_not_sharded(name: str, parameter: nn.Parameter, projection: Projection | None) -> None:

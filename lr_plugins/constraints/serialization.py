@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lr_plugins.constraints.formulas import Constraint, MaxNorm, MinMaxNorm, NonNeg, Projection, UnitNorm
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 
 CONSTRAINTS: dict[str, type[Constraint]] = {
     "Constraint": Constraint,
@@ -46,7 +46,7 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type[Con
         custom_objects: classes of your own, by name. Default None.
 
     Raises:
-        InvalidArgument: not the dictionary of a known constraint.
+        InvalidArgumentError: not the dictionary of a known constraint.
 
     Example:
         >>> deserialize({"class_name": "UnitNorm", "config": {"axis": 1}})
@@ -56,7 +56,7 @@ def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, type[Con
     name = config.get("class_name") if isinstance(config, Mapping) else None
     if not isinstance(name, str) or name not in known or not isinstance(config.get("config"), Mapping):
         allowed = f"a dictionary with class_name, one of {', '.join(known)}, and config"
-        raise InvalidArgument("the serialized constraint", config, allowed)
+        raise InvalidArgumentError("the serialized constraint", config, allowed)
     return known[name].from_config(config["config"])
 
 
@@ -68,7 +68,7 @@ def get(identifier: Any) -> Projection | None:
             class, a constraint or any other function of a tensor, or None for no constraint.
 
     Raises:
-        InvalidArgument: anything else.
+        InvalidArgumentError: anything else.
 
     Example:
         >>> get("unit_norm"), get(MaxNorm(3)), get(None)
@@ -83,6 +83,6 @@ def get(identifier: Any) -> Projection | None:
         found = found()
     if not callable(found):
         names = ", ".join(name for name in CONSTRAINTS if name.islower())
-        raise InvalidArgument("the constraint", identifier, f"a function of a tensor, None, or one of {names}")
+        raise InvalidArgumentError("the constraint", identifier, f"a function of a tensor, None, or one of {names}")
     projection: Projection = found
     return projection

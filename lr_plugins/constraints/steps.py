@@ -113,8 +113,8 @@ def constrain(optimizer: Any, module: nn.Module, constraints: Patterns, layout: 
         An object with a method `remove()`, which ends it.
 
     Raises:
-        InvalidArgument: an argument of the wrong type, a regular expression that matches no parameter, or an axis that
-            a parameter does not have.
+        InvalidArgumentError: an argument of the wrong type, a regular expression that matches no parameter, or an axis
+            that a parameter does not have.
         TrainingError: a parameter is sharded, or the optimizer's steps cannot be followed.
 
     Source: keras/src/optimizers/base_optimizer.py (Keras 3.15).

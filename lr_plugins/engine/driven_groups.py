@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lr_plugins.engine.hyperparameter import HyperParameter
 from lr_plugins.engine.known_groups import Group, KnownGroup
-from lr_plugins.errors import ImpossibleValue, TrainingError, shown
+from lr_plugins.errors import ImpossibleValueError, TrainingError, shown
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.position import Count, Value
 from lr_plugins.validation import ENDS
@@ -139,7 +139,7 @@ class DrivenGroups:
         """The schedule's value, or None if it is not one that a hyper-parameter can have."""
         try:
             return self.schedule(place, self.state)
-        except ImpossibleValue:
+        except ImpossibleValueError:
             return None
 
     @property
@@ -208,13 +208,13 @@ class DrivenGroups:
     def _single(self, step: int) -> float:
         try:
             value = float(self.schedule(self.place(step, self.base), self.state))
-        except ImpossibleValue as error:
+        except ImpossibleValueError as error:
             raise error.meant_for(self.hyper.words, self.hyper.allowed) from error
         if not value <= self._largest:
             raise self._too_large(value, step)
         return value
 
-    def _too_large(self, value: float, step: int) -> ImpossibleValue:
+    def _too_large(self, value: float, step: int) -> ImpossibleValueError:
         """Why a value cannot be written: for the schedule's own, or for what a param group would have of it."""
         allowed, times, end = self.hyper.allowed, "", ""
         if value <= self.hyper.largest:
@@ -227,7 +227,7 @@ class DrivenGroups:
         elif self.hyper.largest > 1:
             end = f", and {ENDS}"
         when = f"{times}at step {step}{end}"
-        return ImpossibleValue(self.hyper.words, allowed, repr(value), when, shown(self.schedule))
+        return ImpossibleValueError(self.hyper.words, allowed, repr(value), when, shown(self.schedule))
 
 
 def _largest(held: float, share: float) -> float:

@@ -16,7 +16,7 @@ from lr_plugins.engine.param_groups import Names
 from lr_plugins.engine.plan_change import OnResume, Saved, apply_resume_policy
 from lr_plugins.engine.trace import Trace
 from lr_plugins.engine.writer import Writer
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules import RunLength
 from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.observation import Monitor
@@ -33,7 +33,7 @@ class DrivenOptimizers:
         audit: counts the writes of other code. Default: one of its own.
 
     Raises:
-        InvalidArgument: an assignment is for something that neither the optimizers nor the module have.
+        InvalidArgumentError: an assignment is for something that neither the optimizers nor the module have.
 
     Example:
         >>> import torch
@@ -121,7 +121,7 @@ class DrivenOptimizers:
             sizes: the number of parameters in each group, which any checkpoint tells.
 
         Raises:
-            InvalidArgument: the groups differ.
+            InvalidArgumentError: the groups differ.
         """
         before: Sequence[Sequence[Sequence[str]]] = saved
         now = [writer.layout.parameters() for writer in self.writers]
@@ -131,7 +131,7 @@ class DrivenOptimizers:
         for writer, old, new in zip(self.writers, before, now, strict=False):
             if list(old) != new:
                 shown = [f"{len(groups)} ({', '.join(str(len(group)) for group in groups)})" for groups in (old, new)]
-                raise InvalidArgument(
+                raise InvalidArgumentError(
                     f"the param groups of {type(writer.optimizer).__name__}",
                     f"{shown[1]} parameters",
                     f"those of the checkpoint, {shown[0]} parameters, each with the same ones",
@@ -289,14 +289,14 @@ def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]
     """The assignments of each optimizer, by their index among all.
 
     Raises:
-        InvalidArgument: an assignment names an optimizer, or a hyper-parameter, that does not exist.
+        InvalidArgumentError: an assignment names an optimizer, or a hyper-parameter, that does not exist.
     """
     by_optimizer: list[dict[int, Assign]] = [{} for _ in optimizers]
     for index, assignment in enumerate(assignments):
         chosen = [at for at, optimizer in enumerate(optimizers) if _is_for(assignment, at, optimizer)]
         if not chosen:
             names = ", ".join(f"{at}: {type(optimizer).__name__}" for at, optimizer in enumerate(optimizers))
-            raise InvalidArgument("Assign.optimizer", assignment.optimizer, f"one of the optimizers ({names})")
+            raise InvalidArgumentError("Assign.optimizer", assignment.optimizer, f"one of the optimizers ({names})")
         for at in chosen:
             groups = optimizers[at].param_groups
             if any(assignment.to in group and group[assignment.to] is None for group in groups):
@@ -320,7 +320,7 @@ def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names
     Parameters that are in no param group yet may join one later, when they are unfrozen.
 
     Raises:
-        InvalidArgument: an assignment chooses nothing; the message lists what there is.
+        InvalidArgumentError: an assignment chooses nothing; the message lists what there is.
     """
     for index, assignment in enumerate(assignments):
         pattern = assignment.params
@@ -333,11 +333,13 @@ def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names
         if pattern is None:
             everything = [group for writer in writers for group in writer.optimizer.param_groups]
             existing = ", ".join(repr(group.get("name", at)) for at, group in enumerate(everything))
-            raise InvalidArgument("Assign.group", assignment.group, f"the name or index of a param group ({existing})")
+            raise InvalidArgumentError(
+                "Assign.group", assignment.group, f"the name or index of a param group ({existing})"
+            )
         if not any(re.search(pattern, name) for name in _parameters_to_come(writers, names)):
             some = ", ".join(list(names.values())[:8]) + (" ..." if len(names) > 8 else "")
             allowed = f"an expression found in the name of a parameter ({some}) that is in the groups meant"
-            raise InvalidArgument("Assign.params", pattern, allowed)
+            raise InvalidArgumentError("Assign.params", pattern, allowed)
 
 
 def _parameters_to_come(writers: Sequence[Writer], names: Names) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.validation import LARGEST
 
 _BETAS = {"beta1": 0, "beta2": 1}
@@ -125,14 +125,15 @@ def check_hyper_parameter(name: str, optimizer: Optimizer, groups: Iterable[Mapp
     """Refuse a hyper-parameter that none of some param groups has.
 
     Raises:
-        InvalidArgument: none has; the message says what they have, or that the optimizer chooses its own learning rate.
+        InvalidArgumentError: none has; the message says what they have, or that the optimizer chooses its own learning
+            rate.
     """
     groups = list(groups)
     if any(HyperParameter.of(name, group) is not None for group in groups):
         return
     kind = type(optimizer).__name__
     if any(name in group and group[name] is None for group in groups):
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             f"{name} of {kind}",
             None,
             "a number, for a schedule to drive",
@@ -142,4 +143,4 @@ def check_hyper_parameter(name: str, optimizer: Optimizer, groups: Iterable[Mapp
     names = [key for group in groups for key in group if key != "params" and HyperParameter.of(key, group)]
     names += [beta for beta in ("momentum", *_BETAS) for group in groups if HyperParameter.of(beta, group)]
     allowed = f"a number in the param groups of {kind}: {', '.join(dict.fromkeys(names))}"
-    raise InvalidArgument("Assign.to", name, allowed)
+    raise InvalidArgumentError("Assign.to", name, allowed)

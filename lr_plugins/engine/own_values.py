@@ -8,7 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 
 
 def own_value(hyper: HyperParameter, group: dict[str, Any], optimizer: Optimizer) -> float:
@@ -52,13 +52,13 @@ def share_of(own: float, base: float, hyper: HyperParameter, optimizer: Optimize
         optimizer: the optimizer, for the message.
 
     Raises:
-        InvalidArgument: there is no ratio: the optimizer's own value is 0, and the group's is not.
+        InvalidArgumentError: there is no ratio: the optimizer's own value is 0, and the group's is not.
     """
     if own == base:
         return 1.0
     if base > 0:
         return own / base
-    raise InvalidArgument(
+    raise InvalidArgumentError(
         f"the default {hyper.name} of {type(optimizer).__name__}",
         base,
         "greater than 0 where param groups have values of their own",

@@ -23,7 +23,7 @@ from lr_plugins.engine.known_groups import (
     remembered,
 )
 from lr_plugins.engine.step_hooks import optimizers_within
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.assign import Assign
 from lr_plugins.schedules.numerics import power
 
@@ -59,7 +59,7 @@ class Layout:
         names: the names of the module's parameters.
 
     Raises:
-        InvalidArgument: a parameter is in none of the layers that an assignment names.
+        InvalidArgumentError: a parameter is in none of the layers that an assignment names.
     """
 
     def __init__(self, optimizer: Optimizer, assignments: Mapping[int, Assign], names: Names) -> None:
@@ -136,7 +136,7 @@ class Layout:
             return [known]
         if isinstance(self._optimizer, torch.optim.LBFGS):
             chosen = next(iter(one.params for one in self._assignments.values() if one.params), None)
-            raise InvalidArgument("Assign.params", chosen, "left out for LBFGS, whose parameters cannot be split")
+            raise InvalidArgumentError("Assign.params", chosen, "left out for LBFGS, whose parameters cannot be split")
         pieces = []
         for place in places:
             mine = [index for index, other in enumerate(where) if other == place]
@@ -197,12 +197,14 @@ class Layout:
             return 1.0
         name = self._name(known.group["params"][0])
         if name not in layers:
-            raise InvalidArgument("Assign.layer_decay", assignment.layer_decay, "for parameters of the module only")
+            raise InvalidArgumentError(
+                "Assign.layer_decay", assignment.layer_decay, "for parameters of the module only"
+            )
         top: int = max(layers.values())
         factor = power(assignment.layer_decay, top - layers[name])
         if not factor < math.inf:
             hint = f"The lowest of {top + 1} layers would have {assignment.layer_decay:g} ** {top} times the value."
-            raise InvalidArgument("Assign.layer_decay", assignment.layer_decay, "smaller", hint)
+            raise InvalidArgumentError("Assign.layer_decay", assignment.layer_decay, "smaller", hint)
         return float(factor)
 
 
@@ -210,12 +212,12 @@ def layers_of(assignment: Assign, names: Sequence[str]) -> dict[str, int]:
     """The layer of each parameter, numbered from 0, the lowest.
 
     Raises:
-        InvalidArgument: a parameter is in none of the assignment's layers.
+        InvalidArgumentError: a parameter is in none of the assignment's layers.
     """
     keys = {name: _layer_key(assignment.layers, name, _depth(names)) for name in names}
     strays = [name for name, key in keys.items() if key is None]
     if strays:
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             "Assign.layers",
             assignment.layers,
             "expressions that find all parameters",

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lr_plugins.checkpoint_state import WrongState, finite, list_of, mapping, optional, plain, record, text
+from lr_plugins.checkpoint_state import WrongStateError, finite, list_of, mapping, optional, plain, record, text
 from lr_plugins.engine.driven_groups import DrivenGroups, sampled_steps
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.renamed import in_todays_words
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.combinators.replanned import Replanned
@@ -38,7 +38,7 @@ def _config(value: Any, where: str) -> None:
 def _length_of_run(value: Any, where: str) -> None:
     finite(value, where)
     if not 1e-9 <= value <= 2**53:
-        raise WrongState(where, value, "the length of a run")
+        raise WrongStateError(where, value, "the length of a run")
 
 
 SAVED = record(
@@ -79,16 +79,16 @@ class Saved:
             where: its name in the message.
 
         Raises:
-            WrongState: it is not.
+            WrongStateError: it is not.
         """
         plan = None
         if schedule is not None and _nameless(self.schedule) == _nameless(to_config(schedule, functions_by_name=True)):
             plan = schedule
         else:
-            with contextlib.suppress(InvalidArgument):  # it holds functions, or is of another version
+            with contextlib.suppress(InvalidArgumentError):  # it holds functions, or is of another version
                 plan = from_config(self.schedule)
         if plan is not None and plan.kind != self.kind:
-            raise WrongState(f"{where}.kind", self.kind, f"{plan.kind}, as its configuration says")
+            raise WrongStateError(f"{where}.kind", self.kind, f"{plan.kind}, as its configuration says")
         for one in (plan, schedule):
             if one is not None and one.kind == self.kind:
                 one.check_state(self.state, f"{where}.state")
@@ -197,7 +197,7 @@ def _plan(drive: DrivenGroups, saved: Saved, same: bool) -> Schedule | None:
     """The saved schedule with the run length it was saved for; None if it contains functions and differs."""
     try:
         schedule = drive.schedule if same else from_config(saved.schedule)
-    except InvalidArgument:
+    except InvalidArgumentError:
         return None
     return _in_run(schedule, saved.length)
 

@@ -186,7 +186,7 @@ class Trace(Mapping[str, Series]):
         """A pandas frame with a row per optimizer step and a column per name; NaN where a group did not exist.
 
         Raises:
-            MissingExtra: pandas is not installed.
+            MissingExtraError: pandas is not installed.
 
         Example:
             >>> trace = Trace()

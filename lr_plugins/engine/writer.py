@@ -20,7 +20,7 @@ from lr_plugins.engine.own_values import base_value, own_value, share_of
 from lr_plugins.engine.param_groups import Layout, Names
 from lr_plugins.engine.recorder import Column, Recorder
 from lr_plugins.engine.trace import Trace
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.assign import Assign
 
 
@@ -165,7 +165,7 @@ class Writer(Recorder):
             share *= share_of(known.owns[hyper], base, hyper, self.optimizer)
         if not math.isfinite(share):
             allowed = "such that each param group's share of the schedule's value is a finite number"
-            raise InvalidArgument("Assign.layer_decay and the groups' own values", share, allowed)
+            raise InvalidArgumentError("Assign.layer_decay and the groups' own values", share, allowed)
         self._drive_of(index, hyper, base, known.begun).shares[known] = share
 
     def _drive_of(self, index: int, hyper: HyperParameter, base: float, begun: tuple[int, int]) -> DrivenGroups:

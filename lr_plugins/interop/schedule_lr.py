@@ -17,7 +17,7 @@ from lr_plugins.engine.driven_optimizers import check_chosen, optimizers_of
 from lr_plugins.engine.known_groups import KnownGroup, remember
 from lr_plugins.engine.param_groups import names_in_groups, parameter_names
 from lr_plugins.engine.writer import Writer
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.interop.portable import Portable
 from lr_plugins.interop.step_watch import watch
 from lr_plugins.rank_zero import rank_zero_warn
@@ -54,8 +54,8 @@ class ScheduleLR(LRScheduler):
             names that the optimizer was built with, if any.
 
     Raises:
-        InvalidArgument: the schedule observes metrics, which torch's interface does not pass on; the optimizer is not
-            a `torch.optim.Optimizer`; or it has `lr=None`.
+        InvalidArgumentError: the schedule observes metrics, which torch's interface does not pass on; the optimizer is
+            not a `torch.optim.Optimizer`; or it has `lr=None`.
 
     Example:
         >>> from lr_plugins import StepDecay
@@ -84,7 +84,7 @@ class ScheduleLR(LRScheduler):
         monitors = [monitor.metric for assign in self.assignments for monitor in assign.schedule.monitors]
         if monitors:
             allowed = f"one that observes no metrics (it observes {', '.join(monitors)})"
-            raise InvalidArgument("ScheduleLR.schedule", schedule, allowed)
+            raise InvalidArgumentError("ScheduleLR.schedule", schedule, allowed)
         _check_optimizer(optimizer, self.assignments)
         self.optimizer, self.run_length = optimizer, run_length or RunLength()
         self._named_parameters = list(_named_parameters(optimizer, module))
@@ -109,7 +109,7 @@ class ScheduleLR(LRScheduler):
             epoch: the optimizer step to go to; torch's name for it. Default None: the next one.
 
         Raises:
-            InvalidArgument: `epoch` is not a whole number.
+            InvalidArgumentError: `epoch` is not a whole number.
             Exception: whatever the schedule raised for the step just taken.
         """
         if epoch is not None:
@@ -283,10 +283,10 @@ def _check_optimizer(optimizer: Any, assignments: Assignments) -> None:
         names = ["optimizer", *getattr(optimizer, "__dict__", ())]
         wrapped = next((name for name in names if isinstance(getattr(optimizer, name, None), Optimizer)), None)
         hint = "" if wrapped is None else f"Pass the wrapped optimizer, {kind}.{wrapped}."
-        raise InvalidArgument("ScheduleLR.optimizer", kind, "a torch.optim.Optimizer", hint)
+        raise InvalidArgumentError("ScheduleLR.optimizer", kind, "a torch.optim.Optimizer", hint)
     drives_lr = any(assign.to == "lr" for assign in assignments)
     if drives_lr and any(group.get("lr") is None for group in optimizer.param_groups):
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             "ScheduleLR.optimizer",
             f"{kind} with lr=None",
             "an optimizer with a learning rate",
@@ -309,5 +309,5 @@ def _learning_rates(optimizer: Optimizer) -> list[float | torch.Tensor]:
 def _whole(epoch: Any) -> int:
     is_number = isinstance(epoch, (int, float, np.integer, np.floating)) and not isinstance(epoch, bool)
     if not is_number or epoch < 0 or epoch % 1:
-        raise InvalidArgument("ScheduleLR.step.epoch", epoch, "a whole number of optimizer steps, >= 0")
+        raise InvalidArgumentError("ScheduleLR.step.epoch", epoch, "a whole number of optimizer steps, >= 0")
     return int(epoch)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.optim import Optimizer, lr_scheduler
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.rank_zero import rank_zero_warn
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State, start_of
@@ -51,7 +51,7 @@ class TorchSchedule(Schedule):
         of: which value to read: `"lr"` (the default), `"momentum"` or `"weight_decay"`.
 
     Raises:
-        InvalidArgument: an argument of the wrong kind; or, on first use, the factory does not return a scheduler.
+        InvalidArgumentError: an argument of the wrong kind; or, on first use, the factory does not return a scheduler.
         TrainingError: a value between two steps is needed, and the scheduler computes each from the one before.
 
     Example:
@@ -70,7 +70,7 @@ class TorchSchedule(Schedule):
         of: Quantity = "lr",
     ) -> None:
         if not callable(factory):
-            raise InvalidArgument("TorchSchedule.factory", factory, "a function from optimizer to scheduler")
+            raise InvalidArgumentError("TorchSchedule.factory", factory, "a function from optimizer to scheduler")
         self.factory = factory
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self.per = choice("TorchSchedule.per", per, get_args(Clock))
@@ -129,12 +129,12 @@ class _Replay:
         self._error: tuple[Exception, Any] | None = None  # what the scheduler raised, with its traceback
         self.name = type(self._scheduler).__name__
         if not hasattr(self._scheduler, "step"):
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "what TorchSchedule.factory returned", self._scheduler, "a scheduler with a step method"
             )
         if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
             hint = 'lr_plugins.ReduceLROnPlateau(rule="torch") does the same.'
-            raise InvalidArgument("TorchSchedule.factory", self.name, "a scheduler that observes no metric", hint)
+            raise InvalidArgumentError("TorchSchedule.factory", self.name, "a scheduler that observes no metric", hint)
 
     def _make(self) -> tuple[Optimizer, Any]:
         values: dict[str, Any] = {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, self._of: self._initial}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lr_plugins.errors import InvalidArgument, described
+from lr_plugins.errors import InvalidArgumentError, described
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.data import EVALUATION_BATCH, InMemoryData, Samples
 from lr_plugins.training.losses import KerasCategoricalCrossentropy
@@ -32,25 +32,27 @@ class BuiltModel:
         optimizer: the optimizer of the estimator, or None.
 
     Raises:
-        InvalidArgument: `built` is not a network, or a network and an optimizer; or the optimizer is missing, given
-            twice, or belongs to another network.
+        InvalidArgumentError: `built` is not a network, or a network and an optimizer; or the optimizer is missing,
+            given twice, or belongs to another network.
     """
 
     def __init__(self, built: object, optimizer: object) -> None:
         network, beside = built if isinstance(built, (tuple, list)) and len(built) == 2 else (built, None)
         if not isinstance(network, nn.Module):
             hint = "The network is a torch.nn.Module, or a LightningModule, which may be returned alone."
-            raise InvalidArgument("KerasClassifier.build_fn", described(f"one that returns {built!r}"), RETURNS, hint)
+            raise InvalidArgumentError(
+                "KerasClassifier.build_fn", described(f"one that returns {built!r}"), RETURNS, hint
+            )
         if beside is not None and optimizer is not None:
             allowed = "left out where build_fn returns an optimizer"
-            raise InvalidArgument("KerasClassifier.optimizer", optimizer, allowed)
+            raise InvalidArgumentError("KerasClassifier.optimizer", optimizer, allowed)
         self.network = network
         self.lightning = _lightning_of(network)
         given = optimizer if beside is None else beside
         self.make_optimizer = None if given is None else _optimizer_maker(given, network)
         if given is None and self.lightning is None:
             returned = described("one that returns a network alone")
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "KerasClassifier.build_fn", returned, RETURNS, "Or give KerasClassifier(optimizer=...)."
             )
 
@@ -58,25 +60,25 @@ class BuiltModel:
         """The outputs of the untrained network for a few samples.
 
         Raises:
-            InvalidArgument: the network fails, or does not return a row of `classes` numbers per sample.
+            InvalidArgumentError: the network fails, or does not return a row of `classes` numbers per sample.
         """
         try:
             outputs = forward(self.network, x)
         except (RuntimeError, ValueError) as error:
             allowed = f"one that takes a float32 tensor of shape {tuple(x.shape)}"
-            raise InvalidArgument(_NETWORK, described("an error"), allowed, f"Its error: {error}") from error
+            raise InvalidArgumentError(_NETWORK, described("an error"), allowed, f"Its error: {error}") from error
         if not isinstance(outputs, Tensor) or outputs.shape != (len(x), classes):
             shape = f"outputs of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else repr(outputs)
             allowed = f"one with {classes} outputs, one per class"
             hint = "Two classes need two outputs with a softmax; a single sigmoid output is not supported."
-            raise InvalidArgument(_NETWORK, described(shape), allowed, hint if classes == 2 else "")
+            raise InvalidArgumentError(_NETWORK, described(shape), allowed, hint if classes == 2 else "")
         return outputs
 
     def module(self, loss: nn.Module | None, from_logits: bool) -> Any:
         """The LightningModule to train.
 
         Raises:
-            InvalidArgument: a loss is given together with a LightningModule, which has its own.
+            InvalidArgumentError: a loss is given together with a LightningModule, which has its own.
         """
         if self.lightning is None:
             assert self.make_optimizer is not None
@@ -84,7 +86,7 @@ class BuiltModel:
             return Classifier(self.network, default if loss is None else loss, self.make_optimizer)
         if loss is not None:
             allowed = "left out where build_fn returns a LightningModule, whose training_step has its own"
-            raise InvalidArgument("KerasClassifier.loss", loss, allowed)
+            raise InvalidArgumentError("KerasClassifier.loss", loss, allowed)
         if self.make_optimizer is not None:
             make, network = self.make_optimizer, self.network
             network.configure_optimizers = lambda: make(network.parameters())  # type: ignore[assignment]
@@ -188,9 +190,9 @@ def _optimizer_maker(optimizer: Any, network: nn.Module) -> MakeOptimizer:
         if callable(optimizer):
             return optimizer  # type: ignore[no-any-return]
         allowed = "an optimizer of torch, or a function of the parameters that makes one"
-        raise InvalidArgument("KerasClassifier.optimizer", optimizer, allowed, _OPTIMIZER_HINT)
+        raise InvalidArgumentError("KerasClassifier.optimizer", optimizer, allowed, _OPTIMIZER_HINT)
     own = set(network.parameters())
     if not any(parameter in own for group in optimizer.param_groups for parameter in group["params"]):
         allowed = "one of the parameters of the network that build_fn returns"
-        raise InvalidArgument("KerasClassifier.optimizer", optimizer, allowed, _OPTIMIZER_HINT)
+        raise InvalidArgumentError("KerasClassifier.optimizer", optimizer, allowed, _OPTIMIZER_HINT)
     return lambda parameters: optimizer

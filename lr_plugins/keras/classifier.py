@@ -25,7 +25,7 @@ from lr_plugins._lightning.compat import Callback
 from lr_plugins.callbacks import History, KerasProgress
 from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.console.keras_styles import Style
-from lr_plugins.errors import InvalidArgument, described, require, shown
+from lr_plugins.errors import InvalidArgumentError, described, require, shown
 from lr_plugins.keras.built_model import RETURNS, BuiltModel, MakeOptimizer, are_probabilities, callback_types, forward
 from lr_plugins.training.console import quietly
 from lr_plugins.training.data import Samples
@@ -92,9 +92,9 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         **arguments: keyword arguments of `build_fn`.
 
     Raises:
-        InvalidArgument: an argument that `build_fn` does not take. In `fit`: an argument outside its range, labels of
-            a single class, or a `build_fn` whose network does not fit the data.
-        MissingExtra: scikit-learn is not installed.
+        InvalidArgumentError: an argument that `build_fn` does not take. In `fit`: an argument outside its range,
+            labels of a single class, or a `build_fn` whose network does not fit the data.
+        MissingExtraError: scikit-learn is not installed.
 
     Source: keras.wrappers.scikit_learn.KerasClassifier of Keras 2, which Keras 3 does not have.
 
@@ -165,7 +165,8 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Change arguments, including those of `build_fn` that were not given before.
 
         Raises:
-            InvalidArgument: neither this class nor `build_fn` has an argument of that name. Nothing is changed then.
+            InvalidArgumentError: neither this class nor `build_fn` has an argument of that name. Nothing is changed
+                then.
         """
         own = {name: value for name, value in params.items() if name in self._get_param_names()}
         others = {name: value for name, value in params.items() if name not in own}
@@ -206,7 +207,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             This object. Keras' wrapper returns the history, which is `history_` here.
 
         Raises:
-            InvalidArgument: see the class.
+            InvalidArgumentError: see the class.
             ValueError: scikit-learn rejects the inputs or labels.
         """
         given = {
@@ -281,13 +282,15 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = encoder.classes_
         if len(self.classes_) < 2:
             received = described(f"one class, {shown(self.classes_.tolist()[0])}")
-            raise InvalidArgument("KerasClassifier: y", received, "labels of two classes or more")
+            raise InvalidArgumentError("KerasClassifier: y", received, "labels of two classes or more")
         x, targets = torch.tensor(inputs), torch.from_numpy(encoder.transform(labels)).long()
         meta = {"n_features_in_": self.n_features_in_, "X_shape_": inputs.shape}
         meta |= {"classes_": self.classes_, "n_classes_": len(self.classes_)}
         if validation_data is not None:
             if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-                raise InvalidArgument("KerasClassifier: validation_data", validation_data, "None or a tuple (X, y)")
+                raise InvalidArgumentError(
+                    "KerasClassifier: validation_data", validation_data, "None or a tuple (X, y)"
+                )
             X, labels = validation_data[0], _labels(validation_data[1], self.classes_)[0]
             inputs, labels = validate_data(self, X, labels, reset=False, dtype=np.float32, allow_nd=True)
             return (x, targets), (torch.tensor(inputs), torch.from_numpy(encoder.transform(labels)).long()), meta
@@ -297,7 +300,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         split = int(len(x) * (1 - share))  # Keras' own rounding
         if not 0 < split < len(x):
             allowed = f"a share that divides {len(x)} samples into some to train on and some to validate on"
-            raise InvalidArgument("KerasClassifier.validation_split", share, allowed)
+            raise InvalidArgumentError("KerasClassifier.validation_split", share, allowed)
         return (x[:split], targets[:split]), (x[split:], targets[split:]), meta
 
     def _ends_before_softmax(self, outputs: torch.Tensor) -> bool:
@@ -323,7 +326,7 @@ def _check_names(build_fn: Any, names: Iterable[str]) -> Mapping[str, inspect.Pa
     except (TypeError, ValueError):
         parameters = None
     if parameters is None or isinstance(build_fn, nn.Module):
-        raise InvalidArgument("KerasClassifier.build_fn", build_fn, RETURNS)
+        raise InvalidArgumentError("KerasClassifier.build_fn", build_fn, RETURNS)
     if any(one.kind == one.VAR_KEYWORD for one in parameters.values()):
         return parameters
     own = KerasClassifier._get_param_names()
@@ -331,7 +334,7 @@ def _check_names(build_fn: Any, names: Iterable[str]) -> Mapping[str, inspect.Pa
         if name not in parameters:
             allowed = f"one of {', '.join(own)}, or an argument of build_fn ({', '.join(parameters) or 'it has none'})"
             near = difflib.get_close_matches(name, [*own, *parameters], n=1)
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "a parameter of KerasClassifier", name, allowed, f"Did you mean {near[0]}?" if near else ""
             )
     return parameters
@@ -345,7 +348,7 @@ def _labels(y: Any, classes: NDArray[Any] | None = None) -> tuple[Any, NDArray[A
     columns = np.arange(rows.shape[1]) if classes is None else classes
     if not (rows.shape[1] == len(columns) and np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all()):
         allowed = "one label per sample, or one-hot rows with a column per class"
-        raise InvalidArgument("KerasClassifier: y", described(f"an array of shape {rows.shape}"), allowed)
+        raise InvalidArgumentError("KerasClassifier: y", described(f"an array of shape {rows.shape}"), allowed)
     return columns[rows.argmax(axis=1)], columns
 
 
@@ -354,17 +357,17 @@ def _checked_callbacks(callbacks: Any) -> list[Any]:
     if callbacks is None:
         return []
     if not isinstance(callbacks, (list, tuple)) or not all(isinstance(one, callback_types()) for one in callbacks):
-        raise InvalidArgument("KerasClassifier.callbacks", callbacks, "None or a list of Lightning callbacks")
+        raise InvalidArgumentError("KerasClassifier.callbacks", callbacks, "None or a list of Lightning callbacks")
     return copy.deepcopy(list(callbacks))
 
 
 def _trainer_options(trainer: Any) -> dict[str, Any]:
     options = {} if trainer is None else trainer
     if not isinstance(options, Mapping):
-        raise InvalidArgument("KerasClassifier.trainer", trainer, "None or a dict of arguments of the Trainer")
+        raise InvalidArgumentError("KerasClassifier.trainer", trainer, "None or a dict of arguments of the Trainer")
     for name, own in (("max_epochs", "epochs"), ("callbacks", "callbacks")):
         if name in options:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 f"KerasClassifier.trainer: {name}", options[name], f"given as KerasClassifier({own}=...)"
             )
     return dict(options)

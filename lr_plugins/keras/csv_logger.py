@@ -14,7 +14,7 @@ from lr_plugins.callbacks.history import History
 from lr_plugins.callbacks.last_lr import in_float32
 from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES, Style
 from lr_plugins.console.keras_text import format_rate
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.paths import from_start
 
 
@@ -37,7 +37,7 @@ class CSVLogger(History):
             Keras prints.
 
     Raises:
-        InvalidArgument: the separator is not a single character, or the style is unknown.
+        InvalidArgumentError: the separator is not a single character, or the style is unknown.
 
     Source: keras.callbacks.CSVLogger.
 
@@ -50,7 +50,7 @@ class CSVLogger(History):
     ) -> None:
         super().__init__(style)
         if not isinstance(separator, str) or len(separator) != 1:
-            raise InvalidArgument("CSVLogger.separator", separator, "a single character")
+            raise InvalidArgumentError("CSVLogger.separator", separator, "a single character")
         self.filename, self.separator, self.append = from_start(filename), separator, append
         self._columns: list[str] | None = None
         self._written = 0  # rows of this run
@@ -67,7 +67,7 @@ class CSVLogger(History):
             return
         make_folder("CSVLogger.filename", self.filename.parent)
         if self.filename.is_dir():
-            raise InvalidArgument("CSVLogger.filename", str(self.filename), "a file; it is a folder")
+            raise InvalidArgumentError("CSVLogger.filename", str(self.filename), "a file; it is a folder")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the table; a resumed run first writes the rows of the earlier epochs."""

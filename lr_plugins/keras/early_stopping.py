@@ -15,7 +15,7 @@ from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, anything, count, dict_of, number_or_name, optional
 from lr_plugins.console.keras_styles import STYLES, Style
 from lr_plugins.console.line import write
-from lr_plugins.errors import InvalidArgument, UnsupportedError
+from lr_plugins.errors import InvalidArgumentError, UnsupportedError
 from lr_plugins.metric_direction import better_in_keras2, improves
 from lr_plugins.rank_zero import rank_zero_warn
 from lr_plugins.schedules.metric_driven.base import direction, plain
@@ -53,7 +53,7 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
         style: `"keras2"` (default) for the rule and the messages of Keras 2.2.4, `"keras3"` for those of Keras 3.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
         UnsupportedError: when the fit starts, `restore_best_weights` with a strategy that shards the weights.
 
     Source: keras.callbacks.EarlyStopping.
@@ -89,7 +89,7 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
         style: Style = "keras2",
     ) -> None:
         if not isinstance(monitor, str) or not monitor:
-            raise InvalidArgument("EarlyStopping.monitor", monitor, "the name of a logged metric")
+            raise InvalidArgumentError("EarlyStopping.monitor", monitor, "the name of a logged metric")
         self.monitor = monitor
         printed = "an integer: 0 (nothing) or 1 (Keras' messages)"
         self.verbose = verbosity("EarlyStopping.verbose", verbose, printed)  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lr_plugins.checkpoint_state import count
 from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES, STYLES, Style
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.optim import KerasSGD
 from lr_plugins.schedules.keras.decays import InverseTimeDecay
 from lr_plugins.validation import choice, number
@@ -41,7 +41,7 @@ class SGD(KerasSGD):
         lr: the older name of `learning_rate`; give only one of the two.
 
     Raises:
-        InvalidArgument: an argument outside its range, or both `lr` and `learning_rate`.
+        InvalidArgumentError: an argument outside its range, or both `lr` and `learning_rate`.
 
     Source: keras.optimizers.SGD of Keras 2, whose `decay` Keras 3 ignores.
 
@@ -71,7 +71,7 @@ class SGD(KerasSGD):
         lr: float | Tensor | None = None,
     ) -> None:
         if learning_rate is not None and lr is not None:
-            raise InvalidArgument("SGD.lr", lr, "left out where learning_rate is given, which is its newer name")
+            raise InvalidArgumentError("SGD.lr", lr, "left out where learning_rate is given, which is its newer name")
         given = lr if learning_rate is None else learning_rate
         self._given_decay = number("SGD.decay", decay, "a finite number >= 0", at_least=0.0)
         super().__init__(params, 0.01 if given is None else given, momentum, nesterov)
@@ -128,7 +128,7 @@ class SGD(KerasSGD):
         if isinstance(param_group, dict):  # torch raises an error for anything else
             if param_group.get("decay", self.decay) != self.decay:
                 allowed = f"that of the optimizer, {self.decay:g}, because all groups share its count of updates"
-                raise InvalidArgument("the decay of a param group", param_group["decay"], allowed)
+                raise InvalidArgumentError("the decay of a param group", param_group["decay"], allowed)
             iterations = self.iterations if self.param_groups else 0
             param_group = {**param_group, "decay": self.decay, "iterations": iterations}
         super().add_param_group(param_group)
@@ -160,7 +160,7 @@ class SGD(KerasSGD):
         """Build an optimizer from a config of `get_config` and the parameters, which a config does not contain.
 
         Raises:
-            InvalidArgument: the config has an unknown field.
+            InvalidArgumentError: the config has an unknown field.
 
         Example:
             >>> import torch
@@ -172,5 +172,5 @@ class SGD(KerasSGD):
         given = {name: value for name, value in config.items() if name != "name"}
         others = [str(name) for name in given if name not in fields]
         if others:
-            raise InvalidArgument("the config of SGD", ", ".join(others), f"made of {', '.join(fields)}")
+            raise InvalidArgumentError("the config of SGD", ", ".join(others), f"made of {', '.join(fields)}")
         return cls(params, **given)

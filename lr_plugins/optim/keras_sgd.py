@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lr_plugins.checkpoint_state import anything, count, dict_of, list_of, record, tensor
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.optim.batches import spans
 from lr_plugins.validation import as_float
 
@@ -55,7 +55,7 @@ class KerasSGD(Optimizer):
         nesterov: look one step of momentum ahead. Default False. Without momentum it makes no difference.
 
     Raises:
-        InvalidArgument: a setting outside its range, or the state of a `torch.optim.SGD` with momentum is loaded.
+        InvalidArgumentError: a setting outside its range, or the state of a `torch.optim.SGD` with momentum is loaded.
         TrainingError: `step` got a sparse gradient; no weight is changed then.
 
     Source: `keras/src/optimizers/sgd.py` (Keras 3.15; Keras 2.2.4 has the same rule). Sutskever, Martens, Dahl, Hinton:
@@ -90,12 +90,13 @@ class KerasSGD(Optimizer):
         """Load a state of `state_dict`; the velocities are restored bit for bit.
 
         Raises:
-            InvalidArgument: not the state of a KerasSGD with the same numbers of parameters. Nothing is loaded then.
+            InvalidArgumentError: not the state of a KerasSGD with the same numbers of parameters. Nothing is loaded
+                then.
         """
         self._check_state(state_dict)
         # The groups of a torch.optim.SGD have all settings needed here, so its momentum would be lost silently.
         if any(state.get("momentum_buffer") is not None for state in state_dict["state"].values()):
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "KerasSGD.load_state_dict",
                 "a state with 'momentum_buffer', of torch.optim.SGD",
                 "given a state of KerasSGD, with 'velocity'",
@@ -108,7 +109,7 @@ class KerasSGD(Optimizer):
         saved, own = state_dict["param_groups"], self.param_groups
         sizes, own_sizes = ([len(group["params"]) for group in groups] for groups in (saved, own))
         if sizes != own_sizes:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "the param groups of the state", sizes, f"of {own_sizes} parameters, as in this optimizer"
             )
         for group in saved:
@@ -119,7 +120,9 @@ class KerasSGD(Optimizer):
             velocity, weight = state.get("velocity"), weights.get(number)
             if velocity is not None and weight is not None and velocity.shape != weight.shape:
                 shape = tuple(weight.shape)
-                raise InvalidArgument(f"the velocity of parameter {number}", tuple(velocity.shape), f"of shape {shape}")
+                raise InvalidArgumentError(
+                    f"the velocity of parameter {number}", tuple(velocity.shape), f"of shape {shape}"
+                )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -221,11 +224,11 @@ def _add_scaled_(tensors: list[Tensor], others: list[Tensor], factor: float | Te
 
 def _check_settings(lr: object, momentum: object, nesterov: object) -> None:
     if not _is_learning_rate(lr):
-        raise InvalidArgument("KerasSGD.lr", lr, "a finite number >= 0, or a 0-d tensor of one")
+        raise InvalidArgumentError("KerasSGD.lr", lr, "a finite number >= 0, or a 0-d tensor of one")
     if not 0 <= _number(momentum) <= 1:
-        raise InvalidArgument("KerasSGD.momentum", momentum, "a number in [0, 1]")
+        raise InvalidArgumentError("KerasSGD.momentum", momentum, "a number in [0, 1]")
     if not isinstance(nesterov, bool):
-        raise InvalidArgument("KerasSGD.nesterov", nesterov, "True or False")
+        raise InvalidArgumentError("KerasSGD.nesterov", nesterov, "True or False")
 
 
 def _is_learning_rate(lr: object) -> bool:

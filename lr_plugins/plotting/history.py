@@ -25,7 +25,7 @@ def plot_history(curves: Mapping[str, Mapping[int, float]], path: str | Path | N
         path: the PNG to write. Default None: no file.
 
     Raises:
-        MissingExtra: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed.
     """
     require("matplotlib", "plot", "The picture of a history")
     # The object-oriented interface, because pyplot selects a backend for the whole process.

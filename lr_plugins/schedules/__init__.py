@@ -85,4 +85,4 @@ __all__ = [
 if not TYPE_CHECKING:  # type checkers are to report a name that does not exist
 
     def __getattr__(name: str) -> None:
-        raise AttributeError(_renamed.missing(__name__, name))
+        raise _renamed.missing(__name__, name)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from lr_plugins import renamed
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.schedule import Schedule
 from lr_plugins.schedules.shapes.function import as_schedule
 from lr_plugins.validation import choice, number, pattern
@@ -46,7 +46,7 @@ class Assign:
             unfrozen.
 
     Raises:
-        InvalidArgument: an argument of the wrong kind, or not a regular expression.
+        InvalidArgumentError: an argument of the wrong kind, or not a regular expression.
 
     Source: ignite's ParamGroupScheduler, timm's layer decay, MMEngine's paramwise_cfg.
 
@@ -81,7 +81,7 @@ class Assign:
         self.layer_decay = number("Assign.layer_decay", layer_decay, "a finite number > 0 (1 is none)", above=0.0)
         self.layers = None if layers is None else _patterns(layers)
         if self.layers is not None and self.layer_decay == 1.0:
-            raise InvalidArgument("Assign.layers", layers, "given together with layer_decay")
+            raise InvalidArgumentError("Assign.layers", layers, "given together with layer_decay")
         self.name = None if name is None else _text("Assign.name", name, "a name for the groups, or null")
         self.since = choice("Assign.since", since, get_args(Since))
 
@@ -125,7 +125,7 @@ class Assignments:
             `epoch` or of `(epoch, lr)`) in place of an assignment drives the learning rate of all groups.
 
     Raises:
-        InvalidArgument: it is empty, or an item is not an assignment.
+        InvalidArgumentError: it is empty, or an item is not an assignment.
 
     Example:
         >>> from lr_plugins import CosineDecay, StepDecay
@@ -145,9 +145,9 @@ class Assignments:
         elif isinstance(assignments, Sequence) and not isinstance(assignments, (str, bytes)):
             self.assignments = [_assign(item) for item in assignments]
         else:
-            raise InvalidArgument("Assignments.assignments", assignments, allowed)
+            raise InvalidArgumentError("Assignments.assignments", assignments, allowed)
         if not self.assignments:
-            raise InvalidArgument("Assignments.assignments", assignments, allowed)
+            raise InvalidArgumentError("Assignments.assignments", assignments, allowed)
 
     @classmethod
     def of(cls, schedules: Any) -> Assignments:
@@ -187,13 +187,15 @@ def _named(name: str, item: Any) -> Assign:
 
 def _text(field: str, value: object, allowed: str) -> str:
     if not isinstance(value, str) or not value:
-        raise InvalidArgument(field, value, allowed)
+        raise InvalidArgumentError(field, value, allowed)
     return value
 
 
 def _patterns(layers: object) -> list[str]:
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
-        raise InvalidArgument("Assign.layers", layers, "a list of regular expressions, the lowest layer first, or null")
+        raise InvalidArgumentError(
+            "Assign.layers", layers, "a list of regular expressions, the lowest layer first, or null"
+        )
     return [pattern(f"Assign.layers[{index}]", layer) for index, layer in enumerate(layers)]
 
 
@@ -201,7 +203,7 @@ def _key(field: str, value: object, allowed: str) -> str | int | None:
     if value is None or (isinstance(value, str) and value):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidArgument(field, value, allowed)
+        raise InvalidArgumentError(field, value, allowed)
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import SET_LENGTH, InvalidArgument, TrainingError
+from lr_plugins.errors import SET_LENGTH, InvalidArgumentError, TrainingError
 from lr_plugins.schedules.numerics import maximum, nearly_whole
 from lr_plugins.schedules.position import Length, Position, RunLength, Value
 from lr_plugins.validation import as_float, tidy
@@ -63,7 +63,7 @@ class Duration:
         unit: `"st"` optimizer steps, `"ep"` epochs, `"%"` percent of the run, `"sp"` samples.
 
     Raises:
-        InvalidArgument: the value is not such a number, or the unit is none of these.
+        InvalidArgumentError: the value is not such a number, or the unit is none of these.
 
     Epochs count whole: a schedule whose length is in epochs holds its value within an epoch, as Keras' callback does
     (`Schedule.smooth` makes it move). The others move at every optimizer step. Within a part of a sequence,
@@ -84,7 +84,7 @@ class Duration:
     def __init__(self, value: float, unit: Unit) -> None:
         self.unit, number = _unit("Duration.unit", unit), as_float(value)
         if number is None or not _is_length(number):
-            raise InvalidArgument("Duration.value", value, f"0, or a number from {_LEAST:g} to {_MOST:g}")
+            raise InvalidArgumentError("Duration.value", value, f"0, or a number from {_LEAST:g} to {_MOST:g}")
         self.value = tidy(number)
 
     @classmethod
@@ -97,7 +97,7 @@ class Duration:
             allow_zero: whether 0 will do.
 
         Raises:
-            InvalidArgument: it is not a length, not greater than 0, or a fraction of a step.
+            InvalidArgumentError: it is not a length, not greater than 0, or a fraction of a step.
         """
         value, counted_in = cls._read(length)
         least, hint = "greater than 0: a number", ""
@@ -109,7 +109,7 @@ class Duration:
             hint = f"A length is from {_LEAST:g} to {_MOST:g}." if 0 < value < math.inf else ""
         elif value or allow_zero:
             return length if isinstance(length, Duration) else cls(value, counted_in)
-        raise InvalidArgument(field, length, ("0 or " if allow_zero else "") + _ALLOWED.format(least), hint)
+        raise InvalidArgumentError(field, length, ("0 or " if allow_zero else "") + _ALLOWED.format(least), hint)
 
     @staticmethod
     def _read(length: object) -> tuple[float | None, Unit]:
@@ -380,7 +380,7 @@ def _unit(field: str, unit: object) -> Unit:
     if isinstance(unit, str) and unit in _UNITS:
         return _UNITS[_UNITS.index(unit)]
     meant = _UNIT_OF.get(unit.strip().lower()) if isinstance(unit, str) else None
-    raise InvalidArgument(field, unit, _ALLOWED_UNITS, f'Did you mean "{meant}"?' if meant in _UNITS else "")
+    raise InvalidArgumentError(field, unit, _ALLOWED_UNITS, f'Did you mean "{meant}"?' if meant in _UNITS else "")
 
 
 def _is_length(value: float) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, SupportsFloat, get_args
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.duration import Duration, advice
 
 BEGIN = "begin"  # of each epoch: for functions that are called once an epoch and observe no metric
@@ -90,18 +90,18 @@ def occasion(field: str, when: object) -> str:
     """An occasion in its normal form: `"50st"` for 50 as well, `"step"` for `"1st"`.
 
     Raises:
-        InvalidArgument: it is not an occasion.
+        InvalidArgumentError: it is not an occasion.
     """
     if isinstance(when, str) and when in get_args(Occasion):
         return str(when)
     allowed = '"epoch", "validation", "step", or a whole number of optimizer steps such as "50st"'
     try:
         every = Duration.of(when)  # type: ignore[arg-type]
-    except InvalidArgument:
+    except InvalidArgumentError:
         meant = advice(when)
-        raise InvalidArgument(field, when, allowed, meant if 'st"' in meant else "") from None
+        raise InvalidArgumentError(field, when, allowed, meant if 'st"' in meant else "") from None
     if every.unit != "st" or not isinstance(every.value, int):
-        raise InvalidArgument(field, when, allowed)
+        raise InvalidArgumentError(field, when, allowed)
     return STEP if every.value == 1 else str(every)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.validation import as_float, tidy
 
 Value = float | npt.NDArray[Any]
@@ -95,7 +95,7 @@ class RunLength(_RunLength):
         clock: when its epochs really began, where they are not all of `steps_per_epoch`. Default None: they are.
 
     Raises:
-        InvalidArgument: one of them is not a finite number within its range.
+        InvalidArgumentError: one of them is not a finite number within its range.
 
     Example:
         >>> RunLength.of(steps_per_epoch=45, epochs=10).steps
@@ -114,7 +114,7 @@ class RunLength(_RunLength):
     ) -> RunLength:
         """Check what is given. What is computed from a run length (`_make`, `_replace`) is not checked again."""
         if not (clock is None or isinstance(clock, EpochClock)):
-            raise InvalidArgument("RunLength.clock", clock, "an EpochClock, or None")
+            raise InvalidArgumentError("RunLength.clock", clock, "an EpochClock, or None")
         return super().__new__(
             cls,
             _known("steps_per_epoch", steps_per_epoch),
@@ -141,7 +141,8 @@ class RunLength(_RunLength):
             batch_size: samples of one optimizer step, > 0.
 
         Raises:
-            InvalidArgument: one of them is not a finite number within its range, or the steps are too many for one.
+            InvalidArgumentError: one of them is not a finite number within its range, or the steps are too many for
+                one.
         """
         given = cls(steps_per_epoch, epochs, steps, batch_size)
         if given.steps_per_epoch is None or given.epochs is None:
@@ -194,7 +195,7 @@ def _known(name: str, value: Any, allow_zero: bool = False) -> Any:
     number = as_float(value)
     if number is None or not math.isfinite(number) or number < 0 or not (number or allow_zero):
         allowed = f"a finite number {'>= 0' if allow_zero else '> 0'}, or None where it is unknown"
-        raise InvalidArgument(f"RunLength.{name}", value, allowed)
+        raise InvalidArgumentError(f"RunLength.{name}", value, allowed)
     return tidy(number) if isinstance(value, numbers.Integral) else number
 
 
@@ -348,5 +349,5 @@ def as_position(position: Position | Count) -> Position:
         isinstance(position, (float, np.floating)) and float(position).is_integer()
     )
     if isinstance(position, bool) or not whole:
-        raise InvalidArgument("position", position, "a Position, a whole number of steps or an array of steps")
+        raise InvalidArgumentError("position", position, "a Position, a whole number of steps or an array of steps")
     return Position(int(position))

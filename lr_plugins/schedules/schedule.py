@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins import renamed
-from lr_plugins.checkpoint_state import WrongState, mapping, plain
-from lr_plugins.errors import ImpossibleValue, InvalidArgument, LearningRateError, shortened, shown
+from lr_plugins.checkpoint_state import WrongStateError, mapping, plain
+from lr_plugins.errors import ImpossibleValueError, InvalidArgumentError, LearningRateError, shortened, shown
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.milestones import Milestone
 from lr_plugins.schedules.observation import SET, Change, Monitor, Observation
@@ -99,7 +99,8 @@ class Schedule(ABC):
             bit for bit the value of a call of its own.
 
         Raises:
-            ImpossibleValue: the formula gives something else there, because its numbers overflow or become negative.
+            ImpossibleValueError: the formula gives something else there, because its numbers overflow or become
+                negative.
             TrainingError: the value depends on something that is unknown at this position.
         """
         where = position if type(position) is Position else as_position(position)
@@ -128,7 +129,7 @@ class Schedule(ABC):
             explained = self._explained(error, where)
             if explained is None:
                 raise
-            if arrays and isinstance(explained, ImpossibleValue):
+            if arrays and isinstance(explained, ImpossibleValueError):
                 return self._one_by_one(where, state)  # says at which step
             raise explained from error
         if not arrays or not isinstance(value, np.ndarray):
@@ -159,15 +160,15 @@ class Schedule(ABC):
             count = getattr(where, name)
             kind = count.dtype.kind if isinstance(count, np.ndarray) else None
             if count is not None and kind not in ("i", "u", "f") and (kind or as_float(count) is None):
-                return InvalidArgument(f"Position.{name}", count, "a number, an array of numbers, or None")
+                return InvalidArgumentError(f"Position.{name}", count, "a number, an array of numbers, or None")
         numeric = isinstance(error, ArithmeticError) or str(error).startswith(_OUT_OF_DOMAIN)
         if isinstance(error, LearningRateError) or not numeric or not self.is_pure:
             return None
         return self._impossible(f"no number ({error})", where)
 
-    def _impossible(self, value: str, where: Position) -> ImpossibleValue:
+    def _impossible(self, value: str, where: Position) -> ImpossibleValueError:
         when = f"in epoch {where.epoch}" if where.step is None else f"at step {where.step}"
-        return ImpossibleValue("learning rate", "a finite number >= 0", value, shortened(when, 40), shown(self))
+        return ImpossibleValueError("learning rate", "a finite number >= 0", value, shortened(when, 40), shown(self))
 
     @abstractmethod
     def value(self, position: Position, state: State) -> Value:
@@ -187,10 +188,10 @@ class Schedule(ABC):
             where: its name in the message.
 
         Raises:
-            WrongState: it is not a state of this schedule.
+            WrongStateError: it is not a state of this schedule.
         """
         if self.start() is None and state is not None:
-            raise WrongState(where, state, f"None, since {type(self).__name__} remembers nothing")
+            raise WrongStateError(where, state, f"None, since {type(self).__name__} remembers nothing")
         if self.start() is not None:
             mapping(state, where)
             plain(state, where)
@@ -249,7 +250,7 @@ class Schedule(ABC):
             return given
         if position.base_learning_rate is not None:
             return position.base_learning_rate
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             f"{type(self).__name__}.{name}",
             None,
             "given where no optimizer is at hand",

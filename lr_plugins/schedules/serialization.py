@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lr_plugins.checkpoint_state import DEPTH, is_plain
-from lr_plugins.errors import InvalidArgument, described
+from lr_plugins.errors import InvalidArgumentError, described
 from lr_plugins.renamed import in_todays_words
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.schedule import Schedule, defined_schedule, public_name
@@ -23,7 +23,7 @@ def to_config(schedule: Schedule, functions_by_name: bool = False) -> dict[str, 
             Default False.
 
     Raises:
-        InvalidArgument: it contains a function, which has no plain form.
+        InvalidArgumentError: it contains a function, which has no plain form.
 
     Example:
         >>> from lr_plugins import StepDecay
@@ -48,14 +48,14 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
         config: the dictionary; `_target_` names a class of schedules.
 
     Raises:
-        InvalidArgument: the name is unknown, the arguments do not fit, or it is nested too deeply.
+        InvalidArgumentError: the name is unknown, the arguments do not fit, or it is nested too deeply.
 
     Example:
         >>> from_config({"_target_": "lr_plugins.schedules.StepDecay", "initial_learning_rate": 0.1, "every": "5ep"})
         StepDecay(initial_learning_rate=0.1, drop=0.5, every='5ep')
     """
     if not is_plain(config, objects=True):
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             "the configuration", described("a deeper or larger one"), f"one nested at most {DEPTH} deep"
         )
     return _from_config(in_todays_words(config))
@@ -74,7 +74,9 @@ def _plain(value: Any, field: str, functions_by_name: bool) -> Any:
         kind = type(value)
         known = getattr(value, "__qualname__", f"an instance of {kind.__module__}.{kind.__qualname__}")
         return {"_function_": f"{getattr(value, '__module__', '')}.{known}"}
-    raise InvalidArgument(field, value, "a plain value to be written down", "A function has none; name its formula.")
+    raise InvalidArgumentError(
+        field, value, "a plain value to be written down", "A function has none; name its formula."
+    )
 
 
 def _from_config(config: Any) -> Schedule:
@@ -82,10 +84,12 @@ def _from_config(config: Any) -> Schedule:
     kind = _class(target)
     try:
         schedule: Schedule = kind(**{name: _built(value) for name, value in config.items() if name != TARGET})
-    except InvalidArgument:
+    except InvalidArgumentError:
         raise
     except Exception as error:  # any that a constructor raises for a value of the wrong type
-        raise InvalidArgument(f"the configuration of {target}", dict(config), "its arguments", str(error)) from error
+        raise InvalidArgumentError(
+            f"the configuration of {target}", dict(config), "its arguments", str(error)
+        ) from error
     return schedule
 
 
@@ -100,5 +104,5 @@ def _class(target: object) -> type[Schedule]:
     if kind is None:
         allowed = "the dotted name of a schedule, e.g. lr_plugins.schedules.StepDecay"
         hint = "Of a class of yours, import the module that defines it first." if isinstance(target, str) else ""
-        raise InvalidArgument(TARGET, described(ascii(target)[:100]), allowed, hint)
+        raise InvalidArgumentError(TARGET, described(ascii(target)[:100]), allowed, hint)
     return kind

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Observation, steps_between
 from lr_plugins.validation import as_float
 
@@ -114,7 +114,7 @@ class SimulatedMetrics:
     def _at(self, name: str, step: int) -> float:
         value = self._courses[name](step / self._steps)
         if as_float(value) is None:
-            raise InvalidArgument(f"the course of {name}", value, "a number everywhere")
+            raise InvalidArgumentError(f"the course of {name}", value, "a number everywhere")
         return float(value)
 
 
@@ -122,7 +122,7 @@ def course_of(name: str, given: Course) -> Callable[[float], float]:
     """A course as a function of the share of the run that has passed.
 
     Raises:
-        InvalidArgument: it is not a course.
+        InvalidArgumentError: it is not a course.
 
     Example:
         >>> course_of("loss", (2.0, 1.0, 0.8))(0.25)
@@ -156,7 +156,7 @@ def read_course(text: str) -> tuple[str, Course]:
     """A metric and its course, as on the command line.
 
     Raises:
-        InvalidArgument: it is not written like that.
+        InvalidArgumentError: it is not written like that.
 
     Example:
         >>> read_course("loss=2.3:0.1")
@@ -169,7 +169,7 @@ def read_course(text: str) -> tuple[str, Course]:
         course = []
     if not name.strip() or not course or not all(map(math.isfinite, course)):
         allowed = "NAME=VALUE, or NAME=FIRST:LAST for a straight line over the run (or more values, at equal distances)"
-        raise InvalidArgument("--metric", text, allowed)
+        raise InvalidArgumentError("--metric", text, allowed)
     return name.strip(), course
 
 
@@ -178,5 +178,5 @@ def _numbers(name: str, given: Any) -> list[float]:
     read = [as_float(value) for value in several]
     numbers = [value for value in read if value is not None and math.isfinite(value)]
     if not numbers or len(numbers) < len(read):
-        raise InvalidArgument(f"the course of {name}", given, _ALLOWED)
+        raise InvalidArgumentError(f"the course of {name}", given, _ALLOWED)
     return numbers

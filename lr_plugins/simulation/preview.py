@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import ImpossibleValue, InvalidArgument, TrainingError
+from lr_plugins.errors import ImpossibleValueError, InvalidArgumentError, TrainingError
 from lr_plugins.plotting.learning_rate import plot_learning_rate
 from lr_plugins.schedules.assign import Assign, Assignments
 from lr_plugins.schedules.observation import VALIDATION
@@ -116,7 +116,7 @@ def preview(
             a step and the processes.
 
     Raises:
-        InvalidArgument: the length of the run is unknown, or a metric has no course.
+        InvalidArgumentError: the length of the run is unknown, or a metric has no course.
         TrainingError: a value of the schedule is not a finite number >= 0, or depends on something unknown.
 
     Example:
@@ -150,7 +150,7 @@ def preview_of(
     for name, one in named(assignments):
         try:
             planned_values = plan(one.schedule, planned, own_value(defaults, one.to))
-        except ImpossibleValue as error:
+        except ImpossibleValueError as error:
             raise error.meant_for(named_in_words(one.to), "a finite number >= 0") from error
         lines.append(Line(name, planned_values, tuple(_events(planned_values, planned.run)), planned.run))
         if one.to == "lr":
@@ -197,13 +197,13 @@ def _run(steps_per_epoch: int | None, epochs: int | None, steps: int | None, bat
     given = {"steps_per_epoch": steps_per_epoch, "epochs": epochs, "steps": steps, "batch_size": batch_size}
     for name, value in given.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-            raise InvalidArgument(name, value, "an integer >= 1")
+            raise InvalidArgumentError(name, value, "an integer >= 1")
     run = RunLength.of(steps_per_epoch, epochs, steps, batch_size)
     if run.steps is not None and run.steps > _MOST_STEPS:
-        raise InvalidArgument("the length of the run", run.steps, "at most 2**53 optimizer steps")
+        raise InvalidArgumentError("the length of the run", run.steps, "at most 2**53 optimizer steps")
     if run.steps is None:
         allowed = "given: steps, or epochs together with steps_per_epoch"
-        raise InvalidArgument("the length of the run", None, allowed)
+        raise InvalidArgumentError("the length of the run", None, allowed)
     return run
 
 
@@ -211,7 +211,7 @@ def _check_metrics(assignments: Assignments, planned: Planned) -> None:
     for one in assignments:
         for monitor in one.schedule.monitors:
             if monitor.metric not in planned.metrics:
-                raise InvalidArgument(
+                raise InvalidArgumentError(
                     f"the course of {monitor.metric}",
                     None,
                     "given, because the schedule follows it and only a training knows it",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import ImpossibleValue, InvalidArgument, shown
+from lr_plugins.errors import ImpossibleValueError, InvalidArgumentError, shown
 from lr_plugins.schedules.numerics import EXACT_BLOCK
 from lr_plugins.schedules.position import Position, RunLength
 from lr_plugins.schedules.schedule import Schedule, State
@@ -128,13 +128,13 @@ class Segments:
 def _occasions(schedule: Schedule, planned: Planned) -> Iterator[Occasion]:
     per_epoch = planned.run.steps_per_epoch
     if per_epoch is None:
-        raise InvalidArgument("steps_per_epoch", None, "given, because this schedule depends on epochs")
+        raise InvalidArgumentError("steps_per_epoch", None, "given, because this schedule depends on epochs")
     whens = {monitor.when for monitor in schedule.monitors}
     for count, occasion in enumerate(occasions(planned.steps, int(per_epoch), whens, planned.validations)):
         if count == _MOST_OCCASIONS:
             allowed = f"short enough for at most {_MOST_OCCASIONS:,} occasions, where a schedule observes"
             hint = "Look at a shorter run, or let it observe less often."
-            raise InvalidArgument("the run", f"{planned.steps:,} steps", allowed, hint)
+            raise InvalidArgumentError("the run", f"{planned.steps:,} steps", allowed, hint)
         if occasion.step < planned.steps:
             yield occasion
 
@@ -144,4 +144,4 @@ def _check(steps: Steps, values: Values, schedule: Schedule) -> None:
     if values.size and values.max() > LARGEST:
         at = int(np.argmax(values > LARGEST))
         value, when = repr(float(values[at])), f"at step {steps[at]}, and {ENDS}"
-        raise ImpossibleValue("learning rate", "a finite number >= 0", value, when, shown(schedule))
+        raise ImpossibleValueError("learning rate", "a finite number >= 0", value, when, shown(schedule))

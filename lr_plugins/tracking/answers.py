@@ -26,15 +26,15 @@ _OF_OTHERS = re.compile(
 )
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """MLflow does not accept an entry, and never will."""
 
 
-class Missing(Refused):
+class MissingError(RefusedError):
     """What was asked for does not exist."""
 
 
-class NotMLflow(Exception):
+class NotMLflowError(Exception):
     """There is an answer, but not from MLflow."""
 
 
@@ -42,7 +42,7 @@ def asked(call: Callable[[], Any]) -> Any:
     """The result of a call to MLflow.
 
     Raises:
-        Refused: MLflow does not accept what it was given, and never will.
+        RefusedError: MLflow does not accept what it was given, and never will.
         Missing: what was asked for does not exist.
         Exception: anything else, which may be temporary.
     """
@@ -52,12 +52,12 @@ def asked(call: Callable[[], Any]) -> Any:
         return call()
     except MlflowException as error:
         if is_from_mlflow(error) and error.error_code == _MISSING:
-            raise Missing(reason_of(error)) from error
+            raise MissingError(reason_of(error)) from error
         if is_from_mlflow(error) and error.error_code in _OF_AN_ENTRY:
-            raise Refused(reason_of(error)) from error
+            raise RefusedError(reason_of(error)) from error
         raise
     except (OverflowError, UnicodeError) as error:  # no database accepts such a number or text
-        raise Refused(reason_of(error)) from error
+        raise RefusedError(reason_of(error)) from error
 
 
 def is_from_mlflow(error: Exception) -> bool:
@@ -68,7 +68,7 @@ def is_from_mlflow(error: Exception) -> bool:
 def is_permanent(error: Exception) -> bool:
     """Whether an error that prevents a run from starting is permanent, so that retrying is pointless."""
     text = str(error)
-    if isinstance(error, (Refused, ImportError, *_NO_PLACE)) or type(error).__name__ == "InvalidUrlException":
+    if isinstance(error, (RefusedError, ImportError, *_NO_PLACE)) or type(error).__name__ == "InvalidUrlException":
         return True
     if _NEVER_WORKS.search(text) or any(kind.__name__ == "ArgumentError" for kind in type(error).__mro__):
         return True  # ArgumentError is SQLAlchemy's, for an address it cannot parse
@@ -83,7 +83,9 @@ def is_answer(error: Exception) -> bool:
     text = str(error)
     if "error responses" in text:  # a server that keeps answering that it is unavailable
         return True
-    return isinstance(error, (NotMLflow, Refused)) or "failed with error code" in text or "JSON format" in text
+    return (
+        isinstance(error, (NotMLflowError, RefusedError)) or "failed with error code" in text or "JSON format" in text
+    )
 
 
 def reason_of(error: BaseException) -> str:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.tracking.answers import Missing, NotMLflow, Refused, asked
+from lr_plugins.tracking.answers import MissingError, NotMLflowError, RefusedError, asked
 from lr_plugins.tracking.destination import TRACKING_URI, absolute, address_problem
 from lr_plugins.tracking.secrets import connectable, has_secret, masked
 from lr_plugins.tracking.spool import addresses
 from lr_plugins.tracking.state import State
 
 
-class RunGone(Exception):
+class RunGoneError(Exception):
     """The run has been deleted; it may be restored."""
 
 
@@ -49,7 +49,7 @@ class Connection:
             call: called with the client.
 
         Raises:
-            Refused: as `answers.asked`.
+            RefusedError: as `answers.asked`.
         """
         if not self.is_remote:
             return asked(lambda: call(self.client))
@@ -75,34 +75,34 @@ class Connection:
             is_there: whether a run has it. Default: not checked.
 
         Raises:
-            Refused: MLflow does not accept it.
-            RunGone: the run no longer exists.
-            NotMLflow: something answers that is not MLflow.
+            RefusedError: MLflow does not accept it.
+            RunGoneError: the run no longer exists.
+            NotMLflowError: something answers that is not MLflow.
         """
         try:
             self.ask(call)
-        except Refused:
+        except RefusedError:
             self.run()  # if the run no longer exists, that is the reason
             raise
         if self.is_remote and not is_there(self.run()):
-            raise NotMLflow(f"{self.state.tracking_uri} answers, but does not keep what it is given")
+            raise NotMLflowError(f"{self.state.tracking_uri} answers, but does not keep what it is given")
 
     def run(self) -> Any:
         """The run as MLflow has it now.
 
         Raises:
-            RunGone: it no longer exists, or has been deleted.
-            NotMLflow: something answers that is not MLflow.
+            RunGoneError: it no longer exists, or has been deleted.
+            NotMLflowError: something answers that is not MLflow.
         """
         run_id = self.state.run_id
         try:
             run = self.ask(lambda client: client.get_run(run_id))
-        except Missing:
-            raise RunGone(f"run {run_id} no longer exists") from None
+        except MissingError:
+            raise RunGoneError(f"run {run_id} no longer exists") from None
         if run.info.run_id != run_id:
-            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
+            raise NotMLflowError(f"{self.state.tracking_uri} answers, but not as MLflow does")
         if run.info.lifecycle_stage != "active":
-            raise RunGone(deleted(run_id))
+            raise RunGoneError(deleted(run_id))
         return run
 
     @property
@@ -114,14 +114,14 @@ class Connection:
         """The full address, given its masked form in the log; MLflow's default without one.
 
         Raises:
-            Refused: it cannot be an address of MLflow.
+            RefusedError: it cannot be an address of MLflow.
         """
         from mlflow import get_tracking_uri
 
         whole = self.whole(shown or os.environ.get(TRACKING_URI) or None)
         address = str(absolute(whole if whole is not None else get_tracking_uri(), Path.cwd()))
         if address_problem(address):
-            raise Refused(address_problem(address))
+            raise RefusedError(address_problem(address))
         return address
 
     def connect(self, address: str) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.tracking.answers import Refused
+from lr_plugins.tracking.answers import RefusedError
 from lr_plugins.tracking.connection import Connection
 from lr_plugins.tracking.entries import Point
 from lr_plugins.tracking.names import path_problem, sanitize_name
-from lr_plugins.tracking.private_files import NotOurs, check_folder, files_below
+from lr_plugins.tracking.private_files import ForeignFileError, check_folder, files_below
 from lr_plugins.tracking.spool import FILES, remove
 from lr_plugins.tracking.state import State
 
@@ -44,7 +44,7 @@ class Contents:
         """Add at most `BATCH` points of metrics.
 
         Raises:
-            Refused: MLflow does not accept one of them.
+            RefusedError: MLflow does not accept one of them.
         """
         from mlflow.entities import Metric
 
@@ -97,7 +97,7 @@ class Contents:
                 lambda client: client.log_batch(self.state.run_id, params=params),
                 lambda run: all(param.key in run.data.params for param in params),
             )
-        except Refused:
+        except RefusedError:
             if len(params) == 1:
                 [param] = params
                 if param.key not in self._mlflow.run().data.params:
@@ -108,7 +108,7 @@ class Contents:
             for param in params:
                 try:
                     self._log_params([param])
-                except Refused as error:
+                except RefusedError as error:
                     refused.append(str(error))
             _raise_if(refused)
 
@@ -136,7 +136,7 @@ class Contents:
         for name, text in entry["values"].items():
             try:
                 self.set_tag(sanitize_name(name), text)
-            except Refused as error:
+            except RefusedError as error:
                 refused.append(str(error))
         _raise_if(refused)
 
@@ -156,9 +156,9 @@ class Contents:
         try:
             check_folder(place.parent)
             if not any(files_below(place)) and not any(place.iterdir()):
-                raise Refused("its copy in the spool is empty")
-        except (NotOurs, FileNotFoundError, NotADirectoryError) as error:
-            raise Refused(str(error)) from error
+                raise RefusedError("its copy in the spool is empty")
+        except (ForeignFileError, FileNotFoundError, NotADirectoryError) as error:
+            raise RefusedError(str(error)) from error
         for path in place.iterdir():
             # A folder keeps its name, like a file.
             to = entry["to"] if path.is_file() else "/".join(part for part in (entry["to"], path.name) if part)
@@ -210,4 +210,4 @@ def _same(stored: float, value: float) -> bool:
 def _raise_if(refused: Sequence[str]) -> None:
     """Raise one error for all that MLflow has refused; none if that is nothing."""
     if refused:
-        raise Refused("; ".join(refused))
+        raise RefusedError("; ".join(refused))

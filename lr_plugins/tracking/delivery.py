@@ -17,7 +17,7 @@ from lr_plugins.rank_zero import rank_zero_warn
 from lr_plugins.tracking.entries import BY_SPOOL, line_of
 from lr_plugins.tracking.overflow import Overflow
 from lr_plugins.tracking.parts import Part, Parts
-from lr_plugins.tracking.private_files import NotOurs
+from lr_plugins.tracking.private_files import ForeignFileError
 from lr_plugins.tracking.room import is_full, places_with_room
 from lr_plugins.tracking.secrets import masked
 from lr_plugins.tracking.sender_process import SenderProcess
@@ -29,7 +29,7 @@ _START_SECONDS = 120.0  # for MLflow to create its tables and the run, on a slow
 _ANSWER_SECONDS = 30.0  # for a server to say which run it has created
 
 
-class MissingRun(TrackingError):
+class MissingRunError(TrackingError):
     """The run to resume does not exist."""
 
 
@@ -124,7 +124,7 @@ class Delivery:
                 spool = self.spool
                 first = self._first.get("spool", spool.folder.name)
                 spool.write({**entry, **self._addresses(spool, entry), "writer": spool.writer, "spool": first})
-        except (OSError, NotOurs) as error:
+        except (OSError, ForeignFileError) as error:
             raise TrackingError(f"MLflowLogger.spool_dir: {self.parent} cannot be written to ({error})") from error
         self._first = {**entry, "spool": first}
         self.is_open, self._has_warned, self.is_settled = True, False, False
@@ -210,7 +210,7 @@ class Delivery:
                 here = {**self._addresses(spool, self._first), "writer": spool.writer, "system_metrics": False}
                 spool.write({**self._first, **continued, **here})
                 write(spool)
-            except (OSError, NotOurs):
+            except (OSError, ForeignFileError):
                 if spool is not None:
                     remove(spool.folder)
                 continue
@@ -287,7 +287,7 @@ class Delivery:
             patience: seconds to wait for a server that does not answer. Default 30.
 
         Raises:
-            MissingRun: the run to resume does not exist.
+            MissingRunError: the run to resume does not exist.
             TrackingError: MLflow cannot be used like this at all.
         """
         deadline, writer = time.monotonic() + _START_SECONDS, self.parts[0].spool.writer
@@ -296,7 +296,7 @@ class Delivery:
             if self.state.missing and not self.is_settled:
                 missing = f"MLflow at {self._place}: {self.state.missing}"
                 self.abandon()
-                raise MissingRun(missing)
+                raise MissingRunError(missing)
             if self.parts.error and not self.is_settled:
                 self._refuse()
             if self.parts.trouble or self._has_waited(patience):

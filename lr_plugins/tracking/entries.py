@@ -23,7 +23,7 @@ _KEPT = re.compile(r"[0-9a-f]{32}")
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
 
 
-class Unreadable(ValueError):
+class UnreadableEntryError(ValueError):
     """A line that is not an entry; the message says why."""
 
 
@@ -74,7 +74,7 @@ def lines(log: Path, start: int) -> Iterator[tuple[bytes, int]]:
     """The complete lines of a file from a byte on, each with the byte at which it ends.
 
     Raises:
-        NotOurs: the file is a link, or belongs to another user.
+        ForeignFileError: the file is a link, or belongs to another user.
         OSError: it cannot be read.
     """
     with os.fdopen(open_private(log, os.O_RDONLY), "rb") as file:
@@ -91,23 +91,23 @@ def parse(line: bytes) -> dict[str, Any]:
     """The entry of a line, with every field checked.
 
     Raises:
-        Unreadable: it is not an entry.
+        UnreadableEntryError: it is not an entry.
     """
     try:
         entry = json.loads(line)
     except RecursionError:
-        raise Unreadable("it is nested too deeply") from None
+        raise UnreadableEntryError("it is nested too deeply") from None
     except ValueError:
-        raise Unreadable("it was cut off, or is not JSON") from None
+        raise UnreadableEntryError("it was cut off, or is not JSON") from None
     if not isinstance(entry, dict):
-        raise Unreadable("it is not an entry")
+        raise UnreadableEntryError("it is not an entry")
     check = _CHECKS.get(entry["do"]) if isinstance(entry.get("do"), str) else None
     if check is None:
-        raise Unreadable(f'"do" must be one of {", ".join(_CHECKS)}; got {str(entry.get("do"))[:40]!r}')
+        raise UnreadableEntryError(f'"do" must be one of {", ".join(_CHECKS)}; got {str(entry.get("do"))[:40]!r}')
     try:
         return {"do": entry["do"], **check(entry)}
     except RecursionError:  # in the message about a value
-        raise Unreadable("it is nested too deeply") from None
+        raise UnreadableEntryError("it is nested too deeply") from None
 
 
 def points_of(entry: Mapping[str, Any]) -> Iterator[Point]:
@@ -125,7 +125,7 @@ def number_of_points(line: bytes) -> int:
     """How many points a line has."""
     try:
         return sum(1 for _ in points_of(parse(line)))
-    except Unreadable:
+    except UnreadableEntryError:
         return 0
 
 
@@ -163,10 +163,10 @@ def _series(entry: Mapping[str, Any]) -> dict[str, Any]:
     try:
         values = b64decode(_text(entry, "values"), validate=True)
     except ValueError:
-        raise Unreadable('"values" must be doubles in base64') from None
+        raise UnreadableEntryError('"values" must be doubles in base64') from None
     step = _whole(entry, "step")
     if len(values) % 8 or step + len(values) // 8 > _LONGEST:
-        raise Unreadable('"values" must be doubles in base64, up to a step below 2**63')
+        raise UnreadableEntryError('"values" must be doubles in base64, up to a step below 2**63')
     return {"time": _time(entry), "step": step, "name": _text(entry, "name"), "values": values}
 
 
@@ -177,10 +177,10 @@ def _params_or_tags(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _file(entry: Mapping[str, Any]) -> dict[str, Any]:
     kept, to = _text(entry, "kept"), _optional(entry, "to")
     if not _KEPT.fullmatch(kept):
-        raise Unreadable(f'"kept" must be the name of a copy in the spool; got {kept[:60]!r}')
+        raise UnreadableEntryError(f'"kept" must be the name of a copy in the spool; got {kept[:60]!r}')
     problem = path_problem(to) if to else ""
     if problem:
-        raise Unreadable(f'"to" must be {problem}; got {str(to)[:60]!r}')
+        raise UnreadableEntryError(f'"to" must be {problem}; got {str(to)[:60]!r}')
     return {"kept": kept, "to": to or None}
 
 
@@ -193,7 +193,7 @@ def _dataset(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _end(entry: Mapping[str, Any]) -> dict[str, Any]:
     status = _text(entry, "status")
     if status not in _STATUSES:
-        raise Unreadable(f'"status" must be one of {", ".join(_STATUSES)}; got {status[:40]!r}')
+        raise UnreadableEntryError(f'"status" must be one of {", ".join(_STATUSES)}; got {status[:40]!r}')
     return {"time": _time(entry), "status": status, "only_looks": entry.get("only_looks") is True}
 
 
@@ -212,7 +212,7 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 def _text(entry: Mapping[str, Any], name: str, default: str | None = None) -> str:
     value = entry.get(name, default)
     if not isinstance(value, str):
-        raise Unreadable(f'"{name}" must be a text; got {_short(value)}')
+        raise UnreadableEntryError(f'"{name}" must be a text; got {_short(value)}')
     return encodable(value)
 
 
@@ -223,7 +223,7 @@ def _optional(entry: Mapping[str, Any], name: str) -> str | None:
 def _mapping(entry: Mapping[str, Any], name: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     value = entry.get(name, default)
     if not isinstance(value, dict):
-        raise Unreadable(f'"{name}" must be values by name; got {_short(value)}')
+        raise UnreadableEntryError(f'"{name}" must be values by name; got {_short(value)}')
     return value
 
 
@@ -235,24 +235,26 @@ def _texts(entry: Mapping[str, Any], name: str, default: Mapping[str, Any] | Non
 def _time(entry: Mapping[str, Any]) -> int:
     time = _whole(entry, "time")
     if time < 0:
-        raise Unreadable(f'"time" must be ms since 1970; got {time}')
+        raise UnreadableEntryError(f'"time" must be ms since 1970; got {time}')
     return time
 
 
 def _whole(entry: Mapping[str, Any], name: str) -> int:
     value = entry.get(name)
     if type(value) is not int or not -_LONGEST <= value < _LONGEST:
-        raise Unreadable(f'"{name}" must be an integer below 2**63; got {_short(value)}')
+        raise UnreadableEntryError(f'"{name}" must be an integer below 2**63; got {_short(value)}')
     return value
 
 
 def _double(name: str, value: Any) -> float:
     if type(value) not in (int, float):
-        raise Unreadable(f"{name[:60]!r} must be a number; got {_short(value)}")
+        raise UnreadableEntryError(f"{name[:60]!r} must be a number; got {_short(value)}")
     try:
         return float(value)
     except OverflowError:
-        raise Unreadable(f"{name[:60]!r} must be a number that fits into a double; got a longer one") from None
+        raise UnreadableEntryError(
+            f"{name[:60]!r} must be a number that fits into a double; got a longer one"
+        ) from None
 
 
 def _short(value: object) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr_plugins._lightning.compat import Logger
-from lr_plugins.errors import InvalidArgument, require, shown
+from lr_plugins.errors import InvalidArgumentError, require, shown
 from lr_plugins.paths import start_folder
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 from lr_plugins.tracking.client import RunClient, SilentClient, nothing
-from lr_plugins.tracking.delivery import Delivery, MissingRun
+from lr_plugins.tracking.delivery import Delivery, MissingRunError
 from lr_plugins.tracking.destination import wants_system_metrics
 from lr_plugins.tracking.distinct_names import RunNames
 from lr_plugins.tracking.entries import BY_SPOOL, dataset_entry, line_of, line_of_points, line_of_series
@@ -80,7 +80,7 @@ class MLflowLogger(Logger):
             Default None: as `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` specifies.
 
     Raises:
-        MissingExtra: mlflow is not installed, or psutil where system metrics are wanted.
+        MissingExtraError: mlflow is not installed, or psutil where system metrics are wanted.
         TrackingError: when the run starts: MLflow refuses it permanently (no such database, a missing run, a deleted
             experiment). An unreachable server is not an error.
 
@@ -107,7 +107,7 @@ class MLflowLogger(Logger):
         super().__init__()
         require("mlflow", "mlflow", "MLflowLogger")
         if log_model not in (True, False, "all"):
-            raise InvalidArgument("MLflowLogger.log_model", log_model, 'true, false or "all"')
+            raise InvalidArgumentError("MLflowLogger.log_model", log_model, 'true, false or "all"')
         self.log_system_metrics = wants_system_metrics(log_system_metrics)
         if self.log_system_metrics:
             require("psutil", "mlflow", "MLflowLogger.log_system_metrics")
@@ -310,7 +310,7 @@ class MLflowLogger(Logger):
         try:
             self._open(resumes=True)
             self._delivery.await_run()
-        except MissingRun:
+        except MissingRunError:
             self._request.resume(None)
             return False
         return True

@@ -14,7 +14,7 @@ from lr_plugins.errors import TrackingError
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-class NotOurs(TrackingError):
+class ForeignFileError(TrackingError):
     """A link, or a file or folder of another user, where this user's own is expected."""
 
 
@@ -22,7 +22,7 @@ def make_private_folder(folder: Path) -> None:
     """Create a folder that nobody else can read.
 
     Raises:
-        NotOurs: there is something else in its place.
+        ForeignFileError: there is something else in its place.
         OSError: it cannot be created.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -35,14 +35,14 @@ def check_folder(folder: Path) -> None:
     """Check that a path is a folder of this user.
 
     Raises:
-        NotOurs: it is a link, not a folder, or belongs to another user.
+        ForeignFileError: it is a link, not a folder, or belongs to another user.
         OSError: it does not exist.
     """
     status = folder.lstat()
     if stat.S_ISLNK(status.st_mode):
-        raise NotOurs(f"{folder} is a link; remove it, or give the folder itself")
+        raise ForeignFileError(f"{folder} is a link; remove it, or give the folder itself")
     if not stat.S_ISDIR(status.st_mode):
-        raise NotOurs(f"{folder} is not a folder")
+        raise ForeignFileError(f"{folder} is not a folder")
     _check_owner(folder, status)
 
 
@@ -57,14 +57,14 @@ def open_private(path: Path, flags: int) -> int:
         The file's descriptor.
 
     Raises:
-        NotOurs: it is a link, has a second hard link, is not a regular file, or belongs to another user.
+        ForeignFileError: it is a link, has a second hard link, is not a regular file, or belongs to another user.
         OSError: it cannot be opened.
     """
     check_file(path)
     descriptor = os.open(path, flags | _NO_LINKS, 0o600)
     try:
         _check_status(path, os.fstat(descriptor))
-    except NotOurs:
+    except ForeignFileError:
         os.close(descriptor)
         raise
     return descriptor
@@ -74,7 +74,7 @@ def check_file(path: Path) -> None:
     """Check that a file, if there is one, may be opened.
 
     Raises:
-        NotOurs: see `open_private`.
+        ForeignFileError: see `open_private`.
     """
     with contextlib.suppress(FileNotFoundError):
         _check_status(path, path.lstat())
@@ -84,7 +84,7 @@ def read_private(path: Path) -> bytes:
     """Read a file.
 
     Raises:
-        NotOurs: see `open_private`.
+        ForeignFileError: see `open_private`.
         OSError: it cannot be read.
     """
     with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
@@ -95,7 +95,7 @@ def replace_private(path: Path, content: bytes) -> None:
     """Replace a file atomically; on a full disk, overwrite it in the room that it has.
 
     Raises:
-        NotOurs: see `open_private`.
+        ForeignFileError: see `open_private`.
         OSError: it cannot be written.
     """
     try:
@@ -125,7 +125,7 @@ def files_below(folder: Path) -> Iterator[Path]:
     """The regular files in and below a folder, sorted by name.
 
     Raises:
-        NotOurs: it contains a link, or something that is neither a file nor a folder.
+        ForeignFileError: it contains a link, or something that is neither a file nor a folder.
         OSError: it cannot be read.
     """
     check_folder(folder)
@@ -139,14 +139,14 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def _check_status(path: Path, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
-        raise NotOurs(f"{path} is a link to another file; remove it")
+        raise ForeignFileError(f"{path} is a link to another file; remove it")
     if not stat.S_ISREG(status.st_mode):
-        raise NotOurs(f"{path} is not a regular file; remove it")
+        raise ForeignFileError(f"{path} is not a regular file; remove it")
     if status.st_nlink > 1:
-        raise NotOurs(f"{path} is also linked under another name; remove it")
+        raise ForeignFileError(f"{path} is also linked under another name; remove it")
     _check_owner(path, status)
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-        raise NotOurs(f"{path} belongs to another user ({status.st_uid}); only its owner can use it")
+        raise ForeignFileError(f"{path} belongs to another user ({status.st_uid}); only its owner can use it")

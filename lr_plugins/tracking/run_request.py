@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.tracking.destination import RUN_NAME, Destination, destination
 from lr_plugins.tracking.distinct_names import RunNames
 from lr_plugins.tracking.names import LENGTH, encodable
@@ -33,7 +33,7 @@ class RunRequest:
         artifact_location: where the artifacts of a new experiment go; None for MLflow's default.
 
     Raises:
-        InvalidArgument: a name that MLflow does not accept.
+        InvalidArgumentError: a name that MLflow does not accept.
     """
 
     def __init__(
@@ -116,4 +116,4 @@ def now() -> int:
 
 def _check_name(field: str, name: object, longest: int) -> None:
     if not isinstance(name, str) or not 1 <= len(name.strip()) <= len(name) <= longest or encodable(name) != name:
-        raise InvalidArgument(field, name, f"a text of 1 to {longest} characters")
+        raise InvalidArgumentError(field, name, f"a text of 1 to {longest} characters")

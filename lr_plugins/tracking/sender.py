@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.tracking.answers import Refused, is_answer, is_permanent, reason_of
+from lr_plugins.tracking.answers import RefusedError, is_answer, is_permanent, reason_of
 from lr_plugins.tracking.contents import BATCH
-from lr_plugins.tracking.entries import Point, Unreadable, line_of, lines, parse, points_of
+from lr_plugins.tracking.entries import Point, UnreadableEntryError, line_of, lines, parse, points_of
 from lr_plugins.tracking.private_files import open_private, read_private, replace_private
 from lr_plugins.tracking.spool import HELD, LOG, REFUSED, guarded, remove
 from lr_plugins.tracking.state import State
@@ -31,7 +31,7 @@ _IDLE = 10.0  # seconds after which a process with nothing left to do ends
 _FINGERPRINT = 256  # bytes of the log that identify it
 
 
-class _Impossible(Exception):
+class _ImpossibleError(Exception):
     """The run cannot be started; its entries wait until the cause is fixed."""
 
 
@@ -84,7 +84,7 @@ class Sender:
                     return self._unkept is None
                 if not complete:
                     self._wait(_SEND_EVERY)
-            except _Impossible as error:
+            except _ImpossibleError as error:
                 self.state.error = str(error)
                 self._save()
             except Exception as error:
@@ -155,7 +155,7 @@ class Sender:
     def _take(self, line: bytes, end: int) -> None:
         try:
             entry = parse(line) if line else None
-        except Unreadable as error:
+        except UnreadableEntryError as error:
             self._send_points()
             self._refuse({"do": "unreadable", "line": line.decode("utf-8", "backslashreplace")}, error)
             self._sent(end)
@@ -182,9 +182,9 @@ class Sender:
     def _do(self, entry: dict[str, Any], line: bytes) -> None:
         try:
             self._store.do(entry)
-        except Refused as error:
+        except RefusedError as error:
             if entry["do"] == "run":
-                raise _Impossible(str(error)) from error
+                raise _ImpossibleError(str(error)) from error
             self._refuse(json.loads(line), error)
         except Exception as error:
             if entry["do"] == "run" or not (self._one_by_one and self._takes_others()):
@@ -193,12 +193,12 @@ class Sender:
         else:
             self._done.append(entry)
         if self.state.missing:
-            raise _Impossible(self.state.missing)
+            raise _ImpossibleError(self.state.missing)
 
     def _send_points(self) -> None:
         if self._points:
             if self.state.run_id is None:
-                raise _Impossible("its log does not start with a readable entry of a run")
+                raise _ImpossibleError("its log does not start with a readable entry of a run")
             for start in range(0, len(self._points), BATCH):
                 self._send_some(self._points[start : start + BATCH])
             self._points = []
@@ -209,7 +209,7 @@ class Sender:
         try:
             self._store.contents.add_points(points)
         except Exception as error:
-            if not isinstance(error, Refused) and not (self._one_by_one and self._takes_others()):
+            if not isinstance(error, RefusedError) and not (self._one_by_one and self._takes_others()):
                 raise
             if len(points) == 1:
                 [(name, value, at, step)] = points
@@ -277,7 +277,7 @@ class Sender:
     def _resend(self, line: bytes) -> None:
         try:
             entry = parse(line)
-        except Unreadable:
+        except UnreadableEntryError:
             assert self._resent is not None
             self._resent.append(line)
             return

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout  # torch brings it
 from lr_plugins.tracking.entries import line_of
 from lr_plugins.tracking.names import encodable
 from lr_plugins.tracking.private_files import (
-    NotOurs,
+    ForeignFileError,
     check_file,
     check_folder,
     make_private_folder,
@@ -51,7 +51,7 @@ class Spool:
         folder: the spool's own.
 
     Raises:
-        NotOurs: something in it is a link, or belongs to another user.
+        ForeignFileError: something in it is a link, or belongs to another user.
         OSError: it cannot be written.
     """
 
@@ -167,7 +167,7 @@ class Spool:
 
         The record itself needs no room: it is a sparse file whose size is the number of points.
         """
-        with contextlib.suppress(OSError, NotOurs):
+        with contextlib.suppress(OSError, ForeignFileError):
             if points:
                 descriptor = open_private(self.folder / HELD, os.O_WRONLY | os.O_CREAT)
                 try:
@@ -212,7 +212,7 @@ def guarded(parent: Path) -> FileLock:
     """The lock that is held while a spool is adopted or deleted.
 
     Raises:
-        NotOurs: the lock file is a link, or belongs to another user.
+        ForeignFileError: the lock file is a link, or belongs to another user.
         OSError: the folder cannot be created.
     """
     if not parent.is_dir():
@@ -224,7 +224,7 @@ def own_lock(path: Path) -> FileLock:
     """A lock whose file belongs to this user.
 
     Raises:
-        NotOurs: it is a link, not a regular file, or belongs to another user.
+        ForeignFileError: it is a link, not a regular file, or belongs to another user.
     """
     check_file(path)
     return FileLock(path, mode=0o600)
@@ -234,7 +234,7 @@ def spools(parent: Path) -> list[Path]:
     """This user's spools below a folder, the oldest first."""
     dated = []
     for path in parent.iterdir() if parent.is_dir() else ():
-        with contextlib.suppress(OSError, NotOurs):
+        with contextlib.suppress(OSError, ForeignFileError):
             check_folder(path)
             dated.append(((path / LOG).lstat().st_mtime_ns, path))
     return [path for _, path in sorted(dated)]
@@ -246,7 +246,7 @@ def strange_spools(parent: Path) -> list[str]:
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         try:
             check_folder(path)
-        except NotOurs as error:
+        except ForeignFileError as error:
             if _OWN_NAME.fullmatch(path.name) or os.path.lexists(path / LOG):
                 reasons.append(str(error))
         except OSError:
@@ -304,7 +304,7 @@ def is_left(folder: Path) -> bool:
             return folder.is_dir()
     except Timeout:
         return False
-    except (OSError, NotOurs):
+    except (OSError, ForeignFileError):
         return folder.is_dir()
 
 

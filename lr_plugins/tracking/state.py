@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lr_plugins.tracking.private_files import NotOurs, read_private, replace_private
+from lr_plugins.tracking.private_files import ForeignFileError, read_private, replace_private
 
 STATE = "state.json"
 _TYPES: dict[str, tuple[type, ...]] = {"None": (str, type(None)), "float": (float, int)}
@@ -94,7 +94,7 @@ class State:
         """The state of a spool; a new one if it cannot be read."""
         try:
             fields = json.loads(read_private(folder / STATE))
-        except (OSError, ValueError, RecursionError, NotOurs):
+        except (OSError, ValueError, RecursionError, ForeignFileError):
             return cls()
         if not isinstance(fields, dict):
             return cls()

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lr_plugins.tracking.answers import Missing, NotMLflow, Refused
+from lr_plugins.tracking.answers import MissingError, NotMLflowError, RefusedError
 from lr_plugins.tracking.connection import Connection, deleted
 from lr_plugins.tracking.contents import Contents
 from lr_plugins.tracking.database import check_database, one_at_a_time
@@ -55,10 +55,10 @@ class Store:
         """Carry out an entry other than points.
 
         Raises:
-            Refused: MLflow does not accept it.
+            RefusedError: MLflow does not accept it.
         """
         if entry["do"] != "run" and self.state.run_id is None:
-            raise Refused("it comes before the entry that starts its run")
+            raise RefusedError("it comes before the entry that starts its run")
         self._handlers[entry["do"]](entry)
 
     def kill(self, time: int) -> None:
@@ -127,19 +127,19 @@ class Store:
         if self.state.instead:  # IDs and the parent run belong to the original server
             name, known, parent = name or DEFAULT_EXPERIMENT, None, None
         if name is None and known is None and parent is not None:
-            with contextlib.suppress(Missing):
+            with contextlib.suppress(MissingError):
                 known = self._mlflow.ask(lambda client: client.get_run(parent)).info.experiment_id
         try:
             if name is None and known is not None:
                 experiment = self._mlflow.ask(lambda client: client.get_experiment(known))
             else:
                 experiment = self._mlflow.ask(lambda client: client.get_experiment_by_name(name or DEFAULT_EXPERIMENT))
-        except Missing:
+        except MissingError:
             if known is not None:
-                raise Refused(f"there is no experiment with the id {known}") from None
+                raise RefusedError(f"there is no experiment with the id {known}") from None
             return None
         if experiment is not None and not experiment.experiment_id:
-            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
+            raise NotMLflowError(f"{self.state.tracking_uri} answers, but not as MLflow does")
         return experiment
 
     def _create(self, entry: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ class Store:
         tags[_SPOOL_TAG] = entry["spool"]
         run = self._mlflow.ask(lambda client: client.create_run(self.state.experiment_id, entry["time"], tags, name))
         if not run.info.run_id or not self.state.experiment_id:
-            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
+            raise NotMLflowError(f"{self.state.tracking_uri} answers, but not as MLflow does")
         self.state.run_id, self.state.run_name = run.info.run_id, run.info.run_name
 
     def _experiment_of_new_run(self, entry: dict[str, Any]) -> str:
@@ -164,12 +164,12 @@ class Store:
             name, place = entry["experiment"] or DEFAULT_EXPERIMENT, self._mlflow.whole(entry["artifact_location"])
             try:
                 return str(self._mlflow.ask(lambda client: client.create_experiment(name, place)))
-            except Refused:
+            except RefusedError:
                 experiment = self._experiment(entry)  # another run has just created it
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage != "active":
-            raise Refused(
+            raise RefusedError(
                 f"the experiment {experiment.name!r} has been deleted; use another one, or restore it with: mlflow "
                 f"experiments restore --experiment-id {experiment.experiment_id}"
             )
@@ -186,18 +186,18 @@ class Store:
         self.state.missing = ""
         try:
             run = self._mlflow.ask(lambda client: client.get_run(run_id)) if run_id else None
-        except Refused:
+        except RefusedError:
             run = None
         if run is None or run.info.lifecycle_stage != "active":
             self.state.missing = f"run {run_id} does not exist" if run is None else deleted(run_id)
             return
         if run.info.run_id != run_id:
-            raise NotMLflow(f"{self.state.tracking_uri} answers, but not as MLflow does")
+            raise NotMLflowError(f"{self.state.tracking_uri} answers, but not as MLflow does")
         resumed = entry["resumes"]
         if entry["adds"] and not resumed and entry["experiment"] is not None:
             home = self._mlflow.ask(lambda client: client.get_experiment(run.info.experiment_id)).name
             if home != entry["experiment"]:
-                raise Refused(f"run {run_id} belongs to the experiment {home!r}, not to {entry['experiment']!r}")
+                raise RefusedError(f"run {run_id} belongs to the experiment {home!r}, not to {entry['experiment']!r}")
         self.state.run_id, self.state.run_name = run_id, run.info.run_name
         self.state.experiment_id = run.info.experiment_id
         self.state.known_before = dict(run.data.params) if resumed else {}

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from lr_plugins.checkpoint_names import LAST, PREVIOUS
 from lr_plugins.checkpoint_state import (
     ChecksState,
-    WrongState,
+    WrongStateError,
     anything,
     count,
     dict_of,
@@ -28,7 +28,7 @@ from lr_plugins.checkpoint_state import (
     tensor,
     text,
 )
-from lr_plugins.errors import InvalidArgument, LearningRateError, described
+from lr_plugins.errors import InvalidArgumentError, LearningRateError, described
 from lr_plugins.training.classifier import EPOCH_MEANS, Classifier
 from lr_plugins.training.data import Batches
 
@@ -75,12 +75,12 @@ def read_checkpoint(path: str) -> tuple[str, dict[str, Any]]:
         path: the checkpoint file.
 
     Raises:
-        InvalidArgument: neither can be read.
+        InvalidArgumentError: neither can be read.
     """
     first = Path(path)
     candidates = [first, first.with_name(PREVIOUS)] if first.name == LAST else [first]
     if not any(file.is_file() for file in candidates):
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             "ckpt_path", path, "a checkpoint file that exists, e.g. outputs/.../checkpoints/last.ckpt"
         )
     errors: list[Exception] = []
@@ -95,7 +95,7 @@ def read_checkpoint(path: str) -> tuple[str, dict[str, Any]]:
         if errors:
             print(f"{first} cannot be read ({type(errors[0]).__name__}): resuming from {file.name} instead", flush=True)
         return str(file), checkpoint
-    raise InvalidArgument("ckpt_path", path, "a checkpoint of a Lightning run") from errors[0]
+    raise InvalidArgumentError("ckpt_path", path, "a checkpoint of a Lightning run") from errors[0]
 
 
 def check_checkpoint(
@@ -111,21 +111,23 @@ def check_checkpoint(
         continues: whether the checkpoint's own run continues, which may be complete. Default True.
 
     Raises:
-        InvalidArgument: it does not; the message says what differs.
+        InvalidArgumentError: it does not; the message says what differs.
     """
     if _shapes(checkpoint["state_dict"]) != _shapes(module.state_dict()):
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             "ckpt_path", path, "a checkpoint of the same model", "Its weights have other names or sizes."
         )
     optimizer = module.configure_optimizers()
     missing = sorted(set(optimizer.param_groups[0]) - set(checkpoint["optimizer_states"][0]["param_groups"][0]))
     if missing:
         hint = f"It knows no {', '.join(missing)}, which {type(optimizer).__name__} needs."
-        raise InvalidArgument("ckpt_path", path, "a checkpoint of the same optimizer", hint)
+        raise InvalidArgumentError("ckpt_path", path, "a checkpoint of the same optimizer", hint)
     done = epochs_done(checkpoint)
     if max_epochs is not None and 0 <= max_epochs < done + (not continues):
         bound = "at least" if continues else "above"
-        raise InvalidArgument("trainer.max_epochs", max_epochs, f"{bound} {done}, the epochs that the checkpoint has")
+        raise InvalidArgumentError(
+            "trainer.max_epochs", max_epochs, f"{bound} {done}, the epochs that the checkpoint has"
+        )
 
 
 def check_states(path: str, checkpoint: dict[str, Any], trainer: pl.Trainer, module: Classifier) -> None:
@@ -158,7 +160,7 @@ def check_states(path: str, checkpoint: dict[str, Any], trainer: pl.Trainer, mod
         raise
     except Exception as error:
         hint = f"The state of its optimizer cannot be loaded ({type(error).__name__}: {error})."
-        raise InvalidArgument("ckpt_path", path, "a checkpoint of the same optimizer", hint) from error
+        raise InvalidArgumentError("ckpt_path", path, "a checkpoint of the same optimizer", hint) from error
 
 
 def _check_lightning_state(path: str, callback: Callback, state: Any) -> None:
@@ -176,7 +178,7 @@ def _check_lightning_state(path: str, callback: Callback, state: Any) -> None:
         raise
     except Exception as error:
         hint = f"The state of {name} in it cannot be loaded ({type(error).__name__}: {error})."
-        raise InvalidArgument("ckpt_path", path, "an intact checkpoint", hint) from error
+        raise InvalidArgumentError("ckpt_path", path, "an intact checkpoint", hint) from error
 
 
 def _check_same_form(value: Any, own: Any, where: str, depth: int = 0) -> None:
@@ -185,7 +187,9 @@ def _check_same_form(value: Any, own: Any, where: str, depth: int = 0) -> None:
         mapping(value, where)
         missing = set(own) - set(value) if depth > 1 else set()
         if missing:
-            raise WrongState(where, described(f"one without {', '.join(sorted(missing))}"), "a dictionary with them")
+            raise WrongStateError(
+                where, described(f"one without {', '.join(sorted(missing))}"), "a dictionary with them"
+            )
         for name in set(own) & set(value):
             _check_same_form(value[name], own[name], f"{where}.{name}", depth + 1)
     elif isinstance(own, bool):

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lr_plugins._lightning.distributed import of_all_processes
 from lr_plugins.checkpoint_state import StateFormat, count, list_of, real, row
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -94,7 +94,7 @@ class Classifier(pl.LightningModule):
         optimizer: makes the optimizer from the parameters, e.g. `functools.partial(torch.optim.SGD, lr=0.01)`.
 
     Raises:
-        InvalidArgument: an argument is of the wrong kind.
+        InvalidArgumentError: an argument is of the wrong kind.
 
     Example:
         >>> from functools import partial
@@ -115,12 +115,12 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
-            raise InvalidArgument("Classifier.net", net, "a torch.nn.Module")
+            raise InvalidArgumentError("Classifier.net", net, "a torch.nn.Module")
         if not isinstance(loss, nn.Module):
-            raise InvalidArgument("Classifier.loss", loss, "a torch.nn.Module", "e.g. nn.CrossEntropyLoss().")
+            raise InvalidArgumentError("Classifier.loss", loss, "a torch.nn.Module", "e.g. nn.CrossEntropyLoss().")
         if not callable(optimizer):
             hint = "functools.partial(torch.optim.SGD, lr=0.01), or `_partial_: true` in a Hydra config."
-            raise InvalidArgument("Classifier.optimizer", optimizer, "a function of the parameters", hint)
+            raise InvalidArgumentError("Classifier.optimizer", optimizer, "a function of the parameters", hint)
         self.net, self.loss, self._make_optimizer = net, loss, optimizer
         self._train_mean, self._val_mean = EpochMean(), EpochMean()
         self._restored_means: list[dict[str, Any]] = []  # of a checkpoint, by rank

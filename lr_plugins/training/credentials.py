@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.tracking.secrets import MASK, PASSWORD, USERNAME, connectable, masked
 from lr_plugins.training.settings import key_of, masked_overrides, quoted
 
@@ -33,7 +33,7 @@ def hide(words: Sequence[str]) -> list[str]:
         words: the command line, without the program.
 
     Raises:
-        InvalidArgument: the same address is given with two passwords.
+        InvalidArgumentError: the same address is given with two passwords.
     """
     return [word if word.startswith("-") or masked_overrides(word) == word else _hidden(word) for word in words]
 
@@ -63,11 +63,11 @@ def check_tracking_uri(uri: object) -> None:
     """Reject an address that was copied with its password masked.
 
     Raises:
-        InvalidArgument: the address has a masked password.
+        InvalidArgumentError: the address has a masked password.
     """
     if isinstance(uri, str) and f":{MASK}@" in uri:
         hint = f"Or leave it out, and set {USERNAME} and {PASSWORD}, or MLFLOW_TRACKING_URI, in the environment."
-        raise InvalidArgument(_TRACKING_URI, uri, f"an address with its password in place of {MASK}", hint)
+        raise InvalidArgumentError(_TRACKING_URI, uri, f"an address with its password in place of {MASK}", hint)
 
 
 def mask_files(files: Iterable[Path]) -> None:
@@ -99,7 +99,7 @@ def _hidden(word: str) -> str:
     hidden = _read_hidden()
     for text in values:
         if hidden.setdefault(masked(text), text) != text:
-            raise InvalidArgument(key_of(word), masked(text), "an address that is used with one password only")
+            raise InvalidArgumentError(key_of(word), masked(text), "an address that is used with one password only")
     if hidden:
         os.environ[HIDDEN] = json.dumps(hidden)
     return masked_overrides(word)

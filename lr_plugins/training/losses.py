@@ -24,7 +24,7 @@ class KerasCategoricalCrossentropy(nn.Module):
             give the same result; Keras' own `from_logits=True` does not clip.
 
     Raises:
-        InvalidArgument: `from_logits` is neither True nor False.
+        InvalidArgumentError: `from_logits` is neither True nor False.
 
     Source: keras.losses.CategoricalCrossentropy.
 

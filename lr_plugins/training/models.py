@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lr_plugins import validation
-from lr_plugins.errors import InvalidArgument, LearningRateError, require, shown
+from lr_plugins.errors import InvalidArgumentError, LearningRateError, require, shown
 
 Initializer = Literal["torch", "keras"]
 """Whose default initialization the weights get."""
@@ -27,7 +27,7 @@ def initialize(net: nn.Module, initializer: Initializer, field: str = "initializ
         field: the setting's name in an error message.
 
     Raises:
-        InvalidArgument: `initializer` is neither.
+        InvalidArgumentError: `initializer` is neither.
 
     Example:
         >>> net = nn.Linear(4, 3)
@@ -54,7 +54,7 @@ class MLP(nn.Sequential):
         initializer: "torch" (default) or "keras", see `initialize`.
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgumentError: an argument is out of its range.
 
     Example:
         >>> import torch
@@ -94,7 +94,7 @@ class CNN(nn.Sequential):
             and < 1. Default (0.25, 0.5).
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgumentError: an argument is out of its range.
 
     Example:
         >>> import torch
@@ -144,7 +144,7 @@ class TorchvisionModel(nn.Module):
         **kwargs: passed to the model's own constructor, e.g. `dropout=0.1`.
 
     Raises:
-        InvalidArgument: an argument is out of its range, or the name is unknown.
+        InvalidArgumentError: an argument is out of its range, or the name is unknown.
         LearningRateError: the model does not accept `kwargs`.
 
     Example:
@@ -165,7 +165,7 @@ class TorchvisionModel(nn.Module):
         super().__init__()
         shape = _image_shape("TorchvisionModel.input_shape", input_shape, smallest=1)
         if shape[0] not in (1, 3):
-            raise InvalidArgument("TorchvisionModel.input_shape", shape, "an image of 1 or 3 channels")
+            raise InvalidArgumentError("TorchvisionModel.input_shape", shape, "an image of 1 or 3 channels")
         outputs = validation.integer("TorchvisionModel.num_classes", num_classes, 1)
         self.image_size: int | None = None
         if image_size is not None:
@@ -196,7 +196,7 @@ def _check_name(name: object) -> None:
     listing = "All of them: python -c 'from torchvision import models; print(models.list_models(models))'."
     nearest = f"Did you mean {' or '.join(close)}? " if close else ""
     allowed = "the name of a torchvision classification model"
-    raise InvalidArgument("TorchvisionModel.name", name, allowed, nearest + listing)
+    raise InvalidArgumentError("TorchvisionModel.name", name, allowed, nearest + listing)
 
 
 def _build(name: str, num_classes: int, image_size: int, kwargs: dict[str, Any]) -> nn.Module:
@@ -217,7 +217,7 @@ def _image_shape(field: str, value: object, smallest: int) -> tuple[int, int, in
     shape = validation.integers(field, value)
     if len(shape) != 3 or min(shape[1:]) < smallest:
         allowed = f"(channels, height, width) with height and width >= {smallest}"
-        raise InvalidArgument(field, shape, allowed, "Use an MLP for other data.")
+        raise InvalidArgumentError(field, shape, allowed, "Use an MLP for other data.")
     return shape[0], shape[1], shape[2]
 
 
@@ -225,5 +225,5 @@ def _pair_of_shares(field: str, value: Any) -> tuple[float, float]:
     try:
         first, second = value
     except (TypeError, ValueError):
-        raise InvalidArgument(field, value, "two numbers >= 0 and < 1") from None
+        raise InvalidArgumentError(field, value, "two numbers >= 0 and < 1") from None
     return validation.fraction(field, first), validation.fraction(field, second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.metric_direction import higher_is_better
 
 _DEFAULT, _WITHOUT_VALIDATION = "val_loss", "loss"
@@ -19,7 +19,7 @@ def objective(name: str | None, values: Mapping[str, Mapping[int, float]]) -> fl
         values: the metrics' values by epoch.
 
     Raises:
-        InvalidArgument: no such metric was logged.
+        InvalidArgumentError: no such metric was logged.
 
     Example:
         >>> objective("val_acc", {"val_acc": {0: 0.5, 1: 0.75}}), objective("loss", {"loss": {0: math.nan}})
@@ -30,7 +30,9 @@ def objective(name: str | None, values: Mapping[str, Mapping[int, float]]) -> fl
     if name is None:
         return None
     if name not in values:
-        raise InvalidArgument("objective", name, f"a metric that is logged ({', '.join(values) or 'there is none'})")
+        raise InvalidArgumentError(
+            "objective", name, f"a metric that is logged ({', '.join(values) or 'there is none'})"
+        )
     last = values[name][max(values[name])]
     if math.isfinite(last):
         return last

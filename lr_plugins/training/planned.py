@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lr_plugins import validation
-from lr_plugins.errors import InvalidArgument, LearningRateError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError
 from lr_plugins.schedules.assign import Assignments
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.simulation.metric_courses import Course, Validations
@@ -70,7 +70,7 @@ def preview_of_config(config: DictConfig, metrics: Mapping[str, Course], steps_p
             implies.
 
     Raises:
-        InvalidArgument: a setting that cannot work.
+        InvalidArgumentError: a setting that cannot work.
         LearningRateError: the length of the run is not known.
     """
     scheduler = config.callbacks.get("scheduler")
@@ -173,7 +173,7 @@ def _limited(count: int, limit: Any) -> int:
             raise LearningRateError(f"{field}={limit} leaves none of the {count} batches of an epoch.")
         return int(count * share)
     if not share.is_integer():
-        raise InvalidArgument(field, limit, allowed)
+        raise InvalidArgumentError(field, limit, allowed)
     return min(count, int(share))
 
 
@@ -211,7 +211,7 @@ def _processes(trainer: Mapping[str, Any]) -> int:
         devices = int(devices) if devices.strip().isdigit() else listed
     if not isinstance(devices, int):
         if not devices:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "trainer.devices", trainer["devices"], "a number of devices, or a list of at least one"
             )
         return nodes * len(devices)

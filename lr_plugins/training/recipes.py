@@ -30,7 +30,7 @@ def article_exponential(epoch: int, *, init_lrate: float = 0.01, drop: float = 0
         epochs_drop: number of epochs over which the lr falls by the factor `drop`, > 0. Default 10.
 
     Raises:
-        InvalidArgument: an argument is not a number within its range.
+        InvalidArgumentError: an argument is not a number within its range.
 
     Example:
         >>> article_exponential(9), round(article_exponential(0), 6)

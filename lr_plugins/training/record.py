@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
-from lr_plugins.checkpoint_state import ChecksState, StateFormat, WrongState, text
+from lr_plugins.checkpoint_state import ChecksState, StateFormat, WrongStateError, text
 from lr_plugins.rank_zero import rank_zero_only
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training.credentials import without_passwords
@@ -39,7 +39,7 @@ def _is_place(name: str, value: Any) -> bool:
 def _reference(value: Any, where: str) -> None:
     """A reference that `MLflowLogger.continue_run` accepts; empty if there is no run."""
     if not (isinstance(value, str) and re.fullmatch(r"[\w:-][\w:.-]{0,99}|", value)):
-        raise WrongState(where, value, "the id of a run")
+        raise WrongStateError(where, value, "the id of a run")
 
 
 class RecordConfig(ChecksState, Callback):

@@ -31,7 +31,7 @@ from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
 from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.comparison.runs import OVERRIDES
 from lr_plugins.constraints import Constraints
-from lr_plugins.errors import InvalidArgument, LearningRateError, TrackingError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError, TrackingError
 from lr_plugins.metric_direction import better
 from lr_plugins.paths import from_start, start_folder
 from lr_plugins.rank_zero import rank_zero_only
@@ -290,7 +290,7 @@ def _check(config: DictConfig) -> None:
     """Check settings that Lightning or torch would only reject later."""
     make_folder("output_dir", Path(config.output_dir))
     if not os.access(config.output_dir, os.W_OK):
-        raise InvalidArgument("output_dir", str(config.output_dir), "a folder that can be written to")
+        raise InvalidArgumentError("output_dir", str(config.output_dir), "a folder that can be written to")
     validation.seed("seed", config.seed)
     if config.num_threads is not None:
         validation.integer("num_threads", config.num_threads, 1)
@@ -327,7 +327,7 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
         if isinstance(callback, LearningRateScheduler) and callback.advice is True:
             callback.advice = _advise
         if not isinstance(callback, Callback):
-            raise InvalidArgument(f"callbacks.{name}", node, "null, or a callback with a _target_")
+            raise InvalidArgumentError(f"callbacks.{name}", node, "null, or a callback with a _target_")
         yield callback
 
 
@@ -337,7 +337,7 @@ def _constraints(config: DictConfig, module: Classifier) -> Iterator[Constraints
     if node is None:
         return
     if not isinstance(node, DictConfig) or not node.get("_target_"):
-        raise InvalidArgument("constraint", node, "null, or an option of the group, e.g. max_norm")
+        raise InvalidArgumentError("constraint", node, "null, or an option of the group, e.g. max_norm")
     arguments = {name: value for name, value in node.items() if name not in ("params", "layout")}
     params = node.get("params")
     if params is None:

@@ -10,7 +10,7 @@ from lightning_utilities.core import rank_zero
 
 from lr_plugins import Assign, Constant, CosineDecay, ExponentialDecay, LearningRateScheduler, LinearDecay, StepDecay
 from lr_plugins.callbacks import advice
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.rules_of_thumb import fall_line, start_line
 from tests.toys import Toy, fit
 
@@ -111,5 +111,5 @@ def test_it_is_in_lightnings_log_by_default_and_can_be_switched_off():
 
 
 def test_what_advice_can_be():
-    with pytest.raises(InvalidArgument, match=r"LearningRateScheduler\.advice must be"):
+    with pytest.raises(InvalidArgumentError, match=r"LearningRateScheduler\.advice must be"):
         LearningRateScheduler(Constant(0.1), advice="yes")

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from lr_plugins import History, KerasProgress, LearningRateRangeTest, LearningRateTrace
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.keras import CSVLogger, EarlyStopping
 from lr_plugins.keras.constraints import Constraints, NonNeg
 
@@ -35,5 +35,7 @@ def test_what_the_type_names_is_accepted_and_nothing_else(build, argument):
     assert get_origin(hint) is Literal
     for choice in get_args(hint):
         assert getattr(build(**{argument: choice}), argument) == choice
-    with pytest.raises(InvalidArgument, match=f"{argument} must be one of {', '.join(get_args(hint))}; got 'other'"):
+    with pytest.raises(
+        InvalidArgumentError, match=f"{argument} must be one of {', '.join(get_args(hint))}; got 'other'"
+    ):
         build(**{argument: "other"})

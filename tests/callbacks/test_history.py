@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from lr_plugins import History, LearningRateScheduler, ReduceLROnPlateau, StepDecay
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from tests.callbacks.keras_progress.helpers import Logs, Module, trainer
 
 
@@ -280,5 +280,5 @@ def with_epochs(found):
 
 @pytest.mark.parametrize("style", ["keras", None, 2])
 def test_an_unknown_style_is_refused(style):
-    with pytest.raises(InvalidArgument, match=r"History\.style must be one of keras2, keras3; got"):
+    with pytest.raises(InvalidArgumentError, match=r"History\.style must be one of keras2, keras3; got"):
         History(style)

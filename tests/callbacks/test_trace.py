@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lr_plugins import InverseTimeDecay, LearningRateScheduler, LearningRateTrace, StepDecay
 from lr_plugins.callbacks import Trace
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from tests.toys import Toy, fit
 
 
@@ -212,5 +212,5 @@ def test_a_table_of_groups_that_come_later_leaves_their_past_empty(tmp_path):
 
 @pytest.mark.parametrize("value", [0, 1.5, True, "10"])
 def test_bad_arguments(value):
-    with pytest.raises(InvalidArgument, match="every_n_steps must be an integer >= 1"):
+    with pytest.raises(InvalidArgumentError, match="every_n_steps must be an integer >= 1"):
         LearningRateTrace(every_n_steps=value)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lr_plugins import LearningRateScheduler, LearningRateTrace, LossDriven, StepDecay
 from lr_plugins.callbacks import FullPass
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from tests.toys import QUIET, Toy, fit, loader
 
 STEPS = 6  # of an epoch
@@ -143,5 +143,7 @@ def test_a_small_loss_after_a_large_one_gets_a_logarithmic_axis(tmp_path, figure
 
 @pytest.mark.parametrize("value", ["loss", 3, [""], [[]], [["loss"], 1], [[["loss"]]], {"loss": 1}])
 def test_metrics_that_are_no_names(value):
-    with pytest.raises(InvalidArgument, match=r"LearningRateTrace\.metrics must be null, or a list of metric names"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"LearningRateTrace\.metrics must be null, or a list of metric names"
+    ):
         LearningRateTrace(metrics=value)

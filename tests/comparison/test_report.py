@@ -11,7 +11,7 @@ import pytest
 from lr_plugins.comparison.report import ENDS, METRICS, RATES, compare, page
 from lr_plugins.comparison.runs import Points, Run, distinguished, find_runs
 from lr_plugins.comparison.statistics import final_value
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 
 
 def run(schedule="cosine", seed=1, accuracies=(0.5, 0.8, 0.7), **tags):
@@ -41,7 +41,9 @@ def test_a_bar_in_a_name_does_not_end_the_cell():
 
 
 def test_a_metric_that_no_run_has_is_refused(tmp_path):
-    with pytest.raises(InvalidArgument, match=r"metrics must be metrics of the runs \(lr, val_acc\); got 'nosuch'"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"metrics must be metrics of the runs \(lr, val_acc\); got 'nosuch'"
+    ):
         compare([run()], tmp_path, ["nosuch"])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.keras.constraints import (
     Constraints,
     MaxNorm,
@@ -82,7 +82,7 @@ from tests.constraints.helpers import EACH, Halved
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(make, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         make()
 
 

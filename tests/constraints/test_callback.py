@@ -14,7 +14,7 @@ from pytorch_lightning.cli import LightningCLI
 from torch import nn
 
 from lr_plugins import Assign, Constant, KerasSGD, LearningRateScheduler, StepDecay
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.keras.constraints import (
     Constraints,
     MaxNorm,
@@ -272,11 +272,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
 
 def test_a_fit_starts_with_an_error_where_the_module_does_not_fit():
     with pytest.raises(
-        InvalidArgument, match=r"a regular expression found in the name of a parameter \(layer\.weight, layer\.bias\)"
+        InvalidArgumentError,
+        match=r"a regular expression found in the name of a parameter \(layer\.weight, layer\.bias\)",
     ):
         fit(Toy(), Constraints({"kernel": MaxNorm()}))
     with pytest.raises(
-        InvalidArgument, match=r"MaxNorm\.axis must be different axes of layer\.weight, whose shape \(1, 3\)"
+        InvalidArgumentError, match=r"MaxNorm\.axis must be different axes of layer\.weight, whose shape \(1, 3\)"
     ):
         fit(Toy(), Constraints({"weight": MaxNorm(axis=[0, 1, 2])}))
 

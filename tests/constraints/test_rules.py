@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.keras.constraints import (
     MaxNorm,
     NonNeg,
@@ -111,7 +111,7 @@ def test_an_expression_that_is_found_nowhere_is_refused_with_the_names_there_are
     message = (
         rf"a key of Constraints\.constraints must be a regular expression found in the name of a parameter {some}; got"
     )
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         constrained({r"weight$": "max_norm", r"wight$": "non_neg"})
 
 
@@ -119,16 +119,16 @@ def test_axes_that_a_parameter_does_not_have_are_refused_with_its_name():
     message = (
         r"MaxNorm\.axis must be different axes of body\.0\.weight, whose shape \(5, 4\) has the axes -2 to 1; got \["
     )
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         constrained({r"weight$": MaxNorm(2, axis=[0, 1, 2])})
-    with pytest.raises(InvalidArgument, match=r"body\.0\.weight"):
+    with pytest.raises(InvalidArgumentError, match=r"body\.0\.weight"):
         constrained({"body.0": MaxNorm(axis=2)})
 
 
 def test_weights_that_are_not_of_real_numbers_are_refused_with_their_names():
     module = nn.ParameterDict({"phase": nn.Parameter(torch.zeros(2, dtype=torch.complex64))})
     with pytest.raises(
-        InvalidArgument, match=r"phase must be a tensor of floating-point numbers for UnitNorm; got .*complex64"
+        InvalidArgumentError, match=r"phase must be a tensor of floating-point numbers for UnitNorm; got .*complex64"
     ):
         constrain(torch.optim.SGD(module.parameters(), lr=0.1), module, {"phase": "unit_norm"})
 

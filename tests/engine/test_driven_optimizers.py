@@ -6,7 +6,7 @@ import torch
 import lr_plugins as lp
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers, describe_targets
 from lr_plugins.engine.trace import Trace
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules import Assign, Position
 from lr_plugins.schedules.assign import Assignments
 from lr_plugins.schedules.observation import Observation
@@ -51,7 +51,7 @@ def test_an_assignment_is_for_the_optimizer_it_names():
     ],
 )
 def test_an_assignment_for_nothing_is_refused(assignment, field):
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgumentError) as refused:
         drive([assignment], sgd(0.1))
     assert refused.value.field == field
 
@@ -147,7 +147,7 @@ def test_groups_of_other_sizes_than_the_checkpoints_are_refused():
     driven = drive([HALVES, Assign(lp.Constant(0.7), params="^head")], optimizer, names=names)
     assert driven.parameters() == [[["backbone.weight"], ["head.weight"]]]
     driven.check_groups(driven.parameters(), [])
-    with pytest.raises(InvalidArgument, match="those of the checkpoint, 1 \\(2\\) parameters"):
+    with pytest.raises(InvalidArgumentError, match="those of the checkpoint, 1 \\(2\\) parameters"):
         driven.check_groups([], [[2]])
 
 

@@ -10,7 +10,7 @@ import lr_plugins as lp
 from lr_plugins.engine.audit import Audit
 from lr_plugins.engine.trace import Trace
 from lr_plugins.engine.writer import Writer
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules import Assign
 from tests.engine.loops import parameters, rates, sgd
 
@@ -53,7 +53,7 @@ def test_groups_keep_their_ratio_to_the_default():
 
 
 def test_a_ratio_to_a_default_of_zero_is_refused():
-    with pytest.raises(InvalidArgument, match=r"the default lr of SGD must be greater than 0 .*; got 0.0"):
+    with pytest.raises(InvalidArgumentError, match=r"the default lr of SGD must be greater than 0 .*; got 0.0"):
         follow(sgd(0.1, 0.2, lr=0.0))
 
 

@@ -18,7 +18,7 @@ from lr_plugins import (
     StepDecay,
     as_schedule,
 )
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.interop import ScheduleLR, TorchSchedule
 from tests.toys import Toy, fit
 
@@ -80,7 +80,7 @@ def test_lightning_steps_it_like_any_other_scheduler():
 
 
 def test_metric_driven_schedules_are_rejected():
-    with pytest.raises(InvalidArgument, match=r"one that observes no metrics \(it observes loss\)"):
+    with pytest.raises(InvalidArgumentError, match=r"one that observes no metrics \(it observes loss\)"):
         ScheduleLR(sgd(), LossDriven())
 
 
@@ -137,11 +137,13 @@ def test_it_combines_and_resumes_like_any_other_schedule(tmp_path):
 
 
 def test_bad_arguments():
-    with pytest.raises(InvalidArgument, match=r"TorchSchedule\.factory must be a function from optimizer to scheduler"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"TorchSchedule\.factory must be a function from optimizer to scheduler"
+    ):
         TorchSchedule(3)
-    with pytest.raises(InvalidArgument, match=r"TorchSchedule\.per must be"):
+    with pytest.raises(InvalidArgumentError, match=r"TorchSchedule\.per must be"):
         TorchSchedule(FACTORIES["torch"], per="batch")
-    with pytest.raises(InvalidArgument, match="must be a scheduler with a step method"):
+    with pytest.raises(InvalidArgumentError, match="must be a scheduler with a step method"):
         TorchSchedule(lambda optimizer: 3)(RunLength().position(0, 0.1))
 
 
@@ -183,7 +185,7 @@ def test_a_function_of_the_epoch_is_called_once_an_epoch():
 
 def test_metric_driven_schedulers_are_rejected_with_a_hint():
     plateau = TorchSchedule(lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer), initial_learning_rate=0.1)
-    with pytest.raises(InvalidArgument, match=r"lr_plugins\.ReduceLROnPlateau"):
+    with pytest.raises(InvalidArgumentError, match=r"lr_plugins\.ReduceLROnPlateau"):
         plateau(3)
-    with pytest.raises(InvalidArgument, match="TorchSchedule"):
+    with pytest.raises(InvalidArgumentError, match="TorchSchedule"):
         LearningRateScheduler(lr_scheduler.StepLR(sgd(), 3))

@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from lr_plugins import CosineDecay, FunctionSchedule, LearningRateScheduler, RunLength
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.interop import ScheduleLR, TorchSchedule
 from tests.interop.loops import first_rates, sgd
 from tests.toys import fit, loader
@@ -100,7 +100,7 @@ def test_the_first_value_raises_at_once():
 @pytest.mark.parametrize("epoch", [2.5, -1, "3", True, None.__class__])
 def test_a_step_that_is_not_an_integer_is_rejected(epoch):
     scheduler = ScheduleLR(sgd(), FunctionSchedule(look_up, of="step"))
-    with pytest.raises(InvalidArgument, match="a whole number of optimizer steps"):
+    with pytest.raises(InvalidArgumentError, match="a whole number of optimizer steps"):
         scheduler.step(epoch)
     scheduler.step(2.0)
     assert scheduler.get_last_lr() == [0.2]

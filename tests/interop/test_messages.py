@@ -7,7 +7,7 @@ from timm.optim import Lookahead
 from transformers.optimization import Adafactor
 
 from lr_plugins import Annealed, Assign, Constant, CosineDecay, RunLength, StepDecay, WarmupStableDecay
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.interop import ScheduleLR
 from tests.interop.loops import sgd, used
 
@@ -63,7 +63,7 @@ def test_an_optimizer_that_computes_its_own_learning_rate():
 
     own = adafactor(lr=None, relative_step=True, scale_parameter=True)
     for schedule in (CosineDecay(0.1, decay_steps="9st"), StepDecay(every="2st"), [Assign(Constant(0.1))]):
-        with pytest.raises(InvalidArgument) as raised:
+        with pytest.raises(InvalidArgumentError) as raised:
             ScheduleLR(own, schedule)
         assert str(raised.value) == (
             "ScheduleLR.optimizer must be an optimizer with a learning rate; got 'Adafactor with lr=None'. It computes "
@@ -78,7 +78,7 @@ def test_a_group_without_a_learning_rate():
     optimizer = torch.optim.SGD(parameters(), lr=0.1)
     optimizer.add_param_group({"params": parameters()})
     optimizer.param_groups[1]["lr"] = None
-    with pytest.raises(InvalidArgument, match="got 'SGD with lr=None'"):
+    with pytest.raises(InvalidArgumentError, match="got 'SGD with lr=None'"):
         ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="9st"))
 
 
@@ -114,7 +114,9 @@ class Bare:
     ids=["wrapper", "bare", "none", "parameters"],
 )
 def test_anything_but_a_torch_optimizer_is_rejected(optimizer, message):
-    with pytest.raises(InvalidArgument, match=r"^ScheduleLR\.optimizer must be a torch\.optim\.Optimizer; " + message):
+    with pytest.raises(
+        InvalidArgumentError, match=r"^ScheduleLR\.optimizer must be a torch\.optim\.Optimizer; " + message
+    ):
         ScheduleLR(optimizer, CosineDecay(0.1, decay_steps="9st"))
 
 

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from transformers import get_cosine_schedule_with_warmup
 
 from lr_plugins import Assign, LearningRateScheduler, Position, RunLength
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.interop import ScheduleLR, TorchSchedule
 from tests.interop.loops import sgd, used
 from tests.toys import Toy, fit
@@ -101,7 +101,7 @@ def test_the_initial_value_belongs_to_the_chosen_quantity():
     factory = functools.partial(cyclic, cycle_momentum=False)
     assert TorchSchedule(factory, of="momentum")(RunLength().position(4, 0.85)) == 0.85
     assert TorchSchedule(factory, initial_learning_rate=0.8, of="momentum")(4) == 0.8
-    with pytest.raises(InvalidArgument, match=r"TorchSchedule\.of must be one of lr, momentum, weight_decay"):
+    with pytest.raises(InvalidArgumentError, match=r"TorchSchedule\.of must be one of lr, momentum, weight_decay"):
         TorchSchedule(factory, of="betas")
 
 

@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from lr_plugins import LearningRateScheduler
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.keras import SGD
 from lr_plugins.training.losses import KerasCategoricalCrossentropy
 from tests.keras.helpers import NAMES, ONE_HOT, X, Y, build, classifier, step_decay, weights
@@ -183,7 +183,7 @@ def test_probabilities_in_the_loss():
     logits, target = torch.randn(8, 3), torch.arange(8) % 3
     of_probabilities = KerasCategoricalCrossentropy(from_logits=False)
     assert torch.equal(of_probabilities(logits.softmax(-1), target), KerasCategoricalCrossentropy()(logits, target))
-    with pytest.raises(InvalidArgument, match=r"from_logits must be"):
+    with pytest.raises(InvalidArgumentError, match=r"from_logits must be"):
         KerasCategoricalCrossentropy(from_logits="no")
 
 
@@ -223,10 +223,10 @@ OTHER = nn.Linear(1, 1)
     ],
 )
 def test_what_cannot_be_fitted(build_fn, arguments, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         classifier(build_fn, **arguments).fit(X, Y)
 
 
 def test_two_classes_take_two_outputs():
-    with pytest.raises(InvalidArgument, match=r"2 outputs.*shape \(32, 1\)\. Two classes need two outputs"):
+    with pytest.raises(InvalidArgumentError, match=r"2 outputs.*shape \(32, 1\)\. Two classes need two outputs"):
         classifier(classes=1).fit(X[:100], Y[:100])

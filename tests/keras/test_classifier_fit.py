@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 
 from lr_plugins import History, KerasProgress, LearningRateScheduler, LossDriven
 from lr_plugins.callbacks import FullPass
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.training.run import train
 from tests.docs.pages import ROOT, blocks_of
 from tests.keras.helpers import NAMES, X, Y, classifier, step_decay, weights
@@ -47,9 +47,9 @@ def test_the_end_of_the_data_is_held_out():
     assert split.history_["val_acc"][-1] == pytest.approx(split.score(x[105:], y[105:]))
     with pytest.raises(ValueError, match="previously unseen labels"):
         classifier().fit(X[:100], Y[:100], validation_data=(X, Y))
-    with pytest.raises(InvalidArgument, match=r"one-hot rows with a column per class"):
+    with pytest.raises(InvalidArgumentError, match=r"one-hot rows with a column per class"):
         classifier().fit(X, Y, validation_data=(X, np.eye(4)[Y]))
-    with pytest.raises(InvalidArgument, match=r"validation_data must be None or a tuple \(X, y\)"):
+    with pytest.raises(InvalidArgumentError, match=r"validation_data must be None or a tuple \(X, y\)"):
         classifier().fit(X, Y, validation_data=X)
 
 
@@ -150,7 +150,7 @@ def test_an_int_decides_and_leaves_the_random_numbers_of_the_program_alone():
     expected = states()
     pl.seed_everything(1, verbose=False)
     first = classifier().fit(X, Y)
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgumentError):
         classifier(classes=2).fit(X, Y)
     assert states() == expected
     assert torch.equal(weights(first), weights(classifier().fit(X, Y)))

@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from lr_plugins import LearningRateScheduler
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.keras import KerasClassifier
 from tests.keras.helpers import NAMES, ONE_HOT, X, Y, build, classifier, step_decay, weights
 
@@ -95,14 +95,14 @@ def test_a_parameter_named_like_an_argument_of_build_fn_is_for_build_fn():
 @pytest.mark.parametrize("wrong", ["epoch", "drop", "units__x"])
 def test_a_name_that_nothing_takes(wrong):
     message = rf"must be one of batch_size, .*build_fn \(units, lr, softmax, classes\); got '{wrong}'"
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         classifier(**{wrong: 1})
     one = classifier()
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         one.set_params(epochs=9, **{wrong: 1})
     assert one.epochs == 2
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         GridSearchCV(classifier(), {wrong: [1, 2]}, cv=2).fit(X, Y)
-    with pytest.raises(InvalidArgument, match=r"Did you mean epochs\?"):
+    with pytest.raises(InvalidArgumentError, match=r"Did you mean epochs\?"):
         classifier(epoch=3)
     assert classifier(lambda **any_of_them: build(), drop=1).fit(X, Y)

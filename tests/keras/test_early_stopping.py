@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.strategies import FSDPStrategy
 
 from lr_plugins import KerasProgress
-from lr_plugins.errors import InvalidArgument, UnsupportedError
+from lr_plugins.errors import InvalidArgumentError, UnsupportedError
 from lr_plugins.keras import EarlyStopping
 from tests.toys import QUIET, Toy, fit, loader
 
@@ -150,7 +150,7 @@ def test_it_can_be_copied_and_pickled():
     ],
 )
 def test_bad_arguments(arguments, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         EarlyStopping(**arguments)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lr_plugins import History, LearningRateAudit, LearningRateScheduler, LearningRateTrace
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.keras import SGD
 from tests.toys import Toy, fit
 
@@ -98,9 +98,9 @@ def test_both_names_of_the_learning_rate_and_the_order_of_keras():
     ],
 )
 def test_bad_arguments(arguments, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         SGD([weight()], **arguments)
-    with pytest.raises(InvalidArgument, match="config of SGD must be made of lr, learning_rate"):
+    with pytest.raises(InvalidArgumentError, match="config of SGD must be made of lr, learning_rate"):
         SGD.from_config({"lr": 0.1, "clipnorm": 1.0}, [weight()])
 
 
@@ -147,7 +147,7 @@ def test_a_state_without_the_count_is_refused_and_nothing_is_loaded():
     one = weight()
     optimizer, state = SGD([one], 0.1, decay=0.5), SGD([weight()], 0.2).state_dict()
     del state["param_groups"][0]["iterations"]
-    with pytest.raises(InvalidArgument, match=r"iterations in the state of SGD"):
+    with pytest.raises(InvalidArgumentError, match=r"iterations in the state of SGD"):
         optimizer.load_state_dict(state)
     assert optimizer.get_config()["lr"] == 0.1
 
@@ -161,7 +161,7 @@ def test_a_group_has_its_own_learning_rate_and_the_common_decay():
         optimizer.step()
     assert one.item() == pytest.approx(1 - 0.1 - 0.05)
     assert other.item() == pytest.approx(1 - 0.2 - 0.1)
-    with pytest.raises(InvalidArgument, match="decay of a param group must be that of the optimizer, 1"):
+    with pytest.raises(InvalidArgumentError, match="decay of a param group must be that of the optimizer, 1"):
         optimizer.add_param_group({"params": [weight()], "decay": 0.5})
 
 

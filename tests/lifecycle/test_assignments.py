@@ -22,7 +22,7 @@ from lr_plugins import (
     RunLength,
     StepDecay,
 )
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from tests.toys import Toy, fit, loader
 
 
@@ -322,7 +322,7 @@ ERRORS = [
 @pytest.mark.parametrize(("schedules", "message"), ERRORS, ids=[message[:24] for _, message in ERRORS])
 def test_what_is_not_there_is_refused_before_training(schedules, message):
     module = Deep()
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         fit(module, LearningRateScheduler(schedules))
 
 
@@ -344,13 +344,13 @@ def test_what_is_not_there_is_refused_before_training(schedules, message):
     ],
 )
 def test_arguments_are_checked(arguments, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         Assign(**{"schedule": Constant(0.1), **arguments})
 
 
 @pytest.mark.parametrize("given", [[], {}, "abc", 3])
 def test_assignments_are_a_list_or_a_dictionary(given):
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgumentError):
         Assignments(given)
 
 
@@ -390,13 +390,13 @@ def saved(tmp_path, schedules, **options):
 def test_other_patterns_than_the_checkpoints_are_refused(other, tmp_path):
     checkpoint = saved(tmp_path, [Constant(0.1), Assign(Constant(0.01), params=r"^backbone\.0")])
     again = LearningRateScheduler([Constant(0.1), Assign(Constant(0.01), params=other)], on_resume="config")
-    with pytest.raises(InvalidArgument, match="the param groups of SGD must be those of the checkpoint"):
+    with pytest.raises(InvalidArgumentError, match="the param groups of SGD must be those of the checkpoint"):
         fit(Deep(), again, epochs=4, ckpt_path=checkpoint)
 
 
 def test_a_checkpoint_without_the_split_is_refused_in_a_sentence(tmp_path):
     checkpoint = saved(tmp_path, [Constant(0.1), Assign(Constant(0.01), params="head")])
-    with pytest.raises(InvalidArgument, match="the param groups of SGD must be those of the checkpoint"):
+    with pytest.raises(InvalidArgumentError, match="the param groups of SGD must be those of the checkpoint"):
         fit(Deep(), LearningRateScheduler(Constant(0.1)), epochs=4, ckpt_path=checkpoint)
 
 
@@ -443,7 +443,7 @@ def test_a_resumed_run_of_finetuning_gives_what_an_uninterrupted_one_does(patter
 
 @pytest.mark.parametrize("more", [{"group": "net"}, {"group": 3}, {"optimizer": 0, "group": "others"}])
 def test_two_selectors_that_have_nothing_in_common_are_refused(more):
-    with pytest.raises(InvalidArgument, match=r"Assign\.params"):
+    with pytest.raises(InvalidArgumentError, match=r"Assign\.params"):
         fit(Deep(), LearningRateScheduler([Constant(0.1), Assign(Constant(0.5), params="^head", **more)]))
 
 
@@ -474,7 +474,7 @@ def test_tensors_of_betas_are_made_the_groups_own():
 
 
 def test_lbfgs_is_not_split():
-    with pytest.raises(InvalidArgument, match="LBFGS, whose parameters cannot be split"):
+    with pytest.raises(InvalidArgumentError, match="LBFGS, whose parameters cannot be split"):
         fit(
             Toy(lambda parameters: torch.optim.LBFGS(parameters, lr=0.1)),
             LearningRateScheduler([Assign(Constant(0.1), params="bias")]),

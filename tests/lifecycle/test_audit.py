@@ -14,7 +14,7 @@ from lr_plugins import (
     LinearDecay,
     RunLength,
 )
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from tests.toys import Toy, Used, fit
 
 PLAN = [LinearDecay(0.1)(RunLength.of(steps=18).position(step)) for step in range(18)]
@@ -216,7 +216,7 @@ def test_a_fused_optimizer_that_skips_within_its_kernel_has_taken_no_step():
 
 
 def test_a_choice_is_one_of_three():
-    with pytest.raises(InvalidArgument, match="on_conflict must be one of ours, theirs, error; got 'mine'"):
+    with pytest.raises(InvalidArgumentError, match="on_conflict must be one of ours, theirs, error; got 'mine'"):
         LearningRateScheduler(Constant(0.1), on_conflict="mine")
 
 

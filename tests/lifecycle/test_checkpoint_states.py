@@ -25,7 +25,7 @@ from lr_plugins import (
 from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
 from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.checkpoint_state import VERSION
-from lr_plugins.errors import InvalidArgument, LearningRateError, TrainingError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError, TrainingError
 from lr_plugins.interop import ScheduleLR
 from lr_plugins.training.classifier import EpochMean
 from lr_plugins.training.data import Batches
@@ -190,7 +190,7 @@ def test_another_version_is_told(checkpoints, tmp_path, name):
     with pytest.raises(TrainingError, match=rf"{name} is of version 7, .* a newer one wrote it\. Update lr_plugins"):
         callback.load_state_dict({**state, "version": 7})
     for version in ("1", 1.0, True, None, 0, -1, math.nan):
-        with pytest.raises(InvalidArgument, match="version in the checkpoint's state"):
+        with pytest.raises(InvalidArgumentError, match="version in the checkpoint's state"):
             callback.load_state_dict({**state, "version": version})
 
 
@@ -217,7 +217,7 @@ def test_all_states_are_checked_before_one_is_loaded(checkpoints, tmp_path):
     file = tmp_path / "edited.ckpt"
     torch.save(checkpoint, file)
     history = History()
-    with pytest.raises(InvalidArgument, match="torch in the checkpoint's state of RandomStates must be"):
+    with pytest.raises(InvalidArgumentError, match="torch in the checkpoint's state of RandomStates must be"):
         fit(module(), history, RandomStates(), ckpt_path=file)
     assert history.history == {}
 

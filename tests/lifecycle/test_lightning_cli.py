@@ -13,7 +13,7 @@ from pytorch_lightning.cli import LightningCLI
 
 import lr_plugins as lp
 from docs_tools.catalogue import EXAMPLES
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.serialization import TARGET, to_config
 from tests.toys import Toy, loader
 
@@ -282,7 +282,7 @@ ON_THE_TRAINER = [
 def test_a_bad_value_is_named_with_what_is_allowed(fit, argument, message):
     with pytest.raises(ValueError, match=message):
         fit("", *ON_THE_TRAINER, f"--trainer.callbacks.schedule.{argument}")
-    with pytest.raises(InvalidArgument, match=f"^{message}$"):  # nothing but the message
+    with pytest.raises(InvalidArgumentError, match=f"^{message}$"):  # nothing but the message
         fit("", "--model.schedule=StepDecay", f"--model.schedule.{argument}", model=WithSchedule)
 
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from lr_plugins import LearningRateScheduleMixin, LearningRateScheduler, LossDriven, StepDecay
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from tests.toys import Spy, Toy, fit, loader
 
 
@@ -91,12 +91,14 @@ def test_a_module_that_names_no_schedule_is_told_so():
     class Empty(LearningRateScheduleMixin, Toy):
         pass
 
-    with pytest.raises(InvalidArgument, match=r"Empty\.learning_rate_schedule must be a schedule, or a function"):
+    with pytest.raises(InvalidArgumentError, match=r"Empty\.learning_rate_schedule must be a schedule, or a function"):
         fit(Empty(), train=loader())
 
 
 def test_the_other_order_of_bases_is_refused_as_the_class_is_made():
-    with pytest.raises(InvalidArgument, match=r"in the order class Net\(LearningRateScheduleMixin, LightningModule\)"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"in the order class Net\(LearningRateScheduleMixin, LightningModule\)"
+    ):
 
         class Wrong(Toy, LearningRateScheduleMixin):
             learning_rate_schedule = StepDecay(0.1)

@@ -5,7 +5,7 @@ import torch
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
 from lr_plugins import Assign, Constant, CosineDecay, LearningRateScheduler, LearningRateTrace, RunLength, StepDecay
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.interop import ScheduleLR
 from tests.toys import Toy, fit, loader
 
@@ -113,7 +113,7 @@ class Relative(Optimizer):
 @pytest.mark.parametrize("schedule", [CosineDecay(0.1), CosineDecay(), Assign(CosineDecay(0.1), group=0)], ids=repr)
 @pytest.mark.parametrize("make", [adafactor, Relative])
 def test_an_optimizer_without_a_learning_rate_gets_a_clear_sentence(make, schedule):
-    with pytest.raises(InvalidArgument) as error:
+    with pytest.raises(InvalidArgumentError) as error:
         fit(Toy(make), LearningRateScheduler(schedule), train=FOUR)
     kind = type(make([torch.nn.Parameter(torch.zeros(1))])).__name__
     assert f"lr of {kind} must be a number, for a schedule to drive; got None" in str(error.value)
@@ -145,7 +145,7 @@ def test_one_group_without_a_learning_rate_is_refused_too():
         weight, bias = parameters
         return SGD([{"params": [weight]}, {"params": [bias], "lr": None}], lr=0.1)
 
-    with pytest.raises(InvalidArgument, match="lr of SGD must be a number"):
+    with pytest.raises(InvalidArgumentError, match="lr of SGD must be a number"):
         fit(Toy(make), LearningRateScheduler(Constant(0.1)), train=FOUR)
 
 
@@ -211,7 +211,7 @@ def test_a_hyper_parameter_that_only_some_have_concerns_those():
 
 def test_one_that_the_chosen_group_lacks_is_refused_with_what_it_has():
     with pytest.raises(
-        InvalidArgument, match=r"Assign\.to must be a number in the param groups of Muon: lr, momentum; got 'eps'"
+        InvalidArgumentError, match=r"Assign\.to must be a number in the param groups of Muon: lr, momentum; got 'eps'"
     ):
         trained([Assign(Constant(0.1), to="eps", group=0)])
 

@@ -24,7 +24,7 @@ from lr_plugins import (
 )
 from lr_plugins.engine.trace import Trace
 from lr_plugins.engine.writer import Writer
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.interop import ScheduleLR, TorchSchedule
 from lr_plugins.schedules import Schedule
 from tests.toys import QUIET, Toy, loader
@@ -169,7 +169,9 @@ def test_a_beta_in_a_tensor_stays_below_1():
 
 def test_layers_that_decay_beyond_all_numbers_are_refused():
     net = torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(6)))
-    with pytest.raises(InvalidArgument, match=r"Assign\.layer_decay must be smaller; got 1e\+100\. The lowest of 6"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"Assign\.layer_decay must be smaller; got 1e\+100\. The lowest of 6"
+    ):
         ScheduleLR(torch.optim.SGD(net.parameters(), lr=0.1), Assign(GROWING, layer_decay=1e100), module=net)
 
 

@@ -17,7 +17,7 @@ from lr_plugins import (
     RunLength,
     StepDecay,
 )
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from tests.toys import Toy, fit, loader
 
 COSINE = CosineDecay(0.1)
@@ -156,7 +156,7 @@ def test_another_fit_of_the_same_trainer_is_asked_as_well():
 
 def test_a_policy_is_one_of_four():
     with pytest.raises(
-        InvalidArgument, match=r"on_resume must be one of error, config, checkpoint, rescale; got 'keep'"
+        InvalidArgumentError, match=r"on_resume must be one of error, config, checkpoint, rescale; got 'keep'"
     ):
         LearningRateScheduler(COSINE, on_resume="keep")
 

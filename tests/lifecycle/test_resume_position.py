@@ -17,7 +17,7 @@ from lr_plugins import (
     RunLength,
     StepDecay,
 )
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from tests.toys import Toy, fit, loader
 
 EPOCHS = 5  # of 6 steps
@@ -308,7 +308,7 @@ def test_assignments_on_a_checkpoint_from_before_are_refused_in_our_words(with_o
     callbacks = [LearningRateScheduler(CosineDecay(0.1))] if with_ours else []
     fit(None, *callbacks, epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(
-        InvalidArgument, match=r"param groups of SGD.*1 \(2\) parameters.*2 \(1, 1\) parameters"
+        InvalidArgumentError, match=r"param groups of SGD.*1 \(2\) parameters.*2 \(1, 1\) parameters"
     ) as error:
         resume(tmp_path / "a.ckpt", [CosineDecay(0.1), Assign(Constant(0.1), params="bias")], "config")
     assert "The params and layers of the assignments" in str(error.value)

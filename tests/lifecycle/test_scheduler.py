@@ -20,7 +20,7 @@ from lr_plugins import (
     StepDecay,
 )
 from lr_plugins.callbacks import FullPass
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from tests.toys import QUIET, Spy, Toy, fit, loader
 
 SCHEDULES = [
@@ -95,7 +95,7 @@ def test_groups_with_rates_of_their_own_need_a_default_above_zero():
         weight, bias = parameters
         return torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr": 0.1}], lr=0.0)
 
-    with pytest.raises(InvalidArgument, match="the default lr of SGD must be greater than 0"):
+    with pytest.raises(InvalidArgumentError, match="the default lr of SGD must be greater than 0"):
         fit(Toy(make), LearningRateScheduler(Constant(0.1)))
 
 
@@ -460,10 +460,10 @@ def test_a_full_pass_says_what_it_lacks():
         fit(module, LearningRateScheduler(LossDriven(0.1, monitor="whole"), measure=measure), train=train)
 
     with pytest.raises(
-        InvalidArgument, match=r"FullPass\.loss must be a function of .*NoLoss has no method compute_loss"
+        InvalidArgumentError, match=r"FullPass\.loss must be a function of .*NoLoss has no method compute_loss"
     ):
         run(NoLoss(), loader())
-    with pytest.raises(InvalidArgument, match=r"FullPass\.loader must be given for this training set"):
+    with pytest.raises(InvalidArgumentError, match=r"FullPass\.loader must be given for this training set"):
         run(Toy(), [next(iter(loader()))])
 
 
@@ -499,7 +499,7 @@ def test_its_message_is_keras_own(capsys, style, number):
     ],
 )
 def test_bad_arguments(build, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         build()
 
 
@@ -507,12 +507,12 @@ def test_two_schedulers_are_refused():
     class Other(LearningRateScheduler):
         pass
 
-    with pytest.raises(InvalidArgument, match="a list with only one LearningRateScheduler"):
+    with pytest.raises(InvalidArgumentError, match="a list with only one LearningRateScheduler"):
         fit(None, LearningRateScheduler(Constant()), Other(Constant()))
 
 
 def test_a_module_without_an_optimizer_is_refused():
-    with pytest.raises(InvalidArgument, match="a method that returns an optimizer"):
+    with pytest.raises(InvalidArgumentError, match="a method that returns an optimizer"):
         fit(Toy(lambda parameters: None), LearningRateScheduler(Constant(0.1)))
 
 
@@ -609,7 +609,7 @@ def test_a_full_pass_leaves_modes_and_random_numbers_as_they_are():
 def test_what_is_measured_is_logged_for_every_schedule():
     trainer = fit(None, LearningRateScheduler(Constant(0.1), measure={"whole": FullPass()}), epochs=2)
     assert float(trainer.callback_metrics["whole"]) > 0
-    with pytest.raises(InvalidArgument, match=r"measure\['a'\] must be a function of"):
+    with pytest.raises(InvalidArgumentError, match=r"measure\['a'\] must be a function of"):
         LearningRateScheduler(Constant(), measure={"a": 3})
 
 

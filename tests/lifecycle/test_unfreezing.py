@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.callbacks import BackboneFinetuning, BaseFinetuning, ModelCheckpoint
 
 from lr_plugins import Assign, Constant, CosineDecay, LearningRateScheduler, LinearDecay, RunLength, StepDecay
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from tests.toys import Toy, fit, loader
 
 FOUR = loader(16, 4)  # batches an epoch
@@ -143,7 +143,7 @@ def test_groups_that_come_one_after_another_each_have_their_own_begin(tmp_path):
 
 
 def test_since_is_one_of_two():
-    with pytest.raises(InvalidArgument, match=r"Assign\.since must be one of run, group; got 'epoch'"):
+    with pytest.raises(InvalidArgumentError, match=r"Assign\.since must be one of run, group; got 'epoch'"):
         Assign(Constant(0.1), since="epoch")
 
 

@@ -6,7 +6,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from lr_plugins import LearningRateScheduler, LearningRateTrace, StepDecay
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from tests.toys import Toy, fit
 
 
@@ -61,5 +61,5 @@ def test_the_metrics_have_the_names_of_lightnings_monitor(make, driven):
 
 
 def test_there_are_two_kinds_of_names():
-    with pytest.raises(InvalidArgument, match=r"LearningRateTrace\.names must be"):
+    with pytest.raises(InvalidArgumentError, match=r"LearningRateTrace\.names must be"):
         LearningRateTrace(names="keras")

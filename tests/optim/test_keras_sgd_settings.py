@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.optim import KerasSGD
 from tests.optim.helpers import MOVING, parameter
 
@@ -37,12 +37,12 @@ from tests.optim.helpers import MOVING, parameter
 )
 def test_bad_settings_are_refused_everywhere(setting, value, allowed):
     message = rf"^KerasSGD\.{setting} must be .*{allowed}.*; got"
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         KerasSGD([parameter([1.0])], **{setting: value})
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         KerasSGD([{"params": [parameter([1.0])], setting: value}])
     optimizer = KerasSGD([parameter([1.0])])
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         optimizer.add_param_group({"params": [parameter([1.0])], setting: value})
     assert len(optimizer.param_groups) == 1
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.optim import KerasSGD
 from tests.optim.helpers import MOVING, ROUNDING, RULES, UPDATES, parameter, prescribed, the_rule, updates
 
@@ -71,7 +71,7 @@ def test_a_state_of_torch_with_momentum_is_refused_and_its_conversion_works():
     ours = parameter(theirs.detach())
     optimizer = KerasSGD([ours], momentum=0.9)
     state = torch_optimizer.state_dict()
-    with pytest.raises(InvalidArgument, match=r"torch\.optim\.SGD.*velocity = -lr \* momentum_buffer"):
+    with pytest.raises(InvalidArgumentError, match=r"torch\.optim\.SGD.*velocity = -lr \* momentum_buffer"):
         optimizer.load_state_dict(state)
     state["state"] = {key: {"velocity": -0.1 * entry["momentum_buffer"]} for key, entry in state["state"].items()}
     optimizer.load_state_dict(state)

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lr_plugins import LearningRateScheduler, RunLength
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.serialization import from_config, to_config
 from tests.toys import fit
 
@@ -33,7 +33,7 @@ def test_its_formula_and_its_arguments(sawtooth):
     assert [schedule(RUN.position(step)) for step in (0, 5, 10, 99)] == pytest.approx([0.1, 0.05, 0.1, 0.01])
     assert sawtooth(period="1ep")(RUN.position(20, 0.2)) == pytest.approx(0.2)
     assert len(list(filter(None, CODE.splitlines()))) == 10
-    with pytest.raises(InvalidArgument, match=r"Sawtooth\.initial_learning_rate must be"):
+    with pytest.raises(InvalidArgumentError, match=r"Sawtooth\.initial_learning_rate must be"):
         sawtooth(-1)
 
 

@@ -164,7 +164,7 @@ class Without(PathFinder):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 from lr_plugins import LearningRateScheduler, StepDecay, keras
-from lr_plugins.errors import MissingExtra
+from lr_plugins.errors import MissingExtraError
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.training.data import Digits
 
@@ -172,7 +172,7 @@ trace = LearningRateScheduler(StepDecay()).trace
 for wanted in (MLflowLogger, trace.frame, lambda: Digits().setup(), lambda: keras.KerasClassifier):
     try:
         wanted()
-    except MissingExtra as error:
+    except MissingExtraError as error:
         print(error)
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lr_plugins import FunctionSchedule, LearningRateScheduler, Position
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules import Observation
 from tests.toys import fit
 
@@ -155,7 +155,9 @@ def test_a_training_uses_what_a_decorated_function_says():
 
 def test_without_a_learning_rate_one_argument_is_tried():
     assert FunctionSchedule(passing_on(of_epoch))(Position(0, 2)) == 0.1
-    with pytest.raises(InvalidArgument, match=r"initial_learning_rate must be given where no optimizer is at hand"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"initial_learning_rate must be given where no optimizer is at hand"
+    ):
         FunctionSchedule(passing_on(of_both))(Position(0, 2))
 
 
@@ -190,7 +192,9 @@ def test_a_wrong_call_inside_is_raised_unchanged(decorate):
 
 @pytest.mark.parametrize("function", [lambda: 0.1, lambda a, b, c: 0.1])
 def test_a_decorated_function_of_neither_is_rejected_when_called(function):
-    with pytest.raises(InvalidArgument, match=r"schedule must be callable as schedule\(epoch\) or .*; got .* argument"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"schedule must be callable as schedule\(epoch\) or .*; got .* argument"
+    ):
         here(FunctionSchedule(passing_on(function)), 1)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import lr_plugins.keras as ours
 from lr_plugins import History, LearningRateScheduler
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 
 from .side_by_side import Tiny, keras_data, keras_model, loader, trainer
 
@@ -254,5 +254,5 @@ def test_two_tables_and_a_history_in_one_trainer(tmp_path):
 @pytest.mark.parametrize("filename", ["/proc/nowhere/x.csv", "."])
 def test_an_unwritable_file_is_rejected_before_training(tmp_path, monkeypatch, filename):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InvalidArgument, match=r"CSVLogger\.filename must be"):
+    with pytest.raises(InvalidArgumentError, match=r"CSVLogger\.filename must be"):
         trainer(ours.CSVLogger(filename), max_epochs=1).fit(Several(), loader(2), loader(1))

@@ -12,7 +12,7 @@ from keras.optimizers import schedules as real
 
 from lr_plugins import CosineRestarts, LearningRateScheduler, RunLength
 from lr_plugins import keras as ours
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.keras.serialization import SCHEDULES
 from tests.toys import Toy, fit
 
@@ -201,7 +201,7 @@ def test_they_combine_like_all_schedules():
     ],
 )
 def test_bad_arguments(build, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         build()
 
 

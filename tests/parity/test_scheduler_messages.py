@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lr_plugins import LearningRateScheduler
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 
 from .side_by_side import article_mnist, keras_fit, our_fit
 
@@ -308,7 +308,7 @@ def test_any_signature_gets_as_many_arguments_as_in_keras(kinds, star_arguments,
     try:
         keras_epoch(function)
     except TypeError:
-        with pytest.raises(InvalidArgument, match=re.escape("callable as schedule(epoch) or schedule(epoch, lr)")):
+        with pytest.raises(InvalidArgumentError, match=re.escape("callable as schedule(epoch) or schedule(epoch, lr)")):
             LearningRateScheduler(function)
         assert not calls
         return

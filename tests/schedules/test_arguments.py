@@ -8,7 +8,7 @@ import pytest
 
 from lr_plugins import keras
 from lr_plugins import schedules as s
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 
 from .instances import INSTANCES
 
@@ -54,7 +54,7 @@ def test_what_nothing_can_be(kind, name):
         if arrays and isinstance(value, np.ndarray):
             continue
         # The class, the field (or one of its elements), what is allowed.
-        with pytest.raises(InvalidArgument, match=rf"^{kind.__name__}\.{name}[\[\]0-9]* must be .*; got "):
+        with pytest.raises(InvalidArgumentError, match=rf"^{kind.__name__}\.{name}[\[\]0-9]* must be .*; got "):
             kind(**{**GIVEN.get(kind, {}), name: value})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lr_plugins import Assign, keras, preview
 from lr_plugins import schedules as s
-from lr_plugins.errors import ImpossibleValue, InvalidArgument, LearningRateError, TrainingError, shown
+from lr_plugins.errors import ImpossibleValueError, InvalidArgumentError, LearningRateError, TrainingError, shown
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.duration import Duration
 
@@ -48,9 +48,9 @@ def test_a_value_that_overflows_is_told_with_its_step(name):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ImpossibleValue, match=message):
+        with pytest.raises(ImpossibleValueError, match=message):
             schedule(RUN.position(np.arange(450)))
-        with pytest.raises(ImpossibleValue, match=message):
+        with pytest.raises(ImpossibleValueError, match=message):
             [schedule(RUN.position(step)) for step in range(450)]
         if first:
             assert np.isfinite(schedule(RUN.position(np.arange(first)))).all()
@@ -92,10 +92,10 @@ def test_a_number_of_any_type_is_a_value(value):
 
 def test_an_error_in_a_formula_is_told_as_what_it_is():
     too_many = s.StepDecay(0.1)
-    with pytest.raises(ImpossibleValue, match=r"gives no number \(integer division result too large"):
+    with pytest.raises(ImpossibleValueError, match=r"gives no number \(integer division result too large"):
         too_many(Position(0, 10**400))
     for wrong in (Position("a"), Position(None, "a"), Position(np.array(["a"]))):
-        with pytest.raises(InvalidArgument, match=r"Position\.(step|epoch) must be a number"):
+        with pytest.raises(InvalidArgumentError, match=r"Position\.(step|epoch) must be a number"):
             s.InverseTimeDecay(0.1, decay_steps="1ep" if wrong.step is None else 1)(wrong)
 
     def broken(epoch):
@@ -107,10 +107,10 @@ def test_an_error_in_a_formula_is_told_as_what_it_is():
 
 
 def test_an_impossible_value_comes_from_another_process():
-    with pytest.raises(ImpossibleValue) as caught:
+    with pytest.raises(ImpossibleValueError) as caught:
         s.StepDecay(0.1, drop=10, every="1st")(400)
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (str(again), type(again)) == (str(caught.value), ImpossibleValue)
+    assert (str(again), type(again)) == (str(caught.value), ImpossibleValueError)
     assert str(again.meant_for("momentum", "a number >= 0 and < 1")).startswith(
         "the momentum must be a number >= 0 and"
     )
@@ -153,7 +153,7 @@ SURE = {
 
 @pytest.mark.parametrize("name", SURE)
 def test_what_cannot_work_in_any_run_is_refused_at_once(name):
-    with pytest.raises(InvalidArgument, match=r"^[A-Za-z_.]+ must be .*; got .*[.?]$") as caught:
+    with pytest.raises(InvalidArgumentError, match=r"^[A-Za-z_.]+ must be .*; got .*[.?]$") as caught:
         SURE[name]()
     assert len(str(caught.value)) < 500
 
@@ -233,7 +233,9 @@ def test_what_happens_at_very_many_boundaries_takes_no_time():
 @pytest.mark.parametrize("count", [1, 2, 3, 50])
 def test_boundaries_out_of_order_name_the_first_pair(count):
     times = [f"{time}st" for time in range(1, count + 1)]
-    with pytest.raises(InvalidArgument, match=rf"boundaries\[{count}\] must be greater than the one before it, 1st;"):
+    with pytest.raises(
+        InvalidArgumentError, match=rf"boundaries\[{count}\] must be greater than the one before it, 1st;"
+    ):
         s.PiecewiseConstant([*times, "1st", "1st"], [0.1] * (count + 3))
 
 
@@ -271,7 +273,7 @@ def test_a_message_is_short_and_on_one_line_whatever_the_value(value):
 
 
 def test_a_long_metric_name_makes_no_long_message():
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(InvalidArgumentError) as caught:
         s.ReduceLROnPlateau(0.1, monitor="x" * 10**6)
     assert len(str(caught.value)) <= 2000
 

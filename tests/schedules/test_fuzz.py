@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import lr_plugins
 from lr_plugins import keras, preview
 from lr_plugins import schedules as s
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.interop import TorchSchedule
 from lr_plugins.schedules import Assign, Assignments, Observation, Position, RunLength, Schedule
 from lr_plugins.schedules.duration import Duration
@@ -60,7 +60,7 @@ def arguments_of(call, given=None):
 
 def built(call, arguments):
     with quick_and_quiet(call):
-        return told(call, **arguments, kinds=InvalidArgument)
+        return told(call, **arguments, kinds=InvalidArgumentError)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.__module__.split('.')[1]}.{kind.__name__}")
@@ -153,5 +153,5 @@ def test_a_preview_is_a_page_or_one_error(schedule, arguments):
 @given(nasty)
 @fuzz(30)
 def test_an_error_goes_to_another_process(value):
-    error = InvalidArgument("field", value, "something else", "Do it.")
+    error = InvalidArgumentError("field", value, "something else", "Do it.")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

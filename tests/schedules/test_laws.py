@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lr_plugins import keras, schedules
-from lr_plugins.errors import ImpossibleValue
+from lr_plugins.errors import ImpossibleValueError
 from lr_plugins.schedules import Observation, Position, RunLength, Schedule
 from lr_plugins.schedules import numerics as ops
 from lr_plugins.schedules.keras.base import DTYPES
@@ -169,7 +169,7 @@ def test_growth_without_end_is_refused_in_every_form():
     growth, steps = schedules.ExponentialDecay(0.1, decay_steps=1, decay_rate=2.0), [1000, 1050, 10**6]
     assert growth(1000) == growth(np.array([1000]))[0] == growth(np.resize([1000], 6000))[0] == 0.1 * 2.0**1000
     for asked in (1050, 10**6, np.array(steps), np.resize(steps, 6000)):
-        with pytest.raises(ImpossibleValue, match=r"the schedule gives inf at step (1050|1000000): Exp"):
+        with pytest.raises(ImpossibleValueError, match=r"the schedule gives inf at step (1050|1000000): Exp"):
             growth(asked)
     assert growth.at_most(1.0)(10**6) == 1.0  # within a schedule, infinity is a number like others
     # And of decay, down to numbers that have lost digits, and to none.

@@ -32,7 +32,7 @@ from lr_plugins import (
     WarmupStableDecay,
     keras,
 )
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.duration import Duration
 
 ONE = Constant(0.1)
@@ -93,7 +93,7 @@ FRACTIONS = {
 
 @pytest.mark.parametrize(("make", "field", "meant"), FRACTIONS.values(), ids=FRACTIONS)
 def test_fraction_of_a_step_is_refused(make, field, meant):
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgumentError) as refused:
         make()
     told = str(refused.value)
     assert refused.value.field == field
@@ -113,7 +113,7 @@ LENGTHS = {
 @pytest.mark.parametrize(("make", "field"), LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("length", [0.5, "0.5", ".5", np.float64(0.5)], ids=repr)
 def test_fraction_without_a_unit_is_a_fraction_of_a_step(make, field, length):
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgumentError) as refused:
         make(length)
     assert refused.value.field == field
     assert str(refused.value).endswith('. 0.5 is less than one optimizer step; did you mean "50%"?')
@@ -156,7 +156,7 @@ IN_KERAS = {
 @pytest.mark.parametrize(("make", "field"), IN_KERAS.values(), ids=IN_KERAS)
 def test_fraction_of_a_step_is_refused_under_keras_names(make, field):
     with pytest.raises(
-        InvalidArgument, match=re.escape(field) + " must be at least one optimizer step; got 0.[159]. For"
+        InvalidArgumentError, match=re.escape(field) + " must be at least one optimizer step; got 0.[159]. For"
     ):
         make()
 
@@ -165,7 +165,7 @@ def test_fraction_of_a_step_is_refused_under_keras_names(make, field):
 @example(5e-324, float)
 @example(math.nextafter(1.0, 0.0), float)
 def test_no_fraction_is_a_length(value, form):
-    with pytest.raises(InvalidArgument, match=r"is less than one optimizer step; did you mean \"[0-9.e-]+%\"\?$"):
+    with pytest.raises(InvalidArgumentError, match=r"is less than one optimizer step; did you mean \"[0-9.e-]+%\"\?$"):
         Duration.of(form(value))
 
 
@@ -208,7 +208,7 @@ SUGGESTIONS = {
 
 @pytest.mark.parametrize(("text", "meant"), SUGGESTIONS.items(), ids=SUGGESTIONS)
 def test_other_words_for_a_unit_are_told_ours(text, meant):
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgumentError) as refused:
         CosineDecay(0.1, decay_steps=text)
     told = str(refused.value)
     assert told.startswith("CosineDecay.decay_steps must be greater than 0: a number, or a text like ")
@@ -217,18 +217,20 @@ def test_other_words_for_a_unit_are_told_ours(text, meant):
 
 
 def test_batches_are_told_that_steps_are_counted():
-    with pytest.raises(InvalidArgument, match=r'got \'500 batches\'\. Did you mean "500st" \(optimizer steps\)\?$'):
+    with pytest.raises(
+        InvalidArgumentError, match=r'got \'500 batches\'\. Did you mean "500st" \(optimizer steps\)\?$'
+    ):
         CosineDecay(0.1, decay_steps="500 batches")
 
 
 def test_fraction_in_other_words_is_told_the_share():
-    with pytest.raises(InvalidArgument, match=r'0\.05 is less than one optimizer step; did you mean "5%"\?$'):
+    with pytest.raises(InvalidArgumentError, match=r'0\.05 is less than one optimizer step; did you mean "5%"\?$'):
         CosineDecay(0.1).with_warmup("0.05 steps")
 
 
 @pytest.mark.parametrize("text", ["soon", "10min", "2h", "30s", "-5ep", "5%%", "ep", "", "1,5ep", "0,05", "0 steps"])
 def test_what_may_mean_anything_gets_no_suggestion(text):
-    with pytest.raises(InvalidArgument, match=re.escape(f"got {text!r}.") + "$"):
+    with pytest.raises(InvalidArgumentError, match=re.escape(f"got {text!r}.") + "$"):
         CosineDecay(0.1, decay_steps=text)
 
 
@@ -256,7 +258,7 @@ def test_case_and_blanks_do_not_matter(text, canonical):
     + [(when, "") for when in (0.05, "0.05", "0.5st", "5 epochs", "5pct", "2ep", "10%", 1.5)],
 )
 def test_occasion_counts_whole_steps(make, when, hint):
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgumentError) as refused:
         make(0.1, when=when)
     assert str(refused.value).endswith(
         f'a whole number of optimizer steps such as "50st"; got {when!r}.{" " * bool(hint)}{hint}'

@@ -8,7 +8,7 @@ import pytest
 
 from lr_plugins import Constant, StepDecay, keras
 from lr_plugins.checkpoint_state import DEPTH
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.schedule import Schedule, defined_schedule
 from lr_plugins.schedules.serialization import from_config, to_config
 
@@ -52,7 +52,7 @@ def test_schedules_of_this_package_are_found(name):
 
 @pytest.mark.parametrize("name", [*NONE, None, 3, [], {}, b"os.system", ["lr_plugins.StepDecay"]], ids=str)
 def test_anything_else_is_refused_in_a_short_sentence(name):
-    with pytest.raises(InvalidArgument, match="_target_ must be the dotted name of a schedule") as caught:
+    with pytest.raises(InvalidArgumentError, match="_target_ must be the dotted name of a schedule") as caught:
         from_config({"_target_": name, **STEP})
     assert len(str(caught.value)) < 300
     str(caught.value).encode()
@@ -86,12 +86,12 @@ def test_a_class_of_the_user_is_known_once_it_is_defined():
     assert defined_schedule(name) is Mine
     del Mine
     gc.collect()
-    with pytest.raises(InvalidArgument, match="import the module that defines it first"):
+    with pytest.raises(InvalidArgumentError, match="import the module that defines it first"):
         from_config(config)
 
 
 def test_a_class_without_a_formula_is_refused():
-    with pytest.raises(InvalidArgument, match="abstract"):
+    with pytest.raises(InvalidArgumentError, match="abstract"):
         from_config({"_target_": "lr_plugins.schedules.Schedule"})
     assert defined_schedule("lr_plugins.schedules.Schedule") is Schedule
 
@@ -112,7 +112,7 @@ def test_deep_configurations_work_up_to_a_limit():
     for _ in range(100_000):
         deep = [deep]
     for config in (nested(100_000, None), cyclic, {"_target_": "lr_plugins.schedules.StepDecay", "drop": deep}):
-        with pytest.raises(InvalidArgument, match="nested at most 100 deep"):
+        with pytest.raises(InvalidArgumentError, match="nested at most 100 deep"):
             from_config(config)
 
 
@@ -120,7 +120,7 @@ def test_a_configuration_that_shares_its_parts_costs_nothing():
     part = [0.1]
     for _ in range(60):
         part = [part, part]
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgumentError):
         from_config({"_target_": "lr_plugins.schedules.StepDecay", "drop": 3, "dorp": part} | {"every": {}})
 
 
@@ -128,7 +128,7 @@ def test_a_configuration_that_shares_its_parts_costs_nothing():
     "arguments", [{1: 2}, {"self": 1}, {"every": {"a": 1}}, {"drop": 10**400}, {"every": "9" * 5000}]
 )
 def test_arguments_that_no_schedule_has_are_refused(arguments):
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgumentError):
         from_config({"_target_": "lr_plugins.schedules.StepDecay", **arguments})
 
 
@@ -138,5 +138,5 @@ def test_arguments_that_no_schedule_has_are_refused(arguments):
     + [{"class_name": "CosineDecay", "config": config} for config in (None, {"x": 1}, {1: 2})],
 )
 def test_keras_configurations_are_refused_alike(config):
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgumentError):
         keras.deserialize(config)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import lr_plugins
 from docs_tools.catalogue import EXAMPLES
 from lr_plugins import CosineDecay, FunctionSchedule, RunLength, StepDecay, keras
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules import ReduceLROnPlateau
 from lr_plugins.schedules.serialization import from_config, to_config
 
@@ -36,7 +36,7 @@ def test_keras_schedules_too():
 
 
 def test_a_function_has_no_plain_form():
-    with pytest.raises(InvalidArgument, match=r"FunctionSchedule\.function must be a plain value"):
+    with pytest.raises(InvalidArgumentError, match=r"FunctionSchedule\.function must be a plain value"):
         to_config(FunctionSchedule(lambda epoch: 0.1))
 
 
@@ -51,7 +51,7 @@ def test_a_function_has_no_plain_form():
     ],
 )
 def test_what_is_no_configuration_is_refused(config, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         from_config(config)
 
 

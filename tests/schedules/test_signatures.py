@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 
 from lr_plugins import keras
 from lr_plugins import schedules as s
-from lr_plugins.errors import InvalidArgument, LearningRateError, PositionalArgumentError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError, PositionalArgumentError
 from lr_plugins.schedules import Schedule
 
 from .test_arguments import GIVEN, KINDS
@@ -145,7 +145,9 @@ def given_to(kind, name, choice):
 def test_each_choice_is_accepted_and_no_other(kind, name, choices):
     for choice in get_args(choices):
         assert getattr(kind(**given_to(kind, name, choice)), name) == choice
-    with pytest.raises(InvalidArgument, match=rf"^{kind.__name__}\.{name} must be .*{get_args(choices)[-1]}.*; got "):
+    with pytest.raises(
+        InvalidArgumentError, match=rf"^{kind.__name__}\.{name} must be .*{get_args(choices)[-1]}.*; got "
+    ):
         kind(**given_to(kind, name, "no such choice"))
 
 

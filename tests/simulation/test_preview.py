@@ -29,7 +29,7 @@ from lr_plugins import (
     StepDecay,
     WarmupStableDecay,
 )
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules.shapes.function import FunctionSchedule
 from lr_plugins.simulation.page import side_by_side
 from lr_plugins.simulation.plan import MOST_STEPS
@@ -179,26 +179,30 @@ def test_a_course_may_be_any_function_of_the_share_of_the_run():
 
 @pytest.mark.parametrize("course", ["low", [], [1.0, "x"], math.nan, None, True])
 def test_a_course_that_is_none(course):
-    with pytest.raises(InvalidArgument, match="the course of loss must be a number, a list of numbers"):
+    with pytest.raises(InvalidArgumentError, match="the course of loss must be a number, a list of numbers"):
         preview(LossDriven(0.1), steps_per_epoch=10, epochs=3, metrics={"loss": course})
 
 
 def test_what_is_missing_is_told():
-    with pytest.raises(InvalidArgument, match="the course of loss must be given"):
+    with pytest.raises(InvalidArgumentError, match="the course of loss must be given"):
         preview(LossDriven(0.1), steps_per_epoch=10, epochs=3)
-    with pytest.raises(InvalidArgument, match="the length of the run must be given: steps, or epochs"):
+    with pytest.raises(InvalidArgumentError, match="the length of the run must be given: steps, or epochs"):
         preview(CosineDecay(0.1), epochs=3)
-    with pytest.raises(InvalidArgument, match="epochs must be an integer >= 1; got 0"):
+    with pytest.raises(InvalidArgumentError, match="epochs must be an integer >= 1; got 0"):
         preview(CosineDecay(0.1), steps_per_epoch=10, epochs=0)
-    with pytest.raises(InvalidArgument, match=r"CosineDecay\.initial_learning_rate must be given"):
+    with pytest.raises(InvalidArgumentError, match=r"CosineDecay\.initial_learning_rate must be given"):
         preview(CosineDecay(), steps_per_epoch=10, epochs=3)
-    with pytest.raises(InvalidArgument, match="steps_per_epoch must be given, because this schedule depends on epochs"):
+    with pytest.raises(
+        InvalidArgumentError, match="steps_per_epoch must be given, because this schedule depends on epochs"
+    ):
         preview(FunctionSchedule(lambda epoch: 0.1), steps=10)
     with pytest.raises(TrainingError, match="a finite number >= 0; the schedule gives inf at step 2"):
         preview(StepDecay(0.1, drop=1e200, every="1st"), steps=10)
-    with pytest.raises(InvalidArgument, match=r"short enough for at most 100,000 occasions.*got '1,000,000 steps'"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"short enough for at most 100,000 occasions.*got '1,000,000 steps'"
+    ):
         preview(BoldDriver(0.1, when="step"), steps_per_epoch=10, epochs=100_000, metrics={"loss": 1.0})
-    with pytest.raises(InvalidArgument, match="the course of loss must be a number everywhere; got 'x'"):
+    with pytest.raises(InvalidArgumentError, match="the course of loss must be a number everywhere; got 'x'"):
         preview(LossDriven(0.1), steps_per_epoch=10, epochs=3, metrics={"loss": lambda share: "x"})
 
 

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lr_plugins import LearningRateScheduler, LearningRateTrace, StepDecay
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.tracking import MLflowLogger
 from tests.toys import QUIET, Toy, fit, loader
 
@@ -59,7 +59,7 @@ def test_nothing_of_the_model_is_stored_unasked(make, client, tmp_path):
 
 @pytest.mark.parametrize("value", ["best", 2, None])
 def test_what_to_store_is_one_of_three(make, value):
-    with pytest.raises(InvalidArgument, match='log_model must be true, false or "all"'):
+    with pytest.raises(InvalidArgumentError, match='log_model must be true, false or "all"'):
         make(log_model=value)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.tracking import MLflowLogger
-from lr_plugins.tracking.entries import Unreadable, parse
+from lr_plugins.tracking.entries import UnreadableEntryError, parse
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import spools
 from tests.tracking.servers import END, expected, point, points_in, refused_in, run_of, spool_of
@@ -68,7 +68,7 @@ def test_every_odd_line_is_told_from_an_entry():
     for entry, _ in ODD.values():
         line = entry if isinstance(entry, bytes) else json.dumps(entry).encode()
         if b'"file"' not in line or b".." in line:
-            with pytest.raises(Unreadable):
+            with pytest.raises(UnreadableEntryError):
                 parse(line)
 
 
@@ -204,5 +204,5 @@ def test_different_names_stay_different(names, database, tmp_path, quick):
     ],
 )
 def test_names_that_mlflow_does_not_take_are_refused_at_once(arguments):
-    with pytest.raises(InvalidArgument, match="a text of 1 to"):
+    with pytest.raises(InvalidArgumentError, match="a text of 1 to"):
         MLflowLogger(**arguments)

@@ -10,7 +10,7 @@ from lr_plugins.commands.send import main
 from lr_plugins.errors import TrackingError
 from lr_plugins.tracking import MLflowLogger, private_files
 from lr_plugins.tracking import spool as spool_module
-from lr_plugins.tracking.private_files import NotOurs
+from lr_plugins.tracking.private_files import ForeignFileError
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import Spool
 from lr_plugins.tracking.state import State
@@ -140,7 +140,7 @@ def test_a_training_does_not_write_through_links(name, database, treasure, tmp_p
         with pytest.raises(TrackingError, match="is a link"):
             logger.log_metrics({"lr": 1.0}, step=0)
     else:
-        with pytest.raises(NotOurs, match="is a link"):
+        with pytest.raises(ForeignFileError, match="is a link"):
             Spool(spool.folder)
     assert contents(treasure) == before
 

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.training.classifier import Classifier, EpochMean
 from lr_plugins.training.data import Digits, Fake, Iris
 from lr_plugins.training.models import CNN, MLP
@@ -214,6 +214,6 @@ def test_iris_and_digits_are_learnt(tmp_path):
     ],
 )
 def test_bad_arguments(arguments, field):
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(InvalidArgumentError) as caught:
         Classifier(*arguments)
     assert caught.value.field == field

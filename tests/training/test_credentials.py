@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from omegaconf import OmegaConf
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.tracking.secrets import PASSWORD, USERNAME, masked
 from lr_plugins.training.credentials import HIDDEN, check_tracking_uri, hide, mask_files, revealed, without_passwords
 from tests.training.test_main import TRAIN, environment
@@ -52,12 +52,12 @@ def test_any_other_password_is_handed_to_those_who_use_it(word):
 
 
 def test_one_address_has_one_password():
-    with pytest.raises(InvalidArgument, match=r"logger\.b must be an address .*'x://me:\*\*\*@host'"):
+    with pytest.raises(InvalidArgumentError, match=r"logger\.b must be an address .*'x://me:\*\*\*@host'"):
         hide(["logger.a=x://me:one@host", "logger.b=x://me:two@host"])
 
 
 def test_an_address_copied_from_a_file_is_told():
-    with pytest.raises(InvalidArgument, match="MLFLOW_TRACKING_PASSWORD"):
+    with pytest.raises(InvalidArgumentError, match="MLFLOW_TRACKING_PASSWORD"):
         check_tracking_uri("http://me:***@host")
     check_tracking_uri("http://host")
     check_tracking_uri(None)

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
 from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.training.cli import explanation, readable_errors
 from tests.training.test_main import ROOT, TRAIN, environment
 
@@ -252,7 +252,7 @@ def test_what_is_no_users_error_keeps_its_traceback():
 
 @pytest.mark.parametrize("value", [-1, "word", None, [1, 2], object])
 def test_an_error_of_another_process_says_the_same(value):
-    error = InvalidArgument("optimizer.lr", value, "a finite number >= 0", "Set it.")
+    error = InvalidArgumentError("optimizer.lr", value, "a finite number >= 0", "Set it.")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 

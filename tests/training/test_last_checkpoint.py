@@ -15,7 +15,7 @@ from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.callbacks import FullPass, History, files
 from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
 from lr_plugins.callbacks.random_states import RandomStates
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.training.checkpoints import read_checkpoint
 from lr_plugins.training.classifier import Classifier
 from lr_plugins.training.data import Fake
@@ -195,7 +195,7 @@ def test_the_checkpoint_before_serves_where_the_last_is_broken(tmp_path, capsys)
     assert checkpoint["global_step"] == 7
     assert "last.ckpt cannot be read" in capsys.readouterr().out
     (tmp_path / "checkpoints/previous.ckpt").unlink()
-    with pytest.raises(InvalidArgument, match="a checkpoint of a Lightning run"):
+    with pytest.raises(InvalidArgumentError, match="a checkpoint of a Lightning run"):
         read_checkpoint(str(run.last.path))
 
 
@@ -215,5 +215,5 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 @pytest.mark.parametrize("argument", [{"every_seconds": 0}, {"every_n_steps": 0}, {"dirpath": ""}])
 def test_arguments_are_checked(argument):
-    with pytest.raises(InvalidArgument, match=rf"LastCheckpoint\.{next(iter(argument))}"):
+    with pytest.raises(InvalidArgumentError, match=rf"LastCheckpoint\.{next(iter(argument))}"):
         LastCheckpoint(**{"dirpath": "here", **argument})

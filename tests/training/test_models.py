@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lr_plugins.errors import InvalidArgument, LearningRateError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError
 from lr_plugins.training.models import CNN, MLP, TorchvisionModel
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 6, 7)]
@@ -129,7 +129,7 @@ def test_models_with_learnt_positions_take_the_size_of_the_images():
     ],
 )
 def test_bad_arguments(make, field, words):
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(InvalidArgumentError) as caught:
         make()
     assert caught.value.field == field
     assert words in str(caught.value)

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
-from lr_plugins.errors import InvalidArgument, LearningRateError, TrainingError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError, TrainingError
 from lr_plugins.training import sizes
 from lr_plugins.training.planned import preview_of_config
 from lr_plugins.training.run import train
@@ -215,7 +215,7 @@ def test_no_device_is_told(config, devices):
     configuration = config()
     configuration.trainer.devices = devices
     with pytest.raises(
-        InvalidArgument, match=r"trainer\.devices must be a number of devices, or a list of at least one"
+        InvalidArgumentError, match=r"trainer\.devices must be a number of devices, or a list of at least one"
     ):
         preview_of_config(configuration, {}, None)
 

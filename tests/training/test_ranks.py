@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.training.data import Batches
 from tests.soak.kills import finish
 from tests.training.ranks import BATCHES, WAYS, Training
@@ -67,7 +67,7 @@ def test_each_process_has_its_part_of_the_samples_and_all_have_the_same_learning
 
 
 def test_a_checkpoint_from_within_an_epoch_is_refused_with_another_number_of_processes(folder):
-    with pytest.raises(InvalidArgument, match="the number of processes must be 2, as in the run that is resumed"):
+    with pytest.raises(InvalidArgumentError, match="the number of processes must be 2, as in the run that is resumed"):
         Training(folder / "alone", "plain", folder / "plain/previous.ckpt", devices=1)
 
 

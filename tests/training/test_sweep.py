@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from lr_plugins.comparison.run_files import find_run_files
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.training.objective import objective
 from lr_plugins.training.record import _without_places
 from lr_plugins.training.run_file import RunFile
@@ -93,7 +93,9 @@ def test_the_objective_is_the_last_value_and_the_worst_one_of_a_run_that_diverge
 def test_without_a_validation_the_loss_is_that_of_the_training():
     assert objective("val_loss", {"loss": {0: 1.0}}) == 1.0
     assert objective("val_loss", {}) is None
-    with pytest.raises(InvalidArgument, match=r"objective must be a metric that is logged \(loss\); got 'val_acc'"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"objective must be a metric that is logged \(loss\); got 'val_acc'"
+    ):
         objective("val_acc", {"loss": {0: 1.0}})
 
 

@@ -24,7 +24,7 @@ from lr_plugins.callbacks.last_lr import LastLR, in_float32, is_scheduled
 from lr_plugins.console.keras_styles import STYLES, Style
 from lr_plugins.console.keras_text import format_header, keras2_line, keras3_line
 from lr_plugins.console.line import write
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 from lr_plugins.validation import choice, verbosity
 
@@ -84,7 +84,7 @@ class KerasProgress(Callback):
         verbose: 2 (default) one line per epoch, 1 a progress bar, 0 nothing.
 
     Raises:
-        InvalidArgument: an unknown style or verbosity, or metrics that are not a sequence of different names.
+        InvalidArgumentError: an unknown style or verbosity, or metrics that are not a sequence of different names.
 
     Source: keras.callbacks.ProgbarLogger and keras.utils.Progbar.
 
@@ -339,5 +339,5 @@ def _first(names: list[str], *leaders: str) -> list[str]:
 def _checked_names(metrics: Sequence[str]) -> tuple[str, ...]:
     names = None if isinstance(metrics, str) or not isinstance(metrics, Iterable) else tuple(metrics)
     if names is None or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise InvalidArgument("KerasProgress.metrics", metrics, "None or a sequence of different metric names")
+        raise InvalidArgumentError("KerasProgress.metrics", metrics, "None or a sequence of different metric names")
     return names

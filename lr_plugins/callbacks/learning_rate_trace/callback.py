@@ -18,10 +18,10 @@ from lr_plugins.callbacks.learning_rate_trace import epoch_metrics
 from lr_plugins.callbacks.learning_rate_trace.epoch_metrics import EpochMetrics
 from lr_plugins.callbacks.learning_rate_trace.own_record import OwnRecord
 from lr_plugins.callbacks.learning_rate_trace.publisher import TracePublisher
-from lr_plugins.checkpoint_state import ChecksState, StateFormat, WrongState, count, dict_of, row, tensor
+from lr_plugins.checkpoint_state import ChecksState, StateFormat, WrongStateError, count, dict_of, row, tensor
 from lr_plugins.engine.recorder import Recorder
 from lr_plugins.engine.trace import Trace
-from lr_plugins.errors import InvalidArgument, described
+from lr_plugins.errors import InvalidArgumentError, described
 from lr_plugins.paths import from_start
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 from lr_plugins.validation import choice, integer
@@ -53,7 +53,7 @@ class LearningRateTrace(ChecksState, Callback):
             every logged metric with `loss` in its name is drawn beside the learning rate, on an axis of its own.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Example:
         >>> callback = LearningRateTrace(dirpath="outputs")
@@ -218,7 +218,7 @@ class LearningRateTrace(ChecksState, Callback):
     @property
     def _recorders(self) -> Sequence[Recorder]:
         if self._scheduler is not None:
-            return self._scheduler._writers
+            return self._scheduler.recorders
         return self._own_record.recorders if self._own_record is not None else ()
 
     @property
@@ -252,7 +252,7 @@ class LearningRateTrace(ChecksState, Callback):
         def check_span(state: dict[str, Any]) -> None:
             spans = [(first_step, first_step + len(values)) for first_step, values in state["trace"].values()]
             if spans and max(end for _, end in spans) - min(first for first, _ in spans) > _LONGEST_RUN:
-                raise WrongState("trace", described("steps far apart"), "one of steps of a single run")
+                raise WrongStateError("trace", described("steps far apart"), "one of steps of a single run")
 
         return self.state_format.read(state_dict, check_span)
 
@@ -286,7 +286,7 @@ def _panels(metrics: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], ..
     """The names in each panel.
 
     Raises:
-        InvalidArgument: not a list of names and of lists of names.
+        InvalidArgumentError: not a list of names and of lists of names.
     """
 
     def are(kind: Callable[[object], bool], values: object) -> bool:
@@ -300,5 +300,5 @@ def _panels(metrics: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], ..
 
     if not are(is_panel, metrics):
         allowed = 'null, or a list of metric names and of lists of names, e.g. ["loss", ["acc", "val_acc"]]'
-        raise InvalidArgument("LearningRateTrace.metrics", metrics, allowed)
+        raise InvalidArgumentError("LearningRateTrace.metrics", metrics, allowed)
     return tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in metrics)

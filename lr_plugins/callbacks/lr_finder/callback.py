@@ -21,7 +21,7 @@ from lr_plugins.callbacks.lr_finder.optimizer_lr import OptimizerLR
 from lr_plugins.callbacks.lr_finder.search import search
 from lr_plugins.callbacks.lr_finder.suggestion import Method, suggest
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, optional, positive, record, text
-from lr_plugins.errors import InvalidArgument, TrainingError, UnsupportedError
+from lr_plugins.errors import InvalidArgumentError, TrainingError, UnsupportedError
 from lr_plugins.paths import from_start
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 from lr_plugins.validation import choice, flag, integer, number, verbosity
@@ -100,7 +100,7 @@ class LearningRateRangeTest(ChecksState, Callback):
         verbose: 1 prints the range and the result (the default); 0 nothing.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
         UnsupportedError: when the fit starts, several optimizers, manual optimization, lazy modules, a strategy that
             shards the model, or `apply` where no schedule starts from the optimizer's learning rate.
         TrainingError: there is no suggestion, and `on_failure="error"`.
@@ -155,7 +155,7 @@ class LearningRateRangeTest(ChecksState, Callback):
             self.early_stop_threshold = number(_field("early_stop_threshold"), early_stop_threshold, allowed, above=1.0)
         self.smoothing = number(_field("smoothing"), smoothing, "a number >= 0 and < 1", at_least=0.0)
         if self.smoothing >= 1:
-            raise InvalidArgument(_field("smoothing"), smoothing, "a number >= 0 and < 1")
+            raise InvalidArgumentError(_field("smoothing"), smoothing, "a number >= 0 and < 1")
         self.suggestion = choice(_field("suggestion"), suggestion, get_args(Method))
         self.apply = flag(_field("apply"), apply)
         self.on_failure = choice(_field("on_failure"), on_failure, get_args(OnFailure))

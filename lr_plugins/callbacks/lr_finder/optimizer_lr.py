@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lr_plugins.engine.hyperparameter import LEARNING_RATE
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 
 
 class OptimizerLR:
@@ -18,7 +18,7 @@ class OptimizerLR:
         optimizer: the optimizer, as it was built.
 
     Raises:
-        InvalidArgument: the groups have different learning rates and the default is 0, so there is no ratio.
+        InvalidArgumentError: the groups have different learning rates and the default is 0, so there is no ratio.
 
     Example:
         >>> import torch
@@ -37,7 +37,7 @@ class OptimizerLR:
         are_equal = len(set(rates)) == 1
         self.value = rates[0] if are_equal or default is None else default
         if not are_equal and not self.value > 0:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 f"the default lr of {self.name}",
                 self.value,
                 "greater than 0 if param groups have learning rates of their own",

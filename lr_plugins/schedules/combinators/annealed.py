@@ -47,7 +47,7 @@ class Annealed(Sequential):
             continues with, kept at or above the end value.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
         TrainingError: no `decay_steps` is given, and that of the run is unknown.
 
     Source: torch.optim.swa_utils.SWALR; the decay phase of timm's WSDLRScheduler (`hold=False`), also after its stable

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lr_plugins.checkpoint_state import record
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.milestones import Milestone
 from lr_plugins.schedules.observation import Change, Monitor, Observation
 from lr_plugins.schedules.position import Position, Value
@@ -123,7 +123,7 @@ class Wrapper(Combination):
 def schedules_of(field: str, schedules: Sequence[Any]) -> list[Schedule]:
     """Some schedules, at least one; a number is a constant, and a function of `epoch` or `(epoch, lr)` a schedule."""
     if isinstance(schedules, (str, bytes)) or not isinstance(schedules, Sequence) or not schedules:
-        raise InvalidArgument(field, schedules, "a list of at least one schedule")
+        raise InvalidArgumentError(field, schedules, "a list of at least one schedule")
     return list(_each(field, schedules))
 
 

@@ -28,7 +28,7 @@ class Bounded(Wrapper):
         max_learning_rate: the ceiling, >= the floor. Default None: no ceiling.
 
     Raises:
-        InvalidArgument: a bound outside its range.
+        InvalidArgumentError: a bound outside its range.
 
     Example:
         >>> from lr_plugins import ExponentialDecay

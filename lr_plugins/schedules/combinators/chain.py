@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.combinators.base import schedules_of
 from lr_plugins.schedules.combinators.sequential import Sequential
 from lr_plugins.schedules.duration import Duration, DurationLike
@@ -31,7 +31,7 @@ class Chain(Sequential):
             per epoch are known.
 
     Raises:
-        InvalidArgument: there is not one length for each part but the last, or a part is not a schedule.
+        InvalidArgumentError: there is not one length for each part but the last, or a part is not a schedule.
         TrainingError: a length is a share of the run, and the length of the run is unknown.
 
     Source: optax.join_schedules, torch's SequentialLR.
@@ -48,7 +48,7 @@ class Chain(Sequential):
     ) -> None:
         self.schedules = schedules_of("Chain.schedules", schedules)
         if isinstance(lengths, str) or not isinstance(lengths, Sequence) or len(lengths) != len(self.schedules) - 1:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "Chain.lengths", lengths, f"a list of {len(self.schedules) - 1}: one for each schedule but the last"
             )
         self.lengths = [Duration.of(length, field=f"Chain.lengths[{index}]") for index, length in enumerate(lengths)]

@@ -42,7 +42,7 @@ class Cooldown(Schedule):
         shape: `"linear"`, `"cosine"`, `"1-sqrt"` or `"exponential"`. Default `"linear"`.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: the decay functions of timm's WSDLRScheduler; "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", Hägele et al., for 1-sqrt.

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.combinators.base import Combination
 from lr_plugins.schedules.metric_driven.base import MetricDriven
 from lr_plugins.schedules.schedule import Schedule
@@ -24,7 +24,7 @@ def check_factor(factor: Schedule, of: Schedule | None = None) -> None:
         of: the schedule that gives the learning rate, if one is known.
 
     Raises:
-        InvalidArgument: a floor or a ceiling in it is a learning rate.
+        InvalidArgumentError: a floor or a ceiling in it is a learning rate.
     """
     start = None if of is None else initial_of(of)
     for part in _leaves(factor):
@@ -33,7 +33,9 @@ def check_factor(factor: Schedule, of: Schedule | None = None) -> None:
             if isinstance(limit, float) and limit:
                 allowed = 'a multiple of where it begins, such as "0.01x", for a schedule that is a factor'
                 meant = f'Did you mean "{limit / start:.12g}x"? ' if start else ""
-                raise InvalidArgument(f"{type(part).__name__}.{name}", limit, allowed, meant + _OF_ALL.format(limit))
+                raise InvalidArgumentError(
+                    f"{type(part).__name__}.{name}", limit, allowed, meant + _OF_ALL.format(limit)
+                )
 
 
 def warn_of_factors(product: Combination) -> None:

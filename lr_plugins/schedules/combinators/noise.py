@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.combinators.base import Wrapper
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.milestones import POINT, Milestone, one_time
@@ -47,7 +47,7 @@ class Noise(Wrapper):
         seed: an integer >= 0 and < 2 ** 64; the same seed gives the same noise at the same place. Default 42.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: timm's schedulers with noise_range_t = (after, until), noise_pct = limit, noise_std, noise_type and
     noise_seed. The distributions are timm's; the random numbers are not, for they come from NumPy's Philox generator
@@ -148,5 +148,5 @@ _draws = lru_cache(maxsize=64)(_draw)
 
 def _seed(field: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**64:
-        raise InvalidArgument(field, value, "an integer >= 0 and < 2 ** 64")
+        raise InvalidArgumentError(field, value, "an integer >= 0 and < 2 ** 64")
     return int(value)

@@ -24,7 +24,7 @@ class Product(Combination):
         schedules: the parts, at least one. A number is a constant factor.
 
     Raises:
-        InvalidArgument: a part is neither a schedule nor a number, or a factor has a learning rate as a bound.
+        InvalidArgumentError: a part is neither a schedule nor a number, or a factor has a learning rate as a bound.
 
     Source: Composer multiplies all schedules it is given.
 

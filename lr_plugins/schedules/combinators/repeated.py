@@ -23,7 +23,7 @@ class Repeated(Wrapper):
         every: the period, > 0; a plain number counts optimizer steps.
 
     Raises:
-        InvalidArgument: `every` is no length.
+        InvalidArgumentError: `every` is no length.
 
     Example:
         >>> from lr_plugins import StepDecay

@@ -34,7 +34,7 @@ class Replanned(Wrapper):
         ratio: how many times as long what is left takes, > 0. Default 1.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: Composer's scale_schedule_ratio, for what is left of a run.
 

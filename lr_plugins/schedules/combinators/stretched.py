@@ -18,7 +18,7 @@ class Stretched(Wrapper):
         ratio: how many times as long, > 0: 0.1 for a run of a tenth of the length.
 
     Raises:
-        InvalidArgument: the ratio is not a finite number > 0.
+        InvalidArgumentError: the ratio is not a finite number > 0.
 
     Source: Composer's scale_schedule_ratio.
 

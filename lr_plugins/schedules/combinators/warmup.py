@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.combinators.factors import check_factor
 from lr_plugins.schedules.combinators.sequential import Sequential
 from lr_plugins.schedules.duration import Duration, DurationLike
@@ -63,7 +63,7 @@ class Warmup(Sequential):
         prefix: the schedule begins after the warm-up. Default True; False: with it.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: "Accurate, Large Minibatch SGD", Goyal et al.; torch's LinearLR and ConstantLR in front, the `_with_warmup`
     schedules of transformers, `warmup_target` of Keras' CosineDecay; `prefix=False` is timm's `warmup_prefix=False`
@@ -96,12 +96,16 @@ class Warmup(Sequential):
         self.shape = choice(field, shape, get_args(Rise)) if isinstance(shape, str) else as_schedule(shape, field)
         if isinstance(self.shape, Schedule):
             if self.start_factor:
-                raise InvalidArgument("Warmup.start_factor", start_factor, "0 where shape is a schedule of factors")
+                raise InvalidArgumentError(
+                    "Warmup.start_factor", start_factor, "0 where shape is a schedule of factors"
+                )
             check_factor(self.shape)
             rise = self.shape
         else:
             if self.shape == "exponential" and not self.start_factor:
-                raise InvalidArgument("Warmup.start_factor", start_factor, 'greater than 0 for shape="exponential"')
+                raise InvalidArgumentError(
+                    "Warmup.start_factor", start_factor, 'greater than 0 for shape="exponential"'
+                )
             rise = RISES[self.shape](self.start_factor)
         self.parts = (rise, self.schedule)
 

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import SET_LENGTH, InvalidArgument, TrainingError
+from lr_plugins.errors import SET_LENGTH, InvalidArgumentError, TrainingError
 from lr_plugins.schedules.combinators.cooldown import Cooldown, Fall
 from lr_plugins.schedules.combinators.product import Product
 from lr_plugins.schedules.combinators.sequential import Sequential
@@ -41,7 +41,7 @@ class WarmupStableDecay(Sequential):
         start_factor: the share of the stable value that the very first step has, >= 0. Default 0.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
         TrainingError: the length of the run is unknown, and with it the start of the decay.
 
     Source: "MiniCPM", Hu et al.; timm's WSDLRScheduler, transformers.get_wsd_schedule.
@@ -74,7 +74,7 @@ class WarmupStableDecay(Sequential):
             self.warmup_steps.unit == self.decay_steps.unit == "%"
             and self.warmup_steps.value + self.decay_steps.value > 100
         ):
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "WarmupStableDecay.decay_steps",
                 self.decay_steps,
                 f"at most what warmup_steps ({self.warmup_steps}) leaves",

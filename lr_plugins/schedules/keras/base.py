@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State
 from lr_plugins.validation import choice, number
@@ -31,7 +31,7 @@ class LearningRateSchedule(Schedule):
 
     def __init__(self, name: str | None, dtype: Dtype) -> None:
         if name is not None and not isinstance(name, str):
-            raise InvalidArgument(f"{type(self).__name__}.name", name, "a text, or None")
+            raise InvalidArgumentError(f"{type(self).__name__}.name", name, "a text, or None")
         self.name, self.dtype = name, choice(f"{type(self).__name__}.dtype", dtype, get_args(Dtype))
 
     def value(self, position: Position, state: State) -> Value:
@@ -59,7 +59,9 @@ class LearningRateSchedule(Schedule):
         try:
             return cls(**config)
         except TypeError as error:
-            raise InvalidArgument(f"the config of {cls.__name__}", dict(config), "its arguments", str(error)) from error
+            raise InvalidArgumentError(
+                f"the config of {cls.__name__}", dict(config), "its arguments", str(error)
+            ) from error
 
 
 def steps(owner: Schedule, name: str, value: object) -> float:
@@ -72,7 +74,7 @@ def whole_step(owner: Schedule, name: str, steps: float) -> float:
     """A number of steps; a fraction of one is meant as something else."""
     if 0 < steps < 1:
         hint = 'For a share of the run, take the schedule of that kind in lr_plugins, which reads "5%".'
-        raise InvalidArgument(f"{type(owner).__name__}.{name}", steps, "at least one optimizer step", hint)
+        raise InvalidArgumentError(f"{type(owner).__name__}.{name}", steps, "at least one optimizer step", hint)
     return steps
 
 

@@ -32,7 +32,7 @@ class CosineDecay(LearningRateSchedule):
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.optimizers.schedules.CosineDecay.
 
@@ -97,7 +97,7 @@ class CosineDecayRestarts(LearningRateSchedule):
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.optimizers.schedules.CosineDecayRestarts.
 

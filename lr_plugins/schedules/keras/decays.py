@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.keras.base import Dtype, LearningRateSchedule, steps, whole_step
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import start_of
@@ -28,7 +28,7 @@ class ExponentialDecay(LearningRateSchedule):
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.optimizers.schedules.ExponentialDecay.
 
@@ -73,7 +73,7 @@ class InverseTimeDecay(LearningRateSchedule):
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.optimizers.schedules.InverseTimeDecay.
 
@@ -118,7 +118,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
 
     Raises:
-        InvalidArgument: values do not fit the boundaries, or one is outside its range.
+        InvalidArgumentError: values do not fit the boundaries, or one is outside its range.
 
     Source: keras.optimizers.schedules.PiecewiseConstantDecay.
 
@@ -139,7 +139,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         self.boundaries = _numbers("PiecewiseConstantDecay.boundaries", boundaries)
         self.values = _numbers("PiecewiseConstantDecay.values", values)
         if len(self.values) != len(self.boundaries) + 1:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "PiecewiseConstantDecay.values",
                 values,
                 f"one longer than boundaries ({len(self.boundaries) + 1} values for {len(self.boundaries)} boundaries)",
@@ -174,7 +174,7 @@ class PolynomialDecay(LearningRateSchedule):
         dtype: `"float64"` (default) or `"float32"`, Keras' own precision.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.optimizers.schedules.PolynomialDecay.
 
@@ -216,7 +216,7 @@ class PolynomialDecay(LearningRateSchedule):
 def _numbers(field: str, values: object) -> list[float]:
     values = values.tolist() if isinstance(values, np.ndarray) else values
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
-        raise InvalidArgument(field, values, "a list of at least one number")
+        raise InvalidArgumentError(field, values, "a list of at least one number")
     return [
         number(f"{field}[{index}]", item, "a finite number >= 0", at_least=0.0) for index, item in enumerate(values)
     ]

@@ -37,7 +37,7 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
         dtype: `"float32"` (default), Keras' own precision, or `"float64"`.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.callbacks.ReduceLROnPlateau.
 

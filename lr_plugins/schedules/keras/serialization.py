@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.keras.base import LearningRateSchedule
 from lr_plugins.schedules.keras.cosine import CosineDecay, CosineDecayRestarts
 from lr_plugins.schedules.keras.decays import (
@@ -37,10 +37,10 @@ def deserialize(config: Mapping[str, Any]) -> LearningRateSchedule:
     """The schedule of a dictionary that Keras' `serialize` (or ours) made.
 
     Raises:
-        InvalidArgument: it names no schedule of Keras.
+        InvalidArgumentError: it names no schedule of Keras.
     """
     name = config.get("class_name") if isinstance(config, Mapping) else None
     if not isinstance(name, str) or name not in SCHEDULES or not isinstance(config.get("config"), Mapping):
         allowed = f"a dictionary with class_name, one of {', '.join(SCHEDULES)}, and config"
-        raise InvalidArgument("the serialized schedule", config, allowed)
+        raise InvalidArgumentError("the serialized schedule", config, allowed)
     return SCHEDULES[name].from_config(config["config"])

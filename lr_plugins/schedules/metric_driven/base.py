@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, SupportsFloat, get_args
 from lr_plugins import metric_direction
 from lr_plugins.checkpoint_state import (
     Check,
-    WrongState,
+    WrongStateError,
     anything,
     finite,
     flag,
@@ -24,7 +24,7 @@ from lr_plugins.checkpoint_state import (
     text,
 )
 from lr_plugins.checkpoint_state import plain as plain_value
-from lr_plugins.errors import InvalidArgument, TrainingError, shown
+from lr_plugins.errors import InvalidArgumentError, TrainingError, shown
 from lr_plugins.schedules.metric_driven.bounds import Bound, level
 from lr_plugins.schedules.observation import (
     EPOCH,
@@ -101,7 +101,7 @@ class MetricDriven(Schedule):
         """Check and keep the arguments that all metric-driven schedules have."""
         name = type(self).__name__
         if not isinstance(monitor, str) or not monitor:
-            raise InvalidArgument(f"{name}.monitor", monitor, "the name of a logged metric")
+            raise InvalidArgumentError(f"{name}.monitor", monitor, "the name of a logged metric")
         self.monitor, self.when = monitor, occasion(f"{name}.when", when)
         self.smoothing = _smoothing(f"{name}.smoothing", smoothing)
         self.on_missing = choice(f"{name}.on_missing", on_missing, get_args(OnMissing))
@@ -222,7 +222,7 @@ class Adjusting(MetricDriven):
         """The learning rate comes with the initial one."""
         super().check_state(state, where)
         if ("learning_rate" in state) != ("initial" in state):
-            raise WrongState(where, state, "a dictionary with both or neither of learning_rate, initial")
+            raise WrongStateError(where, state, "a dictionary with both or neither of learning_rate, initial")
 
     def value(self, position: Position, state: State) -> Value:
         """The learning rate that the last decision left."""
@@ -263,7 +263,7 @@ def check_start(schedule: MetricDriven, initial: float | None) -> None:
     """Refuse a floor above the learning rate that a schedule starts from, and a ceiling below it.
 
     Raises:
-        InvalidArgument: it starts outside its bounds. An initial learning rate that is unknown may be any.
+        InvalidArgumentError: it starts outside its bounds. An initial learning rate that is unknown may be any.
     """
     if not schedule.starts_within_bounds:
         return
@@ -277,7 +277,7 @@ def check_start(schedule: MetricDriven, initial: float | None) -> None:
         if limit is not None and sign * limit > sign * start:
             where = "" if initial is None else f" ({whose}{initial:g})"
             allowed = f"{words} the learning rate that it starts from{where}"
-            raise InvalidArgument(f"{type(schedule).__name__}.{name}", given, allowed)
+            raise InvalidArgumentError(f"{type(schedule).__name__}.{name}", given, allowed)
 
 
 # --- what is better -----------------------------------------------------------------------------------------
@@ -287,7 +287,8 @@ def direction(owner: object, mode: object, monitor: str) -> int:
     """1 where a lower value is better, -1 where a higher one is; `"auto"` goes by the name of the metric.
 
     Raises:
-        InvalidArgument: `mode` is not one of `"min"`, `"max"` and `"auto"`, or the name does not show the direction.
+        InvalidArgumentError: `mode` is not one of `"min"`, `"max"` and `"auto"`, or the name does not show the
+            direction.
     """
     field = f"{type(owner).__name__}.mode"
     mode = choice(field, mode, get_args(Mode))
@@ -296,7 +297,7 @@ def direction(owner: object, mode: object, monitor: str) -> int:
     by_name = metric_direction.better(monitor)
     if by_name is not None:
         return 1 if by_name == "min" else -1
-    raise InvalidArgument(field, mode, f'"min" or "max" for {monitor!r}', "The metric's name does not tell which.")
+    raise InvalidArgumentError(field, mode, f'"min" or "max" for {monitor!r}', "The metric's name does not tell which.")
 
 
 def better(observed: float, best: float, sign: int, least: float, relative: bool) -> bool:
@@ -321,7 +322,7 @@ def plain(value: float) -> float | str:
 def whole(field: str, value: object, at_least: int = 0) -> int:
     """A whole number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not at_least <= int(value) <= 2**53:
-        raise InvalidArgument(field, value, f"a whole number >= {at_least}")
+        raise InvalidArgumentError(field, value, f"a whole number >= {at_least}")
     return int(value)
 
 
@@ -345,7 +346,7 @@ def _smoothing(field: str, value: object) -> float | int | None:
     if given < 1:
         return given
     if given < 2 or not given.is_integer():
-        raise InvalidArgument(field, value, allowed)
+        raise InvalidArgumentError(field, value, allowed)
     return int(given)
 
 

@@ -51,7 +51,7 @@ class BoldDriver(Adjusting):
             time. Default `"error"`.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
         TrainingError: the metric was never logged, is no single number, NaN or infinite.
 
     Source: "Accelerating the convergence of the back-propagation method", Vogl et al. 1988, with 1.05 and 0.7; the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.validation import number
 
 Bound = float | str | None
@@ -19,7 +19,7 @@ def bound(field: str, value: object) -> float | str:
     """A floor: a finite number >= 0, or such a number of times the initial learning rate, `"10x"`.
 
     Raises:
-        InvalidArgument: it is neither.
+        InvalidArgumentError: it is neither.
 
     Example:
         >>> bound("Greedy.min_learning_rate", "0.01 x"), bound("Greedy.min_learning_rate", 0)
@@ -32,7 +32,7 @@ def ceiling(field: str, value: object) -> Bound:
     """The same for a ceiling, > 0; None for none.
 
     Raises:
-        InvalidArgument: it is neither.
+        InvalidArgumentError: it is neither.
     """
     return None if value is None else _read(field, value, f"a finite number > 0{_OR_TIMES}, or null (None)", above=0.0)
 
@@ -44,7 +44,7 @@ def _read(field: str, value: object, allowed: str, above: float = -math.inf) -> 
     try:
         times = number(field, float(match[1] if match else ""), allowed, at_least=0.0, above=above)
     except ValueError:
-        raise InvalidArgument(field, value, allowed) from None
+        raise InvalidArgumentError(field, value, allowed) from None
     return f"{times:g}x" if float(f"{times:g}") == times else f"{times!r}x"
 
 
@@ -70,9 +70,9 @@ def in_order(owner: str, floor: tuple[str, Bound], roof: tuple[str, Bound]) -> N
     """Refuse a floor above the ceiling, where both are given in the same way.
 
     Raises:
-        InvalidArgument: it is above.
+        InvalidArgumentError: it is above.
     """
     (low_name, low), (high_name, high) = floor, roof
     least, most = level(low, 1.0), level(high, 1.0)
     if least is not None and most is not None and isinstance(low, str) == isinstance(high, str) and least > most:
-        raise InvalidArgument(f"{owner}.{high_name}", high, f"at least {low_name} ({low})")
+        raise InvalidArgumentError(f"{owner}.{high_name}", high, f"at least {low_name} ({low})")

@@ -67,7 +67,7 @@ class Greedy(Adjusting):
             time; `"compare"`, what they do in GreedyLR: NaN never improves. Default `"error"`.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
         TrainingError: the metric was never logged, is no single number, NaN or infinite.
 
     Source: "GreedyLR: A Novel Adaptive Learning Rate Scheduler"; transformers.GreedyLR.

@@ -57,7 +57,7 @@ class LossDriven(MetricDriven):
             time. Default `"error"`.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
         TrainingError: the metric was never logged, is no single number, NaN or infinite, or negative where the rule
             takes a power; or the factor is too large for a number and there is no ceiling.
 

@@ -88,7 +88,7 @@ class ReduceLROnPlateau(Adjusting):
             messages show `old * factor` before it is rounded, e.g. 0.010000000149011612 for a tenth of 0.1.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
         TrainingError: the metric was never logged, is no single number, NaN or infinite.
 
     Source: keras.callbacks.ReduceLROnPlateau; torch.optim.lr_scheduler.ReduceLROnPlateau.

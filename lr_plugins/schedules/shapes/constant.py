@@ -15,7 +15,7 @@ class Constant(Schedule):
         initial_learning_rate: the learning rate, >= 0. Default None: the optimizer's own.
 
     Raises:
-        InvalidArgument: the learning rate is negative or no finite number.
+        InvalidArgumentError: the learning rate is negative or no finite number.
 
     Example:
         >>> Constant(0.01)(1_000_000)

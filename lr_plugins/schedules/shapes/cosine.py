@@ -39,7 +39,7 @@ class CosineDecay(Schedule):
         k_decay: the exponent of the time, > 0; above 1 it falls later. Default 1.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: "SGDR", Loshchilov and Hutter; keras.optimizers.schedules.CosineDecay, torch's CosineAnnealingLR, timm's
     cosine, also for `k_decay` ("k-decay", Zhang and Li); `power` is the `exponent` of optax' cosine_decay_schedule.
@@ -104,7 +104,7 @@ class CosineRestarts(Schedule):
         k_decay: the exponent of the time within a period, > 0; above 1 it falls later. Default 1.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: "SGDR", Loshchilov and Hutter; keras.optimizers.schedules.CosineDecayRestarts (which in float32 misses
     some of the restarts by one step), torch's CosineAnnealingWarmRestarts, timm's cosine with cycles.

@@ -41,7 +41,7 @@ class CycleThrough(Schedule):
         reach_end: the last step has the last value. Default True; False: the step after it would have it.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: as for `OneCycle`.
 
@@ -141,7 +141,7 @@ class OneCycle(CycleThrough):
             as in fastai.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: "Super-Convergence", Smith and Topin; torch.optim.lr_scheduler.OneCycleLR, fastai's fit_one_cycle.
 
@@ -204,7 +204,7 @@ class Cyclic(Schedule):
         gamma: the factor over one step (or epoch) of `"exp_range"`, > 0 and <= 1. Default 1.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: "Cyclical Learning Rates for Training Neural Networks", Smith; torch.optim.lr_scheduler.CyclicLR.
 

@@ -26,7 +26,7 @@ class ExponentialDecay(Schedule):
         staircase: decay in steps instead of smoothly. Default False.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.optimizers.schedules.ExponentialDecay.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from lr_plugins.checkpoint_state import count, finite, flag, record
-from lr_plugins.errors import InvalidArgument, TrainingError, shown
+from lr_plugins.errors import InvalidArgumentError, TrainingError, shown
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.numerics import clip
 from lr_plugins.schedules.observation import BEGIN, SET, Change, Observation
@@ -56,8 +56,8 @@ class FunctionSchedule(Schedule):
         of: `"epoch"`, `"step"` or `"fraction"`. Default `"epoch"`.
 
     Raises:
-        InvalidArgument: `function` cannot be called with one or two arguments (for step and fraction: with one), or
-            another argument is outside its range.
+        InvalidArgumentError: `function` cannot be called with one or two arguments (for step and fraction: with one),
+            or another argument is outside its range.
         TrainingError: it returned something that is not a finite number >= 0.
 
     Source: keras.callbacks.LearningRateScheduler; torch's LambdaLR and optax' schedules for the step, fastai's for
@@ -80,13 +80,13 @@ class FunctionSchedule(Schedule):
         self.of = choice("FunctionSchedule.of", of, get_args(Of))
         if isinstance(function, (type, Schedule)) or not callable(function):
             hint = "A schedule needs no FunctionSchedule around it." if isinstance(function, Schedule) else ""
-            raise InvalidArgument("FunctionSchedule.function", function, f"a function of {self.of}", hint)
+            raise InvalidArgumentError("FunctionSchedule.function", function, f"a function of {self.of}", hint)
         self._takes_learning_rate = _takes_learning_rate(function) if of == "epoch" else False  # None: not known yet
         if of != "epoch":
             if _takes(function, 0) is False:
-                raise InvalidArgument("schedule", function, f"callable as schedule({of})")
+                raise InvalidArgumentError("schedule", function, f"callable as schedule({of})")
             if initial_learning_rate is not None:
-                raise InvalidArgument(
+                raise InvalidArgumentError(
                     "FunctionSchedule.initial_learning_rate", initial_learning_rate, f"null (None) with of={of!r}"
                 )
         self.initial_learning_rate = (
@@ -198,7 +198,7 @@ class FunctionSchedule(Schedule):
                 raise  # from within the function, which takes one argument
             if _depth(error) < _depth(refused):
                 raise refused from None  # from within the function, which takes two
-            raise InvalidArgument("schedule", self.function, _CALLABLE, f"{refused}; {error}.") from None
+            raise InvalidArgumentError("schedule", self.function, _CALLABLE, f"{refused}; {error}.") from None
         self._takes_learning_rate = False
         return answer
 
@@ -224,7 +224,7 @@ class FunctionSchedule(Schedule):
         try:
             checked = learning_rate("the learning rate", answer)
             return _Single(checked) if isinstance(answer, np.float32) else checked
-        except InvalidArgument:
+        except InvalidArgumentError:
             called = self._called(time, *learning_rate_so_far)
             raise TrainingError(
                 f"the schedule function must return a finite number >= 0; {called} returned {shown(answer)} "
@@ -243,15 +243,15 @@ def as_schedule(schedule: Schedule | Callable[..., float], field: str = "schedul
         field: the name used in the error message.
 
     Raises:
-        InvalidArgument: it is neither.
+        InvalidArgumentError: it is neither.
     """
     if isinstance(schedule, Schedule):
         return schedule
     if hasattr(schedule, "get_last_lr"):
         hint = "A scheduler of torch becomes one by lr_plugins.interop.TorchSchedule(lambda optimizer: ...)."
-        raise InvalidArgument(field, schedule, "a schedule such as StepDecay(0.1)", hint)
+        raise InvalidArgumentError(field, schedule, "a schedule such as StepDecay(0.1)", hint)
     if isinstance(schedule, type) or not callable(schedule):
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             field,
             schedule,
             "a schedule such as StepDecay(0.1), or a function of epoch or of (epoch, lr)",
@@ -269,7 +269,7 @@ def _takes_learning_rate(function: Callable[..., float]) -> bool | None:
     """
     both = _takes(function, 0, 0.0)
     if both is False and _takes(function, 0) is False:
-        raise InvalidArgument("schedule", function, _CALLABLE)
+        raise InvalidArgumentError("schedule", function, _CALLABLE)
     return both
 
 

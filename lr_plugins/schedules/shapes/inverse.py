@@ -27,7 +27,7 @@ class InverseTimeDecay(Schedule):
         staircase: decay in steps instead of smoothly. Default False.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.optimizers.schedules.InverseTimeDecay.
 
@@ -77,7 +77,7 @@ class InverseSquareRoot(Schedule):
         power: the exponent, > 0. Default 0.5: the square root.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: transformers.get_inverse_sqrt_schedule, whose `timescale` is `decay_steps`; the "Noam" schedule of
     "Attention Is All You Need".

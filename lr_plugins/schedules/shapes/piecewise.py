@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules.duration import Boundaries, Duration, DurationLike, Lengths
 from lr_plugins.schedules.milestones import END, POINT, Milestone, at_passing, passings
 from lr_plugins.schedules.numerics import between, clip, cos
@@ -37,7 +37,7 @@ class PiecewiseConstant(Schedule):
         values: the learning rates, each >= 0; one more than there are boundaries.
 
     Raises:
-        InvalidArgument: values do not fit the boundaries, or one is outside its range.
+        InvalidArgumentError: values do not fit the boundaries, or one is outside its range.
         TrainingError: boundaries in different units turn out not to increase in this run.
 
     Source: the schedule function of the MNIST article; Keras' PiecewiseConstantDecay but for the boundary.
@@ -51,9 +51,9 @@ class PiecewiseConstant(Schedule):
     def __init__(self, boundaries: Sequence[DurationLike], values: Sequence[float]) -> None:
         for name, given in (("boundaries", boundaries), ("values", values)):
             if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-                raise InvalidArgument(f"PiecewiseConstant.{name}", given, "a list")
+                raise InvalidArgumentError(f"PiecewiseConstant.{name}", given, "a list")
         if len(values) != len(boundaries) + 1:
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 "PiecewiseConstant.values",
                 list(values),
                 f"one longer than boundaries ({len(boundaries) + 1} values for {len(boundaries)} boundaries)",
@@ -65,7 +65,7 @@ class PiecewiseConstant(Schedule):
         self.values = [learning_rate(f"PiecewiseConstant.values[{index}]", value) for index, value in enumerate(values)]
         if wrong := out_of_order(self.boundaries):
             index, before, after = wrong
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 f"PiecewiseConstant.boundaries[{index}]", after, f"greater than the one before it, {before}"
             )
         self._mixed = len({boundary.unit for boundary in self.boundaries}) > 1
@@ -117,7 +117,7 @@ class PiecewiseInterpolation(Schedule):
         interpolation: `"linear"` or `"cosine"`. Default `"linear"`.
 
     Raises:
-        InvalidArgument: a point is no such pair, or the points do not increase.
+        InvalidArgumentError: a point is no such pair, or the points do not increase.
         TrainingError: points in different units turn out not to increase in this run.
 
     Source: numpy.interp; optax.piecewise_interpolate_schedule (whose values are factors of the one before).
@@ -130,14 +130,16 @@ class PiecewiseInterpolation(Schedule):
 
     def __init__(self, points: Sequence[Sequence[DurationLike]], *, interpolation: Interpolation = "linear") -> None:
         if isinstance(points, (str, bytes)) or not isinstance(points, Sequence) or not points:
-            raise InvalidArgument("PiecewiseInterpolation.points", points, "a list of [when, learning rate], not empty")
+            raise InvalidArgumentError(
+                "PiecewiseInterpolation.points", points, "a list of [when, learning rate], not empty"
+            )
         self.points = [self._point(index, point) for index, point in enumerate(points)]
         self.interpolation = choice("PiecewiseInterpolation.interpolation", interpolation, get_args(Interpolation))
         self._whens = [when for when, _ in self.points]
         self._values = [value for _, value in self.points]
         if wrong := out_of_order(self._whens):
             index, before, after = wrong
-            raise InvalidArgument(
+            raise InvalidArgumentError(
                 f"PiecewiseInterpolation.points[{index}]", after, f"after the one before it, {before}"
             )
 
@@ -145,7 +147,7 @@ class PiecewiseInterpolation(Schedule):
     def _point(index: int, point: object) -> tuple[Duration, float]:
         field = f"PiecewiseInterpolation.points[{index}]"
         if isinstance(point, (str, bytes)) or not isinstance(point, Sequence) or len(point) != 2:
-            raise InvalidArgument(field, point, "a pair [when, learning rate]")
+            raise InvalidArgumentError(field, point, "a pair [when, learning rate]")
         return Duration.of(point[0], field=f"{field}[0]", allow_zero=True), learning_rate(f"{field}[1]", point[1])
 
     def value(self, position: Position, state: State) -> Value:

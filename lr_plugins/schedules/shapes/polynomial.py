@@ -26,7 +26,7 @@ class LinearDecay(Schedule):
             schedule of epochs. Default `"100%"`: the whole run.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: torch.optim.lr_scheduler.LinearLR, transformers.get_linear_schedule_with_warmup.
 
@@ -83,7 +83,7 @@ class PolynomialDecay(Schedule):
         k_decay: the exponent of the time, > 0. Default 1. With `power=1` the fall is `1 - p ** k_decay`.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: keras.optimizers.schedules.PolynomialDecay; torch's PolynomialLR, timm's poly with its k_decay; fastai's
     SchedPoly, whose power is `k_decay`.

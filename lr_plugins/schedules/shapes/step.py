@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.duration import Boundaries, Duration, DurationLike
 from lr_plugins.schedules.milestones import Milestone, at_passing, passings, recurring
 from lr_plugins.schedules.numerics import floor, power
@@ -26,7 +26,7 @@ class StepDecay(Schedule):
         every: how often, > 0; a plain number counts optimizer steps. Default `"10ep"`.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: "drop-based decay" of the Keras literature; torch calls it StepLR.
 
@@ -74,7 +74,7 @@ class MultiStepDecay(Schedule):
         gamma: the factor, > 0. Default 0.1.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: torch.optim.lr_scheduler.MultiStepLR.
 
@@ -93,7 +93,7 @@ class MultiStepDecay(Schedule):
     ) -> None:
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         if isinstance(milestones, (str, bytes)) or not isinstance(milestones, Sequence):
-            raise InvalidArgument("MultiStepDecay.milestones", milestones, "a list")
+            raise InvalidArgumentError("MultiStepDecay.milestones", milestones, "a list")
         self.milestones = [
             Duration.of(milestone, field=f"MultiStepDecay.milestones[{index}]")
             for index, milestone in enumerate(milestones)

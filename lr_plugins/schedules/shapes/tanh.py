@@ -29,7 +29,7 @@ class TanhDecay(Schedule):
         upper: where on the tangent it ends, > lower. Default 3. A larger part makes a steeper fall.
 
     Raises:
-        InvalidArgument: an argument outside its range.
+        InvalidArgumentError: an argument outside its range.
 
     Source: timm's tanh; "Stochastic Gradient Descent with Hyperbolic-Tangent Decay on Classification", Hsueh et al.
 

@@ -25,7 +25,7 @@ class Iris(InMemoryData):
         seed: of the split and of the order, from 0 to 2**32 - 1. Default 0.
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgumentError: an argument is out of its range.
 
     Example:
         >>> data = Iris(validation_fraction=0)
@@ -78,7 +78,7 @@ class Digits(InMemoryData):
         seed: of the split and of the order, from 0 to 2**32 - 1. Default 0.
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgumentError: an argument is out of its range.
 
     Example:
         >>> data = Digits()

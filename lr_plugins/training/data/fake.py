@@ -26,7 +26,7 @@ class Fake(InMemoryData):
         seed: of the samples, the split and the order, from 0 to 2**32 - 1. Default 0.
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgumentError: an argument is out of its range.
 
     Example:
         >>> data = Fake(num_samples=10, input_shape=(4,), num_classes=2)

@@ -120,7 +120,7 @@ class MNIST(TorchvisionData):
         seed: of the order, from 0 to 2**32 - 1. Default 0.
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgumentError: an argument is out of its range.
         LearningRateError: by `prepare_data` and `setup`, when the files are not there and cannot be fetched.
 
     Example:
@@ -163,7 +163,7 @@ class FashionMNIST(MNIST):
         seed: of the order, from 0 to 2**32 - 1. Default 0.
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgumentError: an argument is out of its range.
         LearningRateError: by `prepare_data` and `setup`, when the files are not there and cannot be fetched.
 
     Example:
@@ -186,7 +186,7 @@ class CIFAR10(TorchvisionData):
         seed: of the order, from 0 to 2**32 - 1. Default 0.
 
     Raises:
-        InvalidArgument: an argument is out of its range.
+        InvalidArgumentError: an argument is out of its range.
         LearningRateError: by `prepare_data` and `setup`, when the files are not there and cannot be fetched.
 
     Example:

@@ -18,7 +18,7 @@ from lr_plugins import KerasProgress, LearningRateScheduler, LossDriven, StepDec
 from lr_plugins.callbacks.keras_progress import progress as keras_progress
 from lr_plugins.console.keras_text import Piece
 from lr_plugins.console.line import ConsoleLine
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.rank_zero import rank_zero_only
 from tests.callbacks.keras_progress.helpers import BATCH, Clock, Endless, Logs, Module, loader, trainer, with_loaders
 
@@ -409,6 +409,6 @@ def test_a_second_bar_is_warned_of(clock):
 @pytest.mark.parametrize("verbose", [3, -1, "auto", "1", None, 1.0])
 def test_an_unknown_verbose_is_refused(verbose):
     with pytest.raises(
-        InvalidArgument, match=r"KerasProgress\.verbose must be 0 \(nothing\), 1 \(a progress bar\) or 2"
+        InvalidArgumentError, match=r"KerasProgress\.verbose must be 0 \(nothing\), 1 \(a progress bar\) or 2"
     ):
         KerasProgress(verbose=verbose)

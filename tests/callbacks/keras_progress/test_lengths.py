@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from lr_plugins.callbacks.keras_progress.callback import KerasProgress
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from tests.callbacks.keras_progress.helpers import BATCH, Endless, Fail, Module, loader, trainer, with_loaders
 
 
@@ -94,11 +94,11 @@ def test_a_run_resumed_within_an_epoch_reports_that_epoch(capsys, tmp_path, cloc
 
 @pytest.mark.parametrize("style", ["keras", "", None, 2])
 def test_an_unknown_style_is_refused(style):
-    with pytest.raises(InvalidArgument, match=r"KerasProgress\.style must be one of keras2, keras3; got"):
+    with pytest.raises(InvalidArgumentError, match=r"KerasProgress\.style must be one of keras2, keras3; got"):
         KerasProgress(style)
 
 
 @pytest.mark.parametrize("metrics", ["loss", 3, [1], ["loss", "loss"], [None]])
 def test_unusable_metrics_are_refused(metrics):
-    with pytest.raises(InvalidArgument, match=r"KerasProgress\.metrics must be None or a sequence of different"):
+    with pytest.raises(InvalidArgumentError, match=r"KerasProgress\.metrics must be None or a sequence of different"):
         KerasProgress(metrics=metrics)

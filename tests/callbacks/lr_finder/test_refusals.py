@@ -10,7 +10,7 @@ from lr_plugins import (
     LearningRateRangeTest,
     LearningRateScheduler,
 )
-from lr_plugins.errors import InvalidArgument, UnsupportedError
+from lr_plugins.errors import InvalidArgumentError, UnsupportedError
 from tests import toys
 from tests.callbacks.lr_finder.helpers import alike, finder, fit
 from tests.toys import Toy
@@ -35,7 +35,7 @@ from tests.toys import Toy
     ],
 )
 def test_an_argument_out_of_its_range_is_named(argument, value):
-    with pytest.raises(InvalidArgument, match=f"LearningRateRangeTest.{argument} must be"):
+    with pytest.raises(InvalidArgumentError, match=f"LearningRateRangeTest.{argument} must be"):
         LearningRateRangeTest(**{argument: value})
 
 

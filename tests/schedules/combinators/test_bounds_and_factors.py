@@ -24,7 +24,7 @@ from lr_plugins import (
     WarmupStableDecay,
     preview,
 )
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from tests.schedules.listening import listen
 from tests.toys import Used, fit, loader
 
@@ -125,7 +125,7 @@ IN_FACTORS = {
 
 @pytest.mark.parametrize(("make", "field", "meant"), IN_FACTORS.values(), ids=IN_FACTORS)
 def test_learning_rate_as_the_bound_of_a_factor_is_refused(make, field, meant):
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgumentError) as refused:
         make()
     told = str(refused.value)
     assert told.startswith(field)
@@ -175,16 +175,16 @@ OUTSIDE = {
 
 @pytest.mark.parametrize(("make", "told"), OUTSIDE.values(), ids=OUTSIDE)
 def test_start_outside_its_bounds_is_refused(make, told):
-    with pytest.raises(InvalidArgument, match=told) as refused:
+    with pytest.raises(InvalidArgumentError, match=told) as refused:
         make(0.1)
     assert "the learning rate that it starts from (0.1)" in str(refused.value)
     # The optimizer's own is known when the first value is asked for: before the first step, in a training.
     schedule, used = make(None), Used()
-    with pytest.raises(InvalidArgument, match=told) as refused:
+    with pytest.raises(InvalidArgumentError, match=told) as refused:
         fit(None, LearningRateScheduler(schedule), used, train=loader(), val=loader())
     assert "the learning rate that it starts from (the optimizer's own, 0.1)" in str(refused.value)
     assert used.by_optimizer in ([], [[]])
-    with pytest.raises(InvalidArgument, match=told):
+    with pytest.raises(InvalidArgumentError, match=told):
         preview(schedule, steps_per_epoch=10, epochs=2, base_learning_rate=0.1, metrics={"loss": 1.0, "val_loss": 1.0})
 
 
@@ -193,7 +193,7 @@ def test_start_outside_its_bounds_is_refused(make, told):
 )
 def test_multiple_above_one_is_no_floor(make):
     with pytest.raises(
-        InvalidArgument, match=r"min_learning_rate must be at most the learning rate that it starts from; got '2x'"
+        InvalidArgumentError, match=r"min_learning_rate must be at most the learning rate that it starts from; got '2x'"
     ):
         make("2x")
 

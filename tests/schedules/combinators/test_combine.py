@@ -27,7 +27,7 @@ from lr_plugins import (
     Smooth,
     StepDecay,
 )
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules import Monitor, Observation, ReduceLROnPlateau
 
 RUN = RunLength.of(steps_per_epoch=30, epochs=20, batch_size=64)
@@ -391,7 +391,7 @@ def test_the_loss_as_a_factor():
     ],
 )
 def test_bad_arguments_are_named_with_what_is_allowed(build, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         build()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules.combinators.noise import Noise
 from lr_plugins.schedules.position import RunLength
 from lr_plugins.schedules.shapes.constant import Constant
@@ -142,5 +142,5 @@ def test_noise_from_zero_on_is_noise_at_once():
     ],
 )
 def test_bad_arguments_are_named_with_what_is_allowed(build, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         build()

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 import lr_plugins.schedules
 from lr_plugins import Chain, Constant, FunctionSchedule, Position, RunLength, StepDecay
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules.combinators.annealed import Annealed
 from lr_plugins.schedules.combinators.cooldown import Cooldown
 from lr_plugins.schedules.combinators.sequential import Sequential
@@ -302,7 +302,7 @@ def test_the_optimizers_own_learning_rate_is_meant_where_none_is_given():
     ):
         steps = np.arange(N)
         assert np.array_equal(mine(RUN.position(steps, 0.3)), named(RUN.position(steps)))
-    with pytest.raises(InvalidArgument, match=r"OneCycle\.max_learning_rate must be given where no optimizer"):
+    with pytest.raises(InvalidArgumentError, match=r"OneCycle\.max_learning_rate must be given where no optimizer"):
         OneCycle()(RUN.position(0))
 
 
@@ -372,7 +372,7 @@ def test_a_warm_up_longer_than_the_run_is_cut_off():
     ],
 )
 def test_bad_arguments_are_named_with_what_is_allowed(build, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         build()
 
 

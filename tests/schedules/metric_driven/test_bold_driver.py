@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules import BoldDriver, Change
 from tests.schedules.listening import listen
 
@@ -46,5 +46,5 @@ def test_it_says_what_it_does_and_why():
     [("raise_factor", 0.9), ("cut_factor", 1), ("max_learning_rate", 0), ("min_learning_rate", "11x"), ("mode", 1)],
 )
 def test_what_is_no_setting_is_refused(argument, value):
-    with pytest.raises(InvalidArgument, match=r"BoldDriver\.\w+ must be"):
+    with pytest.raises(InvalidArgumentError, match=r"BoldDriver\.\w+ must be"):
         BoldDriver(**{argument: value})

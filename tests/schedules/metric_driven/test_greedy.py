@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules import Change, Greedy
 from tests.schedules.listening import listen
 
@@ -62,5 +62,5 @@ def test_nan_never_improves_if_it_is_compared():
     ],
 )
 def test_what_is_no_setting_is_refused(argument, value):
-    with pytest.raises(InvalidArgument, match=r"Greedy\.\w+ must be"):
+    with pytest.raises(InvalidArgumentError, match=r"Greedy\.\w+ must be"):
         Greedy(**{argument: value})

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr_plugins import LossDriven, Position, RunLength
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules import Change, Monitor, Observation
 from lr_plugins.schedules.observation import steps_between
 from lr_plugins.schedules.serialization import from_config, to_config
@@ -288,12 +288,14 @@ def test_its_configuration_makes_it_again():
     ],
 )
 def test_what_is_no_setting_is_refused(argument, value):
-    with pytest.raises(InvalidArgument, match=rf"LossDriven\.{argument} must be"):
+    with pytest.raises(InvalidArgumentError, match=rf"LossDriven\.{argument} must be"):
         LossDriven(**{argument: value})
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(InvalidArgument, match=r"LossDriven\.reference must be a finite number > 0, first, or null"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"LossDriven\.reference must be a finite number > 0, first, or null"
+    ):
         LossDriven(rule="power", reference=0)
-    with pytest.raises(InvalidArgument, match=r"max_learning_rate must be at least min_learning_rate \(2x\)"):
+    with pytest.raises(InvalidArgumentError, match=r"max_learning_rate must be at least min_learning_rate \(2x\)"):
         LossDriven(min_learning_rate="2x", max_learning_rate="1x")

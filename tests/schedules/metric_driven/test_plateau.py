@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr_plugins import CosineDecay, Position, RunLength, keras
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules import BoldDriver, Change, Greedy, LossDriven, Monitor, Observation, ReduceLROnPlateau
 from lr_plugins.schedules.serialization import from_config, to_config
 from tests.schedules.listening import listen
@@ -79,7 +79,7 @@ def test_the_direction_follows_from_the_name(monitor, better):
 
 def test_a_name_that_does_not_tell_is_refused():
     with pytest.raises(
-        InvalidArgument, match=r"""mode must be "min" or "max" for 'val_x'; got 'auto'\. The metric's"""
+        InvalidArgumentError, match=r"""mode must be "min" or "max" for 'val_x'; got 'auto'\. The metric's"""
     ):
         plateau(monitor="val_x")
 
@@ -89,7 +89,7 @@ def test_the_floor():
     assert listen(plateau(min_learning_rate="0.1x"), FLAT).rates[-1] == 0.05
     assert listen(plateau(rule="torch", min_learning_rate=0.3), FLAT).rates[-1] == 0.3
     with pytest.raises(
-        InvalidArgument, match=r"min_learning_rate must be at most .* \(the optimizer's own, 0\.5\); got 0\.7"
+        InvalidArgumentError, match=r"min_learning_rate must be at most .* \(the optimizer's own, 0\.5\); got 0\.7"
     ):
         listen(plateau(min_learning_rate=0.7), FLAT)
 
@@ -248,7 +248,7 @@ def test_it_composes():
     ],
 )
 def test_what_is_no_setting_is_refused(argument, value):
-    with pytest.raises(InvalidArgument, match=rf"ReduceLROnPlateau\.{argument} must be"):
+    with pytest.raises(InvalidArgumentError, match=rf"ReduceLROnPlateau\.{argument} must be"):
         ReduceLROnPlateau(**{argument: value})
 
 
@@ -256,7 +256,7 @@ def test_what_is_no_setting_is_refused(argument, value):
 
 
 def test_the_plateau_of_keras_name_is_a_factor_like_the_other():
-    with pytest.raises(InvalidArgument, match=r"ReduceLROnPlateau\.min_lr must be a multiple"):
+    with pytest.raises(InvalidArgumentError, match=r"ReduceLROnPlateau\.min_lr must be a multiple"):
         CosineDecay(0.1) * keras.ReduceLROnPlateau(min_lr=0.05)
     product = CosineDecay(0.1, decay_steps="100ep") * keras.ReduceLROnPlateau(factor=0.5, patience=1)
     (change,) = listen(product, [1.0, 1.0], own=0.1).said[1]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lr_plugins import Constant, FunctionSchedule, Position, RunLength
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules.observation import Observation
 from lr_plugins.schedules.shapes.cycle import CycleThrough, Cyclic, OneCycle
 from lr_plugins.schedules.shapes.piecewise import PiecewiseInterpolation
@@ -272,5 +272,5 @@ def test_functions_of_the_step_remember_nothing(of):
     ],
 )
 def test_bad_arguments_are_named_with_what_is_allowed(build, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         build()

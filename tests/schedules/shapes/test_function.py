@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr_plugins import FunctionSchedule, Position, RunLength, StepDecay
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules import Observation, as_schedule
 
 
@@ -74,11 +74,11 @@ def test_extra_parameters_do_not_pass_for_the_learning_rate():
 
 @pytest.mark.parametrize("function", [lambda: 0.1, lambda a, b, c: 0.1])
 def test_functions_that_take_nothing_or_too_much_are_refused_at_once(function):
-    with pytest.raises(InvalidArgument, match=r"callable as schedule\(epoch\) or schedule\(epoch, lr\)"):
+    with pytest.raises(InvalidArgumentError, match=r"callable as schedule\(epoch\) or schedule\(epoch, lr\)"):
         FunctionSchedule(function)
 
 
 @pytest.mark.parametrize("thing", [0.1, None, "step", StepDecay])
 def test_what_is_no_schedule_is_refused(thing):
-    with pytest.raises(InvalidArgument, match="schedule must be a schedule such as StepDecay"):
+    with pytest.raises(InvalidArgumentError, match="schedule must be a schedule such as StepDecay"):
         as_schedule(thing)

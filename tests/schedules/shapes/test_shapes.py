@@ -20,7 +20,7 @@ from lr_plugins import (
     RunLength,
     StepDecay,
 )
-from lr_plugins.errors import InvalidArgument, TrainingError
+from lr_plugins.errors import InvalidArgumentError, TrainingError
 
 RUN = RunLength.of(steps_per_epoch=30, epochs=200)
 EXACT = {"rel": 1e-15, "abs": 0}
@@ -85,7 +85,9 @@ def test_without_an_initial_learning_rate_the_optimizers_own_is_used(step, own):
 
 
 def test_without_either_the_error_says_so():
-    with pytest.raises(InvalidArgument, match=r"StepDecay\.initial_learning_rate must be given where no optimizer"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"StepDecay\.initial_learning_rate must be given where no optimizer"
+    ):
         StepDecay()(RUN.position(0))
 
 
@@ -97,7 +99,7 @@ def test_a_number_is_a_step_for_schedules_that_count_steps_only():
 
 @pytest.mark.parametrize("position", [1.5, "3", None, True])
 def test_a_position_is_a_whole_number_or_a_position(position):
-    with pytest.raises(InvalidArgument, match="position must be a Position, a whole number of steps"):
+    with pytest.raises(InvalidArgumentError, match="position must be a Position, a whole number of steps"):
         Constant(0.1)(position)
 
 
@@ -114,7 +116,9 @@ def test_boundaries_in_different_units_that_do_not_increase_in_this_run_are_refu
             schedule(RunLength.of(steps_per_epoch=per_epoch).position(0))
     assert schedule(RunLength.of(steps_per_epoch=49).position(500)) == 1  # each run for itself
     assert schedule(Position(600, 3)) == 1  # where nothing is known of the run, nothing can be said
-    with pytest.raises(InvalidArgument, match=r"boundaries\[2\] must be greater than the one before it, 10ep; got 5ep"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"boundaries\[2\] must be greater than the one before it, 10ep; got 5ep"
+    ):
         PiecewiseConstant(["10ep", "500st", "5ep"], [4, 3, 2, 1])
 
 
@@ -146,7 +150,9 @@ def test_durations_read_numbers_and_texts(text, value, unit):
 
 @pytest.mark.parametrize("text", [0, -1, "0ep", "ep", "10parsecs", "", None, True, math.nan, math.inf, [1], "-3st"])
 def test_durations_refuse_the_rest(text):
-    with pytest.raises(InvalidArgument, match=r"StepDecay\.every must be greater than 0: a number, or a text like"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"StepDecay\.every must be greater than 0: a number, or a text like"
+    ):
         StepDecay(0.1, every=text)
 
 
@@ -174,7 +180,7 @@ def test_durations_refuse_the_rest(text):
     ],
 )
 def test_bad_arguments_are_named_with_what_is_allowed(build, message):
-    with pytest.raises(InvalidArgument, match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         build()
 
 

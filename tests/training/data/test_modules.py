@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits, load_iris
 
-from lr_plugins.errors import InvalidArgument, LearningRateError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError
 from lr_plugins.training.data import CIFAR10, MNIST, Digits, Fake, FashionMNIST, Iris
 from tests.training.data import gathered, order, ready
 
@@ -65,7 +65,7 @@ def test_counts_before_setup_say_what_to_do():
     ],
 )
 def test_bad_arguments_are_refused_at_construction(make, field):
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(InvalidArgumentError) as caught:
         make()
     assert caught.value.field == field
 
