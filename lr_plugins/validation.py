@@ -7,7 +7,7 @@ import numbers
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeVar, cast
@@ -128,7 +128,8 @@ def pattern(field: str, value: object) -> str:
 # --- whole numbers, shares, folders ---------------------------------------------------------------------------
 
 
-def _whole(value: object) -> int | None:
+def as_integer(value: object) -> int | None:
+    """An integer of any kind as an int; None for what is not an integer, such as True or 5.0."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
@@ -138,15 +139,37 @@ def _real(value: object) -> float:
 
 def integer(field: str, value: object, minimum: int) -> int:
     """`value` as an int >= `minimum`; a bool or a float such as 5.0 is a mistake, not a number of things."""
-    whole = _whole(value)
+    whole = as_integer(value)
     if whole is not None and whole >= minimum:
         return whole
     raise InvalidArgumentError(field, value, f"an integer >= {minimum}")
 
 
+def verbosity(field: str, value: object, allowed: str, levels: Container[int] | None = None) -> int:
+    """How much is printed, as an int; True and False are 1 and 0, as in Keras.
+
+    Args:
+        field: the dotted name the user knows the setting by.
+        value: what was received.
+        allowed: what is allowed, as the end of the sentence "<field> must be ...".
+        levels: the levels there are. Default None: any integer.
+
+    Raises:
+        InvalidArgumentError: it is not such an integer; the message says what is `allowed`.
+
+    Example:
+        >>> verbosity("KerasProgress.verbose", True, "0, 1 or 2", levels=range(3))
+        1
+    """
+    level = int(value) if isinstance(value, bool) else as_integer(value)
+    if level is None or (levels is not None and level not in levels):
+        raise InvalidArgumentError(field, value, allowed)
+    return level
+
+
 def seed(field: str, value: object) -> int:
     """`value` as a seed that every generator used here accepts."""
-    whole = _whole(value)
+    whole = as_integer(value)
     if whole is not None and 0 <= whole < 2**32:
         return whole
     raise InvalidArgumentError(field, value, "an integer from 0 to 2**32 - 1")

@@ -206,7 +206,7 @@ PROGRAMS = {
     "torch first": "import torch, lr_plugins",
     "torch last": "import lr_plugins, torch; lr_plugins.LearningRateScheduler",
     "an optimizer": "import lr_plugins, torch; lr_plugins.KerasSGD",
-    "by hand": "import lr_plugins, torch; from lr_plugins.engine import safe_globals; safe_globals.register_schedules()",
+    "by hand": "import lr_plugins, torch; from lr_plugins.engine import safe_globals as s; s.register_schedules()",
 }
 
 
