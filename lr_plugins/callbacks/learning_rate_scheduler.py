@@ -163,8 +163,6 @@ class LearningRateScheduler(KeepsState, Callback):
         """What counts and records the steps of each optimizer; empty outside of training."""
         return self._driven.writers if self._driven is not None else []
 
-    _writers = recorders  # by which LearningRateTrace asks for them
-
     # --- the fit starts -----------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -106,14 +106,9 @@ OPTIONAL_PICTURE = "needs matplotlib, which is optional"
 INSIDE_FUNCTIONS = {
     **{
         ("schedules/schedule.py", f"schedules.combinators.{name}"): FLUENT
-        for name in ("bounded", "chain", "combine", "epochs", "product", "repeated", "stretched", "warmup")
+        for name in ("bounded", "chain", "epochs", "product", "repeated", "stretched", "warmup")
     },
-    ("schedules/combinators/combine.py", "schedules.combinators.factors"): "a product may be a factor of a product",
-    ("schedules/combinators/combine.py", "schedules.shapes.constant"): "a number among schedules is a `Constant`",
-    ("simulation/preview.py", "simulation.page"): "a preview prints its page, which is a function of a preview",
-    ("simulation/preview.py", "plotting.learning_rate"): OPTIONAL_PICTURE,
     ("callbacks/history.py", "plotting.history"): OPTIONAL_PICTURE,
-    ("callbacks/learning_rate_trace.py", "plotting.learning_rate"): OPTIONAL_PICTURE,
     ("callbacks/learning_rate_trace/callback.py", "plotting.learning_rate"): OPTIONAL_PICTURE,
     ("callbacks/lr_finder/callback.py", "plotting.lr_finder"): OPTIONAL_PICTURE,
     ("constraints/__init__.py", "constraints.callback"): "loops without Lightning constrain weights, too",
@@ -256,7 +251,7 @@ def test_a_room_for_any_loop_needs_no_lightning(room):
 
 def test_imports_inside_functions_are_those_of_the_list():
     found = {(one.file, one.module) for one in OURS if one.in_function}
-    assert found <= {*INSIDE_FUNCTIONS}
+    assert found == {*INSIDE_FUNCTIONS}
 
 
 # --- the same table on a page ---------------------------------------------------------------------------------------
