@@ -48,6 +48,6 @@ def _handle(what: str, driven: DrivenOptimizers, on_conflict: OnConflict) -> Non
         raise TrainingError(f"{what}, and LearningRateScheduler has on_conflict='error'. {choices}")
     if on_conflict == "theirs":
         rank_zero_warn(f"{what}. LearningRateScheduler gives way to it, and only records. {choices}")
-        driven.give_way()
+        driven.stop_writing()
     else:
         rank_zero_warn(f"{what}. LearningRateScheduler overrides it at every step. {choices}")

@@ -176,8 +176,8 @@ def apply_observation(writer: Writer, observation: Observation) -> list[tuple[Dr
     before = [drive.state for drive in writer.drives]
     for drive in writer.drives:
         if drive.state is not None:
-            place = drive.place(writer.step, drive.base)
-            drive.state = drive.schedule.observe(drive.state, place, observation)
+            position = drive.position_at(writer.step, drive.base)
+            drive.state = drive.schedule.observe(drive.state, position, observation)
     after = [drive.state for drive in writer.drives]
     if before != after:
         writer.refresh()

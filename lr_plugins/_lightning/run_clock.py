@@ -49,7 +49,7 @@ class RunClock:
         """Let go of the Trainer; the length of the run remains."""
         self._trainer, self._optimizers = None, ()
 
-    def place(self, step: Count, base: float) -> Position:
+    def position_at(self, step: Count, base: float) -> Position:
         """The position of a step (or steps), for a schedule that starts from the own value `base`."""
         assert self._trainer is not None
         return Position(step, self._trainer.current_epoch + self._epochs_ahead, self.run_length, base)

@@ -66,7 +66,7 @@ def _ahead(drive: DrivenGroups, total_steps: float | None) -> list[float]:
 
 def _value_at(drive: DrivenGroups, step: int) -> float:
     """The value at a step to come, in the epoch of that step."""
-    place = drive.place(step, drive.base)
-    if place.run.steps_per_epoch is not None:
-        place = place._replace(epoch=place.run.position(step).epoch)
-    return float(drive.schedule(place, drive.state))
+    position = drive.position_at(step, drive.base)
+    if position.run.steps_per_epoch is not None:
+        position = position._replace(epoch=position.run.position(step).epoch)
+    return float(drive.schedule(position, drive.state))

@@ -23,7 +23,7 @@ from lr_plugins._lightning.observations import Changes, Measure, Observations, a
 from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins._lightning.progress_bar import ShownInBar
 from lr_plugins._lightning.rank_agreement import Agreement
-from lr_plugins._lightning.resume_position import Counts
+from lr_plugins._lightning.resume_steps import Counts
 from lr_plugins._lightning.run_clock import RunClock
 from lr_plugins._lightning.run_length import is_detached
 from lr_plugins._lightning.stepping_optimizers import (
@@ -43,8 +43,8 @@ from lr_plugins.checkpoint_state import KeepsState
 from lr_plugins.engine.audit import ON_CONFLICT, Audit, OnConflict, unknown
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.param_groups import parameter_names
-from lr_plugins.engine.plan_change import POLICIES, OnResume
 from lr_plugins.engine.recorder import Recorder
+from lr_plugins.engine.resume_policy import POLICIES, OnResume
 from lr_plugins.engine.trace import Trace
 from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -202,7 +202,7 @@ class LearningRateScheduler(KeepsState, Callback):
             raise InvalidArgumentError("configure_optimizers()", None, "a method that returns an optimizer to drive")
         self.audit = Audit(self.on_conflict, functools.partial(source_of, trainer))
         optimizers, names = stepping_optimizers(trainer), parameter_names(pl_module)
-        driven = DrivenOptimizers(optimizers, self.assignments, self._clock.place, names, self.audit)
+        driven = DrivenOptimizers(optimizers, self.assignments, self._clock.position_at, names, self.audit)
         self._driven = driven
         saved = Progress.of(self._restored).groups if self._restored is not None else []
         driven.check_groups(saved, [one.sizes for one in self._saved_optimizers or ()])

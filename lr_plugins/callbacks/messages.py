@@ -17,17 +17,13 @@ Style = Literal["keras2", "keras3"]
 
 STYLES: tuple[Style, ...] = get_args(Style)
 
-KERAS_SENTENCES: dict[Style, str] = {
-    "keras2": "\nEpoch {epoch:05d}: LearningRateScheduler setting learning rate to {value}.",
-    "keras3": "\nEpoch {epoch}: LearningRateScheduler setting learning rate to {value}.",
-}
-"""What Keras prints at the start of an epoch, character by character."""
-
+# At the start of an epoch, Keras prints "Epoch 00004: LearningRateScheduler setting learning rate to 0.001." `who` and
+# `verb` are those of the schedule's `Change`, `what` names the hyper-parameter, `why` is a schedule's reason.
 MESSAGES: dict[Style, str] = {
-    style: sentence.replace("LearningRateScheduler setting learning rate", "{who} {verb} {what}") + "{why}"
-    for style, sentence in KERAS_SENTENCES.items()
+    "keras2": "\nEpoch {epoch:05d}: {who} {verb} {what} to {value}.{why}",
+    "keras3": "\nEpoch {epoch}: {who} {verb} {what} to {value}.{why}",
 }
-"""The same sentence for any schedule, hyper-parameter and reason."""
+"""The sentence of each style, character by character Keras' own."""
 
 
 def announce(epoch: int, driven: DrivenOptimizers, verbose: int, style: Style) -> None:

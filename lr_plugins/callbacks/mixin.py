@@ -11,7 +11,7 @@ from lr_plugins._lightning.observations import Measure
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.messages import Style
 from lr_plugins.engine.audit import OnConflict
-from lr_plugins.engine.plan_change import OnResume
+from lr_plugins.engine.resume_policy import OnResume
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.assign import Schedules
 

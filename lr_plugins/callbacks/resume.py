@@ -1,8 +1,8 @@
 """Where a fit of LearningRateScheduler starts: the step of each optimizer, and the plan from there on.
 
 The position comes from the checkpoint, from the last fit of the same Trainer, or else from Lightning's counts
-(`_lightning/resume_position.py`). The plan is that of the checkpoint or the new one, as `on_resume` says
-(`engine/plan_change.py`).
+(`_lightning/resume_steps.py`). The plan is that of the checkpoint or the new one, as `on_resume` says
+(`engine/resume_policy.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lr_plugins._lightning.checkpoint_optimizers import SavedOptimizer
 from lr_plugins._lightning.compat import Trainer
-from lr_plugins._lightning.resume_position import (
+from lr_plugins._lightning.resume_steps import (
     Counts,
     check_counts,
     check_rates,
@@ -25,7 +25,7 @@ from lr_plugins._lightning.stepping_optimizers import CountedSteps
 from lr_plugins.callbacks.scheduler_state import Progress
 from lr_plugins.engine.audit import OnConflict
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
-from lr_plugins.engine.plan_change import OnResume
+from lr_plugins.engine.resume_policy import OnResume
 from lr_plugins.rank_zero import rank_zero_info, rank_zero_warn
 
 
@@ -94,7 +94,7 @@ def decide_plan(
         for line in driven.apply_resume_policy(on_resume, progress.schedules, clock.run_length, progress.steps):
             rank_zero_info(line)
         if on_conflict == "theirs":
-            _give_way_as_before(driven, progress.active)
+            _stop_writing_as_before(driven, progress.active)
         if start.saved_optimizers is not None:
             drives = driven.drives_without_plan(progress.schedules, progress.active)
             check_rates(on_resume, drives, progress.steps, start.saved_optimizers)
@@ -118,7 +118,7 @@ def is_set_back(
     return True
 
 
-def _give_way_as_before(driven: DrivenOptimizers, active: Sequence[bool]) -> None:
+def _stop_writing_as_before(driven: DrivenOptimizers, active: Sequence[bool]) -> None:
     """Only record, where the resumed run had given way to other code."""
     for writer, was_active in zip(driven.writers, active, strict=False):
         if writer.active and not was_active:
@@ -127,4 +127,4 @@ def _give_way_as_before(driven: DrivenOptimizers, active: Sequence[bool]) -> Non
                 f"LearningRateScheduler: the run had given way to other code that drives {kind}; it goes on "
                 "recording only (on_conflict=theirs)."
             )
-            writer.give_way()
+            writer.stop_writing()

@@ -10,7 +10,7 @@ from typing import Any
 from lr_plugins._lightning.epoch_results import SUMS
 from lr_plugins._lightning.metrics import WAITING
 from lr_plugins._lightning.observations import Observations
-from lr_plugins._lightning.resume_position import Counts
+from lr_plugins._lightning.resume_steps import Counts
 from lr_plugins._lightning.run_clock import RunClock
 from lr_plugins.checkpoint_state import (
     StateFormat,
@@ -25,7 +25,7 @@ from lr_plugins.checkpoint_state import (
     text,
 )
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
-from lr_plugins.engine.plan_change import SAVED, Saved
+from lr_plugins.engine.resume_policy import SAVED, Saved
 from lr_plugins.schedules import Schedule
 
 FORMAT = StateFormat(

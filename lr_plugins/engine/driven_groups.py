@@ -17,7 +17,7 @@ from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.position import Count, Value
 from lr_plugins.validation import ENDS
 
-Place = Callable[[Count, float], Position]
+PositionAt = Callable[[Count, float], Position]
 """Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
 
 _SAMPLES = 64
@@ -47,7 +47,7 @@ class DrivenGroups:
         schedule: the schedule.
         hyper: what it drives.
         base: the optimizer's own value, which a schedule without an initial value starts from.
-        place: the position of a step in the run.
+        position_at: the position of a step in the run.
         begun: the optimizer step and the epoch from which its schedule counts. Default (0, 0): those of the run.
     """
 
@@ -58,7 +58,7 @@ class DrivenGroups:
         schedule: Schedule,
         hyper: HyperParameter,
         base: float,
-        place: Place,
+        position_at: PositionAt,
         begun: tuple[int, int] = (0, 0),
     ) -> None:
         self.assignment, self.number = assignment, number
@@ -67,7 +67,7 @@ class DrivenGroups:
         self.value = math.nan  # of the coming step; not known before the first is written
         self.shares: dict[KnownGroup, float] = {}  # of the schedule's value
         self.begun = begun
-        self.place = place if begun == (0, 0) else lambda step, own: place(step, own).since(*begun)
+        self.position_at = position_at if begun == (0, 0) else lambda step, own: position_at(step, own).since(*begun)
         self._plain: list[Group] = []
         self._scaled: list[tuple[Group, float]] = []
         self._special: list[tuple[Callable[[float], None], Group, float]] = []
@@ -110,35 +110,37 @@ class DrivenGroups:
     def value_at(self, step: int) -> float:
         """The schedule's value at a step; NaN where it has none."""
         try:
-            return float(self.schedule(self.place(step, self.base), self.state))
+            return float(self.schedule(self.position_at(step, self.base), self.state))
         except TrainingError:
             return math.nan
 
-    def _places(self, run: RunLength, steps: Iterable[int]) -> Iterator[Position]:
+    def _positions(self, run: RunLength, steps: Iterable[int]) -> Iterator[Position]:
         """The positions of some steps, each in its own epoch; of some epochs, where their steps are unknown."""
         for step in steps:
-            place = self.place(step, self.base)
-            if place.run.steps_per_epoch is not None and isinstance(place.step, int):
-                yield place._replace(epoch=place.run.position(place.step).epoch)
+            position = self.position_at(step, self.base)
+            if position.run.steps_per_epoch is not None and isinstance(position.step, int):
+                yield position._replace(epoch=position.run.position(position.step).epoch)
                 continue
-            lengths = [length for length in (run.epochs, place.run.epochs) if length is not None]
-            if lengths and isinstance(place.epoch, int):
-                yield from (place._replace(epoch=epoch) for epoch in sampled_steps(place.epoch, max(lengths)))
-            yield place
+            lengths = [length for length in (run.epochs, position.run.epochs) if length is not None]
+            if lengths and isinstance(position.epoch, int):
+                yield from (position._replace(epoch=epoch) for epoch in sampled_steps(position.epoch, max(lengths)))
+            yield position
 
     def depends_on(self, run: RunLength, steps: Iterable[int]) -> bool:
         """Whether at some of the steps another length of the whole run would have given another value."""
-        places = list(self._places(run, steps))
-        others = [place._replace(run=place.run._replace(epochs=run.epochs, steps=run.steps)) for place in places]
+        positions = list(self._positions(run, steps))
+        others = [
+            position._replace(run=position.run._replace(epochs=run.epochs, steps=run.steps)) for position in positions
+        ]
         return any(
-            self._value_or_none(place) != self._value_or_none(other)
-            for place, other in zip(places, others, strict=True)
+            self._value_or_none(position) != self._value_or_none(other)
+            for position, other in zip(positions, others, strict=True)
         )
 
-    def _value_or_none(self, place: Position) -> Value | None:
+    def _value_or_none(self, position: Position) -> Value | None:
         """The schedule's value, or None if it is not one that a hyper-parameter can have."""
         try:
-            return self.schedule(place, self.state)
+            return self.schedule(position, self.state)
         except ImpossibleValueError:
             return None
 
@@ -196,7 +198,7 @@ class DrivenGroups:
     def _block(self, step: int, count: int) -> list[float]:
         """The values of several steps; that of a single one where not all of them can be computed."""
         try:
-            found = self.schedule(self.place(np.arange(step, step + count), self.base), self.state)
+            found = self.schedule(self.position_at(np.arange(step, step + count), self.base), self.state)
             values = np.broadcast_to(np.asarray(found, dtype=np.float64), (count,))
         except Exception:  # an error at a later step is raised when that step comes
             return [self._single(step)]
@@ -207,7 +209,7 @@ class DrivenGroups:
 
     def _single(self, step: int) -> float:
         try:
-            value = float(self.schedule(self.place(step, self.base), self.state))
+            value = float(self.schedule(self.position_at(step, self.base), self.state))
         except ImpossibleValueError as error:
             raise error.meant_for(self.hyper.words, self.hyper.allowed) from error
         if not value <= self._largest:
@@ -246,11 +248,11 @@ def _special_writer(
     """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
     if hyper.own_tensor(optimizer, group) is not None:
 
-        def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
+        def write(value: float) -> None:  # in position: compiled and captured optimizers hold on to the tensor
             tensor = hyper.kept(group)
             if isinstance(tensor, torch.Tensor):
                 tensor.fill_(value * share)
-            else:  # a number has been put in its place
+            else:  # a number has been put in its position
                 group[hyper.key] = value * share
 
         return write

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch.optim import Optimizer
 
 from lr_plugins.engine.audit import Audit
-from lr_plugins.engine.driven_groups import DrivenGroups, Place
+from lr_plugins.engine.driven_groups import DrivenGroups, PositionAt
 from lr_plugins.engine.hyperparameter import check_hyper_parameter, has_hyper_parameter
 from lr_plugins.engine.known_groups import KnownGroup, name_series
 from lr_plugins.engine.naming import series_suffixes
 from lr_plugins.engine.param_groups import Names
-from lr_plugins.engine.plan_change import OnResume, Saved, apply_resume_policy
+from lr_plugins.engine.resume_policy import OnResume, Saved, apply_resume_policy
 from lr_plugins.engine.trace import Trace
 from lr_plugins.engine.writer import Writer
 from lr_plugins.errors import InvalidArgumentError
@@ -28,7 +28,7 @@ class DrivenOptimizers:
     Args:
         optimizers: the optimizers, in their order, as they were built.
         assignments: which schedule drives what.
-        place: the position of a step in the run.
+        position_at: the position of a step in the run.
         names: the names of the module's parameters. Default: none are known.
         audit: counts the writes of other code. Default: one of its own.
 
@@ -53,15 +53,15 @@ class DrivenOptimizers:
         self,
         optimizers: Sequence[Optimizer],
         assignments: Assignments,
-        place: Place,
+        position_at: PositionAt,
         names: Names | None = None,
         audit: Audit | None = None,
     ) -> None:
         self.assignments = assignments
-        self._place, self._names = place, names or {}
+        self._position_at, self._names = position_at, names or {}
         self._audit = Audit() if audit is None else audit
         self.writers: list[Writer] = [  # changed in place: those who follow the writers share the list
-            Writer(optimizer, chosen, place, self._names, suffix, self._audit)
+            Writer(optimizer, chosen, position_at, self._names, suffix, self._audit)
             for optimizer, chosen, suffix in self._chosen(optimizers)
         ]
         check_chosen(list(assignments), self.writers, self._names)
@@ -223,10 +223,10 @@ class DrivenOptimizers:
         for writer in self.writers:
             writer.refresh()
 
-    def give_way(self) -> None:
+    def stop_writing(self) -> None:
         """Write nothing from now on, and record what others write."""
         for writer in self.writers:
-            writer.give_way()
+            writer.stop_writing()
 
     def restart(self) -> None:
         """Go back to step 0, and forget what the schedules remember."""
@@ -271,7 +271,7 @@ class DrivenOptimizers:
     ) -> Writer:
         if old is not None:
             old.detach()
-        new = Writer(optimizer, assignments, self._place, self._names, suffix, self._audit, instead_of=old)
+        new = Writer(optimizer, assignments, self._position_at, self._names, suffix, self._audit, instead_of=old)
         new.total_steps = self._total_steps
         new.attach(self.trace, new.step, self._away)
         before = {(drive.assignment, drive.number): drive for drive in (old.drives if old is not None else ())}

@@ -30,7 +30,7 @@ from lr_plugins.schedules.numerics import power
 Names = Mapping[int, str]
 """The names of parameters, by their identity."""
 
-Place = tuple[tuple[int, int | None, tuple[int, int] | None], ...]
+Origin = tuple[tuple[int, int | None, tuple[int, int] | None], ...]
 """The assignments for a parameter, each with its layer, and when it came, if that matters."""
 
 OTHERS = "others"
@@ -156,7 +156,7 @@ class Layout:
         self._given.add(unused)
         return unused
 
-    def _place(self, parameter: nn.Parameter, built: KnownGroup) -> Place:
+    def _place(self, parameter: nn.Parameter, built: KnownGroup) -> Origin:
         """The assignments that choose a parameter by its name, each with its layer and the time it came."""
         return tuple(
             (index, self._layer(index, parameter), self.came[id(parameter)] if one.since == "group" else None)
@@ -165,7 +165,7 @@ class Layout:
             and self._fits(one, self._name(parameter), built)
         )
 
-    def _label(self, name: str | None, place: Place) -> str:
+    def _label(self, name: str | None, place: Origin) -> str:
         parts = [name]
         for index, layer, _ in place:
             one = self._assignments[index]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch.optim import Optimizer
 
 from lr_plugins.engine.audit import Audit
-from lr_plugins.engine.driven_groups import DrivenGroups, Place
+from lr_plugins.engine.driven_groups import DrivenGroups, PositionAt
 from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter, check_hyper_parameter
 from lr_plugins.engine.known_groups import (
     Group,
@@ -35,7 +35,7 @@ class Writer(Recorder):
         optimizer: the optimizer to write to, as it was built: its own values are read here, and groups are split
             where an assignment is for some of their parameters only.
         assignments: those for this optimizer, by their index among all.
-        place: the position of a step of this optimizer in the run.
+        position_at: the position of a step of this optimizer in the run.
         names: the names of the module's parameters.
         suffix: follows the hyper-parameter in the names of this optimizer's series.
         audit: counts the writes of other code. Default None: one of its own.
@@ -46,7 +46,7 @@ class Writer(Recorder):
         self,
         optimizer: Optimizer,
         assignments: Mapping[int, Assign],
-        place: Place,
+        position_at: PositionAt,
         names: Names | None = None,
         suffix: str = "",
         audit: Audit | None = None,
@@ -57,7 +57,7 @@ class Writer(Recorder):
         self._audit = Audit() if audit is None else audit
         self.drives: list[DrivenGroups] = []
         self.total_steps: float | None = None  # of the run, where they are known
-        self._assignments, self._place = assignments, place
+        self._assignments, self._position_at = assignments, position_at
         self._recorded = list(dict.fromkeys([LEARNING_RATE.name, *(one.to for one in assignments.values())]))
         self._bases: dict[HyperParameter, float] = {}
         self._written = False  # the values of the coming step
@@ -83,7 +83,7 @@ class Writer(Recorder):
         """Whether the values of the coming step have been written, if they are to be."""
         return (not self.active or self._written) and self.has_groups
 
-    def give_way(self) -> None:
+    def stop_writing(self) -> None:
         """Write nothing from now on, and record what others write."""
         self.active, self._columns = False, None
 
@@ -111,7 +111,7 @@ class Writer(Recorder):
         """The optimizer step and the epoch that come now."""
         if not self._begun:
             return 0, 0
-        epoch = self._place(self.step, 0.0).epoch
+        epoch = self._position_at(self.step, 0.0).epoch
         return self.step, 0 if epoch is None else int(epoch)
 
     def _bind(self) -> None:
@@ -175,7 +175,7 @@ class Writer(Recorder):
         for drive in mine:
             if (drive.hyper, drive.base, drive.begun) == (hyper, base, begun):
                 return drive
-        drive = DrivenGroups(index, len(mine), assignment.schedule, hyper, base, self._place, begun)
+        drive = DrivenGroups(index, len(mine), assignment.schedule, hyper, base, self._position_at, begun)
         self.drives.append(drive)
         return drive
 
@@ -329,7 +329,7 @@ class Writer(Recorder):
             return False  # a copy of what was there at the last step
         self._audit.note(self.step, self._name(drive.hyper, known), expected, value, during)
         if self._audit.choice == "theirs":
-            self.give_way()
+            self.stop_writing()
         return True
 
     def _begin_step(self) -> None:

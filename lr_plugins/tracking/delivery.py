@@ -14,11 +14,11 @@ from typing import Any
 
 from lr_plugins.errors import TrackingError
 from lr_plugins.rank_zero import rank_zero_warn
+from lr_plugins.tracking.disk_space import is_full, places_with_room
 from lr_plugins.tracking.entries import BY_SPOOL, line_of
 from lr_plugins.tracking.overflow import Overflow
 from lr_plugins.tracking.parts import Part, Parts
 from lr_plugins.tracking.private_files import ForeignFileError
-from lr_plugins.tracking.room import is_full, places_with_room
 from lr_plugins.tracking.secrets import masked
 from lr_plugins.tracking.sender_process import SenderProcess
 from lr_plugins.tracking.spool import DEFAULT, Spool, clean_up, default_folder, guarded, remove, spools

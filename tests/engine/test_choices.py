@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from lr_plugins import LearningRateScheduler
-from lr_plugins.callbacks.messages import KERAS_SENTENCES, MESSAGES, Style
+from lr_plugins.callbacks.messages import MESSAGES, Style
 from lr_plugins.engine.audit import OnConflict
-from lr_plugins.engine.plan_change import POLICIES, OnResume
+from lr_plugins.engine.resume_policy import POLICIES, OnResume
+from lr_plugins.schedules.observation import SET
 
 ROOT = Path(__file__).parents[2]
 YAMLS = ["conf/callbacks/default.yaml", "lr_plugins/conf/callbacks/learning_rate_scheduler.yaml"]
@@ -34,10 +35,11 @@ def test_the_docstring_names_every_choice(name):
 
 def test_every_choice_of_a_plan_and_a_style_is_described():
     assert set(POLICIES) == set(typing.get_args(OnResume))
-    assert set(MESSAGES) == set(KERAS_SENTENCES) == set(typing.get_args(Style))
+    assert set(MESSAGES) == set(typing.get_args(Style))
 
 
-def test_keras_sentence_is_that_of_any_schedule_filled_in():
-    values = {"who": "LearningRateScheduler", "verb": "setting", "what": "learning rate", "why": ""}
-    for style, sentence in KERAS_SENTENCES.items():
-        assert MESSAGES[style].format(epoch=4, value="0.1", **values) == sentence.format(epoch=4, value="0.1")
+@pytest.mark.parametrize(("style", "epoch"), [("keras2", "00004"), ("keras3", "4")])
+def test_the_words_of_a_schedule_of_time_make_keras_sentence(style, epoch):
+    words = {"who": SET.who, "verb": SET.verb, "what": "learning rate", "why": ""}
+    sentence = f"\nEpoch {epoch}: LearningRateScheduler setting learning rate to 0.1."
+    assert MESSAGES[style].format(epoch=4, value="0.1", **words) == sentence

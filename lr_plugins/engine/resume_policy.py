@@ -1,4 +1,4 @@
-"""Where a resume is decided: what happens when a run continues under another plan than it started with."""
+"""What `on_resume` does when a run continues under another plan than it started with."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int
     if same and saved.base == new.base and not _depends_on_length(drive, saved.length, run, step):
         return None
     plan = _plan(drive, saved, same)
-    now = _value(drive.schedule, drive.place(step, drive.base), drive.state)
-    then = None if plan is None else _value(plan, drive.place(step, saved.base), saved.state)
+    now = _value(drive.schedule, drive.position_at(step, drive.base), drive.state)
+    then = None if plan is None else _value(plan, drive.position_at(step, saved.base), saved.state)
     return _ChangedPlan(drive, saved, plan, now, then)
 
 
@@ -253,7 +253,9 @@ def _table(
         rows = [("", "checkpoint", "now"), *_differences(other, run)]
         yield from _aligned(rows)
         new = stretched[id(other)]
-        rescaled = None if new is None else _value(new, other.drive.place(step, other.saved.base), other.saved.state)
+        rescaled = (
+            None if new is None else _value(new, other.drive.position_at(step, other.saved.base), other.saved.state)
+        )
         values: dict[OnResume, float | None] = {"config": other.now, "checkpoint": other.then, "rescale": rescaled}
         rows = [("on_resume", f"{other.drive.hyper.words} at this step", "")]
         rows += [(name, "-" if value is None else f"{value:.6g}", POLICIES[name]) for name, value in values.items()]

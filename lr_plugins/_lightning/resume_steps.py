@@ -1,4 +1,4 @@
-"""Whether the position that a run is to resume from is plausible."""
+"""The steps that a run resumes from, checked against what Lightning has counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_counts(policy: str, trainer: Trainer, then: Counts | None, steps: Sequ
     """The steps of each optimizer to resume from; None to restart.
 
     Args:
-        policy: one of `POLICIES`.
+        policy: the value of `on_resume`.
         trainer: the Trainer that resumes the run.
         then: what Lightning had counted when the steps were; None if it is unknown.
         steps: of each optimizer, as a checkpoint or the last fit has them.
@@ -115,7 +115,9 @@ def _depends_on_step(drive: DrivenGroups, total: int) -> bool:
     if not drive.schedule.is_pure:
         return False
     try:
-        values = {float(drive.schedule(drive.place(step, drive.base), drive.state)) for step in (0, total // 2, total)}
+        values = {
+            float(drive.schedule(drive.position_at(step, drive.base), drive.state)) for step in (0, total // 2, total)
+        }
     except TrainingError:
         return True
     return len(values) > 1
@@ -130,7 +132,7 @@ def check_rates(
     """Refuse that the learning rate jumps from what a checkpoint's optimizers have, where no plan of ours is known.
 
     Args:
-        policy: one of `POLICIES`.
+        policy: the value of `on_resume`.
         drives: those to look at, with the optimizers' indices and writers.
         steps: of each optimizer.
         loaded: the checkpoint's optimizers, in the order of `steps`.
