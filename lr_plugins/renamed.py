@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from lr_plugins.errors import EARLIER_NAMES, PositionalArgumentError, RenamedError, RenamedNameError, shown
 
 MODULES = {
+    "lr_plugins.keras.constraints.application": "`lr_plugins.keras.constraints`",
+    "lr_plugins.keras.constraints.formulas": "`lr_plugins.keras.constraints`",
     "lr_plugins.mixin": "`from lr_plugins import LearningRateScheduleMixin`",
     "lr_plugins.preview": "the command `lr-plugins preview`; in Python, the function `lr_plugins.preview`",
     "lr_plugins.report": "the command `lr-plugins compare`; in Python, `lr_plugins.comparison` (report.compare, "
@@ -53,6 +55,14 @@ ARGUMENTS = {
 
 _HOMES = "lr_plugins", "lr_plugins.schedules"  # the packages by whose names configurations know the schedules
 
+HOOKS = {
+    "foreseeable": "is_pure",
+    "moments": "milestones_in",
+    "observes_always": "observes_when_inactive",
+    "starts_from_own": "uses_optimizer_lr",
+}
+"""Method or attribute that a schedule class of one's own may define -> its current name."""
+
 Class = TypeVar("Class", bound=type)
 
 
@@ -77,6 +87,16 @@ def missing(module: str, name: str) -> Exception:
     return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
+def check_hooks(kind: type) -> None:
+    """Refuse a schedule class that defines a hook under its earlier name: it would never be called.
+
+    Raises:
+        RenamedError: it does; the message gives the current name.
+    """
+    for name in HOOKS.keys() & vars(kind).keys():
+        raise RenamedError(f"{kind.__name__}.{name} is now called {HOOKS[name]}.")
+
+
 def arguments(kind: Class) -> Class:
     """A class decorator: calls written for an earlier version are errors that say how to write them.
 
@@ -93,14 +113,16 @@ def arguments(kind: Class) -> Class:
     keyword_only = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
     takes_any_number = any(one.kind is one.VAR_POSITIONAL for one in parameters)
     accepted = {one.name for one in parameters}
-    earlier = {old: new for old, new in ARGUMENTS.get(kind.__name__, {}).items() if old not in accepted}
+    names = ARGUMENTS.get(kind.__name__, {}) if kind.__module__.startswith("lr_plugins.") else {}
+    earlier = {old: new for old, new in names.items() if old not in accepted}
 
     @functools.wraps(build)
     def init(self: Any, *args: Any, **given: Any) -> None:
         for name in given.keys() & earlier.keys():
             raise RenamedError(f"{kind.__name__}.{name} is now called {earlier[name]}.")
         if len(args) > len(positional) and keyword_only and not takes_any_number:
-            raise PositionalArgumentError(_by_keyword(type(self).__name__, positional, keyword_only, args, given))
+            called = type(self) if type(self).__init__ is init else kind
+            raise PositionalArgumentError(_by_keyword(called.__name__, positional, keyword_only, args, given))
         build(self, *args, **given)
 
     setattr(kind, "__init__", init)  # noqa: B010  # mypy takes `kind` for an instance

@@ -31,7 +31,7 @@ def check_end(trainer: Trainer, schedules: Iterable[Schedule]) -> None:
     Raises:
         TrainingError: the run has no end, and a schedule has to know it.
     """
-    if trainer.max_steps < 0 and (trainer.max_epochs or -1) < 0:
+    if trainer.max_steps < 0 and (trainer.max_epochs is None or trainer.max_epochs < 0):
         for schedule in schedules:
             _check(schedule, RunLength(steps_per_epoch=1, batch_size=1))  # what is known later is no question here
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ def _difference(names: Sequence[str], begins: Sequence[int], news: Sequence[np.n
         (begin + at, name, values)
         for index, (name, begin) in enumerate(zip(names, begins, strict=True))
         for at, values in enumerate(zip(*(rank[index] for rank in ranks), strict=False))
-        if len(set(values)) > 1
+        if len(set(values)) > 1 and not all(map(math.isnan, values))  # a gap that all ranks have
     ]
     where = "the ranks have taken different numbers of steps"
     if found:

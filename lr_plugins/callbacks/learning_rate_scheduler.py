@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from lr_plugins import renamed
 from lr_plugins._lightning.callback_order import put_in_order
 from lr_plugins._lightning.checkpoint_optimizers import SavedOptimizer, saved_optimizers
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
@@ -69,11 +70,12 @@ class _Fit:
     changes_of_coming_epoch: Changes = ()  # to be printed below its title
 
 
+@renamed.arguments
 class LearningRateScheduler(KeepsState, Callback):
     """Set the learning rate of every optimizer step to what a schedule says.
 
     Works with any LightningModule and optimizer, in Trainers of `pytorch_lightning` and `lightning.pytorch`. The
-    value is written immediately before each real optimizer step, computed from the position in the run; param
+    value is in place before each real optimizer step, computed from the position in the run; param
     groups keep their ratio to the optimizer's default lr. Several schedules can be given, for different param groups,
     optimizers and hyper-parameters (see `Assign`). The values used are in `trace`.
 
@@ -116,7 +118,7 @@ class LearningRateScheduler(KeepsState, Callback):
     """
 
     # Its attributes: the seven arguments; three records that outlast a fit (audit, trace, and the clock with the length
-    # of the run); three for resuming; and two objects that exist only during a fit.
+    # of the run); four for resuming; and two objects that exist only during a fit.
 
     state_format = FORMAT
 
@@ -222,15 +224,11 @@ class LearningRateScheduler(KeepsState, Callback):
         observations.restore(start.progress.waiting)
         check_lengths(trainer, self.run_length, [drive.schedule for _, drive in driven.drives()])
         driven.attach(self.trace, start.progress.steps, self.run_length.steps, is_detached(self, trainer))
-        self._fit = _Fit(
-            trainer,
-            driven,
-            observations,
-            OptimizerChanges(trainer, driven.writers, self._replace_optimizers),
-            unseen_steps(trainer, driven.writers),
-            CountedSteps(trainer, driven.steps_taken),
-            ShownInBar(trainer, driven.writers),
-        )
+        unseen, counted = unseen_steps(trainer, driven.writers), CountedSteps(trainer, driven.steps_taken)
+        bar = ShownInBar(trainer, driven.writers)
+        # Last, because it registers a hook that only the end of the fit removes.
+        changes = OptimizerChanges(trainer, driven.writers, self._replace_optimizers)
+        self._fit = _Fit(trainer, driven, observations, changes, unseen, counted, bar)
         observations.check_validation()
         if start.progress.sums:
             observations.resume_epoch(start.progress.sums, start.progress.pending_epoch_end)

@@ -93,17 +93,17 @@ class DrivenGroups:
         """Whether all its groups hold the schedule's value itself, as a plain number."""
         return not self._scaled and not self._special
 
-    def write(self, step: int, last: float | None = None) -> Callable[[], object]:
+    def write(self, step: int, total_steps: float | None = None) -> Callable[[], object]:
         """Write the value of a step. The returned function writes the value of the next step at each call.
 
         Args:
             step: the optimizer step, from 0.
-            last: the last step of the run, if known.
+            total_steps: how many steps the run has, if known.
 
         Raises:
             TrainingError: the schedule's value is not one that the hyper-parameter can have.
         """
-        following = self._values_from(step, math.inf if last is None else last).__next__
+        following = self._values_from(step, math.inf if total_steps is None else total_steps).__next__
         following()
         return following
 
@@ -178,7 +178,7 @@ class DrivenGroups:
 
     # A generator keeps its place and its variables between two steps. A method would spend more time on looking up
     # attributes than on writing: see benchmarks/update.py, in which one update costs about as much as a bare loop.
-    def _values_from(self, step: int, last: float) -> Iterator[None]:
+    def _values_from(self, step: int, total_steps: float) -> Iterator[None]:
         key, count, ahead = self.hyper.key, 1, self.schedule.is_pure
         first, *others = self._plain or [{}]  # most have one group, for which a loop costs as much as the writing
         has_shares = bool(self._scaled or self._special)
@@ -193,7 +193,7 @@ class DrivenGroups:
                     self._write_shares(value)
                 yield
             step, ahead = step + len(values), ahead and len(values) == count
-            count = int(max(1, min(max(_FIRST_BLOCK, 4 * count), _LARGEST_BLOCK, last + 1 - step))) if ahead else 1
+            count = int(max(1, min(max(_FIRST_BLOCK, 4 * count), _LARGEST_BLOCK, total_steps - step))) if ahead else 1
 
     def _block(self, step: int, count: int) -> list[float]:
         """The values of several steps; that of a single one where not all of them can be computed."""
@@ -248,11 +248,11 @@ def _special_writer(
     """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
     if hyper.own_tensor(optimizer, group) is not None:
 
-        def write(value: float) -> None:  # in position: compiled and captured optimizers hold on to the tensor
+        def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
             tensor = hyper.kept(group)
             if isinstance(tensor, torch.Tensor):
                 tensor.fill_(value * share)
-            else:  # a number has been put in its position
+            else:  # a number has been put in its place
                 group[hyper.key] = value * share
 
         return write

@@ -42,7 +42,7 @@ def base_value(owns: Collection[float], default: float | None) -> float:
     return next(iter(owns)) if default is None or len(set(owns)) == 1 else default
 
 
-def share_of(own: float, base: float, hyper: HyperParameter, optimizer: Optimizer) -> float:
+def share_of(own: float, base: float, hyper: HyperParameter, optimizer: Optimizer, group: int) -> float:
     """The ratio of a group's own value to the optimizer's, which it keeps while a schedule drives it.
 
     Args:
@@ -50,6 +50,7 @@ def share_of(own: float, base: float, hyper: HyperParameter, optimizer: Optimize
         base: the optimizer's own value.
         hyper: which of them.
         optimizer: the optimizer, for the message.
+        group: the index of the group, for the message.
 
     Raises:
         InvalidArgumentError: there is no ratio: the optimizer's own value is 0, and the group's is not.
@@ -62,5 +63,5 @@ def share_of(own: float, base: float, hyper: HyperParameter, optimizer: Optimize
         f"the default {hyper.name} of {type(optimizer).__name__}",
         base,
         "greater than 0 where param groups have values of their own",
-        f"A group has {hyper.name} {own:g}, and groups keep their ratio to the default.",
+        f"Group {group} has {hyper.name} {own:g}, and groups keep their ratio to the default.",
     )

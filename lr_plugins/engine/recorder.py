@@ -22,6 +22,7 @@ from lr_plugins.engine.known_groups import (
 from lr_plugins.engine.real_steps import RealSteps
 from lr_plugins.engine.step_hooks import optimizers_within
 from lr_plugins.engine.trace import Series, Trace
+from lr_plugins.errors import InvalidArgumentError
 
 
 class Quantity(Protocol):
@@ -95,6 +96,9 @@ class Recorder(RealSteps):
     def measure(self, quantity: Quantity) -> None:
         """Record another quantity from the coming step on; an optimizer that replaces this one continues it.
 
+        Raises:
+            InvalidArgumentError: something of this name is recorded already.
+
         Example:
             >>> import torch
             >>> class GradientNorm:
@@ -113,6 +117,10 @@ class Recorder(RealSteps):
             >>> {name: series.values.tolist() for name, series in trace.items()}
             {'lr': [0.1], 'gradient_norm': [2.0]}
         """
+        taken = [*self._recorded, *(other.name for other in self._quantities)]
+        if quantity.name in taken:
+            allowed = f"a name of its own ({', '.join(taken)} are recorded already)"
+            raise InvalidArgumentError("the name of a measured quantity", quantity.name, allowed)
         self._quantities.append(quantity)
         self._columns = None
 

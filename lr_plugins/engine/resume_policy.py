@@ -79,7 +79,7 @@ class Saved:
             where: its name in the message.
 
         Raises:
-            WrongStateError: it is not.
+            WrongStateError: it does not.
         """
         plan = None
         if schedule is not None and _nameless(self.schedule) == _nameless(to_config(schedule, functions_by_name=True)):

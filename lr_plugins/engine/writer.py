@@ -1,4 +1,4 @@
-"""The one writer: writes the schedules' values into an optimizer just before each of its steps."""
+"""The one writer: has the schedules' values in place before each step of an optimizer."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Writer(Recorder):
         if self._assignments[index].chooses:
             base = known.owns[hyper]
         else:
-            share *= share_of(known.owns[hyper], base, hyper, self.optimizer)
+            share *= share_of(known.owns[hyper], base, hyper, self.optimizer, self.groups.index(known))
         if not math.isfinite(share):
             allowed = "such that each param group's share of the schedule's value is a finite number"
             raise InvalidArgumentError("Assign.layer_decay and the groups' own values", share, allowed)

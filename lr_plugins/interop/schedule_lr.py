@@ -11,6 +11,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lr_plugins import renamed
 from lr_plugins.checkpoint_state import StateFormat, count
 from lr_plugins.engine.audit import Audit
 from lr_plugins.engine.driven_optimizers import check_chosen, optimizers_of
@@ -27,6 +28,7 @@ from lr_plugins.schedules.observation import BEGIN, Observation
 from lr_plugins.schedules.schedule import State
 
 
+@renamed.arguments
 class ScheduleLR(LRScheduler):
     """A schedule as a torch scheduler: for plain loops, Accelerate, or the return value of `configure_optimizers`.
 

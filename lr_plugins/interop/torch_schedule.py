@@ -61,6 +61,8 @@ class TorchSchedule(Schedule):
         [0.025, 0.1, 0.05]
     """
 
+    __module__ = "lr_plugins.interop"  # by which configurations, also those of earlier versions, name it
+
     def __init__(
         self,
         factory: Callable[[Optimizer], Any],

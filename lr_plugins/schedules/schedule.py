@@ -44,6 +44,13 @@ class _CallbackHook:
         raise AttributeError(f"{kind} is a schedule, not a callback: callbacks=[LearningRateScheduler({kind}(...))]")
 
 
+class _FormerPreview:
+    """The method of an earlier version, which is a function now."""
+
+    def __get__(self, schedule: Any, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__}.preview(...) is now the function lr_plugins.preview(schedule, ...)")
+
+
 _HOMES = {
     "lr_plugins": "lr_plugins.schedules",
     "lr_plugins.schedules": "lr_plugins.schedules",
@@ -78,12 +85,15 @@ class Schedule(ABC):
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Make the class known by its name, and its constructor explain calls of an earlier version."""
         super().__init_subclass__(**arguments)
+        renamed.check_hooks(cls)
         if "__init__" in vars(cls):
             renamed.arguments(cls)
         _DEFINED[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     # What Lightning asks a callback first; a schedule among the Trainer's callbacks says what to do.
     setup = on_exception = state_key = _CallbackHook()
+
+    preview = _FormerPreview()
 
     def __call__(self, position: Position | Count, state: State = None) -> Value:
         """The learning rate at a position.

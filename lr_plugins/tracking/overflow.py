@@ -39,4 +39,5 @@ class Overflow:
 
     def give_up(self) -> None:
         """Count what is still held as lost: the run has ended."""
-        self.lost_points, self.lost_entries, self.lines = self.points, len(self.lines), []
+        self.lost_points, self.lost_entries = self.points, len(self.lines)
+        self.points, self.lines = 0, []

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import torch
 
+from lr_plugins import renamed
 from lr_plugins._lightning.artifacts import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.monitor_names import Names
@@ -30,6 +31,7 @@ _LONGEST_RUN = 10**9
 """Steps that the series of a checkpoint may span; a table has a line for each."""
 
 
+@renamed.arguments
 class LearningRateTrace(ChecksState, Callback):
     """Log the learning rate used at every optimizer step, and save it as a table and a picture.
 
