@@ -36,8 +36,7 @@ def warn_of_no_picture(who: str) -> None:
     """Tell that there will be a table only, if that is so."""
     if not can_draw():
         rank_zero_warn(
-            f"{who} draws no picture: matplotlib is not installed. The table is written. With the picture: "
-            f"{install('plot')}"
+            f"{who} writes only the table, because matplotlib is not installed. For the plot: {install('plot')}"
         )
 
 

@@ -35,7 +35,7 @@ def check_configured(
 def check_added(trainer: Trainer, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
     """Give way to schedulers that a callback has added; those appear at the start of an epoch."""
     if on_conflict == "theirs" and trainer.lr_scheduler_configs and driven.active:
-        _handle(f"{_names(trainer)} has come in epoch {trainer.current_epoch}", driven, on_conflict)
+        _handle(f"{_names(trainer)} was added in epoch {trainer.current_epoch}", driven, on_conflict)
 
 
 def _names(trainer: Trainer) -> str:
@@ -43,11 +43,11 @@ def _names(trainer: Trainer) -> str:
 
 
 def _handle(what: str, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
-    choices = "Choose on_conflict='ours' or 'theirs'. Or return the optimizer alone, or leave one of the two out."
+    choices = "Choose on_conflict='ours' or 'theirs'. Or return only the optimizer, or remove LearningRateScheduler."
     if on_conflict == "error":
         raise TrainingError(f"{what}, and LearningRateScheduler has on_conflict='error'. {choices}")
     if on_conflict == "theirs":
-        rank_zero_warn(f"{what}. LearningRateScheduler gives way to it, and only records. {choices}")
+        rank_zero_warn(f"{what}. LearningRateScheduler stops writing and only records. {choices}")
         driven.stop_writing()
     else:
         rank_zero_warn(f"{what}. LearningRateScheduler overrides it at every step. {choices}")

@@ -59,15 +59,15 @@ def check_counts(policy: str, trainer: Trainer, then: Counts | None, steps: Sequ
             f"{what}. on_resume decides which counts: Lightning's (config) or the steps taken (checkpoint). {CHOOSE}"
         )
     kept = [now.global_step // len(steps)] * len(steps) if policy == "config" else list(steps)
-    rank_zero_warn(f"LearningRateScheduler: {what}. It goes on at step {_list(kept)} (on_resume={policy}).")
+    rank_zero_warn(f"LearningRateScheduler: {what}. It continues at step {_list(kept)} (on_resume={policy}).")
     return kept
 
 
 def report_set_back(trainer: Trainer, then: Counts | None, steps: Sequence[int]) -> None:
-    """Report that Lightning's counters were set back, and that the schedules begin anew."""
+    """Report that Lightning's counters were reset, and that the schedules start over."""
     rank_zero_warn(
-        f"LearningRateScheduler: {_taken(then, steps)}, and the Trainer begins with epoch 0 (its global_step is "
-        f"{trainer.global_step}): its counters were set back. The schedules begin anew."
+        f"LearningRateScheduler: {_taken(then, steps)}, and the Trainer starts at epoch 0 (its global_step is "
+        f"{trainer.global_step}): its counters were reset. The schedules start over."
     )
 
 
@@ -106,8 +106,8 @@ def steps_of_each(
         "nothing that tells how many each has taken"
     )
     if policy == "error":
-        raise TrainingError(f"{what}. To take them for equally many, {alike[0]} each: {CHOOSE}")
-    rank_zero_warn(f"LearningRateScheduler: {what}. They are taken for equally many: {alike[0]} each.")
+        raise TrainingError(f"{what}. To assume {alike[0]} each: {CHOOSE}")
+    rank_zero_warn(f"LearningRateScheduler: {what}. Assuming {alike[0]} each.")
     return alike
 
 
@@ -138,8 +138,8 @@ def check_rates(
         loaded: the checkpoint's optimizers, in the order of `steps`.
 
     Raises:
-        TrainingError: it would jump; unless the policy is `"config"`, or `"error"` where the checkpoint's optimizer held its
-            own learning rate.
+        TrainingError: it would jump; unless the policy is `"config"`, or `"error"` where the checkpoint's optimizer held
+            its own learning rate.
     """
     jumps = list(_jumps(drives, steps, loaded))
     told = "\n".join(
@@ -151,12 +151,10 @@ def check_rates(
     if policy == "config" or (policy == "error" and not any(one.driven for one in jumps)):
         rank_zero_warn(f"LearningRateScheduler: at step {_list(steps)} the learning rate changes.\n{told}")
         return
-    impossible = f"on_resume={policy} is impossible here: the checkpoint has no schedule of ours. " * (
-        policy != "error"
-    )
+    impossible = f"on_resume={policy} cannot be applied: the checkpoint has no schedule of ours. " * (policy != "error")
     raise TrainingError(
-        f"at step {_list(steps)} this run goes on from a checkpoint that something else has driven, and the learning "
-        f"rate would jump.\n{told}\n{impossible}To let it jump: {CHOOSE}. Or give a schedule that goes on from there."
+        f"at step {_list(steps)} the checkpoint was trained with another scheduler, and the learning rate would jump.\n"
+        f"{told}\n{impossible}To allow it: {CHOOSE}. Or pass a schedule that continues from that value."
     )
 
 

@@ -132,8 +132,8 @@ class RunClock:
         if driven.depends_on(now, sampled_steps(0, total - 1)):
             self._is_as_planned = False
             report(
-                f"LearningRateScheduler: {what}; lengths in percent stay those of {total:g} steps, as the run was to "
-                "have when it began. Lengths in epochs or steps do not depend on it."
+                f"LearningRateScheduler: {what}; lengths in percent still refer to the {total:g} steps planned at "
+                "the start. Lengths in epochs or steps do not depend on it."
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def _has_other_steps(optimizer: Any) -> bool:
 
 
 class CountedSteps:
-    """Holds the steps that were counted against those that Lightning has counted since.
+    """Compare our count of steps with Lightning's.
 
     Args:
         trainer: the Trainer of the run.
@@ -229,7 +229,7 @@ class CountedSteps:
         self.steps, self.global_step = steps, trainer.global_step
 
     def compare(self, steps: int, at_the_end: bool = False) -> None:
-        """Tell where the counts differ: once, and at the end.
+        """Report where the counts differ: once, and at the end.
 
         Args:
             steps: how many are counted now.
@@ -238,7 +238,7 @@ class CountedSteps:
         ours, lightnings = steps - self.steps, self._trainer.global_step - self.global_step
         if ours == lightnings:
             return
-        said = f"LearningRateScheduler: {ours} optimizer steps changed the weights in this fit, Lightning counts"
+        said = f"LearningRateScheduler counted {ours} optimizer steps in this fit, Lightning counted"
         if getattr(self._trainer.precision_plugin, "scaler", None) is not None and ours < lightnings:
             if at_the_end:  # an ordinary thing, which every start in half precision shows
                 rank_zero_warn(f"{said} {lightnings}: a gradient scaler has skipped {lightnings - ours}. {_COUNTED}")
@@ -254,4 +254,4 @@ class CountedSteps:
         return ", and some of those did not happen or could not be seen"
 
 
-_COUNTED = "The schedules go by the first."
+_COUNTED = "The schedules use the first count."

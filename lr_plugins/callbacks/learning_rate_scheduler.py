@@ -80,8 +80,8 @@ class LearningRateScheduler(KeepsState, Callback):
     optimizers and hyper-parameters (see `Assign`). The values used are in `trace`.
 
     Args:
-        schedule: a schedule, or a function of `epoch` or of `(epoch, lr)` as in Keras, called once an epoch; or a
-            list of schedules and `Assign`s (or a dictionary of them by name), of which the last that fits counts.
+        schedule: a schedule; a function of `epoch` or `(epoch, lr)`, called once per epoch as in Keras; or a list (or a
+            dictionary) of schedules and `Assign`s. If several match a param group, the last one wins.
         verbose: 1 prints what Keras prints: a line at the start of each epoch for a schedule of time, and a line for
             each decision of a metric-driven one; 0 prints nothing. Default 0.
         style: `"keras2"` for `Epoch 00004: ...` (the default), `"keras3"` for `Epoch 4: ...`.
@@ -94,13 +94,12 @@ class LearningRateScheduler(KeepsState, Callback):
             `"checkpoint"` keeps the plan of the checkpoint; `"rescale"` stretches what is left of it to the new
             length.
         on_conflict: what to do when other code writes what the schedule drives (a scheduler that the module
-            returns as well, StochasticWeightAveraging, code of yours): `"ours"` (the default) uses the schedule's
-            value and reports each source once; `"theirs"` gives way from the first such value on, and only
-            records; `"error"` stops training. `audit` keeps count.
-        advice: report, once, when the fit starts, where the learning rate departs from a rule of thumb: start at
-            0.001 to 0.01 in a network without normalization, and fall 100-fold or more. True (the default) writes to
-            Lightning's log, each line once in a program; a function is given the lines of every fit; False reports
-            nothing.
+            returns as well, StochasticWeightAveraging, code of yours): `"ours"` (the default) overwrites it and
+            warns once per source; `"theirs"` stops writing at the first conflict and only records; `"error"` raises.
+            Conflicts are counted in `audit`.
+        advice: log a hint when the fit starts if the schedule breaks a rule of thumb: without normalization layers, start
+            between 0.001 and 0.01, and decay by at least 100x. True (the default) writes to Lightning's log, each line
+            once per program; a function receives the lines of every fit; False reports nothing.
 
     Raises:
         InvalidArgumentError: an argument of the wrong kind; at the start of the fit, an assignment for something that
@@ -406,7 +405,7 @@ class LearningRateScheduler(KeepsState, Callback):
         logged = ", ".join(sorted(fit.observations.known)) or "none"
         for name in fit.observations.never_logged:
             rank_zero_warn(
-                f"LearningRateScheduler: {name!r}, which a schedule observes, was never logged; logged are: {logged}"
+                f"LearningRateScheduler: {name!r}, which a schedule observes, was never logged; logged metrics: {logged}"
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

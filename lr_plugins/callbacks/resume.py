@@ -124,7 +124,7 @@ def _stop_writing_as_before(driven: DrivenOptimizers, active: Sequence[bool]) ->
         if writer.active and not was_active:
             kind = type(writer.optimizer).__name__
             rank_zero_warn(
-                f"LearningRateScheduler: the run had given way to other code that drives {kind}; it goes on "
-                "recording only (on_conflict=theirs)."
+                f"LearningRateScheduler: other code has driven {kind} in this run; LearningRateScheduler "
+                "continues to only record (on_conflict=theirs)."
             )
             writer.stop_writing()

@@ -79,7 +79,9 @@ class Audit:
         if self.choice == "error":
             raise TrainingError(f"{told} (on_conflict=error). on_conflict can also be ours or theirs.")
         if self.choice == "theirs":
-            rank_zero_warn(f"{self.who}: {told}. From here on it gives way, and only records (on_conflict=theirs).")
+            rank_zero_warn(
+                f"{self.who}: {told}. From here on it only records, and writes nothing (on_conflict=theirs)."
+            )
             return
         used = "The step may have used it" if during else "The plan's value is used"
         rank_zero_warn(f"{self.who}: {told}. {used}; further writes by {source} are only counted.")
@@ -99,7 +101,7 @@ class Audit:
     def summary(self) -> str:
         """At how many steps the plan was followed, and which other code has written."""
         writes = [
-            f"{source} wrote something else {one.count:,} time{'s' * (one.count != 1)}"
+            f"overwritten by {source} {one.count:,} time{'s' * (one.count != 1)}"
             for source, one in self.foreign.items()
         ]
         return "; ".join([f"at {self.followed:,} of {self.steps:,} steps", *writes])

@@ -22,10 +22,10 @@ OnResume = Literal["error", "config", "checkpoint", "rescale"]
 """What to do when a resumed run has another plan, so that the learning rate would jump."""
 
 POLICIES: dict[OnResume, str] = {
-    "error": "refuse, if the learning rate would jump",
-    "config": "the new configuration from here on",
-    "checkpoint": "the plan of the checkpoint",
-    "rescale": "the plan of the checkpoint, what is left of it stretched to the new length",
+    "error": "raise an error if the learning rate would jump",
+    "config": "use the new configuration",
+    "checkpoint": "keep the checkpoint's plan",
+    "rescale": "keep it, with the remainder stretched to the new length",
 }
 """What each choice of `OnResume` does, as the table of an error says it."""
 
@@ -144,8 +144,8 @@ def apply_resume_policy(
     jumps = any(other.jumps for other in others)
     if policy == "error" and jumps:
         raise TrainingError(
-            f"at step {step:g} this run goes on under another plan, and the learning rate would jump.\n{table}\n"
-            'Choose one: LearningRateScheduler(..., on_resume="config"), or on the command line '
+            f"resuming at step {step:g} with another plan would make the learning rate jump.\n{table}\n"
+            'To allow it: LearningRateScheduler(..., on_resume="config"), or on the command line '
             "callbacks.scheduler.on_resume=config"
         )
     if policy in ("error", "config"):
@@ -153,9 +153,9 @@ def apply_resume_policy(
     for other in others:
         plan = other.plan if policy == "checkpoint" else stretched[id(other)]
         if plan is None:
-            raise TrainingError(f"on_resume={policy} is impossible here: {_why_not(other, run, step)}.\n{table}")
+            raise TrainingError(f"on_resume={policy} cannot be applied: {_why_not(other, run, step)}.\n{table}")
         other.drive.schedule, other.drive.base, other.drive.state = plan, other.saved.base, other.saved.state
-    return f"At step {step:g} the run goes on by the plan of the checkpoint (on_resume={policy}).\n{table}"
+    return f"Resuming at step {step:g} with the plan of the checkpoint (on_resume={policy}).\n{table}"
 
 
 def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int) -> _ChangedPlan | None:

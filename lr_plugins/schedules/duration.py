@@ -26,10 +26,10 @@ _LEAST, _MOST = 1e-12, 1e300
 _ALLOWED = '{}, or a text like "10ep" (epochs), "500st" (optimizer steps), "5%" (of the run) or "50000sp" (samples)'
 
 _UNKNOWN = {
-    "%": "the duration {} is a share of the run, and the length of the run is unknown; "
-    f"{SET_LENGTH}, or give the duration in steps or epochs",
+    "%": "the duration {} is relative to the length of the run, which is unknown; "
+    f"{SET_LENGTH}, or use steps or epochs",
     "sp": "the duration {} is in samples, and the samples of an optimizer step are unknown; give their number as the "
-    "batch_size of the run, or the duration in steps or epochs",
+    "batch_size of the run, or use steps or epochs",
 }
 
 # Other names of the units. A text with one of them is refused with a hint how it is written here.
@@ -65,8 +65,8 @@ class Duration:
     Raises:
         InvalidArgumentError: the value is not such a number, or the unit is none of these.
 
-    Epochs count whole: a schedule whose length is in epochs holds its value within an epoch, as Keras' callback does
-    (`Schedule.smooth` makes it move). The others move at every optimizer step. Within a part of a sequence,
+    Lengths in epochs advance once per epoch, as in Keras' callback (`Schedule.smooth` makes them move within an epoch);
+    all others advance at every optimizer step. Within a part of a sequence,
     percent are of that part. In a text, case and blanks do not matter: `"10 EP"` is `"10ep"`.
 
     A fraction of an optimizer step or of a sample is refused: `0.05` is probably meant as `"5%"`. Half an epoch is

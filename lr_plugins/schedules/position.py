@@ -62,12 +62,12 @@ class EpochClock(NamedTuple):
         return (step - self.step) / self.ratio
 
     def since(self, step: float) -> EpochClock:
-        """As a part of the run has it that begins at an optimizer step."""
+        """The same clock, restarted at an optimizer step."""
         start = self.step + step * self.ratio
         return self._replace(step=start, epoch=self._epoch_at(start))
 
     def rescaled(self, ratio: float) -> EpochClock:
-        """As the run that this one is `ratio` times as long as has it."""
+        """The clock of a run that is `ratio` times shorter."""
         return self._replace(ratio=self.ratio * ratio)
 
     def _size(self, index: int) -> float:
@@ -281,7 +281,7 @@ class Position(NamedTuple):
         return self._replace(epoch=epoch, step=self.run.steps_at(epoch))
 
     def rescaled(self, ratio: float) -> Position:
-        """As the run that this one is `ratio` times as long as has it at this point."""
+        """The corresponding position in a run that is `ratio` times shorter."""
         # Divided, and not multiplied by 1 / ratio: 49 * (1 / 49) is less than 1.
         run = self.run._replace(epochs=_shrunk(self.run.epochs, ratio), steps=_shrunk(self.run.steps, ratio))
         if self.run.clock is not None:

@@ -355,7 +355,7 @@ def _with_direction(name: str, node: DictConfig, data: Any) -> DictConfig:
     monitor = node.monitor or ("val_loss" if data.num_val else "loss")
     mode = node.mode or better(str(monitor))
     if mode is None:
-        unknown = f"the name {str(monitor)!r} does not tell which values are better"
+        unknown = f"it cannot be inferred from the name {str(monitor)!r}"
         raise LearningRateError(f"set callbacks.{name}.mode to min or max: {unknown}.")
     return OmegaConf.merge(node, {"monitor": monitor, "mode": mode})  # type: ignore[return-value]
 

@@ -129,7 +129,7 @@ def test_the_same_plan_resumes_without_a_word():
 def test_a_jump_is_refused_with_a_table_of_what_differs():
     with pytest.raises(TrainingError) as refused:
         resume(lp.StepDecay(0.8, drop=0.5, every="1ep"), "error")
-    assert "at step 4 this run goes on under another plan, and the learning rate would jump." in str(refused.value)
+    assert "resuming at step 4 with another plan would make the learning rate jump." in str(refused.value)
     assert "schedule.initial_learning_rate" in str(refused.value)
 
 

@@ -137,7 +137,7 @@ class Returns(Toy):
     ("choice", "message", "rates"),
     [
         ("ours", "returns ScheduleLR as well. LearningRateScheduler overrides it", [0.3] * 18),
-        ("theirs", "gives way to it, and only records", [0.1 * (1 - step / 18) for step in range(18)]),
+        ("theirs", "stops writing and only records", [0.1 * (1 - step / 18) for step in range(18)]),
     ],
 )
 def test_beside_the_callback_on_conflict_decides(choice, message, rates):

@@ -65,9 +65,7 @@ def test_a_foreign_value_is_named_once_and_overridden(capsys):
         f"LearningRateScheduler: before step 3, other code has set lr to 0.7; the plan has {PLAN[3]:.6g}."
     )
     assert used(scheduler) == PLAN
-    assert capsys.readouterr().out == (
-        "lr followed the plan at 18 of 18 steps; other code wrote something else 2 times\n"
-    )
+    assert capsys.readouterr().out == ("lr followed the plan at 18 of 18 steps; overwritten by other code 2 times\n")
 
 
 def test_the_group_and_the_hyper_parameter_are_named():
@@ -225,7 +223,7 @@ def test_theirs_gives_way_to_code_of_the_users(capsys, recwarn):
     fit(None, Meddles(), scheduler, seen, LearningRateAudit())
     # From the step on before which it was written; until it is written again.
     assert seen.values == used(scheduler) == [*PLAN[:3], *[0.7] * 15]
-    assert capsys.readouterr().out == "lr followed the plan at 3 of 18 steps; other code wrote something else 1 time\n"
+    assert capsys.readouterr().out == "lr followed the plan at 3 of 18 steps; overwritten by other code 1 time\n"
     assert len([one for one in told(recwarn) if "From here on it gives way" in one]) == 1
 
 

@@ -148,7 +148,9 @@ def test_a_stream_without_an_end_has_no_percent(time_limit):
 
 
 def test_a_stream_that_ends_before_max_steps_is_told():
-    with pytest.warns(UserWarning, match="the run has ended after 8 steps; lengths in percent stay those of 20 steps"):
+    with pytest.warns(
+        UserWarning, match="the run has ended after 8 steps; lengths in percent still refer to the 20 steps"
+    ):
         _, scheduler, used = run(IN_PERCENT, train=DataLoader(Stream([3, 5])), epochs=2, max_steps=20)
     assert_used(plan(IN_PERCENT, [3, 5], RunLength.of(steps=20)), scheduler, used)
 
@@ -215,7 +217,7 @@ def test_a_run_that_its_time_ends_has_followed_the_plan_of_the_whole(schedule, i
     assert 0 < trainer.global_step <= 8
     whole = plan(schedule, [6] * 3, RunLength.of(steps_per_epoch=6, epochs=3))
     assert_used(whole[: trainer.global_step], scheduler, used)
-    told = {one for one in informed.messages if "lengths in percent stay those of 18 steps" in one}
+    told = {one for one in informed.messages if "lengths in percent still refer to the 18 steps" in one}
     assert len(told) == (schedule is IN_PERCENT)
 
 
@@ -235,7 +237,7 @@ def test_a_second_fit_that_makes_the_run_longer_asks_what_percent_are_of():
     scheduler, used, module = LearningRateScheduler(IN_PERCENT), Used(), Toy()
     trainer = fit(module, scheduler, used, epochs=2)
     trainer.fit_loop.max_epochs = 4
-    with pytest.raises(TrainingError, match="this run goes on under another plan"):
+    with pytest.raises(TrainingError, match="with another plan would make the learning rate jump"):
         trainer.fit(module, loader())
     assert used.values == plan(IN_PERCENT, [6] * 2, RunLength.of(steps_per_epoch=6, epochs=2))
 

@@ -236,7 +236,7 @@ def test_a_product_says_both(capsys):
 
 
 def test_a_metric_that_is_never_logged_is_told_with_those_that_are():
-    with pytest.raises(TrainingError, match=r"monitor is 'val_los'.*logged are: loss"):
+    with pytest.raises(TrainingError, match=r"monitor is 'val_los'.*logged metrics: loss"):
         fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="val_los", mode="min")))
     with pytest.warns(UserWarning, match="val_los"):
         fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="val_los", mode="min", on_missing="warn")))

@@ -232,7 +232,7 @@ def test_one_that_only_the_list_has_and_that_steps_by_itself():
             optimizer.step()
 
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
-    with pytest.warns(UserWarning, match="12 optimizer steps changed the weights in this fit, Lightning counts 0"):
+    with pytest.warns(UserWarning, match="counted 12 optimizer steps in this fit, Lightning counted 0"):
         fit(Raw(), scheduler, train=FOUR)
     assert used == scheduler.trace["lr"].values.tolist() == HALVED
 

@@ -1,4 +1,4 @@
-"""A run that goes on under another plan: nothing jumps silently, and the four ways to go on."""
+"""A run that resumes with another plan: nothing jumps silently, and the four ways to continue."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_a_jump_is_refused_with_what_differs_and_how_to_choose(begin):
         go_on(checkpoint, COSINE, 8)
     text = str(error.value)
     lines = [line.split() for line in text.splitlines()]
-    assert "at step 12 this run goes on under another plan" in text
+    assert "resuming at step 12 with another plan" in text
     assert ["epochs", "4", "8"] in lines
     assert ["optimizer", "steps", "24", "48"] in lines
     told = {line[0]: float(line[1]) for line in lines[-4:-1]}

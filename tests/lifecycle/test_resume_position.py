@@ -47,7 +47,7 @@ def resume(path, schedule, on_resume="error", module=None, **options):
     return scheduler.trace["lr"].values.tolist()
 
 
-# --- a checkpoint that something else has driven ----------------------------------------------------------------------
+# --- a checkpoint of another scheduler ----------------------------------------------------------------------------------
 
 TORCHS = {
     "cosine by the step": (lambda one: lr_scheduler.CosineAnnealingLR(one, 12, 1e-4), "step"),
@@ -70,7 +70,7 @@ def test_a_checkpoint_of_torchs_scheduler_does_not_jump_without_a_word(kind, tmp
     assert 'on_resume="config"' in str(error.value)
     with pytest.warns(UserWarning, match="the learning rate changes"):
         assert resume(tmp_path / "a.ckpt", CosineDecay(0.1), "config") == planned(CosineDecay(0.1), 12)
-    with pytest.raises(TrainingError, match="on_resume=checkpoint is impossible here"):
+    with pytest.raises(TrainingError, match="on_resume=checkpoint cannot be applied"):
         resume(tmp_path / "a.ckpt", CosineDecay(0.1), "checkpoint")
 
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_told_is_refused_with_the_numbers(tmp_path):
     fit(Gan(SGD, SGD), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(TrainingError, match="16 steps of 2 optimizers together"):
         fit(Gan(SGD, SGD), LearningRateScheduler(FALLING), epochs=3, ckpt_path=tmp_path / "a.ckpt")
-    with pytest.warns(UserWarning, match="taken for equally many: 8 each"):
+    with pytest.warns(UserWarning, match="Assuming 8 each"):
         fit(Gan(SGD, SGD), LearningRateScheduler(FALLING, on_resume="config"), epochs=3, ckpt_path=tmp_path / "a.ckpt")
 
 
@@ -198,7 +198,7 @@ def reset_all(checkpoint):
 def test_counters_that_were_set_back_begin_the_plan_anew(change, schedule, tmp_path):
     fit(None, LearningRateScheduler(schedule), epochs=EPOCHS).save_checkpoint(tmp_path / "a.ckpt")
     changed(tmp_path / "a.ckpt", change)
-    with pytest.warns(UserWarning, match="30 optimizer steps were taken.*epoch 0.*begin anew"):
+    with pytest.warns(UserWarning, match="30 optimizer steps were taken.*epoch 0.*start over"):
         assert resume(tmp_path / "a.ckpt", schedule) == planned(schedule)
 
 
@@ -206,7 +206,7 @@ def test_a_second_fit_with_epochs_set_back_begins_anew():
     scheduler, module = LearningRateScheduler(CosineDecay(0.1)), Toy()
     trainer = fit(module, scheduler, epochs=EPOCHS)
     trainer.fit_loop.epoch_progress.reset()
-    with pytest.warns(UserWarning, match="counters were set back"):
+    with pytest.warns(UserWarning, match="counters were reset"):
         trainer.fit(module, loader())
     assert scheduler.trace["lr"].values.tolist() == planned(CosineDecay(0.1))
 

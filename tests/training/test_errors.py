@@ -210,7 +210,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_before_a_run_is_made(train, data
 WHILE_TRAINING = [
     (
         ["schedule=loss_driven", "schedule.monitor=val_los"],
-        r"LossDriven\.monitor is 'val_los'.*logged are: acc, loss, val_acc, val_loss",
+        r"LossDriven\.monitor is 'val_los'.*logged metrics: acc, loss, val_acc, val_loss",
     ),
     (
         ["schedule=loss_driven", "optimizer=sgd", "optimizer.lr=1e30", "optimizer.momentum=0"],

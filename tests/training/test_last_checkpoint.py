@@ -22,7 +22,7 @@ from lr_plugins.training.data import Fake
 from tests.toys import QUIET
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*dirpath has changed", "ignore:.*draws no picture", "ignore:.*not empty"
+    "ignore:.*dirpath has changed", "ignore:.*writes only the table", "ignore:.*not empty"
 )
 
 

@@ -168,12 +168,12 @@ class MetricDriven(Schedule):
         # A stale value is not an observation: it does not count.
         if self.monitor in observation.known or (state and "observed" in state) or not observation.complete:
             return state
-        logged = f"logged are: {', '.join(sorted(observation.known)) or 'none'}"
+        logged = f"logged metrics: {', '.join(sorted(observation.known)) or 'none'}"
         what = f"{type(self).__name__}.monitor is {self.monitor!r}, and no metric of that name was logged"
         if self.on_missing == "error":
             raise TrainingError(f"{what} {_since(self.when, position)}; {logged}")
         # Without the time: Python shows a warning of the same words once.
-        warnings.warn(f"{what}; {logged}. The learning rate stays as it is.", stacklevel=2)
+        warnings.warn(f"{what}; {logged}. The learning rate is unchanged.", stacklevel=2)
         return state
 
     def _number(self, metric: SupportsFloat) -> float:
@@ -297,7 +297,9 @@ def direction(owner: object, mode: object, monitor: str) -> int:
     by_name = metric_direction.better(monitor)
     if by_name is not None:
         return 1 if by_name == "min" else -1
-    raise InvalidArgumentError(field, mode, f'"min" or "max" for {monitor!r}', "The metric's name does not tell which.")
+    raise InvalidArgumentError(
+        field, mode, f'"min" or "max" for {monitor!r}', "It cannot be inferred from the metric's name."
+    )
 
 
 def better(observed: float, best: float, sign: int, least: float, relative: bool) -> bool:

@@ -248,7 +248,7 @@ def as_schedule(schedule: Schedule | Callable[..., float], field: str = "schedul
     if isinstance(schedule, Schedule):
         return schedule
     if hasattr(schedule, "get_last_lr"):
-        hint = "A scheduler of torch becomes one by lr_plugins.interop.TorchSchedule(lambda optimizer: ...)."
+        hint = "To use a torch scheduler, wrap it: lr_plugins.TorchSchedule(lambda optimizer: ...)."
         raise InvalidArgumentError(field, schedule, "a schedule such as StepDecay(0.1)", hint)
     if isinstance(schedule, type) or not callable(schedule):
         raise InvalidArgumentError(

@@ -160,7 +160,7 @@ def test_a_metric_that_is_not_logged_is_an_error_that_lists_those_that_are():
     schedule, logged = LossDriven(0.01, monitor="val_los"), seen(1.0, name="val_loss", known=["val_loss", "acc"])
     state = schedule.observe(schedule.start(), LATER, logged._replace(complete=False))  # it may still be logged
     assert schedule(LATER, state) == 0.01
-    with pytest.raises(TrainingError, match=r"monitor is 'val_los'.*in epoch 1; logged are: acc, val_loss"):
+    with pytest.raises(TrainingError, match=r"monitor is 'val_los'.*in epoch 1; logged metrics: acc, val_loss"):
         schedule.observe(state, LATER, logged)
 
 
@@ -168,7 +168,9 @@ def test_a_metric_that_is_not_logged_may_be_a_warning():
     schedule = LossDriven(0.01, on_missing="warn")
     assert schedule.monitors == (Monitor("loss", "epoch", "warn"),)
     state = {}
-    with pytest.warns(UserWarning, match=r"no metric of that name .* logged are: acc\. The learning rate stays"):
+    with pytest.warns(
+        UserWarning, match=r"no metric of that name .* logged metrics: acc\. The learning rate is unchanged"
+    ):
         assert schedule.observe(state, LATER, seen(None, known=["acc"])) == state
 
 
