@@ -138,8 +138,8 @@ def check_rates(
         loaded: the checkpoint's optimizers, in the order of `steps`.
 
     Raises:
-        TrainingError: it would jump; unless the policy is `"config"`, or `"error"` where the checkpoint's optimizer held
-            its own learning rate.
+        TrainingError: it would jump; unless the policy is `"config"`, or `"error"` where the checkpoint's optimizer
+            held its own learning rate.
     """
     jumps = list(_jumps(drives, steps, loaded))
     told = "\n".join(

@@ -97,9 +97,9 @@ class LearningRateScheduler(KeepsState, Callback):
             returns as well, StochasticWeightAveraging, code of yours): `"ours"` (the default) overwrites it and
             warns once per source; `"theirs"` stops writing at the first conflict and only records; `"error"` raises.
             Conflicts are counted in `audit`.
-        advice: log a hint when the fit starts if the schedule breaks a rule of thumb: without normalization layers, start
-            between 0.001 and 0.01, and decay by at least 100x. True (the default) writes to Lightning's log, each line
-            once per program; a function receives the lines of every fit; False reports nothing.
+        advice: log a hint when the fit starts if the schedule breaks a rule of thumb: without normalization layers,
+            start between 0.001 and 0.01, and decay by at least 100x. True (the default) writes to Lightning's log,
+            each line once per program; a function receives the lines of every fit; False reports nothing.
 
     Raises:
         InvalidArgumentError: an argument of the wrong kind; at the start of the fit, an assignment for something that
@@ -405,7 +405,7 @@ class LearningRateScheduler(KeepsState, Callback):
         logged = ", ".join(sorted(fit.observations.known)) or "none"
         for name in fit.observations.never_logged:
             rank_zero_warn(
-                f"LearningRateScheduler: {name!r}, which a schedule observes, was never logged; logged metrics: {logged}"
+                f"LearningRateScheduler: a schedule observes {name!r}, which was never logged; logged metrics: {logged}"
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -379,7 +379,7 @@ def test_validation_runs_that_there_are_none_of():
 
 
 def test_a_name_that_was_never_looked_for_is_told_at_the_end():
-    with pytest.warns(UserWarning, match="'los', which a schedule observes, was never logged"):
+    with pytest.warns(UserWarning, match="a schedule observes 'los', which was never logged"):
         fit(None, LearningRateScheduler(LossDriven(0.1, monitor="los", when="500st")))
 
 

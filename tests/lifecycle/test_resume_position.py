@@ -47,7 +47,7 @@ def resume(path, schedule, on_resume="error", module=None, **options):
     return scheduler.trace["lr"].values.tolist()
 
 
-# --- a checkpoint of another scheduler ----------------------------------------------------------------------------------
+# --- a checkpoint of another scheduler --------------------------------------------------------------------------------
 
 TORCHS = {
     "cosine by the step": (lambda one: lr_scheduler.CosineAnnealingLR(one, 12, 1e-4), "step"),
@@ -224,7 +224,7 @@ def test_a_callback_that_resets_the_epochs(first, tmp_path):
     scheduler = LearningRateScheduler(CosineDecay(0.1))
     callbacks = [ResetsOnStart(), scheduler] if first else [scheduler, ResetsOnStart()]
     scheduler.on_resume = "error" if first else "config"  # before it is reset, the longer run would jump
-    with pytest.warns(UserWarning, match="18 optimizer steps were taken, in epoch 3.*set back"):
+    with pytest.warns(UserWarning, match="18 optimizer steps were taken, in epoch 3.*reset"):
         fit(None, *callbacks, epochs=EPOCHS, ckpt_path=tmp_path / "a.ckpt")
     assert scheduler.trace["lr"].values.tolist() == planned(CosineDecay(0.1))
 
@@ -369,6 +369,6 @@ def test_counters_that_are_set_back_behind_the_scheduler(epoch, tmp_path):
 
     path = after_validation(CosineDecay(0.1), tmp_path, epoch=epoch)
     scheduler = LearningRateScheduler(CosineDecay(0.1))
-    with pytest.warns(UserWarning, match="set back"):
+    with pytest.warns(UserWarning, match="were reset"):
         fit(None, scheduler, Resets(), epochs=EPOCHS, val=loader(8), ckpt_path=path)
     assert scheduler.trace["lr"].values.tolist() == planned(CosineDecay(0.1))

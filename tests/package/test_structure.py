@@ -47,7 +47,7 @@ GROUND_FILES = {
 ROOMS = [
     Room(
         GROUND,
-        "the errors, the checks of arguments, and small modules that every room uses",
+        "the errors, the checks of arguments, and small modules that every package uses",
         "",
         "numpy lightning_utilities",
     ),
@@ -81,7 +81,7 @@ ROOMS = [
     ),
     Room(
         "keras",
-        "Keras' names, arguments and rules, on the rooms above",
+        "Keras' names, arguments and rules, on the packages above",
         "schedules optim _lightning constraints console callbacks training",
         "numpy torch lightning sklearn",
     ),
@@ -259,9 +259,9 @@ def test_imports_inside_functions_are_those_of_the_list():
 
 def table() -> str:
     """The rooms as docs/architecture.md shows them."""
-    lines = ["| room | what it is for | imports | packages |", "|---|---|---|---|"]
+    lines = ["| package | what it is for | imports | third-party |", "|---|---|---|---|"]
     for room in ROOMS:
-        name = "the ground" if room.name == GROUND else f"`{room.name}/`"
+        name = "base modules" if room.name == GROUND else f"`{room.name}/`"
         imports = ", ".join(f"`{one}`" for one in room.imports.split()) or "-"
         packages = ", ".join(room.packages.split())
         lines.append(f"| {name} | {room.what} | {imports} | {packages} |")
