@@ -143,7 +143,9 @@ def test_a_stream_limited_to_some_batches_is_of_known_length():
 
 @pytest.mark.parametrize("time_limit", [None, "00:01:00:00"])
 def test_a_stream_without_an_end_has_no_percent(time_limit):
-    with pytest.raises(TrainingError, match=r"100% is a share of the run, .* unknown; set max_steps on the Trainer"):
+    with pytest.raises(
+        TrainingError, match=r"100% is relative to the length of the run, .* unknown; set max_steps on the Trainer"
+    ):
         run(IN_PERCENT, train=DataLoader(Stream([3])), epochs=-1, max_time=time_limit)
 
 

@@ -535,7 +535,7 @@ def test_a_loss_that_is_nan_stops_the_run():
 
 
 def test_a_share_of_an_endless_run_is_refused():
-    with pytest.raises(TrainingError, match="the length of the run is unknown; set max_steps"):
+    with pytest.raises(TrainingError, match="the length of the run, which is unknown; set max_steps"):
         fit(None, LearningRateScheduler(StepDecay(0.1, every="5%")), epochs=-1)
 
 

@@ -109,8 +109,14 @@ BEFORE_TRAINING = [
     (["schedule.every=3parsecs"], r"StepDecay\.every must be greater than 0: .*got '3parsecs'"),
     (["schedule=piecewise", "schedule.values=[1]"], r"PiecewiseConstant\.values must be one longer.*got \[1\]"),
     (["schedule=function", "schedule.function.path=no.such.module"], r"Error loading 'no\.such\.module'"),
-    (["schedule.every=5%", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
-    (["schedule=warmup_cosine", "trainer.max_epochs=-1"], r"5% is a share of the run, .* set max_steps on the Trainer"),
+    (
+        ["schedule.every=5%", "trainer.max_epochs=-1"],
+        r"5% is relative to the length of the run, .* set max_steps on the Trainer",
+    ),
+    (
+        ["schedule=warmup_cosine", "trainer.max_epochs=-1"],
+        r"5% is relative to the length of the run, .* set max_steps on the Trainer",
+    ),
     (
         ["schedule=warmup_cosine", "schedule.warmup_steps=0.05"],
         r'Warmup\.warmup_steps must be .* got 0\.05\. .* mean "5%"\?',
@@ -163,7 +169,7 @@ BEFORE_TRAINING = [
     (["logger.experiment_name=2024"], r"MLflowLogger\.experiment_name must be a text.*got 2024"),
     (
         ["callbacks.checkpoint.monitor=val_thing"],
-        r"set callbacks\.checkpoint\.mode to min or max: the name 'val_thing' does",
+        r"set callbacks\.checkpoint\.mode to min or max: it cannot be inferred from the name 'val_thing'",
     ),
     (["logger.tracking_uri=htp://foo"], r"MLflow at htp://foo: .* begins with http://"),
     (["callbacks.trace=5"], r"callbacks\.trace must be null, or a callback with a _target_; got 5"),

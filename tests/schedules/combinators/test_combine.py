@@ -169,7 +169,7 @@ def test_clocks_that_cannot_be_compared_are_refused():
 
 @pytest.mark.parametrize("kind", [lambda chain: chain, Smooth, PerEpoch, lambda chain: chain * 2.0])
 def test_a_share_of_a_run_of_unknown_length_is_refused_and_not_taken_for_ever(kind):
-    with pytest.raises(TrainingError, match=r"5% is a share of the run.*set max_steps"):
+    with pytest.raises(TrainingError, match=r"5% is relative to the length of the run.*set max_steps"):
         kind(Chain([1.0, 2.0], lengths=["5%"]))(RunLength(steps_per_epoch=10).position(10**6))
     with pytest.raises(TrainingError, match=r"500sp is in samples"):
         Chain([1.0, 2.0], lengths=["500sp"])(RunLength.of(steps=10).position(10**6))

@@ -282,7 +282,7 @@ def test_annealing_needs_to_know_how_long_it_has():
         schedule(100)
     assert Annealed(Constant(0.1), after=100, decay_steps=10)(105) == 0.05
     assert Annealed(Constant(0.1), after=0, decay_steps=10)(5) == 0.05
-    with pytest.raises(TrainingError, match=r"80% is a share of the run"):
+    with pytest.raises(TrainingError, match=r"80% is relative to the length of the run"):
         Annealed(Constant(0.1))(3)
 
 
@@ -309,7 +309,7 @@ def test_the_optimizers_own_learning_rate_is_meant_where_none_is_given():
 def test_a_decay_at_the_end_needs_to_know_the_end():
     with pytest.raises(TrainingError, match=r"falls over the last 50st of the run, whose length is unknown.*max_steps"):
         WarmupStableDecay(0.1, warmup_steps=10, decay_steps=50)(3)
-    with pytest.raises(TrainingError, match=r"5% is a share of the run"):
+    with pytest.raises(TrainingError, match=r"5% is relative to the length of the run"):
         WarmupStableDecay(0.1)(3)
 
 

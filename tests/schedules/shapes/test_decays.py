@@ -330,7 +330,7 @@ def test_restarts_move_within_the_epoch_if_smooth():
 
 @pytest.mark.parametrize("shape", SHARES_OF_THE_RUN)
 def test_a_shape_that_fills_a_run_of_unknown_length_is_refused_with_what_to_set(shape):
-    with pytest.raises(TrainingError, match=r"% is a share of the run.*set max_steps"):
+    with pytest.raises(TrainingError, match=r"% is relative to the length of the run.*set max_steps"):
         shape(0.1)(Position(3, 0))
 
 

@@ -104,7 +104,7 @@ def test_a_position_is_a_whole_number_or_a_position(position):
 
 
 def test_a_share_of_a_run_of_unknown_length_is_refused_with_what_to_set():
-    with pytest.raises(TrainingError, match=r"5% is a share of the run.*set max_steps"):
+    with pytest.raises(TrainingError, match=r"5% is relative to the length of the run.*set max_steps"):
         StepDecay(0.1, every="5%")(Position(3, 0))
 
 
