@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 from lr_plugins.errors import EARLIER_NAMES, PositionalArgumentError, RenamedError, RenamedNameError, shown
 
 MODULES = {
-    "lr_plugins.keras.constraints.application": "`lr_plugins.keras.constraints`",
-    "lr_plugins.keras.constraints.formulas": "`lr_plugins.keras.constraints`",
     "lr_plugins.mixin": "`from lr_plugins import LearningRateScheduleMixin`",
     "lr_plugins.preview": "the command `lr-plugins preview`; in Python, the function `lr_plugins.preview`",
     "lr_plugins.report": "the command `lr-plugins compare`; in Python, `lr_plugins.comparison` (report.compare, "

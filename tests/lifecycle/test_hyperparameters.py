@@ -103,7 +103,7 @@ def loaded(value):
 
 def ask(schedule):
     """Use it, so that it knows what it keeps for later."""
-    list(schedule.moments(RUN.position(np.arange(24))))
+    list(schedule.milestones_in(RUN.position(np.arange(24))))
     return [schedule(RUN.position(step)._replace(base_learning_rate=0.1), schedule.start()) for step in range(24)]
 
 

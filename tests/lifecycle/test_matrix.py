@@ -90,7 +90,7 @@ def test_lightning_refuses_a_checkpoint_of_weights_only(tmp_path):
 def test_steps_that_a_scaler_has_skipped_make_no_other_plan():
     # Longer than it was planned: after two epochs of 7 batches, in which 3 steps were skipped.
     schedule, longer = StepDecay(0.1, every="2ep"), RunLength.of(steps_per_epoch=7, epochs=4)
-    planned = Replanned(schedule, *RunLength.of(steps_per_epoch=7, epochs=2))
+    planned = Replanned(schedule, steps_per_epoch=7, epochs=2, steps=14)
     assert planned(Position(11, 2, longer)) == schedule(Position(11, 2, longer)) == 0.05
     # Epochs of another length are still its own.
     assert planned(Position(11, 2, RunLength.of(steps_per_epoch=5, epochs=4))) == 0.1
