@@ -130,6 +130,8 @@ def preview(
     run = _run(steps_per_epoch, epochs, steps, batch_size)
     validations = None if steps_per_epoch is None else Validations((steps_per_epoch,))
     planned = Planned(run, metrics or {}, validations)
+    if defaults is not None and not isinstance(defaults, Mapping):
+        raise InvalidArgumentError("defaults", defaults, "a dictionary of hyper-parameters, e.g. optimizer.defaults")
     given = {**(defaults or {}), **({} if base_learning_rate is None else {"lr": base_learning_rate})}
     return preview_of(Assignments.of(schedule), planned, given)
 

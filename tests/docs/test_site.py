@@ -120,7 +120,8 @@ def test_the_search_knows_the_pages(site):
 
 
 PUBLIC = {
-    "lr_plugins": set(lr_plugins.__all__) | set(lr_plugins.schedules.__all__),
+    "lr_plugins": set(lr_plugins.__all__),
+    "lr_plugins.schedules": set(lr_plugins.schedules.__all__) - set(lr_plugins.__all__),
     "lr_plugins.callbacks": set(lr_plugins.callbacks.__all__) - set(lr_plugins.__all__),
     "lr_plugins.keras": {
         name
@@ -128,8 +129,8 @@ PUBLIC = {
         if getattr(lr_plugins.keras, name) is not getattr(lr_plugins, name, None)  # else it is there already
     },
     "lr_plugins.keras.constraints": set(lr_plugins.keras.constraints.__all__),
-    "lr_plugins.interop": {"ScheduleLR", "TorchSchedule"},
-    "lr_plugins.tracking": set(lr_plugins.tracking.__all__),
+    "lr_plugins.interop": set(lr_plugins.interop.__all__) - set(lr_plugins.__all__),
+    "lr_plugins.tracking": set(lr_plugins.tracking.__all__) - set(lr_plugins.__all__),
 }
 
 

@@ -91,7 +91,7 @@ def test_the_state_of_a_finished_run_can_be_loaded():
 
 
 def test_the_first_value_raises_at_once():
-    with pytest.raises(TrainingError, match="share of the run"):
+    with pytest.raises(TrainingError, match="relative to the length of the run"):
         ScheduleLR(sgd(), CosineDecay())
     with pytest.raises(IndexError):
         ScheduleLR(sgd(), FunctionSchedule(lambda step: [][step], of="step"))

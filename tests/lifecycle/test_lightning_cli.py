@@ -91,7 +91,7 @@ NESTED = """
                 schedules:
                   - class_path: lr_plugins.Warmup
                     init_args:
-                      length: 4
+                      warmup_steps: 4
                       schedule: {class_path: lr_plugins.MultiStepDecay, init_args: {milestones: [5st, 1]}}
                   - class_path: lr_plugins.Product
                     init_args:
@@ -196,7 +196,7 @@ def test_a_module_that_takes_its_schedule(fit):
       schedule:
         class_path: lr_plugins.Warmup
         init_args:
-          length: 50%
+          warmup_steps: 50%
           schedule: {class_path: lr_plugins.CosineDecay}
     """
     traced = fit(nested, model=WithSchedule).trace["lr"].values.tolist()
@@ -257,7 +257,7 @@ def test_the_help_of_a_schedule_tells_its_arguments(capsys):
     parser.add_argument("--schedule", type=lp.Schedule)
     with pytest.raises(SystemExit):
         parser.parse_args(["--schedule.help=lr_plugins.StepDecay"])
-    assert "how often, > 0; a plain number counts epochs" in " ".join(capsys.readouterr().out.split())
+    assert "how often, > 0; a plain number counts optimizer steps" in " ".join(capsys.readouterr().out.split())
 
 
 # --- what cannot work ---------------------------------------------------------------------------------------
