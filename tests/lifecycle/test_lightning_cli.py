@@ -92,7 +92,7 @@ NESTED = """
                   - class_path: lr_plugins.Warmup
                     init_args:
                       warmup_steps: 4
-                      schedule: {class_path: lr_plugins.MultiStepDecay, init_args: {milestones: [5st, 1]}}
+                      schedule: {class_path: lr_plugins.MultiStepDecay, init_args: {milestones: [5st, 1ep]}}
                   - class_path: lr_plugins.Product
                     init_args:
                       schedules:
@@ -201,7 +201,7 @@ def test_a_module_that_takes_its_schedule(fit):
     """
     traced = fit(nested, model=WithSchedule).trace["lr"].values.tolist()
     assert traced == expected(lp.CosineDecay().with_warmup("50%"), 0.2)
-    words = ["--model.schedule=StepDecay", "--model.schedule.every=1"]
+    words = ["--model.schedule=StepDecay", "--model.schedule.every=1ep"]
     assert fit("", *words, model=WithSchedule).trace["lr"].values.tolist() == [0.1] * 6 + [0.05] * 6
 
 
@@ -323,7 +323,7 @@ for one in cli.trainer.callbacks:
 
 @pytest.mark.parametrize("before", ["", "import pytorch_lightning; "], ids=["alone", "beside the first"])
 def test_lightning_pytorch(before):
-    words = ["--trainer.callbacks.schedule.every=1", "--trainer.max_epochs=2", "--trainer.logger=false"]
+    words = ["--trainer.callbacks.schedule.every=1ep", "--trainer.max_epochs=2", "--trainer.logger=false"]
     command = [sys.executable, "-c", before + OTHER, "fit", *QUIET, *ON_THE_TRAINER, *words]
     out = subprocess.run(command, capture_output=True, text=True)
     assert "used [0.1, 0.1, 0.05, 0.05]" in out.stdout, out.stderr
