@@ -79,7 +79,7 @@ def test_the_direction_follows_from_the_name(monitor, better):
 
 def test_a_name_that_does_not_tell_is_refused():
     with pytest.raises(
-        InvalidArgumentError, match=r"""mode must be "min" or "max" for 'val_x'; got 'auto'\. The metric's"""
+        InvalidArgumentError, match=r"""mode must be "min" or "max" for 'val_x'; got 'auto'\. It cannot be inferred"""
     ):
         plateau(monitor="val_x")
 
