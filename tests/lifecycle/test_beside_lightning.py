@@ -112,7 +112,7 @@ class Later(LearningRateFinder):
             self.lr_find(trainer, pl_module)
 
 
-SEARCH = {"min_learning_rate": 1e-4, "max_learning_rate": 0.5, "num_training_steps": 18, "early_stop_threshold": None}
+SEARCH = {"min_lr": 1e-4, "max_lr": 0.5, "num_training_steps": 18, "early_stop_threshold": None}
 
 
 def swept(tmp_path, kind=LearningRateFinder):
