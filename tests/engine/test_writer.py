@@ -71,7 +71,7 @@ def test_a_writer_that_gives_way_records_what_others_write():
     optimizer, audit = sgd(0.1), Audit("theirs")
     writer, trace = follow(optimizer, audit=audit)
     optimizer.param_groups[0]["lr"] = 9.0
-    with pytest.warns(UserWarning, match="From here on it gives way"):
+    with pytest.warns(UserWarning, match="From here on it only records"):
         optimizer.step()
     optimizer.step()
     assert not writer.active

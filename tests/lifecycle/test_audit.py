@@ -171,7 +171,7 @@ def test_weight_averaging_is_named_or_given_way_to():
     assert used(scheduler) == PLAN
 
     scheduler = LearningRateScheduler(LinearDecay(0.1), on_conflict="theirs")
-    with pytest.warns(UserWarning, match="SWALR has come in epoch 0"):
+    with pytest.warns(UserWarning, match="SWALR was added in epoch 0"):
         fit(None, StochasticWeightAveraging(0.05, swa_epoch_start=1, annealing_epochs=1), scheduler)
     assert used(scheduler)[12:] == [0.05] * 6
 
@@ -224,7 +224,7 @@ def test_theirs_gives_way_to_code_of_the_users(capsys, recwarn):
     # From the step on before which it was written; until it is written again.
     assert seen.values == used(scheduler) == [*PLAN[:3], *[0.7] * 15]
     assert capsys.readouterr().out == "lr followed the plan at 3 of 18 steps; overwritten by other code 1 time\n"
-    assert len([one for one in told(recwarn) if "From here on it gives way" in one]) == 1
+    assert len([one for one in told(recwarn) if "From here on it only records" in one]) == 1
 
 
 def test_theirs_gives_way_within_the_steps_closure_and_to_momentum():

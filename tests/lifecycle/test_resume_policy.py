@@ -147,7 +147,7 @@ def test_another_fit_of_the_same_trainer_is_asked_as_well():
     module = Toy()
     trainer = fit(module, scheduler, epochs=2)
     trainer.fit_loop.max_epochs = 4
-    with pytest.raises(TrainingError, match="would jump"):
+    with pytest.raises(TrainingError, match="make the learning rate jump"):
         trainer.fit(module, loader())
     scheduler.on_resume = "config"
     trainer.fit(module, loader())

@@ -256,5 +256,5 @@ def test_an_array_of_steps_has_the_values_of_each():
 def test_a_jump_is_still_refused(tmp_path):
     by_loader(LearningRateScheduler(SMOOTH), SIZES[:3]).save_checkpoint(tmp_path / "a.ckpt")
     other = ExponentialDecay(0.1, decay_steps="2ep", decay_rate=0.5).smooth()
-    with pytest.raises(TrainingError, match="would jump"):
+    with pytest.raises(TrainingError, match="make the learning rate jump"):
         by_loader(LearningRateScheduler(other), SIZES, ckpt_path=tmp_path / "a.ckpt")
