@@ -293,8 +293,8 @@ def test_the_wheel_alone_trains_and_resumes_in_an_empty_folder(command, tmp_path
 
 
 def test_the_wheel_alone_sweeps_in_several_processes(command, tmp_path):
-    words = ["-m", "launcher=joblib", "schedule=step_decay,cosine", "logger=none"]
-    out = command("train", *SMALL, *words, cwd=tmp_path).stdout
+    words = ["launcher=joblib", "schedule=step_decay,cosine", "logger=none"]
+    out = command("train", "-m", *SMALL, *words, cwd=tmp_path).stdout
     assert len([*tmp_path.glob("multirun/*/*/[01]/checkpoints/last.ckpt")]) == 2
     assert re.search(r"^\| cosine \| 1 \|", out, re.MULTILINE)
 
@@ -320,7 +320,11 @@ def test_an_editable_install_uses_the_configuration_of_the_clone(editable_enviro
 def test_without_the_extra_a_command_says_which_one_to_install(wheel_environment, tmp_path, name):
     code = MISSING.partition("from lr_plugins")[0] + f"from lr_plugins.commands import main\nmain(['{name}'])\n"
     process = subprocess.run(
-        [wheel_environment.python, "-c", code, "hydra"], cwd=tmp_path, capture_output=True, text=True
+        [wheel_environment.python, "-c", code, "hydra"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
     )
     message = f'lr-plugins {name} needs hydra, which is not installed: pip install "lr-plugins[train]"\n'
     assert (process.returncode, process.stderr) == (1, message)
