@@ -11,7 +11,7 @@ import pytest
 from lr_plugins import Position
 from lr_plugins.callbacks.messages import MESSAGES
 from lr_plugins.console.keras_text import format_rate
-from lr_plugins.errors import InvalidArgument
+from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.keras import ReduceLROnPlateau
 from lr_plugins.schedules import Observation
 
@@ -65,5 +65,5 @@ def test_the_recordings_have_reductions():
 
 @pytest.mark.parametrize("name", ["factor_1", "factor_neg"])
 def test_a_factor_that_does_not_reduce_is_rejected(name):
-    with pytest.raises(InvalidArgument, match=r"ReduceLROnPlateau\.factor must be a number >= 0 and < 1"):
+    with pytest.raises(InvalidArgumentError, match=r"ReduceLROnPlateau\.factor must be a number >= 0 and < 1"):
         ReduceLROnPlateau(**RECORDED[name]["args"])

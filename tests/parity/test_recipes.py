@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lr_plugins.training.run import Run, train
+from lr_plugins.training.assembly import Run
+from lr_plugins.training.run import train
 
 from .side_by_side import article_mnist, keras_fit
 

@@ -10,7 +10,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from lr_plugins.keras.constraints import get
-from lr_plugins.training.run import _constraints
+from lr_plugins.training.assembly import weight_constraints
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -68,7 +68,7 @@ def test_constraint(name):
 def test_by_default_a_constraint_is_for_kernels_as_a_kernel_constraint_of_keras():
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
     config = OmegaConf.create({"constraint": load("constraint", "max_norm")})
-    [constraints] = _constraints(config, network)
+    [constraints] = weight_constraints(config, network)
     [pattern] = constraints.constraints
     names = [name for name, _ in network.named_parameters()]
     assert [name for name in names if re.search(pattern, name)] == ["0.weight", "2.weight"]
