@@ -11,8 +11,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from lr_plugins import Constant, CosineDecay, LearningRateScheduler, LearningRateTrace, LossDriven, ReduceLROnPlateau
+from lr_plugins._lightning import artifacts
 from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
-from lr_plugins.callbacks import FullPass, History, files
+from lr_plugins.callbacks import FullPass, History
 from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
 from lr_plugins.callbacks.random_states import RandomStates
 from lr_plugins.errors import InvalidArgumentError
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    monkeypatch.setattr(artifacts, "find_spec", lambda name: None)
 
 
 class Memory(pl.loggers.logger.DummyLogger):
