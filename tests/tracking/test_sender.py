@@ -29,7 +29,7 @@ LOOKS, PER_LOOK = 5, 40
 
 def test_the_sender_and_the_command_do_without_torch_and_lightning():
     """Which would take as long to import as MLflow, once more for each run."""
-    look = "import sys, lr_plugins.tracking.sender_program, lr_plugins.tracking.__main__; print(*sys.modules)"
+    look = "import sys, lr_plugins.tracking.sender_program, lr_plugins.commands.send; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "pytorch_lightning", "lightning", "mlflow"} & set(found)
 
