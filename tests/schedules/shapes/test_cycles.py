@@ -1,8 +1,6 @@
 """Cycles, interpolation and functions against their formulas, and the laws they share."""
 
-import itertools
 import math
-import re
 
 import numpy as np
 import pytest
@@ -14,25 +12,7 @@ from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.schedules.observation import Observation
 from lr_plugins.schedules.shapes.cycle import CycleThrough, Cyclic, OneCycle
 from lr_plugins.schedules.shapes.piecewise import PiecewiseInterpolation
-
-RUN = RunLength.of(steps_per_epoch=30, epochs=20)
-N = RUN.steps
-
-
-def line(start, end, share):
-    return start + (end - start) * share
-
-
-def wave(start, end, share):
-    return start + (end - start) * (1 - math.cos(math.pi * share)) / 2
-
-
-def through(t, way, form):
-    """The way from knot to knot: [(time, value), ...]."""
-    for (begin, start), (end, stop) in itertools.pairwise(way):
-        if t <= end:
-            return form(start, stop, (t - begin) / (end - begin))
-    return way[-1][1]
+from tests.schedules.formulas import RUN, N, assert_continues_after_the_end, assert_follows, each, line, through, wave
 
 
 def triangle(t, up, down):
@@ -82,21 +62,17 @@ FORMULAS = [
     (FunctionSchedule(lambda step: 1 / (1 + step), of="step"), lambda t, e: 1 / (1 + t)),
     (FunctionSchedule(lambda part: 1 - part, of="fraction"), lambda t, e: 1 - t / N),
 ]
-IDS = [re.sub(r" at 0x\w+", "", repr(schedule))[:80] for schedule, _ in FORMULAS]  # the same in each process
-EACH = pytest.mark.parametrize(("schedule", "formula"), FORMULAS, ids=IDS)
+EACH = each(FORMULAS)
 
 
 @EACH
 def test_every_step_of_a_run_follows_the_formula(schedule, formula):
-    for step in range(N):
-        # abs: a rounding of the larger of two numbers, where the formula above subtracts them.
-        assert schedule(RUN.position(step)) == pytest.approx(formula(step, step // 30), rel=1e-14, abs=4e-16), step
+    assert_follows(schedule, formula)
 
 
 @EACH
-def test_after_the_end_it_goes_on_without_a_fault(schedule, formula):
-    for step in (N, N + 1, 10 * N):
-        assert 0 <= schedule(RUN.position(step)) <= 1
+def test_after_the_end_it_continues_without_a_fault(schedule, formula):
+    assert_continues_after_the_end(schedule)
 
 
 rates = st.floats(0, 10)
