@@ -7,10 +7,10 @@ import numbers
 import os
 import re
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.paths import from_start
 
 Choice = TypeVar("Choice", bound=str)
+Built = TypeVar("Built")
 
 LARGEST = 3.4028235677973362e38
 """The largest value of a hyper-parameter: larger ones are infinite in single precision, which parameters have."""
@@ -104,6 +105,20 @@ def choice(field: str, value: object, choices: Iterable[Choice]) -> Choice:
     if not isinstance(value, str) or value not in texts:
         raise InvalidArgumentError(field, value, f"one of {', '.join(texts)}")
     return texts[texts.index(value)]  # a plain str, even where the value is of a sub-class of it
+
+
+def build_from(kind: type[Built], config: Mapping[str, Any]) -> Built:
+    """An object from the configuration that its `get_config` gave.
+
+    Raises:
+        InvalidArgumentError: the configuration does not have its arguments.
+    """
+    try:
+        return kind(**config)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            f"the config of {kind.__name__}", dict(config), "its arguments", str(error)
+        ) from error
 
 
 def flag(field: str, value: object) -> bool:

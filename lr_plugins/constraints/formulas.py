@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lr_plugins.console.keras_styles import STYLES, Style
 from lr_plugins.errors import InvalidArgumentError, TrainingError, described
-from lr_plugins.validation import as_integer, choice, number
+from lr_plugins.validation import as_integer, build_from, choice, number
 
 EPSILON = 1e-7
 """`keras.config.epsilon()`, added to a norm before dividing by it."""
@@ -73,12 +73,7 @@ class Constraint:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Constraint:
         """Build one from its `get_config`, Keras' or ours."""
-        try:
-            return cls(**config)
-        except TypeError as error:
-            raise InvalidArgumentError(
-                f"the config of {cls.__name__}", dict(config), "its arguments", str(error)
-            ) from error
+        return build_from(cls, config)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())

@@ -8,7 +8,6 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -51,14 +50,8 @@ class _FormerPreview:
         raise AttributeError(f"{owner.__name__}.preview(...) is now the function lr_plugins.preview(schedule, ...)")
 
 
-_HOMES = {
-    "lr_plugins": "lr_plugins.schedules",
-    "lr_plugins.schedules": "lr_plugins.schedules",
-    "lr_plugins.keras": "lr_plugins.schedules.keras",
-}
-"""The packages by which users name schedules, and the package that defines them."""
-
-_DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDictionary()
+DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDictionary()
+"""Every class of schedules that the program has defined, by its dotted name."""
 
 
 class Schedule(ABC):
@@ -88,7 +81,7 @@ class Schedule(ABC):
         renamed.check_hooks(cls)
         if "__init__" in vars(cls):
             renamed.arguments(cls)
-        _DEFINED[f"{cls.__module__}.{cls.__qualname__}"] = cls
+        DEFINED[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
     # What Lightning asks a callback first; a schedule among the Trainer's callbacks says what to do.
     setup = on_exception = state_key = _CallbackHook()
@@ -361,38 +354,6 @@ def _are_values(values: npt.NDArray[Any]) -> bool:
     if values.dtype == np.float64 and values.view(np.uint64).max() < _INFINITY:
         return True
     return bool(values.dtype.kind in "fiu" and values.min() >= 0 and values.max() < math.inf)
-
-
-def defined_schedule(name: str) -> type[Schedule] | None:
-    """The schedule class of a dotted name; None if the program has not defined one.
-
-    Args:
-        name: module and class; for a schedule of this package, e.g. `lr_plugins.schedules.StepDecay`.
-
-    Example:
-        >>> defined_schedule("lr_plugins.schedules.StepDecay").__name__, defined_schedule("os.system")
-        ('StepDecay', None)
-    """
-    home, _, own = name.rpartition(".")
-    if home in _HOMES:
-        package = import_module(_HOMES[home])
-        kind = vars(package).get(own) if own in package.__all__ else None
-        return kind if isinstance(kind, type) and issubclass(kind, Schedule) else None
-    return _DEFINED.get(name)
-
-
-def public_name(kind: type[Schedule]) -> str:
-    """The dotted name of a class in a configuration: that of the package which exports it, not of its module.
-
-    Example:
-        >>> from lr_plugins import StepDecay
-        >>> public_name(StepDecay)
-        'lr_plugins.schedules.StepDecay'
-    """
-    for home, package in reversed(_HOMES.items()):
-        if kind.__module__.startswith(f"{package}."):
-            return f"{home}.{kind.__qualname__}"
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _lengths_among(values: Iterable[object]) -> Iterator[Duration]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from lr_plugins.checkpoint_state import DEPTH, is_plain
 from lr_plugins.errors import InvalidArgumentError, described
 from lr_plugins.renamed import in_todays_words
 from lr_plugins.schedules.duration import Duration
-from lr_plugins.schedules.schedule import Schedule, defined_schedule, public_name
+from lr_plugins.schedules.schedule import DEFINED, Schedule
 
 TARGET = "_target_"  # Hydra's name for what to build, so that Hydra can build it as well
+
+_HOMES = {
+    "lr_plugins": "lr_plugins.schedules",
+    "lr_plugins.schedules": "lr_plugins.schedules",
+    "lr_plugins.keras": "lr_plugins.schedules.keras",
+}
+"""The packages by which users name schedules, and the package that defines them."""
 
 
 def to_config(schedule: Schedule, functions_by_name: bool = False) -> dict[str, Any]:
@@ -106,3 +114,35 @@ def _class(target: object) -> type[Schedule]:
         hint = "Of a class of yours, import the module that defines it first." if isinstance(target, str) else ""
         raise InvalidArgumentError(TARGET, described(ascii(target)[:100]), allowed, hint)
     return kind
+
+
+def defined_schedule(name: str) -> type[Schedule] | None:
+    """The schedule class of a dotted name; None if the program has not defined one.
+
+    Args:
+        name: module and class; for a schedule of this package, e.g. `lr_plugins.schedules.StepDecay`.
+
+    Example:
+        >>> defined_schedule("lr_plugins.schedules.StepDecay").__name__, defined_schedule("os.system")
+        ('StepDecay', None)
+    """
+    home, _, own = name.rpartition(".")
+    if home in _HOMES:
+        package = import_module(_HOMES[home])
+        kind = vars(package).get(own) if own in package.__all__ else None
+        return kind if isinstance(kind, type) and issubclass(kind, Schedule) else None
+    return DEFINED.get(name)
+
+
+def public_name(kind: type[Schedule]) -> str:
+    """The dotted name of a class in a configuration: that of the package which exports it, not of its module.
+
+    Example:
+        >>> from lr_plugins import StepDecay
+        >>> public_name(StepDecay)
+        'lr_plugins.schedules.StepDecay'
+    """
+    for home, package in reversed(_HOMES.items()):
+        if kind.__module__.startswith(f"{package}."):
+            return f"{home}.{kind.__qualname__}"
+    return f"{kind.__module__}.{kind.__qualname__}"

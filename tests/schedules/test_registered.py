@@ -9,8 +9,8 @@ import pytest
 from lr_plugins import Constant, StepDecay, keras
 from lr_plugins.checkpoint_state import DEPTH
 from lr_plugins.errors import InvalidArgumentError
-from lr_plugins.schedules.schedule import Schedule, defined_schedule
-from lr_plugins.schedules.serialization import from_config, to_config
+from lr_plugins.schedules.schedule import Schedule
+from lr_plugins.schedules.serialization import defined_schedule, from_config, to_config
 
 STEP = {"initial_learning_rate": 0.1, "every": "5ep"}
 NAMES = [

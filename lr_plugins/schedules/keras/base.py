@@ -18,7 +18,7 @@ import numpy as np
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State
-from lr_plugins.validation import choice, number
+from lr_plugins.validation import build_from, choice, number
 
 Dtype = Literal["float64", "float32"]
 """The precisions to compute in."""
@@ -56,12 +56,7 @@ class LearningRateSchedule(Schedule):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LearningRateSchedule:
         """Build one from its `get_config`, Keras' or ours."""
-        try:
-            return cls(**config)
-        except TypeError as error:
-            raise InvalidArgumentError(
-                f"the config of {cls.__name__}", dict(config), "its arguments", str(error)
-            ) from error
+        return build_from(cls, config)
 
 
 def steps(owner: Schedule, name: str, value: object) -> float:
