@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -99,12 +100,27 @@ def test_steps_that_a_scaler_has_skipped_make_no_other_plan():
 def test_the_pages_have_the_figures_of_these_runs(found):
     matrix = generated((DOCS / "lifecycle_matrix.md").read_text(), TABLES)
     made, _, shown = matrix.partition("\n\n")
-    if made != versions():
-        pytest.skip(f"the pages were made with other versions, whose Lightning may behave differently: {made}")
     everything = {case: found(case) for ours in (True, False) for case in cases(ours)}
-    assert shown == tables(everything), "run: python -m tests.lifecycle.matrix docs"
     in_total = generated((DOCS / "reliability.md").read_text(), TOTALS)
-    assert in_total == f"{made} {how_many(everything)}\n\n{totals(everything)}"
+    pages = [shown, in_total]
+    runs = [tables(everything), f"{made} {how_many(everything)}\n\n{totals(everything)}"]
+    if made != versions():  # another Lightning may behave differently: then ours alone has to be the same
+        pages, runs = map(without_lightnings, pages), map(without_lightnings, runs)
+    assert [*pages] == [*runs], "run: python -m tests.lifecycle.matrix docs"
+
+
+def without_lightnings(tables):
+    """Tables with our figures only: "ours / Lightning's" in a cell, or a last column of Lightning's."""
+    alone = re.sub(r" / (\d+( of \d+)?|-)(?= \|)", "", tables)
+    return re.sub(r" [^|]*\|$", "", alone, flags=re.MULTILINE) if "| ours | Lightning's |" in alone else alone
+
+
+def test_our_figures_are_compared_whatever_the_version():
+    cell = "| none | 0 / 19 | 0 / - | 3 of 4 / 1 of 4 |"
+    assert without_lightnings(cell) == "| none | 0 | 0 | 3 of 4 |"
+    assert without_lightnings("| checkpoint | ours | Lightning's |\n| none | 0 of 9 | 2 of 8 |").endswith(
+        "| none | 0 of 9 |"
+    )
 
 
 def test_the_totals_are_the_sums_of_the_tables():

@@ -7,6 +7,7 @@ import types
 import typing
 from typing import Literal, get_args, get_origin
 
+import jsonargparse
 import pytest
 from hydra.utils import instantiate
 
@@ -194,7 +195,6 @@ class Holder:
 
 
 def test_jsonargparse_builds_it_and_checks_its_choices():
-    jsonargparse = pytest.importorskip("jsonargparse")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Holder, "holder")
     path = "lr_plugins.schedules.ReduceLROnPlateau"
