@@ -166,7 +166,7 @@ class KeepsState(ChecksState):
         self._restored = self.check_state_dict(state_dict)
 
     def take_restored(self) -> dict[str, Any] | None:
-        """The fields of the state that was kept, once; None where there is none."""
+        """Return the fields of the kept state and forget them; None if no state was loaded."""
         restored, self._restored = self._restored, None
         return restored
 

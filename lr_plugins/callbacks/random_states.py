@@ -39,13 +39,13 @@ def _of_numpy(state: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _accepted(load: Callable[[Any], object], allowed: str) -> Check:
-    """What a generator of random numbers takes for its state."""
+    """A check that a random number generator accepts a value as its state."""
 
     def checked(value: Any, where: str) -> None:
         try:
             load(value)
-        except Exception:  # they are of many kinds, and none says what is wrong
-            raise WrongStateError(where, described(f"a {type(value).__name__} that is none"), allowed) from None
+        except Exception:  # of many types, and none says what is wrong
+            raise WrongStateError(where, described(f"an invalid {type(value).__name__}"), allowed) from None
 
     return checked
 

@@ -69,7 +69,7 @@ class Standing:
 
 
 def final_value(run: Run, metric: str) -> float:
-    """The last value of a metric; NaN if there is none, if it is not finite, or if the run did not finish."""
+    """The last value of a metric; NaN if it was not logged or is not finite, or if the run did not finish."""
     points = run.curves.get(metric) if run.status == "FINISHED" else None
     last = float(points.values[-1]) if points is not None and points.values.size else math.nan
     return last if math.isfinite(last) else math.nan

@@ -112,7 +112,7 @@ class Trace(Mapping[str, Series]):
         return {name: series for name, series in self._series.items() if not series.is_measured}
 
     def series(self, name: str, first_step: int = 0, is_measured: bool = False) -> Series:
-        """The series of a name, begun at `first_step` if there is none yet; one that has ended continues after a gap.
+        """The series of a name, created at `first_step` if it does not exist; one that has ended continues after a gap.
 
         Args:
             name: its name.

@@ -113,7 +113,7 @@ class Duration:
 
     @staticmethod
     def _read(length: object) -> tuple[float | None, Unit]:
-        """(the number in a length, its unit); None where there is none."""
+        """(the number in a length, its unit); the number is None if the text is not a length."""
         if isinstance(length, Duration):
             return length.value, length.unit
         if isinstance(length, str) and (match := _TEXT.fullmatch(length)):

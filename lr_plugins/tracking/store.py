@@ -113,7 +113,7 @@ class Store:
             self._system.start()
 
     def _begun_in(self, spool: str, entry: dict[str, Any]) -> str:
-        """The ID of the run that was started from a spool; empty if there is none."""
+        """The ID of the run that was started from a spool; empty if the spool started no run."""
         experiment = self._experiment(entry) if spool else None
         if experiment is None:
             return ""

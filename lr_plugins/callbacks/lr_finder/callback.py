@@ -36,10 +36,10 @@ class RangeTestResult:
     """The result of a range test; plain values, for checkpoints.
 
     Args:
-        learning_rate: the suggestion; None if there is none.
+        learning_rate: the suggested learning rate, or None.
         method: the method of the suggestion.
         steps: the number of learning rates tried.
-        note: a remark on the suggestion, or why there is none.
+        note: a remark on the suggestion, or the reason for its absence.
     """
 
     learning_rate: float | None

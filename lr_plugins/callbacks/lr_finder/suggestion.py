@@ -21,11 +21,11 @@ _PLATEAU_SHARE = 0.1  # of the fall: losses within it still belong to the platea
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A learning rate, or the reason why there is none.
+    """A suggested learning rate, or the reason why the curve suggests nothing.
 
     Args:
         learning_rate: the learning rate; None if the curve suggests none.
-        note: a remark on the suggestion, or why there is none.
+        note: a remark on the suggestion, or the reason for its absence.
     """
 
     learning_rate: float | None
