@@ -12,7 +12,7 @@ from lr_plugins.schedules import Schedule
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "lr_plugins/conf/schedule").glob("*.yaml"))
-MEASURED = {"cnn_loss_driven.png", "lr_finder.png", "shootout.png"}  # pictures of trainings
+MEASURED = {"cnn_loss_driven.png", "lr_finder.png", "mlflow.png", "shootout.png"}  # pictures of trainings
 SHOWN = {name: schedule for examples in EXAMPLES.values() for name, schedule in examples.items()}
 
 
