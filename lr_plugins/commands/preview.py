@@ -29,19 +29,12 @@ def main(arguments: Sequence[str]) -> None:
     if options.steps_per_epoch is not None and options.steps_per_epoch < 1:
         sys.exit(f"Error: --steps-per-epoch must be an integer >= 1; got {options.steps_per_epoch}.")
     try:
-        from lr_plugins.training.cli import end_unread, explanation
+        from lr_plugins.training.cli import explained
     except ModuleNotFoundError as error:
         sys.exit(f"lr-plugins preview needs {error.name}, which is not installed: {install_extra('train')}")
     folder = Path(options.conf) if options.conf else _conf()
-    try:
+    with explained(folder):
         print(_answer(options, folder), flush=True)
-    except BrokenPipeError:
-        end_unread()
-    except Exception as error:
-        message = explanation(error, folder)
-        if message is None:
-            raise
-        sys.exit(f"Error: {message}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -53,19 +53,13 @@ def readable_errors(main: Callable[[], Any], config_dir: str | Path, arguments: 
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and exiting itself
     try:
-        sys.argv = [before[0], *continued(hide(arguments))]  # Hydra reads them there
-        main()
+        with explained(config_dir, "\nError"):
+            sys.argv = [before[0], *continued(hide(arguments))]  # Hydra reads them there
+            main()
     except KeyboardInterrupt as interruption:
         sweep.interrupted = True
         sys.last_value = interruption  # as Python sets it; exit handlers look there
         sys.exit(130)
-    except BrokenPipeError:
-        end_unread()
-    except Exception as error:
-        message = explanation(error, config_dir)
-        if message is None:
-            raise
-        sys.exit(f"\nError: {masked(message)}")
     finally:
         sys.argv = before
         os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -73,10 +67,24 @@ def readable_errors(main: Callable[[], Any], config_dir: str | Path, arguments: 
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
-def end_unread() -> NoReturn:
-    """Exit quietly when the reader of the output has gone: `python train.py | head`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(141)
+@contextmanager
+def explained(config_dir: str | Path, begin: str = "Error") -> Iterator[None]:
+    """Report a user's error in one message on stderr, without a password in it, and exit with status 1.
+
+    Args:
+        config_dir: the folder of the configuration.
+        begin: what stands before the message.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader of the output has gone: `python train.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        message = explanation(error, config_dir)
+        if message is None:
+            raise
+        sys.exit(f"{begin}: {masked(message)}")
 
 
 def explanation(error: BaseException, config_dir: str | Path) -> str | None:
