@@ -19,7 +19,7 @@ from lr_plugins.callbacks.learning_rate_trace import epoch_metrics
 from lr_plugins.callbacks.learning_rate_trace.epoch_metrics import EpochMetrics
 from lr_plugins.callbacks.learning_rate_trace.own_record import OwnRecord
 from lr_plugins.callbacks.learning_rate_trace.publisher import TracePublisher
-from lr_plugins.checkpoint_state import ChecksState, StateFormat, WrongStateError, count, dict_of, row, tensor
+from lr_plugins.checkpoint_state import KeepsState, StateFormat, WrongStateError, count, dict_of, row, tensor
 from lr_plugins.engine.recorder import Recorder
 from lr_plugins.engine.trace import Trace
 from lr_plugins.errors import InvalidArgumentError, described
@@ -32,7 +32,7 @@ _LONGEST_RUN = 10**9
 
 
 @renamed.arguments
-class LearningRateTrace(ChecksState, Callback):
+class LearningRateTrace(KeepsState, Callback):
     """Log the learning rate used at every optimizer step, and save it as a table and a picture.
 
     The metric is `lr`, or `lr/<group>` with several param groups: one point per optimizer step, at x = that step,
@@ -90,7 +90,6 @@ class LearningRateTrace(ChecksState, Callback):
         self._recorded = Trace()  # without a scheduler
         self._own_record: OwnRecord | None = None  # without a scheduler, while training
         self._epoch_metrics = self._no_metrics()
-        self._restored: dict[str, Any] | None = None  # a checkpoint's, until training begins
         self._trainer: Trainer | None = None  # while training
 
     @property
@@ -102,7 +101,7 @@ class LearningRateTrace(ChecksState, Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the files can be written, before training starts."""
-        self._restored = None  # of a checkpoint that was loaded for `test`; the fit loads its own after this
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":  # the trace stays that of the last fit
             return
         self._scheduler = None
@@ -244,10 +243,6 @@ class LearningRateTrace(ChecksState, Callback):
         }
         return self.state_format.stamped(state)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's state until training begins."""
-        self._restored = self.check_state_dict(state_dict)
-
     def check_state_dict(self, state_dict: Any) -> dict[str, Any]:
         """The fields of a state, whose series must belong to one run."""
 
@@ -260,7 +255,7 @@ class LearningRateTrace(ChecksState, Callback):
 
     def _restore(self) -> None:
         """Put the steps before the checkpoint at the beginning of the trace."""
-        state, self._restored = self._restored, None
+        state = self.take_restored()
         if state is None:
             return
         end = max((first_step + len(values) for first_step, values in state["trace"].values()), default=0)
