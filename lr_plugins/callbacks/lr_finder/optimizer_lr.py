@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lr_plugins.engine.hyperparameter import LEARNING_RATE
-from lr_plugins.errors import InvalidArgumentError
+from lr_plugins.engine.own_values import base_value, own_value, share_of
 
 
 class OptimizerLR:
@@ -32,17 +32,9 @@ class OptimizerLR:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-        default = LEARNING_RATE.default(optimizer)
-        are_equal = len(set(rates)) == 1
-        self.value = rates[0] if are_equal or default is None else default
-        if not are_equal and not self.value > 0:
-            raise InvalidArgumentError(
-                f"the default lr of {self.name}",
-                self.value,
-                "greater than 0 if param groups have learning rates of their own",
-            )
-        self._ratios = [1.0 if are_equal else rate / self.value for rate in rates]
+        owns = [own_value(LEARNING_RATE, group, optimizer) for group in optimizer.param_groups]
+        self.value = base_value(owns, LEARNING_RATE.default(optimizer))
+        self._ratios = [share_of(own, self.value, LEARNING_RATE, optimizer, group) for group, own in enumerate(owns)]
 
     @property
     def name(self) -> str:

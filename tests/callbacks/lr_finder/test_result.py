@@ -19,6 +19,7 @@ from lr_plugins import (
     LearningRateTrace,
     StepDecay,
 )
+from lr_plugins.callbacks.lr_finder.optimizer_lr import OptimizerLR
 from lr_plugins.errors import TrainingError, UnsupportedError
 from tests.callbacks.lr_finder.helpers import Everything, Memory, built_with, finder, fit, weights
 from tests.toys import Toy, Used
@@ -152,3 +153,10 @@ def test_there_is_a_picture_without_a_suggestion_too(kind, tmp_path):
     fit(kind(), finder(dirpath=tmp_path), logger=CSVLogger(tmp_path))
     with Image.open(tmp_path / "lr_finder.png") as picture:
         assert picture.size == (960, 540)
+
+
+def test_the_own_learning_rate_of_an_optimizer_under_one_cycle_is_its_default():
+    """OneCycleLR keeps a fraction of its own peak as `initial_lr`."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5.0, total_steps=10)
+    assert OptimizerLR(optimizer).value == 0.1
