@@ -121,7 +121,7 @@ class Trace(Mapping[str, Series]):
                 hyper-parameter.
         """
         series = self._series.setdefault(name, Series(first_step))
-        series.is_measured = is_measured
+        series.is_measured = series.is_measured or is_measured  # a checkpoint's values are put back without saying
         if series.next_step < first_step:
             series.part()
             series.column.extend(repeat(math.nan, first_step - series.next_step))

@@ -47,6 +47,15 @@ def test_a_quantity_is_measured_and_a_hyperparameter_is_not():
     assert list(trace.hyperparameters) == ["lr"]
 
 
+def test_values_of_a_checkpoint_leave_a_quantity_measured():
+    """LearningRateTrace puts the steps before a checkpoint into the series that the recorder has created."""
+    trace = Trace()
+    trace.series("gradient_norm", is_measured=True)
+    trace.series("gradient_norm", 0).append(5.0)
+    assert trace["gradient_norm"].is_measured
+    assert not trace.hyperparameters
+
+
 def test_the_last_learning_rate_is_not_that_of_a_quantity():
     trace = Trace()
     trace.series("gradient_norm", is_measured=True).append(5.0)
