@@ -31,6 +31,9 @@ class Writer(Recorder):
     pre-step hook ensures that it is still in place, so nothing written in between is used. A group's value is the
     schedule's times the group's share (see `Assign`).
 
+    Its attributes are many, because what a step needs is computed once, when the groups change, and kept: the update
+    of a step is then a few operations (see `benchmarks/update.py`).
+
     Args:
         optimizer: the optimizer to write to, as it was built: its own values are read here, and groups are split
             where an assignment is for some of their parameters only.

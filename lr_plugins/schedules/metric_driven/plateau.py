@@ -58,6 +58,8 @@ class ReduceLROnPlateau(Adjusting):
     refused), and `eps` is a change of the factor. As a part of a sequence (after a warm-up) it counts in its own time
     only.
 
+    It has as many arguments as the originals in Keras and torch have together, and an attribute for each.
+
     Args:
         initial_learning_rate: where it begins, >= 0. Default None: the optimizer's own.
         monitor: the logged metric to observe. Default `"val_loss"`.
