@@ -13,23 +13,10 @@ from lr_plugins import LearningRateScheduler, RunLength, StepDecay
 from lr_plugins.schedules import Position, Replanned
 from tests.toys import fit
 
-from .matrix import (
-    EVERY_5,
-    INTERRUPTIONS,
-    LAST_BATCH,
-    TABLES,
-    TOTALS,
-    VALIDATION_WITHIN,
-    WITHIN_AN_EPOCH,
-    Cell,
-    cases,
-    cells,
-    generated,
-    how_many,
-    tables,
-    totals,
-    versions,
-)
+from .matrix.dimensions import EVERY_5
+from .matrix.interruptions import INTERRUPTIONS, LAST_BATCH, VALIDATION_WITHIN, WITHIN_AN_EPOCH
+from .matrix.outcome import Cell, cases, cells
+from .matrix.page import TABLES, TOTALS, generated, how_many, tables, totals, versions
 
 DOCS = Path(__file__).parents[2] / "docs"
 LIGHTNINGS_WITHIN = (WITHIN_AN_EPOCH, LAST_BATCH, VALIDATION_WITHIN)
