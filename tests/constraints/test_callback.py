@@ -24,7 +24,7 @@ from lr_plugins.keras.constraints import (
     constrain,
 )
 from tests.lifecycle.test_replaced_optimizers import Does, by_strategy
-from tests.lifecycle.test_wrapping_optimizers import AUTOMATIC, Dictionary, OwnArithmetic, TwoSteps
+from tests.lifecycle.wrapping_optimizers import AUTOMATIC, Dictionary, OwnArithmetic, TwoSteps
 from tests.toys import QUIET, Toy, fit, loader
 
 FOUR = loader(16, 4)  # batches an epoch

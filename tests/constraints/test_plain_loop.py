@@ -20,7 +20,7 @@ from lr_plugins.keras.constraints import (
     constrain,
 )
 from tests.constraints.helpers import parameter
-from tests.lifecycle.test_wrapping_optimizers import AUTOMATIC, SlottedDuck
+from tests.lifecycle.wrapping_optimizers import AUTOMATIC, SlottedDuck
 
 
 def module_of(**parameters):
