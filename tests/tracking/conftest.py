@@ -1,4 +1,4 @@
-"""A database, and a server behind a gate, for the tests of a file."""
+"""Module-scoped fixtures: a database, and a server behind a gate."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from tests.tracking.servers import Gate, Server
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
-    """The file of a database without runs: making its tables takes seconds."""
+    """A database file without runs; creating the tables takes seconds."""
     file = tmp_path_factory.mktemp("empty") / "test.db"
     mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
     return file

@@ -1,4 +1,4 @@
-"""A real MLflow server, and what may stand between it and a training; and spools made by hand."""
+"""A real MLflow server, a proxy that can fail in front of it, and hand-written spools."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from lr_plugins.tracking.spool import Spool
 
 
 class Server:
-    """`mlflow server` on a port of its own; may be killed and started again."""
+    """`mlflow server` on its own port; can be killed and restarted."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -49,22 +49,22 @@ class Server:
 
     def kill(self):
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # its workers, too
+            os.killpg(self._process.pid, signal.SIGKILL)  # including its workers
             self._process.wait()
             self._process = None
 
 
 class Gate:
-    """Stands before a server as a proxy does: passes requests on, or answers them itself.
+    """A proxy in front of a server: forwards requests, or answers them itself.
 
     Args:
         target: the server's address.
     """
 
     def __init__(self, target):
-        self.answer = None  # (status, body) while it answers itself
+        self.answer = None  # (status, body) of its own answer; None forwards the request
         self.wait = 0.0  # seconds before each answer
-        self.only = ""  # a part of the paths that it answers itself
+        self.only = ""  # it answers only paths that contain this
         self.requests = []  # method, path and headers
         gate = self
 
@@ -74,7 +74,7 @@ class Gate:
                 gate.requests.append((self.command, self.path, dict(self.headers)))
                 time.sleep(gate.wait)
                 status, content, kind = gate._answer(self.command, self.path, self.headers, body, target)
-                with contextlib.suppress(OSError):  # whoever asked may have gone
+                with contextlib.suppress(OSError):  # the client may have disconnected
                     self.send_response(status)
                     self.send_header("Content-Type", kind)
                     self.send_header("Content-Length", str(len(content)))
@@ -131,7 +131,7 @@ def entry_of_run(uri, folder, **others):
 
 
 def spool_of(parent, uri, *entries, experiment="by hand", begins=None):
-    """A spool as a training leaves it, of a run with these entries; bytes are lines as they are."""
+    """A spool as a training leaves it, with these entries; bytes are written as raw lines."""
     spool = Spool.new(parent)
     begun = {"writer": spool.writer, "spool": spool.folder.name, "experiment": experiment, **(begins or {})}
     spool.write(entry_of_run(uri, parent, **begun))
@@ -151,7 +151,7 @@ END = {"do": "end", "time": 2, "status": "FINISHED"}
 
 
 def run_of(uri, experiment="by hand"):
-    """The only run of an experiment."""
+    """The only run of the experiment."""
     client = mlflow.MlflowClient(uri)
     [run] = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     return run
@@ -166,11 +166,11 @@ def expected(steps):
 
 
 def refused_in(folder):
-    """What is set aside in a spool, with the reasons."""
+    """The entries set aside in a spool, with the reasons."""
     return [json.loads(line) for line in (folder / "refused.jsonl").read_text().splitlines()]
 
 
 def command(*arguments, **options):
-    """What `lr-plugins send` says."""
+    """The result of `lr-plugins send`."""
     words = [sys.executable, "-m", "lr_plugins", "send", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=200, **options)

@@ -1,4 +1,4 @@
-"""What a logger is told comes before what surrounds it, which is read as MLflow itself reads it."""
+"""Arguments of the logger take precedence over the environment, which is read as MLflow reads it."""
 
 import os
 import re
@@ -73,7 +73,7 @@ def test_folds_within_an_active_run_are_its_children(client):
     ],
     ids=str,
 )
-def test_only_a_logger_that_names_nothing_joins_the_active_run(client, options, joins):
+def test_only_a_logger_without_names_joins_the_active_run(client, options, joins):
     mlflow.set_experiment("active")
     with mlflow.start_run() as active:
         options = (
@@ -84,7 +84,7 @@ def test_only_a_logger_that_names_nothing_joins_the_active_run(client, options, 
     assert (found.joins, found.run_id == active.info.run_id) == (joins, joins)
 
 
-def test_a_logger_of_its_own_place_within_an_active_run_records_there(client, empty_database, tmp_path):
+def test_logger_with_own_uri_ignores_the_active_run(client, empty_database, tmp_path):
     elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
     (tmp_path / "elsewhere.db").write_bytes(empty_database.read_bytes())
     with mlflow.start_run() as active:
@@ -93,7 +93,7 @@ def test_a_logger_of_its_own_place_within_an_active_run_records_there(client, em
     assert mlflow.MlflowClient(elsewhere).get_run(made).data.metrics == {"loss": 1.0}
 
 
-def test_the_run_of_the_environment_is_the_first_one_and_takes_name_and_tags(client, database, monkeypatch):
+def test_first_logger_takes_the_run_of_the_environment(client, database, monkeypatch):
     given = client.create_run(client.create_experiment("by mlflow run")).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     first, second = MLflowLogger(run_name="named", tags={"schedule": "cosine"}), MLflowLogger("after")
@@ -107,7 +107,7 @@ def test_the_run_of_the_environment_is_the_first_one_and_takes_name_and_tags(cli
 @pytest.mark.parametrize(
     "options", [{"run_id": "1" * 32}, {"tags": {PARENT: "2" * 32}}, {"tracking_uri": "http://127.0.0.1:9"}], ids=str
 )
-def test_the_run_of_the_environment_is_left_to_others_by_a_logger_that_names_one(monkeypatch, options):
+def test_logger_that_names_a_run_ignores_the_environment(monkeypatch, options):
     monkeypatch.setenv("MLFLOW_RUN_ID", "3" * 32)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////no/such/place.db")
     found = destination(options.get("tracking_uri"), None, None, options.get("tags", {}), HERE, options.get("run_id"))
@@ -125,7 +125,7 @@ def test_the_run_of_the_environment_is_left_to_others_by_a_logger_that_names_one
         ("mine", {"MLFLOW_EXPERIMENT_NAME": "named", "MLFLOW_EXPERIMENT_ID": "7"}, ("mine", None)),
     ],
 )
-def test_the_experiment_is_that_of_the_argument_then_of_the_environment(monkeypatch, told, environment, expected):
+def test_experiment_argument_overrides_the_environment(monkeypatch, told, environment, expected):
     monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -133,20 +133,20 @@ def test_the_experiment_is_that_of_the_argument_then_of_the_environment(monkeypa
     assert (found.experiment, found.experiment_id) == expected
 
 
-def test_ids_of_one_place_mean_nothing_in_another(monkeypatch):
+def test_experiment_ids_are_ignored_for_another_uri(monkeypatch):
     monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", "5")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
     found = destination("http://127.0.0.1:9", None, None, {}, HERE)
     assert (found.experiment, found.experiment_id) == ("lr_plugins", None)
 
 
-def test_the_run_of_the_environment_is_one_of_the_experiment_that_was_told(client, monkeypatch):
+def test_environment_run_of_another_experiment_is_refused(client, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(client.create_experiment("of mlflow run")).info.run_id)
     with pytest.raises(TrackingError, match="belongs to the experiment 'of mlflow run', not to 'mine'"):
         record(MLflowLogger("mine"))
 
 
-def test_autologging_keeps_its_metrics_where_the_logger_has_a_run_of_its_own(client, tmp_path):
+def test_autologging_keeps_its_metrics_in_its_own_run(client, tmp_path):
     mlflow.set_experiment("autologged apart")
     mlflow.pytorch.autolog(log_models=False, checkpoint=False)
     try:
@@ -159,7 +159,7 @@ def test_autologging_keeps_its_metrics_where_the_logger_has_a_run_of_its_own(cli
     assert all("loss" in run.data.metrics for run in found)
 
 
-def test_a_child_without_an_experiment_is_in_that_of_its_parent(client):
+def test_child_run_inherits_the_experiment_of_its_parent(client):
     parent = client.create_run(client.create_experiment("of the parent"))
     child = client.get_run(record(MLflowLogger(tags={PARENT: parent.info.run_id})))
     assert child.info.experiment_id == parent.info.experiment_id
@@ -168,13 +168,13 @@ def test_a_child_without_an_experiment_is_in_that_of_its_parent(client):
 @pytest.mark.parametrize(
     ("value", "watches"), [("true", True), ("1", True), ("TRUE", True), ("false", False), ("0", False), ("", False)]
 )
-def test_the_machine_is_watched_as_the_environment_says(monkeypatch, value, watches):
+def test_environment_variable_enables_system_metrics(monkeypatch, value, watches):
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", value)
     assert MLflowLogger().log_system_metrics is watches
     assert MLflowLogger(log_system_metrics=not watches).log_system_metrics is not watches
 
 
-# --- what MLflow refuses for good ---------------------------------------------------------------------------------
+# --- permanent MLflow errors -----------------------------------------------------------------------------------
 
 
 def deleted(client):
@@ -196,13 +196,13 @@ def no_run(client):
 
 
 @pytest.mark.parametrize("make", [deleted, unknown_scheme, no_database, no_run])
-def test_what_mlflow_refuses_for_good_is_an_error_before_the_first_step(client, make):
+def test_permanent_mlflow_error_is_raised_before_the_first_step(client, make):
     options, message = make(client)
     module = Toy()
     module.training_step = lambda *_: pytest.fail("it was trained")
     with pytest.raises(TrackingError, match=message):
         fit(module, logger=MLflowLogger(**options))
-    assert not [path for path in DEFAULT.iterdir() if path.is_dir()]  # nothing is left that could never be sent
+    assert not [path for path in DEFAULT.iterdir() if path.is_dir()]  # no spool is left that could never be sent
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_what_mlflow_refuses_for_good_is_an_error_before_the_first_step(client, 
         (None, {"run_id": "f" * 32}, "run f+ does not exist"),
     ],
 )
-def test_the_cause_is_told_at_once_and_for_good(client, database, tmp_path, uri, begins, message):
+def test_permanent_error_is_reported_immediately(client, database, tmp_path, uri, begins, message):
     spool = spool_of(tmp_path / "waiting", database if uri is None else uri, point(0), begins=begins)
     begun = time.monotonic()
     sender = send(spool.folder, spool.writer, lambda seconds: None, lambda: True)
@@ -227,7 +227,7 @@ def test_the_cause_is_told_at_once_and_for_good(client, database, tmp_path, uri,
     assert sender.state.trouble == ""
 
 
-def test_the_name_that_was_told_comes_before_the_tag_of_that_name(client):
+def test_run_name_argument_overrides_the_run_name_tag(client):
     named = record(MLflowLogger(run_name="mine", tags={"mlflow.runName": "theirs"}))
     tagged = record(MLflowLogger(tags={"mlflow.runName": "theirs"}))
     assert [client.get_run(one).info.run_name for one in (named, tagged)] == ["mine", "theirs"]
@@ -246,7 +246,7 @@ def test_the_name_that_was_told_comes_before_the_tag_of_that_name(client):
         ("sqlite:///file::memory:?mode=memory&uri=true", True),
     ],
 )
-def test_addresses_that_can_never_be_are_known(address, problem):
+def test_invalid_addresses_are_recognized(address, problem):
     assert bool(address_problem(address)) is problem
 
 
@@ -264,13 +264,13 @@ def test_addresses_that_can_never_be_are_known(address, problem):
         ("https://host/mlflow", "https://host/mlflow"),
     ],
 )
-def test_relative_addresses_are_those_of_the_start(address, expected):
+def test_relative_addresses_resolve_against_the_start_folder(address, expected):
     assert absolute(address, HERE) == expected
     assert absolute(expected, Path("/elsewhere")) == expected
 
 
 @pytest.mark.parametrize("folder", ["two words", "100%25 sure", "a?b#c", "é"])
-def test_a_relative_database_lies_in_the_start_folder_whatever_that_is_called(tmp_path, folder):
+def test_relative_database_works_in_a_folder_of_any_name(tmp_path, folder):
     assert database_file(absolute("sqlite:///runs.db", tmp_path / folder)) == tmp_path / folder / "runs.db"
 
 
@@ -278,7 +278,7 @@ def test_a_relative_database_lies_in_the_start_folder_whatever_that_is_called(tm
 
 
 @pytest.mark.parametrize("name", ["/Users/me@example.com/digits", "a/../../b"])
-def test_checkpoints_go_below_the_root_by_ids_whatever_the_experiment_is_called(client, tmp_path, name):
+def test_checkpoint_folders_are_named_by_id_not_experiment(client, tmp_path, name):
     logger, saver = MLflowLogger(name), ModelCheckpoint()
     root = tmp_path / "root"
     fit(Toy(), saver, logger=logger, enable_checkpointing=True, default_root_dir=root)
@@ -289,7 +289,7 @@ def test_checkpoints_go_below_the_root_by_ids_whatever_the_experiment_is_called(
 
 
 @pytest.mark.filterwarnings("ignore:MLflow cannot be reached")
-def test_checkpoints_have_a_folder_of_their_own_while_the_server_is_away(tmp_path, monkeypatch):
+def test_unsent_runs_get_separate_checkpoint_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = set()
     for _ in range(2):
@@ -301,7 +301,7 @@ def test_checkpoints_have_a_folder_of_their_own_while_the_server_is_away(tmp_pat
     assert all(len(folder.parts) == 3 and folder.parts[::2] == ("unsent", "checkpoints") for folder in folders)
 
 
-# --- several starts at once ---------------------------------------------------------------------------------------
+# --- simultaneous starts ---------------------------------------------------------------------------------------
 
 START = """
 import sys
@@ -314,7 +314,7 @@ logger.finalize("success")
 """
 
 
-def test_runs_that_start_at_once_from_several_folders_share_a_new_database(tmp_path):
+def test_simultaneous_runs_create_one_shared_database(tmp_path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "shared")
     places = ["shared/new.db", "link/new.db", "shared/../shared/new.db"]
@@ -334,7 +334,7 @@ def test_runs_that_start_at_once_from_several_folders_share_a_new_database(tmp_p
     assert {path.name for path in (tmp_path / "shared").iterdir()} == {"new.db"}
 
 
-def test_runs_that_start_at_once_share_a_new_experiment_of_a_server(server, tmp_path):
+def test_simultaneous_runs_create_one_server_experiment(server, tmp_path):
     start = [sys.executable, "-c", START, server.uri]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     processes = [subprocess.Popen(start, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
@@ -346,19 +346,19 @@ def test_runs_that_start_at_once_share_a_new_experiment_of_a_server(server, tmp_
 
 @pytest.fixture
 def shared():
-    """A folder that every user can open."""
+    """A folder that is accessible to every user."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
 
 
-def test_the_lock_is_that_of_the_database_for_every_user_and_folder(shared):
+def test_database_lock_holds_across_users_and_folders(shared):
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             if os.geteuid() == 0:
-                os.setuid(65534)  # another user, who cannot even write there
+                os.setuid(65534)  # another user, without write access
             os.chdir("/")
             with one_at_a_time(f"sqlite:///{shared}/runs.db"):
                 os.write(writing, b"x")
@@ -375,16 +375,16 @@ def test_the_lock_is_that_of_the_database_for_every_user_and_folder(shared):
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql://host/db", "sqlite:////no/such/folder/runs.db"])
-def test_what_has_no_folder_has_no_lock(uri):
+def test_address_without_a_folder_needs_no_lock(uri):
     begun = time.monotonic()
     with one_at_a_time(uri), one_at_a_time(uri):
         assert time.monotonic() - begun < 10
 
 
-def test_each_user_of_a_shared_folder_has_a_place_for_spools(shared, monkeypatch):
+def test_users_of_a_shared_folder_get_separate_spool_folders(shared, monkeypatch):
     shared.chmod(0o777)
     first = default_folder(shared)
-    mask = os.umask(0)  # as users do who share a folder
+    mask = os.umask(0)  # as users who share a folder set it
     Spool.new(first)
     os.umask(mask)
     other = 65534 if os.geteuid() == 0 else os.geteuid()

@@ -1,4 +1,4 @@
-"""What users of Lightning's own MLFlowLogger, and of MLflow's autologging, expect of ours."""
+"""Features that users of Lightning's MLFlowLogger and of MLflow autologging expect."""
 
 import time
 
@@ -30,7 +30,7 @@ def artifacts(client, run_id, folder=None):
     return sorted(file.path for file in client.list_artifacts(run_id, folder))
 
 
-def test_checkpoints_and_the_model_are_stored_if_asked(make, client, database, tmp_path, monkeypatch):
+def test_log_model_stores_checkpoints_and_the_model(make, client, database, tmp_path, monkeypatch):
     logger, module = make(log_model=True), Toy()
     module.forward = module.layer.forward
     module.example_input_array = torch.zeros(1, 3)
@@ -44,21 +44,21 @@ def test_checkpoints_and_the_model_are_stored_if_asked(make, client, database, t
     np.testing.assert_array_equal(mlflow.pytorch.load_model(place)(x).detach(), module.layer(x).detach())
 
 
-def test_each_checkpoint_is_stored_if_all_are(make, client, tmp_path):
+def test_log_model_all_stores_every_checkpoint(make, client, tmp_path):
     logger = make(log_model="all", checkpoint_path_prefix="weights")
     saver = ModelCheckpoint(tmp_path / "kept", filename="{epoch}", save_top_k=-1)
     fit(Toy(), saver, logger=logger, enable_checkpointing=True)
     assert artifacts(client, logger.run_id, "weights") == [f"weights/epoch={epoch}.ckpt" for epoch in range(3)]
 
 
-def test_nothing_of_the_model_is_stored_unasked(make, client, tmp_path):
+def test_model_is_not_stored_by_default(make, client, tmp_path):
     logger = make()
     fit(Toy(), ModelCheckpoint(tmp_path / "kept"), logger=logger, enable_checkpointing=True)
     assert artifacts(client, logger.run_id) == []
 
 
 @pytest.mark.parametrize("value", ["best", 2, None])
-def test_what_to_store_is_one_of_three(make, value):
+def test_log_model_accepts_three_values(make, value):
     with pytest.raises(InvalidArgumentError, match='log_model must be true, false or "all"'):
         make(log_model=value)
 
@@ -72,7 +72,7 @@ def test_names_have_the_prefix_and_artifacts_their_place(make, client, tmp_path)
     assert (tmp_path / "elsewhere" / logger.run_id / "artifacts/note.txt").read_text() == "hello"
 
 
-def test_a_run_is_gone_on_with_by_its_id(make, client):
+def test_run_id_continues_that_run(make, client):
     first = make()
     first.log_metrics({"loss": 1.0}, step=0)
     first.finalize("success")
@@ -83,7 +83,7 @@ def test_a_run_is_gone_on_with_by_its_id(make, client):
     assert [point.value for point in client.get_metric_history(first.run_id, "loss")] == [1.0, 0.5]
 
 
-def test_the_client_is_at_hand(make, client):
+def test_experiment_is_the_mlflow_client(make, client):
     logger = make()
     logger.experiment.log_param(logger.run_id, "mine", 3)
     logger.experiment.set_tag(logger.run_id, "note", "hello")
@@ -102,7 +102,7 @@ def test_a_dataset_is_an_input_of_the_run(make, client):
     assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
 
 
-def test_the_machine_is_watched_if_asked(make, client, monkeypatch):
+def test_log_system_metrics_records_cpu_usage(make, client, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     logger = make(log_system_metrics=True)
     logger.log_metrics({"loss": 1.0}, step=0)
@@ -112,7 +112,7 @@ def test_the_machine_is_watched_if_asked(make, client, monkeypatch):
     assert "system/cpu_utilization_percentage" in client.get_run(logger.run_id).data.metrics
 
 
-def test_a_run_that_is_active_is_joined_and_left_to_its_owner(client, database):
+def test_joined_active_run_is_not_ended_by_the_logger(client, database):
     mlflow.set_tracking_uri(database)
     mlflow.set_experiment("theirs")
     try:
@@ -129,7 +129,7 @@ def test_a_run_that_is_active_is_joined_and_left_to_its_owner(client, database):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_with_autologging_nothing_is_logged_twice(client, database):
+def test_autologging_does_not_duplicate_points(client, database):
     mlflow.set_tracking_uri(database)
     mlflow.set_experiment("autologged")
     mlflow.pytorch.autolog(log_models=False, checkpoint=False)

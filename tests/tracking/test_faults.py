@@ -1,4 +1,4 @@
-"""What MLflow gets when a server, a disk or the training itself fails: all of it, once. Real servers, real kills."""
+"""Every point arrives exactly once when a server, a disk or the training fails. Real servers, real kills."""
 
 import resource
 import shutil
@@ -58,8 +58,8 @@ def log_until_told(logger):
         assert time.monotonic() - begin < 60
 
 
-def test_a_server_that_is_killed_and_comes_back_gets_every_point(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(mlflow_logger, "_AWAY_SECONDS", 20)  # a busy machine takes long to start it again
+def test_restarted_server_receives_every_point(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlflow_logger, "_AWAY_SECONDS", 20)  # a busy machine is slow to restart the server
     server.start()
     logger = MLflowLogger("faults", tracking_uri=server.uri, spool_dir=tmp_path / "spool")
     log(logger, 0, 500)
@@ -69,7 +69,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_every_point(server, tmp_pat
         log_until_told(logger)
     begin = time.monotonic()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it has been said
+        warnings.simplefilter("error")  # no second warning
         log(logger, 500, 1000)
     assert time.monotonic() - begin < 20  # whatever the server does
     server.start()
@@ -79,7 +79,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_every_point(server, tmp_pat
     assert mlflow.MlflowClient(server.uri).get_run(logger.run_id).info.status == "FINISHED"
 
 
-def test_a_server_that_comes_after_the_end_gets_all_by_a_command(server, tmp_path, monkeypatch):
+def test_send_command_delivers_to_a_server_started_later(server, tmp_path, monkeypatch):
     monkeypatch.setattr(mlflow_logger, "_AWAY_SECONDS", 0.5)
     logger = MLflowLogger("faults", tracking_uri=server.uri, spool_dir=tmp_path / "spool", run_name="late")
     with pytest.warns(UserWarning, match="MLflow cannot be reached .* The training continues"):
@@ -119,7 +119,7 @@ for step in range(10**6):
 
 
 def killed(database, folder):
-    """A training that was killed when it had logged some steps; (steps, what finds its run)."""
+    """Kill a training after some steps; return the steps and the reference to its run."""
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, database, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -133,7 +133,7 @@ def killed(database, folder):
     return int(steps) + 1, reference
 
 
-def test_a_training_that_is_killed_loses_no_point_and_its_run_is_killed(database, tmp_path):
+def test_killed_training_loses_no_points(database, tmp_path):
     steps, _ = killed(database, tmp_path / "spool")
     deadline = time.monotonic() + 60
     while spools(tmp_path / "spool"):
@@ -141,14 +141,14 @@ def test_a_training_that_is_killed_loses_no_point_and_its_run_is_killed(database
         time.sleep(0.1)
     client = mlflow.MlflowClient(database)
     [run] = client.search_runs([client.get_experiment_by_name("faults").experiment_id])
-    # A point may have been logged, and not yet be told of, when the signal came.
+    # The signal may arrive after a point was logged and before its step was printed.
     found = points(database, run.info.run_id)
     assert found == expected(len(found))
     assert len(found) - steps in (0, 1)
     assert run.info.status == "KILLED"
 
 
-def test_a_killed_training_is_gone_on_with_while_its_points_are_still_sent(database, tmp_path):
+def test_killed_run_continues_while_its_points_are_being_sent(database, tmp_path):
     steps, reference = killed(database, tmp_path / "spool")
     again = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
     assert again.continue_run(reference)
@@ -159,7 +159,7 @@ def test_a_killed_training_is_gone_on_with_while_its_points_are_still_sent(datab
     assert (run.info.status, run.data.tags["resumed"]) == ("FINISHED", "1")
 
 
-def test_two_runs_at_once_in_one_database_lose_nothing(database, tmp_path):
+def test_concurrent_runs_in_one_database_lose_no_points(database, tmp_path):
     loggers = [MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool") for _ in range(2)]
     for step in range(3000):
         for logger in loggers:
@@ -171,21 +171,21 @@ def test_two_runs_at_once_in_one_database_lose_nothing(database, tmp_path):
         assert points(database, logger.run_id) == expected(3000)
 
 
-def test_a_database_that_is_locked_for_a_while_gets_every_point(database, tmp_path):
+def test_temporarily_locked_database_receives_every_point(database, tmp_path):
     logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
     log(logger, 0, 10)
     logger.flush()
     other = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     log(logger, 10, 500)
-    time.sleep(7)  # longer than SQLite waits by itself
+    time.sleep(7)  # longer than SQLite's own timeout
     other.execute("ROLLBACK")
     other.close()
     logger.finalize("success")
     assert points(database, logger.run_id) == expected(500)
 
 
-def test_a_full_disk_under_the_database_makes_the_points_wait(database, tmp_path):
+def test_points_wait_while_the_database_disk_is_full(database, tmp_path):
     logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
     log(logger, 0, 10)
     logger.flush()
@@ -199,7 +199,7 @@ def test_a_full_disk_under_the_database_makes_the_points_wait(database, tmp_path
     assert points(database, logger.run_id) == expected(100)
 
 
-def test_a_sender_that_is_killed_again_and_again_is_replaced(database, tmp_path):
+def test_repeatedly_killed_sender_is_replaced(database, tmp_path):
     logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool")
     for turn in range(7):
         log(logger, 100 * turn, 100 * (turn + 1))
@@ -210,7 +210,7 @@ def test_a_sender_that_is_killed_again_and_again_is_replaced(database, tmp_path)
     assert points(database, logger.run_id) == expected(700)
 
 
-def test_another_place_later_changes_nothing(tmp_path, monkeypatch):
+def test_changing_the_working_directory_does_not_move_a_run(tmp_path, monkeypatch):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -225,7 +225,7 @@ def test_another_place_later_changes_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "second").iterdir()) == []
 
 
-def test_what_is_refused_later_ends_no_training_and_is_sent_once_it_can_be(server, tmp_path, monkeypatch):
+def test_late_refusal_does_not_stop_training(server, tmp_path, monkeypatch):
     monkeypatch.setattr(mlflow_logger, "_AWAY_SECONDS", 20)
     server.start()
     client = mlflow.MlflowClient(server.uri)
@@ -249,20 +249,20 @@ def test_what_is_refused_later_ends_no_training_and_is_sent_once_it_can_be(serve
     assert points(server.uri, run.info.run_id) == expected(5)
 
 
-def test_a_run_that_is_not_there_is_an_error(database, tmp_path):
+def test_unknown_run_id_is_an_error(database, tmp_path):
     logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "spool", run_id="f" * 32)
     with pytest.raises(TrackingError, match="does not exist"):
         _ = logger.experiment
 
 
-def test_a_database_that_is_none_is_an_error_at_once(tmp_path):
+def test_invalid_database_file_is_an_immediate_error(tmp_path):
     (tmp_path / "notes.db").write_text("This is no database. " * 100)
     logger = MLflowLogger("faults", tracking_uri=f"sqlite:///{tmp_path}/notes.db", spool_dir=tmp_path / "spool")
     with pytest.raises(TrackingError, match="file is not a database"):
         logger.log_metrics({"lr": 0.1}, step=0)
 
 
-def test_a_spool_that_cannot_be_written_is_an_error_at_once(database, tmp_path):
+def test_unwritable_spool_is_an_immediate_error(database, tmp_path):
     (tmp_path / "taken").write_text("")
     logger = MLflowLogger("faults", tracking_uri=database, spool_dir=tmp_path / "taken")
     with pytest.raises(TrackingError, match=r"spool_dir: .*taken cannot be written to"):

@@ -1,4 +1,4 @@
-"""A disk under the spool that takes no more: what is said is true, and every point arrives or is counted as lost."""
+"""A full disk under the spool: messages are accurate, and every point arrives or is counted as lost."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def small_disk(tmp_path):
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)], capture_output=True)
     if mounted.returncode:
-        # test_without_any_room_points_are_held_and_counted shows the same by a limit, which needs no right.
+        # test_without_disk_space_points_are_held_and_counted needs no privileges: it limits file sizes.
         pytest.skip("mounting a tmpfs is not allowed here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
@@ -38,7 +38,7 @@ def small_disk(tmp_path):
 
 @contextlib.contextmanager
 def files_of_at_most(size):
-    """No file of this process grows beyond so many bytes."""
+    """Limit the size of every file this process writes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -52,7 +52,7 @@ def log(logger, start, end):
         logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
 
 
-# What a training logs around the moment at which another file fills its disk. It says how many points it has logged.
+# A training that logs before and after another file fills its disk. It prints how many points were lost.
 TRAINING = """
 import os, sys, time
 from pathlib import Path
@@ -93,7 +93,7 @@ print("lost", logger.lost_points)
 
 
 def train(database, place, act, only_here=False, timeout=200):
-    """Runs a training; what it says on both channels. With `only_here` it knows of no other disk."""
+    """Run a training and return stdout and stderr. With `only_here` it has no other disk."""
     here = {"TMPDIR": str(place), "HOME": str(place)} if only_here else {}
     words = [sys.executable, "-c", TRAINING, database, str(place), f"{act}, {only_here}", act]
     process = subprocess.Popen(
@@ -111,7 +111,7 @@ def train(database, place, act, only_here=False, timeout=200):
 
 
 def await_no_sender(folder):
-    """Until the process that sends a killed training's spool has ended."""
+    """Wait until the process that sends a killed training's spool has ended."""
     from lr_plugins.tracking.spool import is_left
 
     deadline = time.monotonic() + 100
@@ -120,7 +120,7 @@ def await_no_sender(folder):
         time.sleep(0.2)
 
 
-def test_another_disk_takes_what_comes_and_every_point_arrives(database, small_disk):
+def test_points_move_to_another_disk_and_all_arrive(database, small_disk):
     out, err = train(database, small_disk, "stays")
     reported = r"No more data can be written under \S+ \(No space left on device\).* from now on waits in (\S+) until"
     [elsewhere] = re.findall(reported, err)
@@ -132,12 +132,12 @@ def test_another_disk_takes_what_comes_and_every_point_arrives(database, small_d
     assert names == ["after.txt", "before.txt", "files"]
     assert "cannot be reached" not in err
     deadline = time.monotonic() + 60
-    while Path(elsewhere).parent.exists():  # nothing is left there when the sender has gone
+    while Path(elsewhere).parent.exists():  # the sender removes it when it ends
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_without_another_disk_points_are_held_until_there_is_room(database, small_disk):
+def test_without_another_disk_points_wait_in_memory(database, small_disk):
     out, err = train(database, small_disk, "frees", only_here=True)
     assert "no other disk has room" in err
     assert "held in memory, and is lost if the process is killed" in err
@@ -147,7 +147,7 @@ def test_without_another_disk_points_are_held_until_there_is_room(database, smal
     assert "leaves out the artifact 'after.txt': no disk has room for it" in err
 
 
-def test_points_that_find_no_room_until_the_end_are_counted(database, small_disk):
+def test_lost_points_are_counted_and_reported(database, small_disk):
     out, err = train(database, small_disk, "stays", only_here=True)
     found = len(points_in(database, run_of(database, "stays, True").info.run_id))
     assert 101 <= found < 3000
@@ -155,7 +155,7 @@ def test_points_that_find_no_room_until_the_end_are_counted(database, small_disk
     assert f"{3000 - found} points of the run" in err
 
 
-def test_the_command_does_not_say_sent_of_a_killed_training_that_held_points(database, small_disk):
+def test_send_command_reports_points_lost_in_memory(database, small_disk):
     train(database, small_disk, "killed", only_here=True)
     await_no_sender(small_disk / "spool")
     (small_disk / "filler").unlink()
@@ -170,7 +170,7 @@ def test_the_command_does_not_say_sent_of_a_killed_training_that_held_points(dat
 
 
 @pytest.mark.parametrize("room", [100, 1000, 20_000])
-def test_a_limit_of_the_size_of_files_lets_the_run_go_on_in_other_files(room, database, tmp_path):
+def test_file_size_limit_continues_the_run_in_another_file(room, database, tmp_path):
     logger = MLflowLogger(f"limit {room}", tracking_uri=database, spool_dir=tmp_path / "spool")
     log(logger, 0, 10)
     assert logger.run_id
@@ -185,8 +185,8 @@ def test_a_limit_of_the_size_of_files_lets_the_run_go_on_in_other_files(room, da
 
 
 @pytest.mark.parametrize("frees", [True, False])
-def test_without_any_room_points_are_held_and_counted(frees, database, tmp_path):
-    """Where no file at all may grow, on any disk."""
+def test_without_disk_space_points_are_held_and_counted(frees, database, tmp_path):
+    """No file may grow, on any disk."""
     logger = MLflowLogger(f"no room, {frees}", tracking_uri=database, spool_dir=tmp_path / "spool")
     log(logger, 0, 10)
     assert logger.run_id
@@ -206,8 +206,8 @@ def test_without_any_room_points_are_held_and_counted(frees, database, tmp_path)
     assert points_in(database, logger.run_id) == expected(300 if frees else 10)
 
 
-def test_the_parts_of_a_run_are_sent_by_the_command_in_any_order(database, tmp_path):
-    """As they are left by a training that ended while the server was away."""
+def test_send_command_delivers_parts_of_a_run_in_any_order(database, tmp_path):
+    """The parts left by a training that ended while the server was unreachable."""
     first = spool_of(tmp_path / "a", database, *map(point, range(50)))
     name = first.folder.name
     second = spool_of(tmp_path / "b", database)
@@ -223,7 +223,7 @@ def test_the_parts_of_a_run_are_sent_by_the_command_in_any_order(database, tmp_p
     assert run.info.status == "FINISHED"
 
 
-def test_a_disk_that_is_full_from_the_start_lets_the_training_go_on(database, small_disk):
+def test_disk_full_from_the_start_does_not_stop_training(database, small_disk):
     with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4096)
@@ -234,7 +234,7 @@ def test_a_disk_that_is_full_from_the_start_lets_the_training_go_on(database, sm
     assert points_in(database, logger.run_id) == expected(1)
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_at_once(database, tmp_path):
+def test_spool_folder_that_cannot_be_created_is_an_error(database, tmp_path):
     (tmp_path / "file").touch()
     logger = MLflowLogger("no folder", tracking_uri=database, spool_dir=tmp_path / "file" / "spool")
     with pytest.raises(TrackingError, match="cannot be written"):

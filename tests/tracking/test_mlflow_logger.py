@@ -37,7 +37,7 @@ def status(logger):
     return mlflow.MlflowClient(logger.tracking_uri).get_run(logger.run_id).info.status
 
 
-def test_a_training_leaves_every_point_in_float64(logger):
+def test_every_point_is_recorded_in_float64(logger):
     scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1 / 3))
     trainer = fit(Toy(), scheduler, LearningRateTrace(), logger=logger, val=loader(8), num_sanity_val_steps=0)
     assert points(logger, "lr") == [(step, 0.1 / (1 + 1 / 3 * step)) for step in range(18)]
@@ -46,14 +46,14 @@ def test_a_training_leaves_every_point_in_float64(logger):
     assert status(logger) == "FINISHED"
 
 
-def test_many_points_go_in_batches_and_none_is_lost(logger):
+def test_many_points_are_sent_in_batches_without_loss(logger):
     for step in range(2 * BATCH + 500):
         logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
     logger.finalize("success")
     assert points(logger, "lr") == [(step, 1 / (step + 1)) for step in range(2 * BATCH + 500)]
 
 
-def test_parameters_are_flat_and_long_ones_are_cut_not_refused(logger):
+def test_params_are_flattened_and_long_ones_are_truncated(logger):
     logger.log_hyperparams({"model": {"hidden": [4, 6], "name": "mlp"}, "empty": {}, "long": "x" * 7000})
     logger.log_hyperparams({f"many.{index}": index for index in range(150)})
     logger.flush()
@@ -76,7 +76,7 @@ def test_artifacts_texts_and_tags(logger, tmp_path, monkeypatch):
     assert client.get_run(logger.run_id).data.tags["schedule"] == "step_decay"
 
 
-def test_names_that_mlflow_refuses_are_mended(logger):
+def test_names_mlflow_rejects_are_rewritten(logger):
     logger.log_metrics({"loss (train)": 1.0}, step=3)
     logger.flush()
     assert points(logger, "loss _train_") == [(3, 1.0)]
@@ -85,7 +85,7 @@ def test_names_that_mlflow_refuses_are_mended(logger):
 @pytest.mark.parametrize(
     ("error", "expected"), [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(3), "KILLED")]
 )
-def test_a_run_that_ends_by_an_error_says_so_and_keeps_what_was_recorded(logger, error, expected):
+def test_failed_run_has_its_status_and_keeps_its_points(logger, error, expected):
     class Failing(Toy):
         def training_step(self, batch, batch_idx):
             if self.trainer.global_step == 8:
@@ -96,13 +96,13 @@ def test_a_run_that_ends_by_an_error_says_so_and_keeps_what_was_recorded(logger,
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises((type(error), SystemExit)):
         fit(Failing(), scheduler, LearningRateTrace(), logger=logger)
-    signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored: a user's process ends here
+    signal.signal(signal.SIGINT, before)  # Lightning leaves SIGINT ignored; a user's process would end here
     assert status(logger) == expected
     assert [step for step, _ in points(logger, "lr")] == list(range(8))
     assert len(points(logger, "loss")) == 1
 
 
-def test_another_fit_goes_on_in_the_same_run(logger):
+def test_second_fit_continues_the_same_run(logger):
     module, scheduler = Toy(), LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     trainer = fit(module, scheduler, LearningRateTrace(), logger=logger, epochs=1)
     seen = []
@@ -120,23 +120,23 @@ def test_another_fit_goes_on_in_the_same_run(logger):
     assert [step for step, _ in points(logger, "lr")] == list(range(12))
 
 
-def test_values_that_are_no_numbers_are_kept_as_such(logger):
+def test_nan_and_infinity_are_recorded(logger):
     logger.log_metrics({"loss": math.nan}, step=0)
     logger.log_metrics({"loss": math.inf}, step=1)
     logger.flush()
     (_, first), (_, second) = points(logger, "loss")
     assert math.isnan(first)
-    assert second > 1e300  # what the database can hold of infinity
+    assert second > 1e300  # the database stores infinity as a large number
 
 
-def test_no_run_is_made_before_the_fit(logger):
+def test_no_run_is_created_before_fit(logger):
     pl.Trainer(logger=logger, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
     logger.finalize("success")
     assert logger.run_id is None
     assert mlflow.MlflowClient(logger.tracking_uri).get_experiment_by_name(logger.experiment_name) is None
 
 
-def test_the_environment_names_the_place(database, monkeypatch, request):
+def test_environment_variable_sets_the_uri(database, monkeypatch, request):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     logger = MLflowLogger(experiment_name=request.node.name)
     logger.log_metrics({"loss": 1.0}, step=0)
@@ -144,12 +144,12 @@ def test_the_environment_names_the_place(database, monkeypatch, request):
     assert mlflow.MlflowClient(database).get_run(logger.run_id).data.metrics == {"loss": 1.0}
 
 
-# --- going on with a run -----------------------------------------------------------------------------------------
+# --- continued runs ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def killed(logger):
-    """A run whose process was killed: it has sent some points and has not ended."""
+    """A run whose process was killed: some points are sent and the run has not ended."""
     logger.log_hyperparams({"seed": 1, "epochs": 3})
     for step in range(5):
         logger.log_metrics({"lr": 1 / (step + 1), "loss": math.nan if step == 3 else float(step)}, step=step)
@@ -183,7 +183,7 @@ def test_a_continued_run_has_no_gaps_and_no_point_twice(killed, recwarn):
     assert continued(again).times_continued == 2
 
 
-def test_of_two_values_at_a_step_the_first_stays_and_a_warning_tells(killed):
+def test_conflicting_value_at_a_step_keeps_the_first_and_warns(killed):
     again = continued(killed)
     again.log_metrics({"lr": 0.75, "loss": 0.5}, step=1)
     again.log_metrics({"lr": 0.25}, step=7)
@@ -193,7 +193,7 @@ def test_of_two_values_at_a_step_the_first_stays_and_a_warning_tells(killed):
     assert points(again, "lr")[-1] == (7, 0.25)
 
 
-def test_params_of_a_continued_run_stay_and_new_ones_come(killed):
+def test_continued_run_keeps_its_params_and_adds_new_ones(killed):
     again = continued(killed)
     again.log_hyperparams({"seed": 2, "epochs": 3, "new": 4})
     with pytest.warns(UserWarning, match=r"another value now than it has recorded: seed\. .* tags: resumed-1\.seed"):
@@ -203,7 +203,7 @@ def test_params_of_a_continued_run_stay_and_new_ones_come(killed):
     assert {name: text for name, text in data.tags.items() if "resumed-" in name} == {"resumed-1.seed": "2"}
 
 
-def test_a_run_that_is_not_there_is_not_continued(killed, tmp_path):
+def test_missing_run_is_not_continued(killed, tmp_path):
     client = mlflow.MlflowClient(killed.tracking_uri)
     client.delete_run(killed.run_id)
     again = MLflowLogger(experiment_name="anew", tracking_uri=killed.tracking_uri)
@@ -215,10 +215,10 @@ def test_a_run_that_is_not_there_is_not_continued(killed, tmp_path):
     assert points(again, "lr") == [(0, 1.0)]
 
 
-# --- one logger again and again ------------------------------------------------------------------------------------
+# --- one logger in several fits ----------------------------------------------------------------------------------
 
 
-def test_what_is_measured_again_at_a_step_is_another_point(logger):
+def test_repeated_validation_at_a_step_adds_a_point(logger):
     module = Toy()
     trainer = fit(module, logger=logger, epochs=1)
     for scale in (1.0, 3.0):
@@ -228,7 +228,7 @@ def test_what_is_measured_again_at_a_step_is_another_point(logger):
     assert len(values) == len(set(values)) == 2
 
 
-def test_a_second_trainer_logs_its_own_points_and_a_param_that_differs_is_told(logger):
+def test_second_trainer_warns_about_a_changed_param(logger):
     for rate in (0.1, 0.2):
         logger.log_hyperparams({"rate": rate, f"only {rate}": 1})
         scheduler = LearningRateScheduler(InverseTimeDecay(rate, decay_steps=1, decay_rate=1))
@@ -251,7 +251,7 @@ def test_a_second_trainer_logs_its_own_points_and_a_param_that_differs_is_told(l
         (RuntimeError("stop"), "fit", "FINISHED"),
     ],
 )
-def test_only_another_fit_makes_a_run_complete_that_was_not(logger, ended, stage, expected):
+def test_only_another_fit_completes_a_failed_run(logger, ended, stage, expected):
     module = Toy()
     module.test_step = module.validation_step
     trainer = pl.Trainer(**{**QUIET, "logger": logger}, max_epochs=1)
@@ -293,7 +293,7 @@ def test_params_are_the_same_text_in_every_process(value, expected):
     assert text_of(value) == expected
 
 
-def test_what_is_logged_after_a_run_has_failed_makes_it_no_better(logger, database, tmp_path):
+def test_logging_after_a_failure_keeps_the_failed_status(logger, database, tmp_path):
     program = """
 import sys
 from lr_plugins.tracking import MLflowLogger
@@ -315,7 +315,7 @@ print(logger.run_id)
     assert client.get_run(run_id).info.status == "FAILED"
 
 
-def test_names_stand_for_the_same_when_a_run_goes_on_in_another_order(logger):
+def test_renamed_metrics_keep_their_names_in_a_continued_run(logger):
     with pytest.warns(UserWarning, match="would have the same name"):
         logger.log_metrics({"acc@1": 1.0, "acc_1": 2.0}, step=0)
     logger.log_hyperparams({"a@b": "A", "a_b": "B"})
@@ -333,7 +333,7 @@ def test_names_stand_for_the_same_when_a_run_goes_on_in_another_order(logger):
     assert (sorted(data.params.values()), len(data.metrics)) == (["A", "B"], 2)
 
 
-def test_a_resumed_run_keeps_apart_what_it_had_and_what_comes(logger):
+def test_resumed_run_separates_colliding_names(logger):
     logger.log_metrics({"acc_1": 1.0}, step=0)
     logger.log_hyperparams({"a_b": "A", "x": {"y": 1}})
     logger.finalize("success")
@@ -350,10 +350,10 @@ def test_a_resumed_run_keeps_apart_what_it_had_and_what_comes(logger):
     assert data.tags["resumed-1.x.y"] == "2"
 
 
-def test_params_whose_dotted_names_are_the_same_stay_apart(logger):
+def test_params_with_equal_dotted_names_stay_separate(logger):
     with pytest.warns(UserWarning, match=r"params 'x\.y' and 'y' in 'x' would have the same name"):
         logger.log_hyperparams({"x.y": 1, "x": {"y": 2, "z": 3}})
-    logger.log_hyperparams({"x": {"z": 3}, "x.z": 3})  # the same value loses nothing
+    logger.log_hyperparams({"x": {"z": 3}, "x.z": 3})  # no warning: the value is the same
     logger.set_tag("a@b", 1)
     with pytest.warns(UserWarning, match="tags 'a@b' and 'a_b'"):
         logger.set_tag("a_b", 2)
@@ -363,7 +363,7 @@ def test_params_whose_dotted_names_are_the_same_stay_apart(logger):
     assert sorted(text for name, text in data.tags.items() if name.startswith("a_b")) == ["1", "2"]
 
 
-def test_a_metric_that_is_no_number_is_left_out_with_a_warning(logger):
+def test_non_numeric_metric_is_skipped_with_a_warning(logger):
     with pytest.warns(UserWarning, match="leaves out the metric 'note': 'good' is not a number"):
         logger.log_metrics({"note": "good", "loss": 0.5}, step=0)
     logger.log_hyperparams(None)
@@ -382,7 +382,7 @@ if sys.argv[3] == "fails":
 
 
 @pytest.mark.parametrize(("end", "expected"), [("ends", "FINISHED"), ("fails", "FAILED")])
-def test_a_program_that_does_not_end_its_run_ends_it_as_it_ends(database, end, expected, tmp_path):
+def test_program_exit_ends_an_open_run(database, end, expected, tmp_path):
     command = [sys.executable, "-c", PROGRAM, database, str(tmp_path / "spool"), end]
     process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
     assert ("ValueError" in process.stderr) == (end == "fails")

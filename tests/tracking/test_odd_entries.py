@@ -49,7 +49,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_an_odd_entry_is_set_aside_and_what_is_behind_it_arrives(kind, database, tmp_path):
+def test_invalid_entry_is_set_aside_and_later_ones_arrive(kind, database, tmp_path):
     entry, reason = ODD[kind]
     experiment = f"odd {kind}"
     entries = *map(point, range(5)), entry, *map(point, range(5, 10)), END
@@ -64,7 +64,7 @@ def test_an_odd_entry_is_set_aside_and_what_is_behind_it_arrives(kind, database,
         raise AssertionError(aside["refused"])
 
 
-def test_every_odd_line_is_told_from_an_entry():
+def test_invalid_lines_are_not_parsed_as_entries():
     for entry, _ in ODD.values():
         line = entry if isinstance(entry, bytes) else json.dumps(entry).encode()
         if b'"file"' not in line or b".." in line:
@@ -72,7 +72,7 @@ def test_every_odd_line_is_told_from_an_entry():
                 parse(line)
 
 
-def test_a_spool_whose_first_entry_is_unreadable_says_so_and_keeps_all(database, tmp_path):
+def test_unreadable_first_entry_is_an_error_and_keeps_the_log(database, tmp_path):
     spool = spool_of(tmp_path, database, *map(point, range(5)))
     lines = (spool.folder / "log.jsonl").read_bytes().splitlines(keepends=True)
     (spool.folder / "log.jsonl").write_bytes(b"".join([lines[0][:20] + b"\n", *lines[1:]]))
@@ -82,7 +82,7 @@ def test_a_spool_whose_first_entry_is_unreadable_says_so_and_keeps_all(database,
 
 
 def logged(database, tmp_path, act, experiment):
-    """What warnings an act of logging gives between ten points; the run that comes of it."""
+    """Log ten points around an action; return its warnings and the run."""
     logger = MLflowLogger(experiment, tracking_uri=database, spool_dir=tmp_path / "spool")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -102,7 +102,7 @@ def logged(database, tmp_path, act, experiment):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Sends within this process, when a run ends: another one would need seconds to begin."""
+    """Send within this process when a run ends; starting a sender process takes seconds."""
     from lr_plugins.tracking.delivery import Delivery
 
     def send_now(self, patience):
@@ -133,7 +133,7 @@ TOLD = {
 
 
 @pytest.mark.parametrize("kind", TOLD)
-def test_what_can_be_told_at_the_call_is_told_there(kind, database, tmp_path, quick):
+def test_invalid_values_are_reported_at_the_call(kind, database, tmp_path, quick):
     act, message = TOLD[kind]
     told, _ = logged(database, tmp_path, act, f"told {kind}".replace("/", "-"))
     assert len(told) == 1
@@ -141,7 +141,7 @@ def test_what_can_be_told_at_the_call_is_told_there(kind, database, tmp_path, qu
         raise AssertionError(told[0])
 
 
-def test_a_long_param_of_a_long_name_is_kept_whole(database, tmp_path, quick):
+def test_long_param_with_a_long_name_is_stored_in_full(database, tmp_path, quick):
     _, run = logged(database, tmp_path, TOLD["long param"][0], "long param, whole")
     [(name, value)] = run.data.params.items()
     assert (len(name), len(value)) == (250, 6000)
@@ -150,7 +150,7 @@ def test_a_long_param_of_a_long_name_is_kept_whole(database, tmp_path, quick):
     assert Path(text).read_text() == "v" * 7000
 
 
-def test_lone_surrogates_are_spelled_out(database, tmp_path, quick):
+def test_lone_surrogates_are_escaped(database, tmp_path, quick):
     def act(logger):
         logger.log_hyperparams({"p\ud800": "v\udfff"})
         logger.set_tag("t\ud800", "v\udfff")
@@ -203,6 +203,6 @@ def test_different_names_stay_different(names, database, tmp_path, quick):
         {"tags": {"t" * 501: "x"}},
     ],
 )
-def test_names_that_mlflow_does_not_take_are_refused_at_once(arguments):
+def test_invalid_names_are_refused_at_construction(arguments):
     with pytest.raises(InvalidArgumentError, match="a text of 1 to"):
         MLflowLogger(**arguments)

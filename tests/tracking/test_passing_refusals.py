@@ -1,4 +1,4 @@
-"""A server that refuses for a while, answers as what it is not, or hardly answers: what may pass is waited for."""
+"""A server that refuses temporarily, answers with something else, or barely responds: the sender retries."""
 
 import time
 import warnings
@@ -24,7 +24,7 @@ from tests.tracking.servers import (
 
 @pytest.fixture(autouse=True)
 def _asked_once(monkeypatch):
-    """As the process that sends has it: else MLflow's client asks again for minutes by itself."""
+    """As in the sender process: by default MLflow's client itself retries for minutes."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
@@ -48,7 +48,7 @@ ANSWERS = {
 
 
 class Opening:
-    """Lets a gate answer itself from a wait on, for some waits; a clock of a sender that does not wait in truth."""
+    """A fake clock for a sender; the gate answers itself for a range of its waits."""
 
     def __init__(self, gate, answer, begins, lasts):
         self.gate, self.answer, self.begins, self.ends, self.waits = gate, answer, begins, begins + lasts, 0
@@ -60,7 +60,7 @@ class Opening:
 
 @pytest.mark.parametrize("kind", ANSWERS)
 @pytest.mark.parametrize("begins", [0, 2])
-def test_what_passes_is_waited_for(kind, begins, gate, tmp_path):
+def test_temporary_refusals_are_retried(kind, begins, gate, tmp_path):
     experiment = f"passing {kind} {begins}"
     spool = spool_of(tmp_path, gate.uri, experiment=experiment)
     clock, steps = Opening(gate, ANSWERS[kind], begins, 6), iter(range(200))
@@ -84,7 +84,7 @@ def test_what_passes_is_waited_for(kind, begins, gate, tmp_path):
     assert not spool.folder.exists()
 
 
-def test_three_seconds_of_refusals_in_mid_run_cost_one_warning(gate, tmp_path):
+def test_short_outage_during_a_run_gives_one_warning(gate, tmp_path):
     logger = MLflowLogger("three seconds", tracking_uri=gate.uri, spool_dir=tmp_path / "spool")
     for step in range(250):
         logger.log_metrics({"lr": 1 / (step + 1)}, step=step)
@@ -112,8 +112,8 @@ def test_three_seconds_of_refusals_in_mid_run_cost_one_warning(gate, tmp_path):
     assert run_of(gate.uri, "three seconds").info.status == "FINISHED"
 
 
-def test_what_a_proxy_never_takes_is_set_aside_and_sent_by_the_command(gate, tmp_path):
-    """A file that is too large for it, say."""
+def test_entry_a_proxy_rejects_is_set_aside_for_the_command(gate, tmp_path):
+    """For example, a file that is too large for the proxy."""
     spool = spool_of(tmp_path, gate.uri, *map(point, range(5)), experiment="too large")
     spool.write({"do": "file", "kept": spool.keep_text("x" * 1000, "large.txt"), "to": None})
     for entry in (*map(point, range(5, 10)), END):
@@ -135,7 +135,7 @@ def test_what_a_proxy_never_takes_is_set_aside_and_sent_by_the_command(gate, tmp
     assert spools(tmp_path) == []
 
 
-def test_a_run_that_is_deleted_meanwhile_gets_its_points_once_it_is_restored(server, tmp_path):
+def test_restored_run_receives_the_points_logged_while_deleted(server, tmp_path):
     client, clock = mlflow.MlflowClient(server.uri), []
     spool = spool_of(tmp_path, server.uri, *map(point, range(5)), experiment="deleted")
 
@@ -154,7 +154,7 @@ def test_a_run_that_is_deleted_meanwhile_gets_its_points_once_it_is_restored(ser
     assert points_in(server.uri, sender.state.run_id) == expected(10)
 
 
-def test_the_end_of_a_run_does_not_wait_for_a_server_that_hardly_answers(gate, tmp_path):
+def test_finalize_does_not_wait_for_a_slow_server(gate, tmp_path):
     logger = MLflowLogger("slow", tracking_uri=gate.uri, spool_dir=tmp_path / "spool")
     logger.log_metrics({"lr": 1.0}, step=0)
     assert logger.run_id
@@ -164,15 +164,15 @@ def test_the_end_of_a_run_does_not_wait_for_a_server_that_hardly_answers(gate, t
     begin = time.monotonic()
     with pytest.warns(UserWarning, match="MLflow has not answered yet.* waits in .*send it with"):
         logger.finalize("success")
-    assert time.monotonic() - begin < 10  # it says 3, and this machine may be busy
+    assert time.monotonic() - begin < 10  # the limit is 3 seconds; this machine may be busy
     gate.wait = 0.0
 
 
-def test_a_server_that_was_away_for_long_does_not_count_as_one_that_is_asked(gate, tmp_path):
-    """Or the end of a run would not wait for it at all, though it may be back."""
+def test_unreachable_server_does_not_count_as_being_asked(gate, tmp_path):
+    """Otherwise the end of a run would not wait for the server at all, though it may be back."""
     gate.answer, waits = (503, b""), []
     spool = spool_of(tmp_path, gate.uri, point(0), experiment="asked")
-    for begins in (1, 3):  # before and after the run has begun
+    for begins in (1, 3):  # before and after the run is created
         waits.clear()
 
         def wait(seconds, begins=begins):
@@ -196,8 +196,8 @@ SWALLOWED = {
 
 @pytest.mark.parametrize("answer", [(200, b"{}"), (200, b"")], ids=["{}", "nothing"])
 @pytest.mark.parametrize("kind", SWALLOWED)
-def test_what_a_proxy_swallows_is_sent_again(kind, answer, gate, tmp_path):
-    """It takes one kind of request and passes the others on, and the run has points and tags of before."""
+def test_requests_a_proxy_swallows_are_sent_again(kind, answer, gate, tmp_path):
+    """The proxy swallows one kind of request and forwards the rest; the run already has points and tags."""
     experiment, (gate.only, more) = f"swallowed {kind} {len(answer[1])}", SWALLOWED[kind]
     entries = *map(point, range(100)), {"do": "tags", "values": {"t": "old"}}
     spool, waits = spool_of(tmp_path, gate.uri, *entries, experiment=experiment), []

@@ -1,4 +1,4 @@
-"""A password in an address: it stands nowhere but where it must be to send."""
+"""A password in an address appears only where sending needs it."""
 
 import base64
 import os
@@ -71,13 +71,13 @@ def test_passwords_are_masked(text):
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_what_has_no_password_stays(text):
+def test_text_without_a_password_is_unchanged(text):
     assert masked(text) == text
     assert not has_secret(text)
 
 
 @given(st.text("abcXYZ019%.-_~!$&*+=,;:@", min_size=1, max_size=20))
-def test_no_password_is_left_of_any_address(password):
+def test_no_part_of_a_password_survives_masking(password):
     found = masked(
         f"could not reach http://somebody:<<<{password}>>>@host:5000/x, trying again".replace("<<<", "Q7").replace(
             ">>>", "Z9"
@@ -92,7 +92,7 @@ def test_any_password_is_masked(password):
     assert masked(f"x http://user:{password}@host:1/y z") == "x http://user:***@host:1/y z"
 
 
-def test_an_address_is_taken_apart_as_requests_does():
+def test_addresses_are_parsed_like_requests():
     assert without_user("http://me:p%40ss@host:1/x?y=z#f") == ("http://host:1/x?y=z#f", "me", "p@ss")
     assert without_user("http://host") == ("http://host", None, None)
 
@@ -105,19 +105,19 @@ def test_an_address_is_taken_apart_as_requests_does():
         ({"MLFLOW_TRACKING_USERNAME": "other"}, "me"),
     ],
 )
-def test_what_the_environment_says_counts_first(environment, user, monkeypatch):
+def test_credentials_of_the_environment_take_precedence(environment, user, monkeypatch):
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert connectable(f"http://me:{SECRET}@host") == "http://host"
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == user
-    assert connectable("http://another") == "http://another"  # to which they do not belong
+    assert connectable("http://another") == "http://another"  # the credentials belong to another host
     assert os.environ.get("MLFLOW_TRACKING_PASSWORD") == environment.get("MLFLOW_TRACKING_PASSWORD")
 
 
 def everything(*folders):
-    """All that lies in folders: names and contents."""
+    """Names and contents of all files in the folders."""
     for folder in folders:
         for path in Path(folder).rglob("*"):
             yield str(path), path.read_bytes() if path.is_file() else b""
@@ -159,7 +159,7 @@ def train(folder, uri, **environment):
 
 
 @pytest.mark.parametrize("way", ["argument", "environment"])
-def test_a_training_leaves_its_password_nowhere(way, gate, server, tmp_path):
+def test_training_writes_its_password_nowhere(way, gate, server, tmp_path):
     uri = gate.uri.replace("http://", f"http://me:{SECRET}@")
     environment = {} if way == "argument" else {"MLFLOW_TRACKING_URI": uri}
     said = train(tmp_path, uri if way == "argument" else "-", **environment)
@@ -172,7 +172,7 @@ def test_a_training_leaves_its_password_nowhere(way, gate, server, tmp_path):
     assert_nowhere(tmp_path, server.folder)
 
 
-def test_a_server_that_is_away_is_told_of_without_the_password(tmp_path, monkeypatch):
+def test_warning_about_an_unreachable_server_hides_the_password(tmp_path, monkeypatch):
     monkeypatch.setattr(mlflow_logger, "_AWAY_SECONDS", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri, folder = f"http://me:{SECRET}@127.0.0.1:9", tmp_path / "spool"
@@ -200,7 +200,7 @@ def test_a_server_that_is_away_is_told_of_without_the_password(tmp_path, monkeyp
     assert_nowhere(tmp_path, but=["addresses.json"])
 
 
-def test_a_spool_is_sent_with_the_password_that_it_has(gate, tmp_path):
+def test_spool_is_sent_with_its_own_password(gate, tmp_path):
     uri = gate.uri.replace("http://", f"http://me:{SECRET}@")
     logger = MLflowLogger("later", tracking_uri=uri, spool_dir=tmp_path / "spool")
     gate.answer = (503, b"")
@@ -220,7 +220,7 @@ def test_a_spool_is_sent_with_the_password_that_it_has(gate, tmp_path):
     assert any("Authorization" in headers for _, _, headers in gate.requests)
 
 
-def test_an_error_of_a_database_does_not_show_its_password(tmp_path):
+def test_database_error_hides_the_password(tmp_path):
     uri = f"postgresql://me:{SECRET}@127.0.0.1:9/mlflow"
     spool = spool_of(tmp_path / "spool", uri.replace(SECRET, "***"), point(0), END)
     spool.keep_address(uri)
@@ -229,7 +229,7 @@ def test_an_error_of_a_database_does_not_show_its_password(tmp_path):
     assert_nowhere(tmp_path, but=["addresses.json"])
 
 
-def test_a_repository_with_a_token_in_its_address_does_not_put_it_into_tags(tmp_path, monkeypatch):
+def test_token_in_a_git_remote_is_not_recorded_in_tags(tmp_path, monkeypatch):
     database = f"sqlite:///{tmp_path}/test.db"
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["remote", "add", "origin", f"https://x:{SECRET}@host/x.git"]):

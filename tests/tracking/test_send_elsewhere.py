@@ -1,4 +1,4 @@
-"""`lr-plugins send --to URI`: what is stranded arrives in another place, all of it and once."""
+"""`lr-plugins send --to URI`: a stranded spool arrives elsewhere, complete and once."""
 
 import shutil
 
@@ -21,7 +21,7 @@ def folders(parent):
 
 
 @pytest.mark.parametrize("uri", ["htp://foo", AWAY])
-def test_a_spool_whose_place_never_was_goes_elsewhere(uri, elsewhere, tmp_path):
+def test_spool_for_an_invalid_uri_can_be_sent_elsewhere(uri, elsewhere, tmp_path):
     waiting = tmp_path / "waiting"
     spool_of(waiting, uri, *(point(step) for step in range(50)), END)
     stranded = command(waiting)
@@ -34,7 +34,7 @@ def test_a_spool_whose_place_never_was_goes_elsewhere(uri, elsewhere, tmp_path):
     assert (run.info.status, points_in(elsewhere, run.info.run_id)) == ("FINISHED", expected(50))
 
 
-def test_what_one_place_has_a_part_of_goes_elsewhere_as_a_whole(server, gate, elsewhere, tmp_path):
+def test_partly_sent_run_is_sent_elsewhere_in_full(server, gate, elsewhere, tmp_path):
     waiting = tmp_path / "waiting"
     (tmp_path / "note.txt").write_text("hello")
     spool = spool_of(waiting, gate.uri)
@@ -54,7 +54,7 @@ def test_what_one_place_has_a_part_of_goes_elsewhere_as_a_whole(server, gate, el
     assert (run.info.status, points_in(elsewhere, run.info.run_id)) == ("FINISHED", expected(50))
 
 
-def test_what_could_not_be_sent_elsewhere_at_once_goes_there_later(elsewhere, tmp_path):
+def test_failed_redirection_is_retried_later(elsewhere, tmp_path):
     waiting = tmp_path / "waiting"
     spool_of(waiting, "htp://foo", point(0), END)
     assert command(waiting, "--to", AWAY.replace("//", "//me:secret@")).returncode == 1
@@ -67,7 +67,7 @@ def test_what_could_not_be_sent_elsewhere_at_once_goes_there_later(elsewhere, tm
     assert points_in(elsewhere, run_of(elsewhere).info.run_id) == expected(1)
 
 
-def test_a_run_in_several_spools_stays_one(elsewhere, tmp_path):
+def test_run_in_two_spools_stays_one_run(elsewhere, tmp_path):
     waiting = tmp_path / "waiting"
     first = spool_of(waiting, AWAY, *(point(step) for step in range(10)))
     second = spool_of(waiting, AWAY, begins={"spool": first.folder.name})
@@ -80,7 +80,7 @@ def test_a_run_in_several_spools_stays_one(elsewhere, tmp_path):
 
 
 @pytest.mark.parametrize("uri", ["", "localhost:5000", "sqlite://", "http:///x"])
-def test_a_place_that_cannot_be_is_refused_and_nothing_changes(uri, tmp_path, monkeypatch, capsys):
+def test_invalid_destination_is_refused_and_changes_nothing(uri, tmp_path, monkeypatch, capsys):
     waiting = tmp_path / "waiting"
     spool = spool_of(waiting, AWAY, point(0), END)
     before = {path.name: path.read_bytes() for path in spool.folder.iterdir() if path.is_file()}

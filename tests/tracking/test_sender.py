@@ -1,4 +1,4 @@
-"""How often the sender turns to MLflow."""
+"""How often the sender calls MLflow, and what it imports."""
 
 import subprocess
 import sys
@@ -27,15 +27,15 @@ BEGIN = {
 LOOKS, PER_LOOK = 5, 40
 
 
-def test_the_sender_and_the_command_do_without_torch_and_lightning():
-    """Which would take as long to import as MLflow, once more for each run."""
+def test_sender_and_command_import_no_torch_or_lightning():
+    """Importing them takes as long as MLflow, for each run again."""
     look = "import sys, lr_plugins.tracking.sender_program, lr_plugins.commands.send; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "pytorch_lightning", "lightning", "mlflow"} & set(found)
 
 
-def test_what_gathers_between_two_looks_goes_in_one_call(tmp_path, monkeypatch):
-    """A call costs as much as dozens of points, so a step must not be a call, however slow the steps are."""
+def test_points_between_two_polls_go_in_one_call(tmp_path, monkeypatch):
+    """A call costs as much as dozens of points, so even slow steps must share calls."""
     uri, spool = f"sqlite:///{tmp_path}/mlflow.db", Spool.new(tmp_path / "spool")
     place = {"uri": uri, "writer": spool.writer, "spool": spool.folder.name, "folder": str(tmp_path)}
     spool.write({**BEGIN, **place})
@@ -61,8 +61,8 @@ def test_what_gathers_between_two_looks_goes_in_one_call(tmp_path, monkeypatch):
     assert [(point.step, point.value) for point in found] == [(step, step / 7) for step in range(LOOKS * PER_LOOK)]
 
 
-def test_a_server_that_is_away_for_hours_is_asked_again_and_again(tmp_path, monkeypatch):
-    """With a pause that grows to ten seconds, and no further."""
+def test_unreachable_server_is_retried_for_hours(tmp_path, monkeypatch):
+    """The pause grows to ten seconds and no further."""
     spool = Spool.new(tmp_path / "spool")
     place = {"uri": "http://127.0.0.1:9", "writer": spool.writer, "spool": spool.folder.name, "folder": str(tmp_path)}
     spool.write({**BEGIN, **place})

@@ -1,4 +1,4 @@
-"""A log that is shorter than its state says, or not the one that was sent: noticed, and what is there is sent."""
+"""A log that is shorter than its state, or not the one that was sent, is noticed; the remaining points are sent."""
 
 import json
 
@@ -14,7 +14,7 @@ def sent(spool):
 
 
 def sent_halfway(database, parent, experiment):
-    """A spool of which 20 points are sent, as a sender that is killed leaves it, and the bytes that it has."""
+    """A spool with 20 points sent, as a killed sender leaves it."""
     spool = spool_of(parent, database, *map(point, range(20)), experiment=experiment)
     waits = []
 
@@ -61,11 +61,11 @@ def cut_state(spool):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_point_that_is_there_arrives(way, database, tmp_path):
+def test_every_remaining_point_arrives(way, database, tmp_path):
     experiment = f"shortened, {way}"
     first = sent_halfway(database, tmp_path, experiment)
     WAYS[way](first)
-    again = Spool(first.folder)  # as a training does that resumes the run
+    again = Spool(first.folder)  # like a training that resumes the run
     for entry in (*map(point, range(20, 60)), END):
         again.write(entry)
     sender = send(again.folder, "", lambda seconds: None, lambda: True)
@@ -77,7 +77,7 @@ def test_every_point_that_is_there_arrives(way, database, tmp_path):
         assert sender.was_shortened
 
 
-def test_the_command_says_that_something_was_cut_off(database, tmp_path):
+def test_send_command_reports_a_truncated_log(database, tmp_path):
     spool = sent_halfway(database, tmp_path, "by the command")
     spool.write(END)
     change_state(spool, done=10**9)
@@ -89,7 +89,7 @@ def test_the_command_says_that_something_was_cut_off(database, tmp_path):
     assert spools(tmp_path) == []
 
 
-def test_a_log_that_is_cut_while_it_is_sent_is_noticed(database, tmp_path):
+def test_log_truncated_during_sending_is_noticed(database, tmp_path):
     spool, waits = spool_of(tmp_path, database, *map(point, range(20)), experiment="live"), []
 
     def wait(seconds):

@@ -1,4 +1,4 @@
-"""What stands in the log of a spool."""
+"""The lines in the log of a spool."""
 
 import json
 import math
@@ -14,14 +14,14 @@ from lr_plugins.tracking.entries import line_of, line_of_points
     st.integers(-(2**40), 2**40),
     st.dictionaries(st.text(), st.floats(allow_nan=False), min_size=1, max_size=4),
 )
-def test_points_are_the_line_that_json_makes(time, step, values):
+def test_points_are_encoded_like_json_dumps(time, step, values):
     names = {}
     expected = {"do": "points", "time": time, "step": step, "values": values}
-    for _ in range(2):  # the second time the names are known
+    for _ in range(2):  # the second time the names are cached
         assert line_of_points(time, step, values, names) == line_of(expected)
     assert json.loads(line_of_points(time, step, values, names)) == expected
 
 
-def test_what_is_no_number_is_read_back_as_such():
+def test_nan_is_written_as_nan():
     line = line_of_points(1, 2, {"loss": math.nan}, {})
     assert line == b'{"do": "points", "time": 1, "step": 2, "values": {"loss": NaN}}\n'

@@ -1,4 +1,4 @@
-"""A spool from a stranger: nothing outside of it is read, written or removed."""
+"""An untrusted spool: nothing outside of it is read, written or removed."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.tracking.servers import END, command, point, points_in, refused_in, r
 
 @pytest.fixture
 def treasure(tmp_path):
-    """What belongs to the user, and is no business of a spool."""
+    """Files of the user outside the spool."""
     folder = tmp_path / "home" / "treasure"
     folder.mkdir(parents=True)
     (folder / "diary.txt").write_text("dear diary")
@@ -35,7 +35,7 @@ def sent(spool):
 
 
 def linked(spool, treasure, name):
-    """A copy in a spool that is a link in truth, or has one in it."""
+    """A stored file in a spool that is a link, or a folder that contains one."""
     kept = spool.keep_text("x", "x.txt")
     place = spool.folder / "files" / kept
     if name == "the copy":
@@ -88,7 +88,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_files_outside_are_neither_sent_nor_removed(kind, database, treasure, tmp_path):
+def test_files_outside_the_spool_are_not_sent_or_removed(kind, database, treasure, tmp_path):
     experiment = f"files {kind}"
     spool = spool_of(tmp_path / "spool", database, experiment=experiment)
     for entry in (FILES[kind](spool, treasure), point(0), END):
@@ -104,7 +104,7 @@ def test_files_outside_are_neither_sent_nor_removed(kind, database, treasure, tm
 
 
 def plant(spool, treasure, name):
-    """Put a link to what belongs to the user in the place of a file of the spool."""
+    """Replace a file of the spool with a link to a file of the user."""
     path = spool.folder / name if not name.startswith("/") else spool.folder.parent / name[1:]
     path = spool.folder.with_suffix(".sending") if name == ".sending" else path
     path.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ def plant(spool, treasure, name):
 @pytest.mark.parametrize(
     "name", ["log.jsonl", "state.json", "state.json.part", "refused.jsonl", "held", "sender.log", ".sending", "/lock"]
 )
-def test_links_in_the_place_of_files_change_nothing_outside(name, database, treasure, tmp_path):
+def test_links_in_place_of_files_change_nothing_outside(name, database, treasure, tmp_path):
     spool = spool_of(tmp_path / "spool", database, {"do": "odd"}, point(0), END, experiment=f"plant {name}")
     plant(spool, treasure, name)
     before = contents(treasure)
@@ -127,7 +127,7 @@ def test_links_in_the_place_of_files_change_nothing_outside(name, database, trea
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "files", "/lock"])
-def test_a_training_does_not_write_through_links(name, database, treasure, tmp_path):
+def test_training_does_not_write_through_links(name, database, treasure, tmp_path):
     spool = spool_of(tmp_path / "spool", database, point(0))
     if name == "files":
         (spool.folder / "files").rmdir()
@@ -145,7 +145,7 @@ def test_a_training_does_not_write_through_links(name, database, treasure, tmp_p
     assert contents(treasure) == before
 
 
-def test_a_spool_that_is_a_link_is_not_sent(database, tmp_path):
+def test_linked_spool_is_not_sent(database, tmp_path):
     spool = spool_of(tmp_path / "elsewhere", database, point(0), END, experiment="linked")
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / spool.folder.name).symlink_to(spool.folder)
@@ -157,7 +157,7 @@ def test_a_spool_that_is_a_link_is_not_sent(database, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize("what", ["", "log.jsonl"])
-def test_a_spool_of_somebody_else_is_refused(what, database, tmp_path):
+def test_spool_of_another_user_is_refused(what, database, tmp_path):
     spool = spool_of(tmp_path / "spool", database, point(0), END, experiment="somebody else")
     os.chown(spool.folder / what, 12345, 12345)
     said = command(tmp_path / "spool")
@@ -169,8 +169,8 @@ def test_a_spool_of_somebody_else_is_refused(what, database, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["a spool", "its log"])
-def test_a_spool_is_refused_to_any_other_user(what, tmp_path, monkeypatch, capsys):
-    """The same wherever the tests run: the user is another one than the owner of the files."""
+def test_spool_is_refused_for_any_other_user(what, tmp_path, monkeypatch, capsys):
+    """Needs no root: the user ID is patched to differ from the owner of the files."""
     spool = spool_of(tmp_path / "spool", f"sqlite:///{tmp_path}/test.db", point(0), END)
     if what == "its log":
         monkeypatch.setattr(private_files, "check_folder", lambda folder: None)
@@ -182,7 +182,7 @@ def test_a_spool_is_refused_to_any_other_user(what, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "test.db").exists()
 
 
-def test_a_state_is_written_over_no_other_file(treasure, tmp_path):
+def test_state_does_not_overwrite_a_linked_file(treasure, tmp_path):
     (tmp_path / "state.json").symlink_to(treasure / "diary.txt")
     before = contents(treasure)
     State(done=5).write(tmp_path)
@@ -191,7 +191,7 @@ def test_a_state_is_written_over_no_other_file(treasure, tmp_path):
     assert State.read(tmp_path).done == 5
 
 
-def test_what_a_spool_has_is_for_its_owner_alone(database, tmp_path):
+def test_spool_files_are_readable_by_the_owner_only(database, tmp_path):
     before = os.umask(0)
     try:
         (tmp_path / "note.txt").write_text("x")
