@@ -1,6 +1,6 @@
 """Trainings on two processes whose ranks see different losses; each rank writes what it used to a file of its own.
 
-Run as a program: `python -m tests.lifecycle.ranks FOLDER`. All in one, since to start two processes takes long.
+Run as a program: `python -m tests.lifecycle.ranks FOLDER`. One program, because starting two processes is slow.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ SCHEDULES = {
     "plateau": ReduceLROnPlateau(0.1, monitor="mine", mode="min", factor=0.5, patience=1, when="validation"),
     "product": CosineDecay(0.1).with_warmup("1ep") * BoldDriver(monitor="mine", mode="min"),
     "accumulated": InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5),
-    "samples": StepDecay(0.1, drop=0.5, every="16sp"),  # batches of 4, two a step, on two ranks
+    "samples": StepDecay(0.1, drop=0.5, every="16sp"),  # two ranks, two batches of 4 per step
     "only on one": LossDriven(0.1, monitor="on rank 0", on_missing="warn"),
-    # What no reduction can mend: a function that depends on the rank.
+    # No reduction can fix a function that depends on the rank.
     "disagreeing": FunctionSchedule(lambda step: 0.1 if step < 8 else 0.1 + rank(), of="step"),
 }
 
 
 class Apart(Toy):
-    """Its ranks log different values under one name, and their losses differ."""
+    """Ranks log different values under one name, and their losses differ."""
 
     def training_step(self, batch, batch_idx):
-        # Not of the data: after a resume within an epoch, Lightning begins with its first batch.
+        # Independent of the data: after a resume within an epoch, Lightning starts at its first batch.
         return 0 * self.compute_loss(batch) + 0.1 * (1 + self.global_rank) * (1 + self.trainer.global_step)
 
     def on_train_epoch_end(self):
-        # On rank 0 it improves in every epoch, on rank 1 in none.
+        # Improves in every epoch on rank 0, never on rank 1.
         self.log("mine", [2.0 - 0.25 * self.current_epoch, 1.0 + self.current_epoch][self.global_rank])
         if self.global_rank == 0:
             self.log("on rank 0", 1.0 / (1 + self.current_epoch))

@@ -1,6 +1,6 @@
-"""Trainings whose fit runs in processes of its own; what the program that asked for them then has goes into a file.
+"""Trainings whose fit runs in other processes; the results that the main program then has are written to a file.
 
-Run as a program: `python -m tests.lifecycle.spawned FILE`. Apart from pytest's own process, which must not be forked.
+Run as a program: `python -m tests.lifecycle.spawned FILE`. Separate from pytest's process, which must not be forked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sgd(parameters):
 
 
 class Net(Toy):
-    """Can be sent to another process: a lambda cannot."""
+    """A picklable measurement; a lambda cannot be sent to another process."""
 
     def __init__(self):
         super().__init__(sgd)
@@ -46,14 +46,14 @@ class Halving(LearningRateScheduleMixin, Net):
 
 
 class WithCallbacks(Net):
-    """Brings its callbacks along by Lightning's own hook."""
+    """Configures its own callbacks."""
 
     def configure_callbacks(self):
         return [LearningRateScheduler(lambda epoch: 0.1 / (1 + epoch)), History()]
 
 
 class ManySteps(Net):
-    """So many steps that their record does not fit into a pipe."""
+    """Enough steps that their record does not fit into a pipe."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ class ManySteps(Net):
 
 
 class Again(History):
-    """Another history in one Trainer."""
+    """A second history in one Trainer."""
 
 
 class Fails(pl.Callback):
@@ -83,7 +83,7 @@ def fit(module, *callbacks, strategy, epochs=2, devices=1, ckpt_path=None):
 
 
 def outcome(*callbacks):
-    """What callbacks have, by their class."""
+    """The results of the callbacks, by class."""
     found = {}
     for callback in callbacks:
         if isinstance(callback, LearningRateScheduler):
@@ -104,7 +104,7 @@ def values(callback):
 
 
 def everything(strategy, devices=1, module=None):
-    """One of each, with copies made before the fit; the module may bring a scheduler that overrides the one here."""
+    """One callback of each class, with copies made before the fit; the module's scheduler may override this one."""
     callbacks = [
         LearningRateRangeTest(
             min_learning_rate=1e-3, max_learning_rate=1.0, num_training_steps=40, apply=False, verbose=0
@@ -118,7 +118,7 @@ def everything(strategy, devices=1, module=None):
     copies = [*copy.deepcopy(callbacks), *pickle.loads(pickle.dumps(callbacks)), *map(copy.copy, callbacks)]
     trainer = fit(module or Net(), *callbacks, strategy=strategy, devices=devices)
     found = outcome(*callbacks)
-    if module is None:  # to start processes takes long, but for forks
+    if module is None:  # starting processes is slow, except by fork
         trainer.validate(Net(), loader(8), verbose=False)
         assert outcome(*callbacks) == found
     else:
@@ -127,7 +127,7 @@ def everything(strategy, devices=1, module=None):
 
 
 def mixin(strategy):
-    """The module's scheduler, which overrides one of the Trainer's own."""
+    """The module's scheduler overrides the Trainer's."""
     module, other, trace = Halving(), LearningRateScheduler(StepDecay(9.0)), LearningRateTrace()
     trainer = fit(module, other, trace, strategy=strategy)
     (scheduler,) = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]
@@ -153,7 +153,7 @@ def long(strategy):
 
 
 def failing(strategy):
-    """Nothing is brought back of a fit that has failed, and the error is Lightning's."""
+    """A failed fit brings nothing back and raises Lightning's error."""
     scheduler, history, trace = LearningRateScheduler(StepDecay(0.1)), History(), LearningRateTrace("missing")
     try:
         fit(Net(), scheduler, history, trace, Fails(), strategy=strategy)
@@ -163,7 +163,7 @@ def failing(strategy):
 
 
 def resumed(strategy, folder):
-    """Lightning's way to go on after such a fit: another Trainer, and a checkpoint."""
+    """How Lightning resumes after such a fit: another Trainer, and a checkpoint."""
     scheduler, history = LearningRateScheduler(StepDecay(0.1, every="1ep")), History()
     options = {**QUIET, "strategy": strategy, "enable_checkpointing": True}
     saver = pl.callbacks.ModelCheckpoint(folder)
@@ -186,7 +186,7 @@ def main(file: Path) -> None:
         "long": long("ddp_fork"),
         "failing": failing("ddp_fork"),
         "resumed": resumed("ddp_fork", file.parent),
-        "auto": everything("auto"),  # in the process itself, to compare with
+        "auto": everything("auto"),  # in the main process, for comparison
     }
     file.write_text(json.dumps(found))
 

@@ -20,7 +20,7 @@ from tests.lifecycle.assigned import planned, used
 from tests.toys import Toy, fit
 
 
-def test_one_cycle_cycles_momentum_as_torchs_does():
+def test_momentum_cycles_like_torch_one_cycle():
     def train(**kind):
         scheduler = LearningRateScheduler([OneCycle(0.1), Assign(CycleThrough(0.95, 0.85, 0.95), to="momentum")])
         module = Toy(lambda parameters: kind["optimizer"](parameters, lr=0.01, **kind["options"]))
@@ -63,7 +63,7 @@ def test_the_optimizer_really_uses_the_momentum():
     assert used(scheduler, "beta1") == planned(LinearDecay(0.9, end_learning_rate=0.6))
 
 
-def test_weight_decay_keeps_the_groups_that_have_none():
+def test_groups_without_weight_decay_stay_without():
     def make(parameters):
         weight, bias = parameters
         return torch.optim.AdamW([{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}], weight_decay=0.1)
@@ -74,7 +74,7 @@ def test_weight_decay_keeps_the_groups_that_have_none():
     assert used(scheduler, "weight_decay/1") == [0.0] * 18
 
 
-def test_tensors_of_betas_are_made_the_groups_own():
+def test_shared_beta_tensors_are_copied_per_group():
     betas = (torch.tensor(0.9), torch.tensor(0.999))
     module = Toy(lambda parameters: torch.optim.Adam(parameters, lr=0.1, betas=betas))
     scheduler = LearningRateScheduler([Assign(Constant(0.5), to="beta1", params="bias")])

@@ -22,7 +22,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("schedules", "message"), ERRORS, ids=[message[:24] for _, message in ERRORS])
-def test_what_is_not_there_is_refused_before_training(schedules, message):
+def test_unknown_targets_are_refused_before_training(schedules, message):
     module = Deep()
     with pytest.raises(InvalidArgumentError, match=message):
         fit(module, LearningRateScheduler(schedules))
@@ -57,7 +57,7 @@ def test_assignments_are_a_list_or_a_dictionary(given):
 
 
 @pytest.mark.parametrize("more", [{"group": "net"}, {"group": 3}, {"optimizer": 0, "group": "others"}])
-def test_two_selectors_that_have_nothing_in_common_are_refused(more):
+def test_selectors_without_a_common_group_are_refused(more):
     with pytest.raises(InvalidArgumentError, match=r"Assign\.params"):
         fit(Deep(), LearningRateScheduler([Constant(0.1), Assign(Constant(0.5), params="^head", **more)]))
 

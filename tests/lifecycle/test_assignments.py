@@ -22,7 +22,7 @@ from tests.lifecycle.assigned import Deep, planned, two_groups, used
 from tests.toys import Toy, fit, loader
 
 
-def test_a_regular_expression_splits_a_group_and_the_last_that_fits_counts():
+def test_regular_expression_splits_a_group_and_last_match_wins():
     scheduler = LearningRateScheduler([CosineDecay(), Assign(StepDecay(0.01, every="1ep"), params=r"^backbone\.")])
     trainer = fit(Deep(), scheduler)
     assert set(scheduler.trace) == {"lr/backbone", "lr/others"}
@@ -41,21 +41,21 @@ def test_a_dictionary_names_the_groups():
 
 
 @pytest.mark.parametrize("key", ["bias", 1])
-def test_a_group_is_chosen_by_name_or_index_and_starts_from_its_own(key):
+def test_group_chosen_by_name_or_index_starts_from_its_own_lr(key):
     scheduler = LearningRateScheduler([Constant(0.3), Assign(StepDecay(every="1ep"), group=key)])
     fit(Toy(two_groups), scheduler)
     assert used(scheduler, "lr/0") == [0.3] * 18
     assert used(scheduler, "lr/bias") == [0.02] * 6 + [0.01] * 6 + [0.005] * 6
 
 
-def test_groups_that_nothing_is_assigned_to_are_left_alone():
+def test_groups_without_an_assignment_are_left_alone():
     scheduler = LearningRateScheduler([Assign(Constant(0.5), group="bias")])
     fit(Toy(two_groups), scheduler, epochs=1)
     assert used(scheduler, "lr/0") == [0.1] * 6
     assert used(scheduler, "lr/bias") == [0.5] * 6
 
 
-def test_chosen_groups_that_start_from_their_own_have_states_of_their_own():
+def test_recursive_schedule_keeps_separate_state_per_group():
     halved = Assign(lambda epoch, lr: lr / 2, params=".")
     scheduler = LearningRateScheduler([halved])
     fit(Toy(two_groups), scheduler, epochs=2)
@@ -74,7 +74,7 @@ def test_layer_decay_scales_by_layer():
     assert [len(group["params"]) for group in trainer.optimizers[0].param_groups] == [2] * 4
 
 
-def test_layer_decay_finds_the_layers_by_itself_as_timm_does():
+def test_layer_decay_finds_layers_like_timm():
     from timm.optim import param_groups_layer_decay
 
     class Net(torch.nn.Sequential):
@@ -125,13 +125,13 @@ def test_an_optimizer_is_chosen_by_index_or_class(which, capsys):
     ]
 
 
-def test_the_message_names_the_groups_where_they_differ(capsys):
+def test_message_names_groups_with_different_rates(capsys):
     scheduler = LearningRateScheduler([Constant(0.2), Assign(Constant(0.1), params="^backbone")], verbose=1)
     fit(Deep(), scheduler, epochs=1)
     assert "setting others learning rate to 0.2." in capsys.readouterr().out
 
 
-def test_groups_that_are_unfrozen_later_get_their_schedule_at_once():
+def test_groups_unfrozen_later_follow_their_schedule_at_once():
     class Freezing(BackboneFinetuning):
         def on_fit_start(self, trainer, pl_module):
             pass
@@ -144,7 +144,7 @@ def test_groups_that_are_unfrozen_later_get_their_schedule_at_once():
     assert backbone.values.tolist() == [0.02] * 6 + [0.01] * 6
 
 
-def test_a_state_loaded_in_mid_fit_is_written_over():
+def test_optimizer_state_loaded_during_fit_is_overwritten():
     class Reload(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             optimizer = trainer.optimizers[0]
@@ -157,7 +157,7 @@ def test_a_state_loaded_in_mid_fit_is_written_over():
     assert used(scheduler) == planned(LinearDecay(0.1))
 
 
-def test_lightnings_monitor_works_beside(tmp_path):
+def test_learning_rate_monitor_logs_the_split_groups(tmp_path):
     scheduler = LearningRateScheduler([CosineDecay(), Assign(Constant(0.01), params="weight$")])
     monitor = LearningRateMonitor("step")
     fit(Deep(), scheduler, monitor, logger=CSVLogger(tmp_path), log_every_n_steps=1)
@@ -175,7 +175,7 @@ def test_a_tensor_is_written_in_place():
     assert lrs["others"].item() == pytest.approx(0.1)
 
 
-def test_they_can_be_compared_shown_and_pickled():
+def test_assignments_compare_print_and_pickle():
     one, other = (Assignments([Constant(0.1), Assign(Constant(0.2), params="a")]) for _ in range(2))
     assert one == other == pickle.loads(pickle.dumps(one))
     assert len({one, other}) == 1
@@ -184,7 +184,7 @@ def test_they_can_be_compared_shown_and_pickled():
     assert "params='a'" in repr(one)
 
 
-def test_values_computed_ahead_are_those_of_each_step_alone():
+def test_values_computed_in_blocks_equal_single_steps():
     for schedule in (CosineDecay().with_warmup("10%"), LinearDecay() * StepDecay(drop=0.5, every="1ep")):
         scheduler = LearningRateScheduler(schedule)
         fit(None, scheduler, train=loader(1200, 4), epochs=2)
@@ -192,7 +192,7 @@ def test_values_computed_ahead_are_those_of_each_step_alone():
         assert used(scheduler) == planned(schedule, run=run)
 
 
-def test_a_name_is_for_groups_chosen_in_any_way():
+def test_dictionary_key_names_a_group_chosen_by_index():
     scheduler = LearningRateScheduler({"all": Constant(0.1), "low": Assign(Constant(0.5), group=0)})
     fit(Toy(two_groups), scheduler, epochs=1)
     assert {name: series.last() for name, series in scheduler.trace.items()} == {
@@ -201,7 +201,7 @@ def test_a_name_is_for_groups_chosen_in_any_way():
     }
 
 
-def test_what_is_left_of_a_named_group_keeps_its_name():
+def test_remainder_of_a_named_group_keeps_its_name():
     module = Toy(lambda parameters: torch.optim.SGD([{"params": list(parameters), "name": "net"}], lr=0.1))
     scheduler = LearningRateScheduler([Constant(0.1), Assign(Constant(0.5), params="bias")])
     fit(module, scheduler, epochs=1)
@@ -221,12 +221,12 @@ def test_the_layers_of_real_models(model, layers):
     assert found[head] == layers - 1
 
 
-def test_a_message_tells_the_span_of_groups_with_ratios(capsys):
+def test_message_shows_the_range_over_groups_with_ratios(capsys):
     fit(Toy(two_groups), LearningRateScheduler(Constant(0.3), verbose=1), epochs=1)
     assert "setting learning rate to 0.3. (0.06 to 0.3 by param group)" in capsys.readouterr().out
 
 
-def test_a_group_that_joins_those_of_a_schedule_disturbs_no_record():
+def test_group_added_during_training_gets_its_own_series():
     class Joins(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 6:

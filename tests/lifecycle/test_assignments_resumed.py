@@ -11,7 +11,7 @@ from tests.toys import Toy, fit
 
 
 @pytest.mark.parametrize("resumed_at", [5, 12])
-def test_a_resumed_run_gives_each_group_what_an_uninterrupted_one_does(resumed_at, tmp_path):
+def test_resumed_groups_match_an_uninterrupted_run(resumed_at, tmp_path):
     def scheduler():
         return LearningRateScheduler(
             [
@@ -37,7 +37,7 @@ def test_a_resumed_run_gives_each_group_what_an_uninterrupted_one_does(resumed_a
     assert sum(saved["state"] is not None for saved in state["schedules"].values()) == 2
 
 
-def test_another_fit_of_the_same_optimizer_reads_what_its_groups_were_built_with():
+def test_second_fit_starts_from_the_original_group_values():
     module = Toy()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     module.make_optimizer = lambda parameters: optimizer
@@ -58,14 +58,14 @@ def saved(tmp_path, schedules, **options):
 
 
 @pytest.mark.parametrize("other", [r"^backbone\.1", r"^backbone\.[01]"])
-def test_other_patterns_than_the_checkpoints_are_refused(other, tmp_path):
+def test_patterns_that_differ_from_the_checkpoint_are_refused(other, tmp_path):
     checkpoint = saved(tmp_path, [Constant(0.1), Assign(Constant(0.01), params=r"^backbone\.0")])
     again = LearningRateScheduler([Constant(0.1), Assign(Constant(0.01), params=other)], on_resume="config")
     with pytest.raises(InvalidArgumentError, match="the param groups of SGD must be those of the checkpoint"):
         fit(Deep(), again, epochs=4, ckpt_path=checkpoint)
 
 
-def test_a_checkpoint_without_the_split_is_refused_in_a_sentence(tmp_path):
+def test_resuming_without_the_split_is_refused(tmp_path):
     checkpoint = saved(tmp_path, [Constant(0.1), Assign(Constant(0.01), params="head")])
     with pytest.raises(InvalidArgumentError, match="the param groups of SGD must be those of the checkpoint"):
         fit(Deep(), LearningRateScheduler(Constant(0.1)), epochs=4, ckpt_path=checkpoint)
@@ -92,7 +92,7 @@ class Freezing(BackboneFinetuning):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("pattern", [None, "^backbone", "bias$"])
-def test_a_resumed_run_of_finetuning_gives_what_an_uninterrupted_one_does(pattern, tmp_path):
+def test_resumed_finetuning_matches_an_uninterrupted_run(pattern, tmp_path):
     def parts():
         module = Deep(lambda parameters: torch.optim.SGD([one for one in parameters if one.requires_grad], lr=0.1))
         chosen = [] if pattern is None else [Assign(LinearDecay(0.05), params=pattern)]

@@ -1,4 +1,4 @@
-"""Who else writes the learning rate, and what is done about it."""
+"""Other code that writes the learning rate: how it is reported, overridden or given priority."""
 
 import pytest
 import pytorch_lightning as pl
@@ -21,7 +21,7 @@ PLAN = [LinearDecay(0.1)(RunLength.of(steps=18).position(step)) for step in rang
 
 
 class Returns(Toy):
-    """Brings a scheduler of torch along."""
+    """Returns a torch scheduler."""
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
@@ -30,7 +30,7 @@ class Returns(Toy):
 
 
 class Meddles(pl.Callback):
-    """Writes at some steps."""
+    """Writes the learning rate at some steps."""
 
     def __init__(self, steps=(3, 4), name="lr", value=0.7):
         self.steps, self.name, self.value = steps, name, value
@@ -48,7 +48,7 @@ def told(record):
     return [str(one.message) for one in record if "LearningRateScheduler: " in str(one.message)]
 
 
-def test_a_run_that_nobody_disturbs(capsys, recwarn):
+def test_undisturbed_run_follows_the_plan(capsys, recwarn):
     scheduler = LearningRateScheduler(LinearDecay(0.1))
     fit(None, scheduler, LearningRateAudit())
     assert capsys.readouterr().out == "lr followed the plan at 18 of 18 steps\n"
@@ -85,7 +85,7 @@ def test_tensors_are_compared_in_their_precision(lr, recwarn):
 
 
 @pytest.mark.parametrize("hook", ["on_before_optimizer_step", "on_before_zero_grad", "training_step"])
-def test_what_is_written_in_the_closure_is_overridden_before_it_is_used(hook):
+def test_value_written_in_the_closure_is_overridden_before_use(hook):
     class Writes(Toy):
         def __init__(self, rate):
             super().__init__()
@@ -113,7 +113,7 @@ def test_what_is_written_in_the_closure_is_overridden_before_it_is_used(hook):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_who_gives_way_records_what_is_written_in_the_closure():
+def test_on_conflict_theirs_records_values_of_the_closure():
     class Writes(Returns):
         def on_before_optimizer_step(self, optimizer):
             optimizer.param_groups[0]["lr"] = 0.01
@@ -123,7 +123,7 @@ def test_who_gives_way_records_what_is_written_in_the_closure():
     assert used(scheduler) == [0.01] * 18
 
 
-def test_what_an_optimizer_itself_writes_may_have_been_used():
+def test_value_the_optimizer_writes_in_its_step_is_not_followed():
     class Restless(torch.optim.Optimizer):
         def __init__(self, parameters, lr):
             super().__init__(parameters, {"lr": lr})
@@ -149,7 +149,7 @@ def test_a_returned_scheduler_is_overridden_and_named():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_returned_scheduler_is_given_way_to():
+def test_returned_scheduler_drives_with_on_conflict_theirs():
     scheduler = LearningRateScheduler(LinearDecay(0.1), verbose=1, on_conflict="theirs")
     fit(Returns(), scheduler, LearningRateTrace())
     assert used(scheduler) == pytest.approx([0.1 * 0.5**step for step in range(18)])
@@ -164,7 +164,7 @@ def test_a_returned_scheduler_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore:.*Swapping|.*SWA")
-def test_weight_averaging_is_named_or_given_way_to():
+def test_weight_averaging_is_overridden_or_drives():
     scheduler = LearningRateScheduler(LinearDecay(0.1))
     with pytest.warns(UserWarning, match="SWALR has set lr to"):
         fit(None, scheduler, StochasticWeightAveraging(0.05, swa_epoch_start=1, annealing_epochs=1))
@@ -177,7 +177,7 @@ def test_weight_averaging_is_named_or_given_way_to():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_unfreezing_is_no_conflict_where_its_groups_are_ours():
+def test_unfreezing_is_not_a_conflict_in_driven_groups():
     class Freezing(BackboneFinetuning):
         def on_fit_start(self, trainer, pl_module):
             pass
@@ -192,7 +192,7 @@ def test_unfreezing_is_no_conflict_where_its_groups_are_ours():
     assert str(scheduler.audit).startswith("lr followed the plan at 18 of 18 steps")
 
 
-def test_a_fused_optimizer_that_skips_within_its_kernel_has_taken_no_step():
+def test_step_skipped_in_a_fused_kernel_is_not_counted():
     class Scaled(Toy):
         def __init__(self):
             super().__init__(lambda parameters: torch.optim.SGD(parameters, lr=0.1, fused=True))
@@ -213,21 +213,21 @@ def test_a_fused_optimizer_that_skips_within_its_kernel_has_taken_no_step():
     assert str(scheduler.audit) == "lr followed the plan at 12 of 12 steps"
 
 
-def test_a_choice_is_one_of_three():
+def test_on_conflict_accepts_three_values():
     with pytest.raises(InvalidArgumentError, match="on_conflict must be one of ours, theirs, error; got 'mine'"):
         LearningRateScheduler(Constant(0.1), on_conflict="mine")
 
 
-def test_theirs_gives_way_to_code_of_the_users(capsys, recwarn):
+def test_on_conflict_theirs_yields_to_user_code(capsys, recwarn):
     scheduler, seen = LearningRateScheduler(LinearDecay(0.1), on_conflict="theirs"), Used()
     fit(None, Meddles(), scheduler, seen, LearningRateAudit())
-    # From the step on before which it was written; until it is written again.
+    # From the step before which it was written until it is written again.
     assert seen.values == used(scheduler) == [*PLAN[:3], *[0.7] * 15]
     assert capsys.readouterr().out == "lr followed the plan at 3 of 18 steps; overwritten by other code 1 time\n"
     assert len([one for one in told(recwarn) if "From here on it only records" in one]) == 1
 
 
-def test_theirs_gives_way_within_the_steps_closure_and_to_momentum():
+def test_on_conflict_theirs_yields_momentum_written_in_a_step():
     class Writes(Toy):
         def on_before_optimizer_step(self, optimizer):
             if self.trainer.global_step == 5:

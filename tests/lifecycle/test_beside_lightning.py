@@ -1,4 +1,4 @@
-"""Lightning's own tools, beside a scheduler."""
+"""Lightning's own callbacks and tools together with a scheduler."""
 
 import csv
 import itertools
@@ -51,7 +51,7 @@ def run(schedule, *callbacks, module=None, on_conflict="ours", **options):
 
 
 class Monitor(LearningRateMonitor):
-    """One of the user's own."""
+    """A subclass by the user."""
 
 
 def logged(folder, name="lr-SGD"):
@@ -69,7 +69,7 @@ def monitored(tmp_path, order, schedule, monitor):
 @pytest.mark.parametrize("kind", [LearningRateMonitor, Monitor])
 @pytest.mark.parametrize("order", [("monitor", "scheduler"), ("scheduler", "monitor")], ids=["before", "after"])
 @pytest.mark.parametrize("schedule", [BY_EPOCH, FALLING], ids=["by epoch", "by step"])
-def test_the_monitor_logs_what_each_step_and_the_first_step_of_each_epoch_use(tmp_path, order, schedule, kind):
+def test_monitor_logs_the_rate_of_steps_and_epoch_starts(tmp_path, order, schedule, kind):
     planned = plan(schedule, [6] * 3, EIGHTEEN)
     for interval, expected in (("step", planned), ("epoch", planned[::6])):
         scheduler, used = monitored(tmp_path / interval, order, schedule, monitor=kind(interval))
@@ -77,7 +77,7 @@ def test_the_monitor_logs_what_each_step_and_the_first_step_of_each_epoch_use(tm
         assert logged(tmp_path / interval) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_monitor_logs_what_a_schedule_has_decided_at_the_begin_of_the_epoch(tmp_path):
+def test_monitor_logs_a_plateau_decision_at_the_epoch_start(tmp_path):
     plateau = ReduceLROnPlateau(0.1, monitor="loss", mode="max", factor=0.5, patience=1)  # the loss falls
     scheduler, used = monitored(tmp_path, ("monitor", "scheduler"), plateau, monitor=LearningRateMonitor("epoch"))
     assert_used([0.1] * 12 + [0.05] * 6, scheduler, used)
@@ -92,7 +92,7 @@ def test_the_monitor_follows_the_scheduler_of_a_module(tmp_path):
     assert logged(tmp_path) == [0.1, 0.05, 0.025]
 
 
-# --- the search for a learning rate -------------------------------------------------------------------------------
+# --- learning-rate search -----------------------------------------------------------------------------------------
 
 
 class Findable(Toy):
@@ -102,7 +102,7 @@ class Findable(Toy):
 
 
 class Later(LearningRateFinder):
-    """Searches at the begin of an epoch, as in Lightning's manual."""
+    """Searches at the start of an epoch, as in Lightning's documentation."""
 
     def on_fit_start(self, *_):
         pass
@@ -116,14 +116,14 @@ SEARCH = {"min_lr": 1e-4, "max_lr": 0.5, "num_training_steps": 18, "early_stop_t
 
 
 def swept(tmp_path, kind=LearningRateFinder):
-    """What the search tries, and what comes of it, where there is no scheduler."""
+    """The rates and losses of the search without a scheduler."""
     finder = kind(**SEARCH)
     fit(Findable(), finder, default_root_dir=tmp_path)
     return finder.optimal_lr.results
 
 
 @pytest.mark.parametrize("named", [None, 0.2])
-def test_a_schedule_without_a_rate_of_its_own_starts_from_what_is_found(tmp_path, named):
+def test_schedule_without_its_own_rate_starts_from_the_found_one(tmp_path, named):
     finder, module, schedule = LearningRateFinder(**SEARCH), Findable(), StepDecay(named, every="1ep")
     _, scheduler, used = run(schedule, finder, module=module, default_root_dir=tmp_path)
     assert finder.optimal_lr.results == swept(tmp_path)
@@ -132,7 +132,7 @@ def test_a_schedule_without_a_rate_of_its_own_starts_from_what_is_found(tmp_path
     assert scheduler.trace["lr"].first_step == 0
 
 
-def test_the_tuner_finds_and_a_schedule_starts_from_it(tmp_path):
+def test_schedule_starts_from_the_rate_the_tuner_found(tmp_path):
     scheduler, used, module = LearningRateScheduler(StepDecay(every="1ep")), Used(), Findable()
     trainer = pl.Trainer(max_epochs=3, callbacks=[scheduler, used], default_root_dir=tmp_path, **QUIET)
     found = Tuner(trainer).lr_find(
@@ -143,7 +143,7 @@ def test_the_tuner_finds_and_a_schedule_starts_from_it(tmp_path):
     assert_used(plan(StepDecay(every="1ep"), [6] * 3, base=found.suggestion()), scheduler, used)
 
 
-def test_a_search_on_the_way_is_no_part_of_the_run(tmp_path):
+def test_search_during_training_does_not_affect_the_run(tmp_path):
     finder, schedule = Later(**SEARCH), StepDecay(0.1, every="2ep")
     _, scheduler, used = run(schedule, finder, LearningRateTrace(), module=Findable(), default_root_dir=tmp_path)
     tried = finder.optimal_lr.results
@@ -153,16 +153,16 @@ def test_a_search_on_the_way_is_no_part_of_the_run(tmp_path):
     assert str(scheduler.audit) == "lr followed the plan at 18 of 18 steps"
 
 
-def test_a_search_on_the_way_is_not_in_the_record_of_a_run_without_a_scheduler(tmp_path):
+def test_search_during_training_is_not_recorded_by_the_trace(tmp_path):
     trace = LearningRateTrace()
     fit(Findable(), Later(**SEARCH, update_attr=False), trace, default_root_dir=tmp_path)
     assert trace.trace["lr"].values.tolist() == [0.1] * 18
 
 
-# --- stopping and saving ------------------------------------------------------------------------------------------
+# --- early stopping and checkpoints -------------------------------------------------------------------------------
 
 
-def test_an_early_stop_ends_the_plan_where_it_is(recwarn):
+def test_early_stopping_cuts_the_plan_off_silently(recwarn):
     stop = EarlyStopping("loss", mode="max", patience=1)  # the loss falls
     trainer, scheduler, used = run(FALLING, stop)
     assert trainer.global_step == 12
@@ -170,7 +170,7 @@ def test_an_early_stop_ends_the_plan_where_it_is(recwarn):
     assert not [one for one in recwarn if "LearningRateScheduler" in str(one.message)]
 
 
-def test_checkpoints_load_as_weights_only_and_go_on(tmp_path):
+def test_checkpoints_load_weights_only_and_resume(tmp_path):
     def save(folder):
         return ModelCheckpoint(tmp_path / folder, monitor="val_loss", filename="best", save_last=True)
 
@@ -185,7 +185,7 @@ def test_checkpoints_load_as_weights_only_and_go_on(tmp_path):
     assert_used(whole.trace["lr"].values.tolist()[12:], rest, used)
 
 
-# --- tools that write or change what is trained -------------------------------------------------------------------
+# --- tools that change weights or param groups --------------------------------------------------------------------
 
 
 def averaging():
@@ -194,7 +194,7 @@ def averaging():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("before", [True, False])
-def test_weight_averaging_averages_what_the_plan_has_trained(before):
+def test_weight_averaging_follows_the_plan(before):
     scheduler, used, callback = LearningRateScheduler(FALLING), Used(), averaging()
     fit(None, *([callback, scheduler] if before else [scheduler, callback]), used, epochs=4)
     assert_used(plan(FALLING, [6] * 4, RunLength.of(steps_per_epoch=6, epochs=4)), scheduler, used)
@@ -203,7 +203,7 @@ def test_weight_averaging_averages_what_the_plan_has_trained(before):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("before", [True, False])
-def test_weight_averaging_has_its_own_rate_where_it_is_given_way_to(before):
+def test_weight_averaging_drives_with_on_conflict_theirs(before):
     scheduler, used, callback = LearningRateScheduler(FALLING, on_conflict="theirs"), Used(), averaging()
     fit(None, *([callback, scheduler] if before else [scheduler, callback]), used, epochs=4)
     planned = plan(FALLING, [6] * 4, RunLength.of(steps_per_epoch=6, epochs=4))
@@ -212,7 +212,7 @@ def test_weight_averaging_has_its_own_rate_where_it_is_given_way_to(before):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_several_groups_use_is_recorded_where_the_plan_gives_way():
+def test_on_conflict_theirs_records_each_group():
     def make(parameters):
         weight, bias = parameters
         return torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr": 0.02}], lr=0.1)
@@ -234,19 +234,19 @@ class Backbone(Toy):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_finetuning_brings_groups_that_have_their_schedule():
+def test_groups_added_by_finetuning_follow_their_schedule():
     finetuning = BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.1, verbose=False)
     schedules = [FALLING, Assign(Constant(0.003), params="^backbone")]
     scheduler, used = LearningRateScheduler(schedules), Used()
     fit(Backbone(), finetuning, scheduler, used)
     planned = plan(FALLING, [6] * 3, EIGHTEEN)
     assert used.values == planned
-    assert scheduler.trace["lr"].values.tolist() == planned  # one column, though it has company later
+    assert scheduler.trace["lr"].values.tolist() == planned  # one column, although another group joins later
     assert scheduler.trace["lr/backbone"].values.tolist() == [0.003] * 12
     assert (scheduler.audit.followed, scheduler.audit.steps) == (18, 18)
 
 
-def test_a_timer_and_accumulation_leave_the_plan_alone():
+def test_timer_and_accumulation_do_not_change_the_plan():
     tools = [Timer("00:01:00:00", interval="step"), GradientAccumulationScheduler({0: 2})]
     _, scheduler, used = run(BY_EPOCH, *tools)
     assert_used(plan(BY_EPOCH, [3] * 3), scheduler, used)
@@ -256,7 +256,7 @@ def test_a_timer_and_accumulation_leave_the_plan_alone():
 
 
 class Own(TQDMProgressBar):
-    """A bar that leaves out what Lightning shows by itself."""
+    """A bar without the items that Lightning adds."""
 
     def get_metrics(self, trainer, pl_module):
         items = super().get_metrics(trainer, pl_module)
@@ -265,7 +265,7 @@ class Own(TQDMProgressBar):
 
 
 def shown(text, name="lr"):
-    """What a bar has shown one after the other, without repetitions."""
+    """The values a bar has shown in order, without repetitions."""
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     found = re.findall(rf"[ ,]{name}[=:] ?([0-9.e-]+)", plain)
     return [value for value, _ in itertools.groupby(found)]
@@ -303,31 +303,31 @@ def asked(schedule, module=None, **options):
 
 
 @BARS
-def test_a_bar_shows_what_the_step_just_taken_has_used(bar, capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich is to draw, though nobody looks
+def test_bar_shows_the_rate_of_the_last_step(bar, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich draws even without a terminal
     monkeypatch.setenv("COLUMNS", "200")
     scheduler = watched(bar(refresh_rate=1), val=loader(8), logger=False)
     used = texts(scheduler.trace["lr"].values)
     found = shown("".join(capsys.readouterr()))
-    if bar is RichProgressBar:  # draws from a clock of its own, and always at the end of an epoch
+    if bar is RichProgressBar:  # refreshes on its own timer, and always at the end of an epoch
         assert found == [value for value in used if value in found]
         assert found[-1] == used[-1]
     else:
         assert found == used
 
 
-def test_a_bar_is_asked_only_when_it_refreshes(capsys):
+def test_rate_is_read_only_when_the_bar_refreshes(capsys):
     scheduler = watched(TQDMProgressBar(refresh_rate=4))
     used = scheduler.trace["lr"].values
     assert shown("".join(capsys.readouterr())) == texts(used[[3, 5, 9, 11, 15, 17]])
 
 
-def test_a_bar_shows_the_step_before_while_gradients_gather():
+def test_bar_shows_the_previous_step_during_accumulation():
     found = [items.get("lr") for items in asked(SMALL, accumulate_grad_batches=3, epochs=2)]
     assert found == [None, None, *(value for value in texts([0.001, 0.00075, 0.0005]) for _ in range(3)), "0.00025"]
 
 
-def test_what_the_module_logs_to_the_bar_is_shown_instead():
+def test_value_logged_by_the_module_takes_precedence_in_the_bar():
     class Logs(Toy):
         def training_step(self, batch, batch_idx):
             self.log("lr", 42.0, prog_bar=True)
@@ -336,7 +336,7 @@ def test_what_the_module_logs_to_the_bar_is_shown_instead():
     assert {float(items["lr"]) for items in asked(SMALL, Logs())} == {42.0}
 
 
-def test_a_bar_shows_the_first_of_several_param_groups_that_differ():
+def test_bar_shows_the_first_three_differing_groups():
     def make(names, **second):
         def of(parameters):
             weight, bias = parameters
@@ -351,7 +351,7 @@ def test_a_bar_shows_the_first_of_several_param_groups_that_differ():
     assert asked(BY_EPOCH, make("abcde"))[-1] == {"lr": "0.025"}  # one schedule for all of them
 
 
-def test_a_bar_shows_each_optimizers():
+def test_bar_shows_the_rate_of_each_optimizer():
     class Two(Toy):
         def __init__(self):
             super().__init__(lambda parameters: [torch.optim.SGD([one], lr=0.1) for one in parameters])
@@ -365,7 +365,7 @@ def test_a_bar_shows_each_optimizers():
     assert asked(schedules, Two())[-1] == {"lr/SGD-0": "0.3", "lr/SGD-1": "0.2"}
 
 
-def test_after_an_error_the_bar_is_as_it_was():
+def test_bar_is_restored_after_an_error():
     class Fails(Toy):
         def training_step(self, batch, batch_idx):
             raise KeyError("broken data")
@@ -377,7 +377,7 @@ def test_after_an_error_the_bar_is_as_it_was():
     assert vars(bar)["get_metrics"] is mine
 
 
-def test_the_bars_of_the_other_package_show_it_as_well(capsys):
+def test_bars_of_the_lightning_package_show_the_rate(capsys):
     import lightning.pytorch as lightning
 
     class Module(lightning.LightningModule):

@@ -1,4 +1,4 @@
-"""States in checkpoints that are damaged, edited, foreign or of other versions: one error of ours, nothing applied."""
+"""Damaged, edited, foreign or differently versioned states: one error of this package, nothing applied."""
 
 import copy
 import math
@@ -67,7 +67,7 @@ def train(folder, schedule, epochs=3, **options):
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """By schedule: a checkpoint from within an epoch, in memory."""
+    """A checkpoint from within an epoch for each schedule, in memory."""
     found = {}
     for name in SCHEDULES:
         folder = tmp_path_factory.mktemp(name)
@@ -81,7 +81,7 @@ def states(checkpoint):
 
 
 def paths(value, path=()):
-    """Where the parts of a state are; of a long list, the first and the last."""
+    """The paths of the parts of a state; for a long list, the first and the last."""
     yield path
     if isinstance(value, dict):
         for key in value:
@@ -117,7 +117,7 @@ OTHERS = [None, "x", True, -1, 10**30, math.nan, 1e308, [], {}, [[1]], {"a": 1},
 
 
 def load(folder, schedule, name, state):
-    """Load a state into a new callback; whether it was taken. Nothing is applied where it was not."""
+    """Load a state into a new callback and return whether it was accepted. A refused state changes nothing."""
     [callback] = [one for one in callbacks(folder, schedule) if one.state_key == name]
     before = repr({key: value for key, value in vars(callback).items() if key != "log"})
     error = None
@@ -156,18 +156,18 @@ CASES += [(name, "loss") for name in NAMES if name != "LearningRateScheduler"]
 
 
 @pytest.mark.parametrize(("name", "schedule"), CASES)
-def test_any_part_that_is_another_loads_or_is_one_error(checkpoints, tmp_path, name, schedule):
+def test_any_changed_part_loads_or_gives_one_error(checkpoints, tmp_path, name, schedule):
     state = states(checkpoints[schedule])[name]
     for path in paths(state):
         refused = [not load(tmp_path, schedule, name, changed(state, path, other)) for other in OTHERS]
         assert refused[-1], path
-        assert sum(refused) >= 5 or "schedule" in path, path  # a configuration only tells what was planned
+        assert sum(refused) >= 5 or "schedule" in path, path  # a configuration is only reported
         if path:
             load(tmp_path, schedule, name, changed(state, path, delete=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_missing_unknown_or_foreign_is_refused(checkpoints, tmp_path, name):
+def test_missing_unknown_or_foreign_fields_are_refused(checkpoints, tmp_path, name):
     state = states(checkpoints["plateau"])[name]
     later = {"counts", "begins", "series", "begun", "active", "is_scheduled"}
     for key in set(state) - {"epoch_sums", "sums", "unended", "gradients", "version"} - later:
@@ -180,7 +180,7 @@ def test_what_is_missing_unknown_or_foreign_is_refused(checkpoints, tmp_path, na
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_another_version_is_told(checkpoints, tmp_path, name):
+def test_other_versions_are_refused(checkpoints, tmp_path, name):
     state = states(checkpoints["plateau"])[name]
     [callback] = [one for one in callbacks(tmp_path, "plateau") if one.state_key == name]
     with pytest.raises(
@@ -194,7 +194,7 @@ def test_another_version_is_told(checkpoints, tmp_path, name):
             callback.load_state_dict({**state, "version": version})
 
 
-def test_a_state_of_another_kind_of_schedule_is_refused(checkpoints, tmp_path):
+def test_state_of_another_schedule_class_is_refused(checkpoints, tmp_path):
     state = copy.deepcopy(states(checkpoints["plateau"])["LearningRateScheduler"])
     [key] = state["schedules"]
     for memory in ({"learning_rate": 0.1}, {"1": {"bad": -1}}, {"0": {}}, {"1": {}, "7": {}}, {"1": None}, None, []):
@@ -204,7 +204,7 @@ def test_a_state_of_another_kind_of_schedule_is_refused(checkpoints, tmp_path):
     assert not load(tmp_path, "plateau", "LearningRateScheduler", state)
 
 
-def test_what_reduces_a_metric_is_not_called_by_any_name(checkpoints, tmp_path):
+def test_metric_reduction_of_unknown_name_is_refused(checkpoints, tmp_path):
     for name, field in (("LastCheckpoint", "epoch_sums"), ("LearningRateScheduler", "sums")):
         state = copy.deepcopy(states(checkpoints["loss"])[name])
         state[field][0][0]["reduce_fx"] = "save"
@@ -225,7 +225,7 @@ def test_all_states_are_checked_before_one_is_loaded(checkpoints, tmp_path):
 @pytest.mark.parametrize("schedule", ["greedy", "loss", "function", "several"])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_resumed_fit_works_or_is_one_error(checkpoints, tmp_path, schedule, data):
+def test_resumed_fit_works_or_gives_one_error(checkpoints, tmp_path, schedule, data):
     checkpoint = copy.deepcopy(checkpoints[schedule])
     name = data.draw(st.sampled_from(NAMES))
     path = data.draw(st.sampled_from([path for path in paths(checkpoint["callbacks"][name]) if path]))
@@ -248,7 +248,7 @@ def test_a_resumed_fit_works_or_is_one_error(checkpoints, tmp_path, schedule, da
     assert trainer.global_step == 18
 
 
-# --- what is not a callback -------------------------------------------------------------------------------------
+# --- states outside callbacks -----------------------------------------------------------------------------------
 
 
 def schedule_lr():
@@ -261,17 +261,17 @@ def batches():
 
 
 @pytest.mark.parametrize("make", [schedule_lr, batches, EpochMean])
-def test_loops_loaders_and_means_check_theirs(make):
+def test_loops_loaders_and_means_check_their_state(make):
     owner, state = make(), make().state_dict()
     before = repr(owner.state_dict())
     for path in paths(state):
         for other in (None, "x", -1, 10**30, [], {}, {"a": 1}, deep()):
             if "sums" in path and other in (-1, 10**30):
-                continue  # a loss may be any number
+                continue  # a loss can be any number
             with pytest.raises(LearningRateError):
                 owner.load_state_dict(changed(state, path, other))
         assert repr(owner.state_dict()) == before
-    if make is not schedule_lr:  # whose state is torch's
+    if make is not schedule_lr:  # its state has torch's format
         assert state["version"] == VERSION
         with pytest.raises(TrainingError, match="older version"):
             owner.load_state_dict({key: value for key, value in state.items() if key != "version"})
@@ -303,7 +303,7 @@ def test_keras_sgd_checks_its_state():
     optimizer().load_state_dict(state)
 
 
-def test_a_trace_that_ends_after_the_run_resumes_is_left_out(checkpoints, tmp_path):
+def test_trace_longer_than_the_resumed_run_is_dropped(checkpoints, tmp_path):
     checkpoint = copy.deepcopy(checkpoints["loss"])
     for series in checkpoint["callbacks"]["LearningRateTrace"]["trace"].values():
         series[0] = 2**50
@@ -314,7 +314,7 @@ def test_a_trace_that_ends_after_the_run_resumes_is_left_out(checkpoints, tmp_pa
     assert len((tmp_path / "run/lr_trace.csv").read_text().splitlines()) < 30
 
 
-def test_a_checkpoint_goes_on_as_before(checkpoints, tmp_path):
+def test_unchanged_checkpoint_resumes(checkpoints, tmp_path):
     for schedule, checkpoint in checkpoints.items():
         file = tmp_path / "whole.ckpt"
         torch.save(checkpoint, file)

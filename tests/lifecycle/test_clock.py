@@ -1,4 +1,4 @@
-"""The clock counts real optimizer steps, whatever Lightning is asked to do between them."""
+"""The clock counts real optimizer steps under every Trainer option."""
 
 import time
 
@@ -21,11 +21,11 @@ IN_STEPS_AND_EPOCHS = pytest.mark.parametrize("schedule", [IN_STEPS, IN_EPOCHS],
 
 
 class Accumulation(GradientAccumulationScheduler):
-    """One of the user's own."""
+    """A subclass by the user."""
 
 
 class Stream(IterableDataset):
-    """So many batches of one sample in each epoch, which nobody can know before."""
+    """A given number of one-sample batches per epoch, unknown in advance."""
 
     def __init__(self, counts):
         self.counts = iter(counts)
@@ -36,7 +36,7 @@ class Stream(IterableDataset):
 
 
 class Reloading(Toy):
-    """Brings another training set each time that Lightning asks."""
+    """Returns another training set at each reload."""
 
     def __init__(self, batches):
         super().__init__()
@@ -47,7 +47,7 @@ class Reloading(Toy):
 
 
 class Manual(Toy):
-    """Steps when it wants to: at every batch but the second."""
+    """Manual optimization that steps at every batch except the second."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ def lengths(record):
 
 
 @IN_ANY
-def test_an_epoch_whose_batches_are_not_divisible_ends_with_a_step_of_fewer(schedule):
+def test_indivisible_accumulation_ends_the_epoch_with_a_step(schedule):
     trainer, scheduler, used = run(schedule, accumulate_grad_batches=4)
     assert trainer.global_step == 6
     assert_used(plan(schedule, [2, 2, 2], RunLength.of(steps_per_epoch=2, epochs=3)), scheduler, used)
@@ -82,25 +82,25 @@ def test_an_epoch_whose_batches_are_not_divisible_ends_with_a_step_of_fewer(sche
 
 @pytest.mark.parametrize("kind", [GradientAccumulationScheduler, Accumulation])
 @IN_ANY
-def test_accumulation_that_changes_makes_percent_count_in_epochs(schedule, kind):
+def test_changing_accumulation_makes_percent_count_epochs(schedule, kind):
     _, scheduler, used = run(schedule, kind({0: 1, 1: 4}))
     assert scheduler.run_length == RunLength.of(epochs=3)
     assert_used(plan(schedule, [6, 2, 2], RunLength.of(epochs=3)), scheduler, used)
 
 
-def test_accumulation_that_changes_leaves_percent_of_max_steps_exact():
+def test_changing_accumulation_keeps_percent_of_max_steps_exact():
     _, scheduler, used = run(IN_PERCENT, GradientAccumulationScheduler({0: 1, 1: 4}), epochs=-1, max_steps=9)
     assert_used(plan(IN_PERCENT, [6, 2, 1], RunLength.of(steps=9)), scheduler, used)
 
 
-def test_manual_optimization_has_percent_of_epochs_or_of_max_steps():
+def test_percent_under_manual_optimization():
     _, scheduler, used = run(IN_PERCENT, module=Manual())
     assert_used(plan(IN_PERCENT, [5, 5, 5], RunLength.of(epochs=3)), scheduler, used)
     _, scheduler, used = run(IN_PERCENT, module=Manual(), epochs=-1, max_steps=8)
     assert_used(plan(IN_PERCENT, [5, 3], RunLength.of(steps=8)), scheduler, used)
 
 
-# --- how long an epoch is ---------------------------------------------------------------------------------------
+# --- length of an epoch -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("limit", "steps"), [(2, 2), (0.5, 3), (1.0, 6)])
@@ -111,7 +111,7 @@ def test_limited_batches(schedule, limit, steps):
 
 
 @IN_ANY
-def test_overfitting_on_few_batches(schedule):
+def test_overfit_batches(schedule):
     _, scheduler, used = run(schedule, overfit_batches=2)
     assert_used(plan(schedule, [2] * 3, RunLength.of(steps_per_epoch=2, epochs=3)), scheduler, used)
 
@@ -124,32 +124,32 @@ def test_a_fast_dev_run(schedule, batches, steps):
 
 
 @IN_ANY
-def test_a_stream_of_unknown_and_changing_length_makes_percent_count_in_epochs(schedule, recwarn):
+def test_stream_of_unknown_length_makes_percent_count_epochs(schedule, recwarn):
     _, scheduler, used = run(schedule, train=DataLoader(Stream([3, 5, 2])))
     assert scheduler.run_length == RunLength.of(epochs=3, batch_size=1)
     assert_used(plan(schedule, [3, 5, 2], RunLength.of(epochs=3)), scheduler, used)
     assert lengths(recwarn) == []
 
 
-def test_a_stream_with_max_steps_has_percent_of_these():
+def test_percent_of_a_stream_counts_max_steps():
     _, scheduler, used = run(IN_PERCENT, train=DataLoader(Stream([3, 5, 2])), epochs=-1, max_steps=9)
     assert_used(plan(IN_PERCENT, [3, 5, 1], RunLength.of(steps=9)), scheduler, used)
 
 
-def test_a_stream_limited_to_some_batches_is_of_known_length():
+def test_limited_stream_has_a_known_length():
     _, scheduler, used = run(IN_PERCENT, train=DataLoader(Stream([5, 5, 5])), limit_train_batches=2)
     assert_used(plan(IN_PERCENT, [2, 2, 2], RunLength.of(steps_per_epoch=2, epochs=3)), scheduler, used)
 
 
 @pytest.mark.parametrize("time_limit", [None, "00:01:00:00"])
-def test_a_stream_without_an_end_has_no_percent(time_limit):
+def test_percent_of_an_endless_stream_is_refused(time_limit):
     with pytest.raises(
         TrainingError, match=r"100% is relative to the length of the run, .* unknown; set max_steps on the Trainer"
     ):
         run(IN_PERCENT, train=DataLoader(Stream([3])), epochs=-1, max_time=time_limit)
 
 
-def test_a_stream_that_ends_before_max_steps_is_told():
+def test_stream_that_ends_before_max_steps_warns():
     with pytest.warns(
         UserWarning, match="the run has ended after 8 steps; lengths in percent still refer to the 20 steps"
     ):
@@ -171,14 +171,14 @@ def test_reloaded_sets_of_other_lengths(schedule, recwarn):
     assert lengths(recwarn) == []
 
 
-def test_a_plan_in_percent_stays_as_it_was_made_and_this_is_told_once():
+def test_percent_plan_stays_and_a_changed_length_warns_once():
     with pytest.warns(UserWarning, match="epoch 1 has 3 steps, unlike the first one; lengths in percent") as record:
         scheduler, used = reload(IN_PERCENT, [6, 3, 8])
     assert len(lengths(record)) == 1
     assert_used(plan(IN_PERCENT, [6, 3, 8], RunLength.of(steps_per_epoch=6, epochs=3)), scheduler, used)
 
 
-def test_a_plan_in_percent_beyond_its_end():
+def test_percent_plan_holds_its_last_value_past_the_end():
     with pytest.warns(UserWarning, match="epoch 1 has 9 steps"):
         scheduler, used = reload(IN_PERCENT, [6, 9, 9])
     planned = plan(IN_PERCENT, [6, 9, 9], RunLength.of(steps_per_epoch=6, epochs=3))
@@ -186,12 +186,12 @@ def test_a_plan_in_percent_beyond_its_end():
     assert_used(planned, scheduler, used)
 
 
-# --- how long a run is ------------------------------------------------------------------------------------------
+# --- length of a run --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("epochs", [None, -1, 3])
 @IN_ANY
-def test_max_steps_end_a_run_within_an_epoch(schedule, epochs, recwarn):
+def test_max_steps_end_the_run_within_an_epoch(schedule, epochs, recwarn):
     trainer, scheduler, used = run(schedule, epochs=epochs, max_steps=10)
     assert trainer.global_step == 10
     assert_used(plan(schedule, [6, 4], RunLength.of(steps_per_epoch=6, steps=10)), scheduler, used)
@@ -206,7 +206,7 @@ class Slow(pl.Callback):
 
 @pytest.fixture
 def informed(caplog):
-    """What Lightning's own messages are written with hands nothing on to the root."""
+    """A caplog for Lightning's logger, which does not propagate to the root logger."""
     caplog.set_level("INFO", logger=rank_zero.log.name)
     rank_zero.log.addHandler(caplog.handler)
     yield caplog
@@ -214,7 +214,7 @@ def informed(caplog):
 
 
 @IN_ANY
-def test_a_run_that_its_time_ends_has_followed_the_plan_of_the_whole(schedule, informed):
+def test_run_ended_by_max_time_follows_the_full_plan(schedule, informed):
     trainer, scheduler, used = run(schedule, Slow(), max_time={"seconds": 0.3})
     assert 0 < trainer.global_step <= 8
     whole = plan(schedule, [6] * 3, RunLength.of(steps_per_epoch=6, epochs=3))
@@ -224,7 +224,7 @@ def test_a_run_that_its_time_ends_has_followed_the_plan_of_the_whole(schedule, i
 
 
 @IN_STEPS_AND_EPOCHS
-def test_a_second_fit_goes_on(schedule):
+def test_second_fit_continues(schedule):
     scheduler, used, module = LearningRateScheduler(schedule), Used(), Toy()
     trainer = fit(module, scheduler, used, epochs=2)
     trainer.fit_loop.max_epochs = 4
@@ -232,10 +232,10 @@ def test_a_second_fit_goes_on(schedule):
     planned = plan(schedule, [6] * 4)
     assert used.values == planned
     assert scheduler.trace["lr"].values.tolist() == planned
-    assert scheduler.audit.followed == scheduler.audit.steps == 12  # of this fit
+    assert scheduler.audit.followed == scheduler.audit.steps == 12  # in this fit
 
 
-def test_a_second_fit_that_makes_the_run_longer_asks_what_percent_are_of():
+def test_longer_second_fit_in_percent_is_refused():
     scheduler, used, module = LearningRateScheduler(IN_PERCENT), Used(), Toy()
     trainer = fit(module, scheduler, used, epochs=2)
     trainer.fit_loop.max_epochs = 4
@@ -248,7 +248,7 @@ def test_a_second_fit_that_makes_the_run_longer_asks_what_percent_are_of():
 
 
 @IN_ANY
-def test_a_batch_without_a_loss_is_a_step_as_lightning_counts_it(schedule):
+def test_batch_without_a_loss_counts_as_a_step(schedule):
     class Skips(Toy):
         def training_step(self, batch, batch_idx):
             return None if batch_idx in (0, 3) else super().training_step(batch, batch_idx)
@@ -259,7 +259,7 @@ def test_a_batch_without_a_loss_is_a_step_as_lightning_counts_it(schedule):
 
 
 @IN_ANY
-def test_a_batch_that_the_module_skips_is_no_step(schedule):
+def test_batch_skipped_by_the_module_is_not_a_step(schedule):
     class Skips(Manual):
         def training_step(self, batch, batch_idx):
             return None if batch_idx in (0, 3) else super().training_step(batch, batch_idx)
@@ -272,7 +272,7 @@ def test_a_batch_that_the_module_skips_is_no_step(schedule):
 
 
 class Validated(Toy):
-    """Its validation runs come to nothing, from the sanity run on."""
+    """Its validation metric never improves after the sanity check."""
 
     def __init__(self):
         super().__init__()
@@ -292,8 +292,8 @@ def plateau(when):
 
 @pytest.mark.parametrize("when", ["epoch", "validation"])
 @pytest.mark.parametrize("sanity", [0, 2, -1])
-def test_the_sanity_run_is_no_observation(when, sanity):
-    # The first validation run is the best so far, though the sanity run was better.
+def test_sanity_check_is_not_an_observation(when, sanity):
+    # The first validation run is the best so far, although the sanity check was better.
     _, scheduler, used = run(plateau(when), module=Validated(), val=loader(8), num_sanity_val_steps=sanity, epochs=4)
     assert_used([0.1] * 12 + [0.05] * 6 + [0.025] * 6, scheduler, used)
 
@@ -320,7 +320,7 @@ def test_validation_every_other_epoch(when):
 
 
 @IN_ANY
-def test_validation_moves_no_clock(schedule):
+def test_validation_does_not_advance_the_clock(schedule):
     _, scheduler, used = run(schedule, module=Validated(), val=loader(8), val_check_interval=0.5)
     assert_used(plan(schedule, [6] * 3, RunLength.of(steps_per_epoch=6, epochs=3)), scheduler, used)
 
@@ -329,7 +329,7 @@ def test_validation_moves_no_clock(schedule):
 
 
 class Gan(pl.LightningModule):
-    """Two networks against each other; the generator steps at every second batch."""
+    """A GAN whose generator steps at every second batch."""
 
     def __init__(self):
         super().__init__()
@@ -372,23 +372,23 @@ def train_gan(schedule, *callbacks, **options):
     return used.by_optimizer
 
 
-def test_two_networks_have_their_own_clocks_and_schedules():
+def test_two_networks_have_separate_clocks_and_schedules():
     mine = [LinearDecay(decay_steps="9st"), StepDecay(every="6st")]
     used = train_gan([Assign(one, optimizer=at) for at, one in enumerate(mine)])
     assert used == [plan(mine[0], [3] * 3, base=0.0001), plan(mine[1], [6] * 3, base=0.0004)]
 
 
-def test_one_schedule_for_both_networks_starts_from_each_ones_rate():
+def test_shared_schedule_starts_from_the_rate_of_each_network():
     schedule = StepDecay(every="2ep")
     used = train_gan(schedule)
     assert used == [plan(schedule, [3] * 3, base=0.0001), plan(schedule, [6] * 3, base=0.0004)]
 
 
-def test_two_networks_go_on_from_within_an_epoch(tmp_path):
+def test_two_networks_resume_within_an_epoch(tmp_path):
     schedules = [Assign(CosineDecay(decay_steps="9st"), optimizer=0), Assign(IN_STEPS, optimizer=1)]
     save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
     used = train_gan(schedules, save, enable_checkpointing=True)
-    within = tmp_path / "step=12.ckpt"  # of both together, at the second batch of the second epoch
+    within = tmp_path / "step=12.ckpt"  # the steps of both, at the second batch of the second epoch
     state = torch.load(within, weights_only=True)
     taken = state["callbacks"]["LearningRateScheduler"]["steps"]
     assert taken == [4, 8]
@@ -401,18 +401,18 @@ def test_two_networks_go_on_from_within_an_epoch(tmp_path):
 
 @pytest.mark.parametrize("step", [6, 8], ids=["at the end of an epoch", "within an epoch"])
 @IN_ANY
-def test_without_the_optimizers_state_the_plan_goes_on_all_the_same(tmp_path, schedule, step):
+def test_plan_resumes_without_the_optimizer_state(tmp_path, schedule, step):
     save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     _, whole, _ = run(schedule, save, enable_checkpointing=True)
     state = torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)
-    state |= {"optimizer_states": [], "lr_schedulers": []}  # Lightning wants them to be there, but does not want any
+    state |= {"optimizer_states": [], "lr_schedulers": []}  # Lightning requires the keys but accepts empty lists
     torch.save(state, tmp_path / "bare.ckpt")
     _, scheduler, used = run(schedule, ckpt_path=tmp_path / "bare.ckpt")
     assert scheduler.trace["lr"].first_step == step
     assert_used(whole.trace["lr"].values.tolist()[step:], scheduler, used)
 
 
-def test_loading_the_weights_alone_begins_a_run():
+def test_loading_only_the_weights_starts_a_new_run():
     trained, _, _ = run(IN_PERCENT)
     module = Toy()
     module.load_state_dict(trained.lightning_module.state_dict())

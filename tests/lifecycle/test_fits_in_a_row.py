@@ -1,4 +1,4 @@
-"""One callback in several fits: continued, failed, tested, copied."""
+"""One callback used in several fits, after errors, with tests in between, and copied."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from lr_plugins import (
 from tests.toys import Toy, fit, loader
 
 
-def test_a_second_fit_of_the_trainer_goes_on_and_a_new_trainer_begins_anew():
+def test_second_fit_continues_and_a_new_trainer_starts_over():
     scheduler, module = LearningRateScheduler(StepDecay(0.8, every="1ep")), Toy()
     trainer = fit(module, scheduler, epochs=2)
     trainer.fit_loop.max_epochs = 3
@@ -23,7 +23,7 @@ def test_a_second_fit_of_the_trainer_goes_on_and_a_new_trainer_begins_anew():
 
 
 class Failing(Toy):
-    """Fails at one optimizer step, once."""
+    """Fails once, at one optimizer step."""
 
     def __init__(self, at, error):
         super().__init__()
@@ -36,7 +36,7 @@ class Failing(Toy):
         return super().training_step(batch, batch_idx)
 
 
-def test_after_an_error_the_callback_is_free_for_a_new_trainer():
+def test_callback_can_be_reused_after_an_error():
     scheduler, module = (
         LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1)),
         Failing(8, KeyError("broken data")),
@@ -48,7 +48,7 @@ def test_after_an_error_the_callback_is_free_for_a_new_trainer():
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
 
 
-def test_after_an_error_the_optimizer_is_the_users_again():
+def test_optimizer_is_released_after_an_error():
     kept = []
 
     def make(parameters):
@@ -73,7 +73,7 @@ def test_a_fit_with_nothing_to_do_keeps_the_position(tmp_path):
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(18)])
 
 
-def test_resuming_a_finished_run_and_saving_it_again_keeps_the_position(tmp_path):
+def test_resaving_a_finished_run_keeps_the_position(tmp_path):
     fit(None, LearningRateScheduler(LossDriven(0.001)), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     trainer = fit(None, LearningRateScheduler(LossDriven(0.001)), epochs=2, ckpt_path=tmp_path / "a.ckpt")
     trainer.save_checkpoint(tmp_path / "b.ckpt")

@@ -1,4 +1,4 @@
-"""FullPass measures a metric over the whole training set before an epoch, and changes nothing by it."""
+"""FullPass measures a metric over the whole training set before an epoch and has no side effects."""
 
 import math
 
@@ -16,7 +16,7 @@ from lr_plugins.errors import InvalidArgumentError
 from tests.toys import Toy, fit, loader
 
 
-def test_a_full_pass_measures_the_training_set_as_the_model_is():
+def test_full_pass_measures_the_current_model():
     measured, data = [], loader(22, 4)
 
     class Checked(FullPass):
@@ -36,7 +36,7 @@ def test_a_full_pass_measures_the_training_set_as_the_model_is():
     assert scheduler.trace["lr"].values[::6].tolist() == [0.001 * math.exp(loss) for loss in measured]
 
 
-def test_a_full_pass_says_what_it_lacks():
+def test_full_pass_reports_what_is_missing():
     class NoLoss(Toy):
         compute_loss = None
 
@@ -55,7 +55,7 @@ def test_a_full_pass_says_what_it_lacks():
         run(Toy(), [next(iter(loader()))])
 
 
-def test_a_full_pass_leaves_modes_and_random_numbers_as_they_are():
+def test_full_pass_keeps_modes_and_random_state():
     class Frozen(Toy):
         def __init__(self):
             super().__init__()
@@ -76,7 +76,7 @@ def test_a_full_pass_leaves_modes_and_random_numbers_as_they_are():
     assert not measured.frozen.training
 
 
-def test_what_is_measured_is_logged_for_every_schedule():
+def test_measured_values_are_logged_for_every_schedule():
     trainer = fit(None, LearningRateScheduler(Constant(0.1), measure={"whole": FullPass()}), epochs=2)
     assert float(trainer.callback_metrics["whole"]) > 0
     with pytest.raises(InvalidArgumentError, match=r"measure\['a'\] must be a function of"):

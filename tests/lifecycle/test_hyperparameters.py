@@ -1,4 +1,4 @@
-"""A schedule as a module's argument, kept by `save_hyperparameters()`: the checkpoints load, the plan is the same."""
+"""A schedule as a module argument, saved by `save_hyperparameters()`: checkpoints load and keep the plan."""
 
 import copy
 import io
@@ -57,7 +57,7 @@ ALL = {**CATALOGUE, **KERAS, **NUMPY, **OTHERS}
 
 
 class Net(Toy):
-    """As its user writes it."""
+    """A module by the user."""
 
     def __init__(self, schedule, width=3):
         super().__init__()
@@ -77,7 +77,7 @@ class WithMixin(lp.LearningRateScheduleMixin, Net):
         self.learning_rate_schedule = schedule
 
     def configure_callbacks(self):
-        return lp.LearningRateScheduleMixin.configure_callbacks(self)[1:]  # the mixin's own
+        return lp.LearningRateScheduleMixin.configure_callbacks(self)[1:]  # without the mixin's callback
 
 
 def of_epoch(epoch):
@@ -85,7 +85,7 @@ def of_epoch(epoch):
 
 
 class Mine(lp.Schedule):
-    """A class of the user's."""
+    """A schedule class by the user."""
 
     def __init__(self, peak):
         self.peak = peak
@@ -95,20 +95,20 @@ class Mine(lp.Schedule):
 
 
 def loaded(value):
-    """As torch loads it by default."""
+    """The value after saving and loading it with torch's defaults."""
     file = io.BytesIO()
     torch.save({"hyper_parameters": {"schedule": value}}, file)
     return torch.load(io.BytesIO(file.getvalue()), weights_only=True)["hyper_parameters"]["schedule"]
 
 
 def ask(schedule):
-    """Use it, so that it knows what it keeps for later."""
+    """Evaluate a schedule, so that it fills its caches."""
     list(schedule.milestones_in(RUN.position(np.arange(24))))
     return [schedule(RUN.position(step)._replace(base_learning_rate=0.1), schedule.start()) for step in range(24)]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_schedule_loads_as_it_was_also_after_it_was_used(name):
+def test_every_schedule_reloads_unchanged_after_use(name):
     schedule = ALL[name]
     for copied in (loaded(schedule), copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
         assert type(copied) is type(schedule)
@@ -121,23 +121,23 @@ def test_every_schedule_loads_as_it_was_also_after_it_was_used(name):
 
 
 @pytest.mark.parametrize("length", ["10ep", 3, "5%", lp.Duration(np.float64(2.5), "ep")])
-def test_a_duration_loads_as_it_was(length):
+def test_length_reloads_unchanged(length):
     duration = lp.Duration.of(length)
     assert loaded(duration) == duration == copy.copy(duration) == copy.deepcopy(duration)
     assert type(loaded(duration).value) in (int, float)
 
 
-def test_every_class_of_schedules_that_can_be_built_is_registered():
+def test_every_concrete_schedule_class_is_registered():
     def below(kind):
         return {kind}.union(*(below(one) for one in kind.__subclasses__()))
 
     home = ("lr_plugins.schedules", "lr_plugins.keras")
     ours = {one for one in below(lp.Schedule) if one.__module__.startswith(home)}
-    assert {one for one in ours if not one.__abstractmethods__} - set(safe_classes()) <= {Wrapper}  # a base
+    assert {one for one in ours if not one.__abstractmethods__} - set(safe_classes()) <= {Wrapper}  # a base class
     assert set(safe_classes()) <= set(torch.serialization.get_safe_globals())
 
 
-def test_what_is_registered_runs_nothing_when_it_is_loaded():
+def test_registered_classes_run_no_code_on_load():
     for kind in safe_classes():
         assert not hasattr(kind, "__setstate__"), kind
         assert not hasattr(kind, "__del__"), kind
@@ -153,7 +153,7 @@ def run(folder, module, epochs, ckpt_path=None):
 
 @pytest.mark.parametrize("kind", [Net, WithMixin])
 @pytest.mark.parametrize("name", ["nested", "mixed units", "list", "keras piecewise", "numpy plateau", "noise"])
-def test_a_fit_goes_on_a_test_runs_and_the_module_is_loaded(name, kind, tmp_path):
+def test_checkpoint_resumes_tests_and_loads_the_module(name, kind, tmp_path):
     schedule = ALL[name]
     _, planned = run(tmp_path / "whole", kind(schedule), 4)
     run(tmp_path / "half", kind(schedule), 4)
@@ -167,7 +167,7 @@ def test_a_fit_goes_on_a_test_runs_and_the_module_is_loaded(name, kind, tmp_path
     assert run(tmp_path / "loaded", module, 4, ckpt_path=checkpoint)[1] == planned[12:]
 
 
-def test_a_function_of_a_module_loads_once_its_user_calls_it_safe(tmp_path):
+def test_user_function_loads_once_declared_safe(tmp_path):
     run(tmp_path, Net(of_epoch), 2)
     checkpoint = tmp_path / "step=12.ckpt"
     with pytest.raises(pickle.UnpicklingError, match="of_epoch"):
@@ -182,7 +182,7 @@ def test_a_function_of_a_module_loads_once_its_user_calls_it_safe(tmp_path):
         loaded(lp.FunctionSchedule(math.sqrt, of="step"))
 
 
-def test_one_that_is_ignored_loads_whatever_it_holds(tmp_path):
+def test_ignored_schedule_may_hold_anything(tmp_path):
     class Ignoring(Net):
         def __init__(self, schedule, width=3):
             super(Net, self).__init__()
@@ -211,7 +211,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_that_only_loads_has_them_registered(name, tmp_path):
+def test_schedules_load_in_a_program_that_only_imports(name, tmp_path):
     torch.save(ALL["nested"], tmp_path / "a.pt")
     program = f"{PROGRAMS[name]}; print(torch.load({str(tmp_path / 'a.pt')!r}, weights_only=True))"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

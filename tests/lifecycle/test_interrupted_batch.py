@@ -1,4 +1,4 @@
-"""A run that an error stops within a batch resumes with that batch, wherever in the epoch it is."""
+"""A run stopped by an error within a batch resumes with that batch, anywhere in the epoch."""
 
 import pytest
 import pytorch_lightning as pl
@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 class StoppingToy(Toy):
-    """Raises in the batch whose optimizer step would be the one of this index, once."""
+    """Raises once, in the batch before the optimizer step of this index."""
 
     def __init__(self, stop_at):
         super().__init__()
@@ -42,7 +42,7 @@ def by_callback(module, folder):
 
 
 def by_hand(module, folder):
-    """The same, with a checkpoint that is saved after the error."""
+    """The same with a checkpoint saved after the error."""
     first, second = LearningRateScheduler(SCHEDULE), LearningRateScheduler(SCHEDULE)
     trainer = pl.Trainer(max_epochs=EPOCHS, callbacks=[first], **QUIET)
     with pytest.raises(Stopped):
@@ -54,7 +54,7 @@ def by_hand(module, folder):
 
 @pytest.mark.parametrize("resume", [by_callback, by_hand])
 @pytest.mark.parametrize("stop_at", [1, 5, 6, 11, 14, 17, 23])
-def test_the_stopped_batch_is_trained_with_its_learning_rate(stop_at, resume, tmp_path):
+def test_interrupted_batch_is_trained_with_its_rate(stop_at, resume, tmp_path):
     first, second = resume(StoppingToy(stop_at), tmp_path)
     assert first["lr"].values.tolist() == PLANNED[:stop_at]
     assert second["lr"].values.tolist() == PLANNED[stop_at:]

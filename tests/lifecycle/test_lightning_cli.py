@@ -1,4 +1,4 @@
-"""Our callbacks and schedules in LightningCLI: from yaml, from the command line, and back into yaml."""
+"""Callbacks and schedules in LightningCLI: from YAML, from the command line, and back to YAML."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ class Data(pl.LightningDataModule):
 
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
-    """Fit by LightningCLI with a text of yaml, and with arguments; the scheduler that was at work."""
+    """Fit by LightningCLI with a YAML text and arguments; return the scheduler."""
 
     monkeypatch.setattr(sys, "argv", ["train.py"])
 
@@ -103,13 +103,13 @@ NESTED = """
 """
 
 
-def test_a_schedule_in_yaml_trains_and_speaks(fit, capsys):
+def test_schedule_from_yaml_trains_and_prints(fit, capsys):
     scheduler = fit(ALONE)
     assert scheduler.trace["lr"].values.tolist() == expected(lp.CosineDecay(0.3, decay_steps="50%"))
     assert "Epoch 00002: LearningRateScheduler setting learning rate to 0.0." in capsys.readouterr().out
 
 
-def test_schedules_of_schedules_beside_the_other_callbacks(fit):
+def test_nested_schedules_next_to_other_callbacks(fit):
     factors = lp.StepDecay(every="2st") * lp.PiecewiseInterpolation([[0, 1], [3, 0.5], ["100%", 0]])
     parts = [lp.MultiStepDecay(milestones=["5st", "1ep"]).with_warmup(4), lp.Product([*factors.schedules, 0.5])]
     scheduler = fit(NESTED)
@@ -118,7 +118,7 @@ def test_schedules_of_schedules_beside_the_other_callbacks(fit):
     assert scheduler.trace["lr"].values.tolist() == expected(chain)
 
 
-# The short names are those of classes that the program has already imported.
+# Short names work for classes that the program has already imported.
 @pytest.mark.parametrize("prefix", ["lr_plugins.", ""])
 def test_the_command_line_alone(fit, prefix):
     scheduler = fit(
@@ -189,7 +189,7 @@ def test_a_measured_quantity(fit):
     assert first > last > 0.1
 
 
-def test_a_module_that_takes_its_schedule(fit):
+def test_module_with_a_schedule_argument(fit):
     nested = """
     model:
       lr: 0.2
@@ -206,7 +206,7 @@ def test_a_module_that_takes_its_schedule(fit):
 
 
 @pytest.mark.parametrize("config", [ALONE, NESTED], ids=["alone", "nested"])
-def test_what_print_config_prints_and_what_is_saved_can_be_fed_back(fit, config, tmp_path, capsys):
+def test_printed_and_saved_configs_can_be_reused(fit, config, tmp_path, capsys):
     first = fit(config)
     (saved,) = tmp_path.rglob("lightning_logs/version_0/config.yaml")
     capsys.readouterr()
@@ -229,7 +229,7 @@ CATALOGUE |= {
         lp.LossDriven(0.1), warmup_steps="5%", shape=lp.StepDecay(drop=0.5, every="3ep")
     ),
 }
-del CATALOGUE["function"]  # a lambda has no plain form
+del CATALOGUE["function"]  # a lambda cannot be written as plain data
 
 
 def in_words_of_the_cli(value):
@@ -252,7 +252,7 @@ def test_every_schedule_is_read_and_written(schedule):
     assert build(parser.parse_string(parser.dump(config))).schedule == schedule
 
 
-def test_the_help_of_a_schedule_tells_its_arguments(capsys):
+def test_help_of_a_schedule_lists_its_arguments(capsys):
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--schedule", type=lp.Schedule)
     with pytest.raises(SystemExit):
@@ -260,7 +260,7 @@ def test_the_help_of_a_schedule_tells_its_arguments(capsys):
     assert "how often, > 0; a plain number counts optimizer steps" in " ".join(capsys.readouterr().out.split())
 
 
-# --- what cannot work ---------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------
 
 ON_THE_TRAINER = [
     "--trainer.callbacks+=lr_plugins.LearningRateScheduler",
@@ -279,21 +279,21 @@ ON_THE_TRAINER = [
         ),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(fit, argument, message):
+def test_invalid_value_is_reported_with_the_allowed_ones(fit, argument, message):
     with pytest.raises(ValueError, match=message):
         fit("", *ON_THE_TRAINER, f"--trainer.callbacks.schedule.{argument}")
-    with pytest.raises(InvalidArgumentError, match=f"^{message}$"):  # nothing but the message
+    with pytest.raises(InvalidArgumentError, match=f"^{message}$"):  # only the message
         fit("", "--model.schedule=StepDecay", f"--model.schedule.{argument}", model=WithSchedule)
 
 
-def test_a_name_that_is_none_of_its_arguments_is_refused(fit, capsys):
+def test_unknown_argument_is_refused(fit, capsys):
     with pytest.raises(SystemExit):
         fit("", *ON_THE_TRAINER, "--trainer.callbacks.schedule.evry=3ep")
     assert "Problem with given class_path 'lr_plugins.StepDecay'" in (said := capsys.readouterr().err)
     assert "'evry' is not accepted" in said
 
 
-# --- the other package --------------------------------------------------------------------------------------
+# --- the lightning package ---------------------------------------------------------------------------------
 
 OTHER = """
 import sys

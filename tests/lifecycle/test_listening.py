@@ -1,4 +1,4 @@
-"""Schedules that follow a metric in real trainings: when they look, what they see, what they say, and resuming."""
+"""Metric-driven schedules in real trainings: when they observe, what they see and print, and resuming."""
 
 import math
 
@@ -26,7 +26,7 @@ from tests.toys import QUIET, Toy, fit, loader
 
 
 class Told(Toy):
-    """Logs what it is told to: of each epoch, of each validation run."""
+    """Logs given values for each epoch and each validation run."""
 
     def __init__(self, losses=(), validations=()):
         super().__init__()
@@ -61,17 +61,17 @@ def per_epoch(scheduler):
     return used(scheduler)[::6]
 
 
-# --- when they look -----------------------------------------------------------------------------------------
+# --- when they observe --------------------------------------------------------------------------------------
 
 
-def test_an_epochs_metric_acts_from_the_next_epoch_on():
+def test_epoch_metric_acts_from_the_next_epoch():
     scheduler = LearningRateScheduler(LossDriven(0.1, max_learning_rate=None))
     fit(Told([1.0, 0.5, 0.25]), scheduler)
     assert per_epoch(scheduler) == [0.1, 0.1 * math.exp(1.0), 0.1 * math.exp(0.5)]
     assert used(scheduler)[:6] == [0.1] * 6
 
 
-def test_a_plateau_of_validation_runs_acts_at_once_and_counts_each_run_once():
+def test_plateau_on_validation_acts_at_once_and_counts_runs():
     plateau = ReduceLROnPlateau(0.1, factor=0.5, patience=2, when="validation")
     scheduler, module = LearningRateScheduler(plateau), Told(validations=[1.0, 1.0, 1.0, 0.5, 0.5, 0.5])
     fit(module, scheduler, val=loader(), val_check_interval=0.5)
@@ -80,20 +80,20 @@ def test_a_plateau_of_validation_runs_acts_at_once_and_counts_each_run_once():
 
 
 @pytest.mark.parametrize("when", ["epoch", "validation"])
-def test_a_value_of_an_earlier_epoch_is_no_new_observation(when):
+def test_value_of_an_earlier_epoch_is_not_observed_again(when):
     scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, factor=0.5, patience=1, when=when))
     fit(Told(validations=[1.0, 1.0, 1.0]), scheduler, epochs=7, val=loader(), check_val_every_n_epoch=2)
     assert per_epoch(scheduler) == [0.1] * 4 + [0.05] * 2 + [0.025]
 
 
-def test_equal_values_are_observations_of_their_own():
+def test_equal_values_are_separate_observations():
     scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="loss", factor=0.5, patience=2))
     fit(Told([1.0] * 6), scheduler, epochs=6)
     assert per_epoch(scheduler) == [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_every_so_many_steps_the_mean_of_their_losses(accumulate):
+def test_mean_loss_over_several_steps_is_observed(accumulate):
     class Losses(Told):
         def loss_of(self, step):
             return 0.1 * (step + 1)
@@ -112,7 +112,7 @@ def test_at_every_step():
     assert used(scheduler) == pytest.approx([0.1] + [0.1 * math.exp(-0.1 * step) for step in range(17)])
 
 
-def test_a_metric_logged_at_steps_is_seen_as_it_stands():
+def test_step_metric_is_read_at_its_latest_value():
     class Logs(Told):
         def training_step(self, batch, batch_idx):
             self.log("now", float(self.trainer.global_step))
@@ -125,11 +125,11 @@ def test_a_metric_logged_at_steps_is_seen_as_it_stands():
     assert used(scheduler) == pytest.approx(expected)
 
 
-def test_losses_are_not_looked_at_before_a_decision_is_due():
+def test_losses_are_not_read_before_a_decision_is_due():
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     observer = Observer(trainer, {"3st": ["loss"]})
     for step in (1, 2):
-        observer.add_loss({"loss": torch.ones((), device="meta")})  # which has no value to be looked at
+        observer.add_loss({"loss": torch.ones((), device="meta")})  # reading its value raises
         assert observer.due(step) == []
     assert observer.due(3) == ["3st"]
     with pytest.raises(RuntimeError, match="meta"):
@@ -159,7 +159,7 @@ def test_each_optimizer_has_its_clock():
     assert used(scheduler, "lr/SGD-1") == [0.1] * 2 + [low] * 4
 
 
-# --- as parts -----------------------------------------------------------------------------------------------
+# --- in combinations ----------------------------------------------------------------------------------------
 
 
 def test_warm_up_then_cosine_times_plateau():
@@ -172,7 +172,7 @@ def test_warm_up_then_cosine_times_plateau():
     assert used(scheduler) == pytest.approx(expected, rel=1e-15)
 
 
-def test_param_groups_listen_apart():
+def test_param_groups_observe_separately():
     follows = Assign(BoldDriver(0.2, raise_factor=1.5), params="bias$")
     scheduler = LearningRateScheduler([ReduceLROnPlateau(0.1, monitor="loss", factor=0.1, patience=1), follows])
     fit(Told([1.0, 0.5, 0.75, 0.5]), scheduler, epochs=4)
@@ -180,11 +180,11 @@ def test_param_groups_listen_apart():
     assert scheduler.trace["lr/others"].values[::6] == pytest.approx([0.1, 0.1, 0.1, 0.01])
 
 
-# --- what they say ------------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("style", "number"), [("keras2", "00003"), ("keras3", "3")])
-def test_a_plateau_says_keras_line_and_nothing_else(style, number, capsys):
+def test_plateau_prints_only_the_keras_line(style, number, capsys):
     scheduler = LearningRateScheduler(
         ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=2), verbose=1, style=style
     )
@@ -193,14 +193,14 @@ def test_a_plateau_says_keras_line_and_nothing_else(style, number, capsys):
     assert capsys.readouterr().out == line
 
 
-def test_the_last_epochs_decision_is_told_as_well(capsys):
+def test_decision_of_the_last_epoch_is_printed(capsys):
     scheduler = LearningRateScheduler(ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=2), verbose=1)
     fit(Told([1.0, 1.0, 1.0]), scheduler, epochs=3)
     assert capsys.readouterr().out == "\nEpoch 00003: ReduceLROnPlateau reducing learning rate to 0.25.\n"
 
 
 @pytest.mark.parametrize("style", ["keras2", "keras3"])
-def test_the_line_stands_where_keras_has_it(style, capsys):
+def test_plateau_line_is_printed_where_keras_prints_it(style, capsys):
     rule = ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=1)
     callbacks = [KerasProgress(style=style), LearningRateScheduler(rule, verbose=1, style=style)]
     fit(Told([1.0, 1.0, 0.5]), *callbacks, epochs=3)
@@ -211,7 +211,7 @@ def test_the_line_stands_where_keras_has_it(style, capsys):
     assert said - second == (1 if style == "keras2" else -1)
 
 
-def test_others_say_why(capsys):
+def test_loss_driven_prints_the_reason(capsys):
     scheduler = LearningRateScheduler(LossDriven(0.1), verbose=1)
     fit(Told([1.0, 3.0, 4.0, 0.5, 0.5]), scheduler, epochs=5)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
@@ -221,7 +221,7 @@ def test_others_say_why(capsys):
     assert [line.rpartition(" (")[2] for line in lines[2:]] == ["loss 4)", "loss 0.5)"]
 
 
-def test_a_product_says_both(capsys):
+def test_product_prints_both_messages(capsys):
     product = Constant(0.5) * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1)
     fit(Told([1.0, 1.0]), LearningRateScheduler(product, verbose=1), epochs=2)
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
@@ -232,10 +232,10 @@ def test_a_product_says_both(capsys):
     ]
 
 
-# --- what cannot be -----------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 
-def test_a_metric_that_is_never_logged_is_told_with_those_that_are():
+def test_unknown_metric_is_reported_with_the_logged_ones():
     with pytest.raises(TrainingError, match=r"monitor is 'val_los'.*logged metrics: loss"):
         fit(None, LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="val_los", mode="min")))
     with pytest.warns(UserWarning, match="val_los"):
@@ -265,7 +265,7 @@ LISTENERS = {
 
 
 class Validates(Told):
-    """Tells the same losses in a resumed run as in one that was not interrupted."""
+    """Logs the same losses in a resumed and in an uninterrupted run."""
 
     def __init__(self):
         super().__init__(LOSSES)
@@ -275,13 +275,13 @@ class Validates(Told):
             self.log("val_loss", LOSSES[self.trainer.global_step // 9 % len(LOSSES)])
 
 
-# Of a checkpoint taken after the very last batch of an epoch, Lightning neither validates nor ends the epoch when it
-# resumes: what would have been logged then is never logged.
+# When Lightning resumes from a checkpoint after the last batch of an epoch, it neither validates nor ends that
+# epoch, so the metrics of its end are never logged.
 @pytest.mark.parametrize("resumed_at", [1, 7, 22, 37, "end of epoch"])
 @pytest.mark.parametrize("schedule", LISTENERS.values(), ids=LISTENERS)
-def test_a_resumed_run_decides_as_one_never_interrupted(schedule, resumed_at, tmp_path):
+def test_resumed_run_decides_like_an_uninterrupted_one(schedule, resumed_at, tmp_path):
     def train(scheduler, *more, **options):
-        # LOSSES are told at each epoch's end, so that they do not depend on Lightning's own means.
+        # LOSSES are logged at each epoch's end, independent of Lightning's own means.
         fit(Validates(), scheduler, *more, epochs=8, val=loader(), val_check_interval=3, **options)
 
     whole, cut, rest = (LearningRateScheduler(schedule) for _ in range(3))
@@ -318,7 +318,7 @@ class GoesOn(DataLoader):
 
 
 @pytest.mark.parametrize("resumed_at", [1, 4, 6, 8, 12, 15])
-def test_lightnings_own_mean_of_an_epoch_goes_on_from_within_it(resumed_at, tmp_path):
+def test_epoch_mean_of_lightning_resumes_within_an_epoch(resumed_at, tmp_path):
     def train(scheduler, *more, **options):
         data = GoesOn(loader().dataset, batch_size=4)
         trainer = pl.Trainer(
@@ -335,7 +335,7 @@ def test_lightnings_own_mean_of_an_epoch_goes_on_from_within_it(resumed_at, tmp_
 
 
 @pytest.mark.parametrize("when", ["epoch", "validation"])
-def test_a_validation_that_lightning_leaves_out_is_made_up_for(when, tmp_path):
+def test_validation_skipped_on_resume_is_still_observed(when, tmp_path):
     def train(scheduler, *more, **options):
         fit(Toy(), scheduler, *more, epochs=4, val=loader(), enable_checkpointing=bool(more), **options)
 
@@ -348,7 +348,7 @@ def test_a_validation_that_lightning_leaves_out_is_made_up_for(when, tmp_path):
     assert len(set(used(whole))) > 2
 
 
-def test_a_fit_that_goes_on_observes_nothing_twice():
+def test_continued_fit_observes_nothing_twice():
     module = Told([1.0, 1.0, 1.0, 1.0])
     scheduler = LearningRateScheduler(ReduceLROnPlateau(0.1, monitor="loss", factor=0.5, patience=2))
     trainer = fit(module, scheduler, epochs=2)
@@ -357,10 +357,10 @@ def test_a_fit_that_goes_on_observes_nothing_twice():
     assert per_epoch(scheduler) == [0.1, 0.1, 0.1, 0.05]
 
 
-# --- what else was found ---------------------------------------------------------------------------------------
+# --- regressions ------------------------------------------------------------------------------------------------
 
 
-def test_a_metric_logged_at_some_steps_counts_at_those_only():
+def test_metric_logged_at_some_steps_counts_only_there():
     class Logs(Told):
         def training_step(self, batch, batch_idx):
             if self.trainer.global_step % 5 == 0:
@@ -373,34 +373,34 @@ def test_a_metric_logged_at_some_steps_counts_at_those_only():
     assert used(scheduler) == [0.1] * 11 + [0.05] * 9
 
 
-def test_validation_runs_that_there_are_none_of():
+def test_observing_validation_without_validation_is_an_error():
     with pytest.raises(TrainingError, match="observes 'val_loss' after each validation run, and this fit has none"):
         fit(Told(), LearningRateScheduler(ReduceLROnPlateau(0.1, when="validation")))
 
 
-def test_a_name_that_was_never_looked_for_is_told_at_the_end():
+def test_unlogged_metric_never_due_warns_at_the_end():
     with pytest.warns(UserWarning, match="a schedule observes 'los', which was never logged"):
         fit(None, LearningRateScheduler(LossDriven(0.1, monitor="los", when="500st")))
 
 
-def test_a_missing_metric_is_warned_of_once(recwarn):
+def test_missing_metric_warns_once(recwarn):
     fit(None, LearningRateScheduler(LossDriven(0.1, monitor="los", on_missing="warn")), epochs=5)
     told = [str(one.message) for one in recwarn if "no metric of that name" in str(one.message)]
     assert len(set(told)) == 1
 
 
-def test_the_ceiling_is_told_of_without_being_asked(recwarn):
+def test_ceiling_is_reported_by_default(recwarn):
     fit(Told([5.0, 5.0, 5.0]), LearningRateScheduler(LossDriven(0.1)))
     told = [str(one.message) for one in recwarn if "holds it down" in str(one.message)]
     assert len(told) == 1
 
 
-def test_the_last_epochs_nan_is_no_error_any_more():
+def test_nan_in_the_last_epoch_only_warns():
     with pytest.warns(UserWarning, match="needs a finite 'loss'; it is nan"):
         fit(Told([1.0, math.nan]), LearningRateScheduler(LossDriven(0.1)), epochs=2)
 
 
-def test_another_metrics_memory_is_not_taken_over(tmp_path):
+def test_memory_of_another_metric_is_discarded(tmp_path):
     class Both(Told):
         def on_train_epoch_end(self):
             self.log("loss", 1.0)
@@ -414,7 +414,7 @@ def test_another_metrics_memory_is_not_taken_over(tmp_path):
     assert used(second) == [0.1] * 18  # it improves in every epoch
 
 
-def test_a_logged_metric_beside_a_measured_one_is_told_by_its_epoch(capsys):
+def test_plateau_message_names_the_epoch_of_a_logged_metric(capsys):
     follows = Assign(LossDriven(0.1, monitor="measured", k=-1), params="bias$")
     schedules = [ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=1), follows]
     scheduler = LearningRateScheduler(schedules, verbose=1, measure={"measured": lambda trainer, module: 1.0})

@@ -1,4 +1,4 @@
-"""Interrupted trainings of all kinds: ours use what was planned, and two pages show what happened."""
+"""Interrupted trainings of all kinds use the planned values, and two pages show the results."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ OURS = [pytest.param(case, id=f"{case.kind.name}-{case.setup.name}") for case in
 
 @pytest.fixture
 def found(tmp_path_factory):
-    """What `cells` finds, computed once for all tests and all of pytest-xdist's processes."""
+    """The results of `cells`, computed once for all tests and all pytest-xdist workers."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -43,14 +43,14 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", OURS)
-def test_every_step_uses_what_was_planned_wherever_the_run_was_interrupted(case, found):
+def test_interrupted_runs_use_the_planned_values(case, found):
     wrong = {name: cell.wrong for name, cell in found(case).items()}
     assert wrong == dict.fromkeys(wrong, 0)
 
 
 @pytest.mark.parametrize("case", OURS)
-def test_the_weights_are_those_of_the_uninterrupted_run(case, found):
-    # From its own checkpoints within an epoch, Lightning goes on with another accumulation.
+def test_interrupted_runs_end_with_the_same_weights(case, found):
+    # Lightning resumes with another accumulation from its own checkpoints within an epoch.
     others = LIGHTNINGS_WITHIN if len(case.setup.accumulate) > 1 else ()
     right = {name: cell.weights for name, cell in found(case).items() if cell.wrong == 0 and name not in others}
     assert right == dict.fromkeys(right, True)
@@ -64,7 +64,7 @@ UNDISTURBED = [
 
 
 @pytest.mark.parametrize("case", UNDISTURBED)
-def test_the_plan_is_what_lightning_does_where_nothing_comes_in_between(case, found):
+def test_plan_matches_lightning_without_interruptions(case, found):
     assert found(case)["none"] == (0, True)
 
 
@@ -75,23 +75,23 @@ def test_lightning_refuses_a_checkpoint_of_weights_only(tmp_path):
         fit(None, LearningRateScheduler(StepDecay()), epochs=2, ckpt_path=tmp_path / "weights.ckpt")
 
 
-def test_steps_that_a_scaler_has_skipped_make_no_other_plan():
-    # Longer than it was planned: after two epochs of 7 batches, in which 3 steps were skipped.
+def test_steps_skipped_by_a_scaler_do_not_change_the_plan():
+    # Longer than planned: after two epochs of 7 batches, in which 3 steps were skipped.
     schedule, longer = StepDecay(0.1, every="2ep"), RunLength.of(steps_per_epoch=7, epochs=4)
     planned = Replanned(schedule, steps_per_epoch=7, epochs=2, steps=14)
     assert planned(Position(11, 2, longer)) == schedule(Position(11, 2, longer)) == 0.05
-    # Epochs of another length are still its own.
+    # With another epoch length, the planned epochs of 7 batches still count.
     assert planned(Position(11, 2, RunLength.of(steps_per_epoch=5, epochs=4))) == 0.1
 
 
-def test_the_pages_have_the_figures_of_these_runs(found):
+def test_pages_show_the_figures_of_these_runs(found):
     matrix = generated((DOCS / "lifecycle_matrix.md").read_text(), TABLES)
     made, _, shown = matrix.partition("\n\n")
     everything = {case: found(case) for ours in (True, False) for case in cases(ours)}
     in_total = generated((DOCS / "reliability.md").read_text(), TOTALS)
     pages = [shown, in_total]
     runs = [tables(everything), f"{made} {how_many(everything)}\n\n{totals(everything)}"]
-    if made != versions():  # another Lightning may behave differently: then ours alone has to be the same
+    if made != versions():  # another Lightning may behave differently: compare only our figures
         pages, runs = map(without_lightnings, pages), map(without_lightnings, runs)
     assert [*pages] == [*runs], "run: python -m tests.lifecycle.matrix docs"
 
@@ -102,7 +102,7 @@ def without_lightnings(tables):
     return re.sub(r" [^|]*\|$", "", alone, flags=re.MULTILINE) if "| ours | Lightning's |" in alone else alone
 
 
-def test_our_figures_are_compared_whatever_the_version():
+def test_our_figures_are_compared_for_any_lightning_version():
     cell = "| none | 0 / 19 | 0 / - | 3 of 4 / 1 of 4 |"
     assert without_lightnings(cell) == "| none | 0 | 0 | 3 of 4 |"
     assert without_lightnings("| checkpoint | ours | Lightning's |\n| none | 0 of 9 | 2 of 8 |").endswith(
@@ -111,7 +111,7 @@ def test_our_figures_are_compared_whatever_the_version():
 
 
 def test_the_totals_are_the_sums_of_the_tables():
-    """What the two pages say of each other, also where the versions are others than those that made them."""
+    """The totals agree with the tables, also under other versions than those that made the pages."""
     matrix = generated((DOCS / "lifecycle_matrix.md").read_text(), TABLES)
     in_total = generated((DOCS / "reliability.md").read_text(), TOTALS)
     wrong = {name: [0, 0] for name in INTERRUPTIONS}
@@ -124,6 +124,6 @@ def test_the_totals_are_the_sums_of_the_tables():
 
 
 def rows_of(tables):
-    """The cells of each row of some tables that begins with an interruption."""
+    """The cells of each table row that starts with an interruption."""
     rows = [line.strip("| ").split(" | ") for line in tables.splitlines() if line.startswith("|")]
     return [row for row in rows if row[0] in INTERRUPTIONS]

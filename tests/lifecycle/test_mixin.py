@@ -1,4 +1,4 @@
-"""A LightningModule that brings its schedule along: the same engine, messages and state."""
+"""LearningRateScheduleMixin: the same engine, messages and state as the callback."""
 
 import inspect
 import typing
@@ -16,7 +16,7 @@ class Module(LearningRateScheduleMixin, Toy):
     learning_rate_schedule = StepDecay(0.1, every="1ep")
 
 
-def test_it_drives_the_optimizer_and_needs_no_callback():
+def test_mixin_drives_the_optimizer_without_a_callback():
     spy = Spy()
     fit(Module(), spy)
     assert spy.at_step == [0.1] * 6 + [0.05] * 6 + [0.025] * 6
@@ -47,7 +47,7 @@ def test_a_schedule_may_be_set_on_the_instance_or_built():
     assert spy.at_step == [0.3] * 6
 
 
-def test_it_says_what_the_callback_says(capsys):
+def test_mixin_prints_what_the_callback_prints(capsys):
     class Talkative(Module):
         learning_rate_verbose = 1
         learning_rate_style = "keras3"
@@ -58,7 +58,7 @@ def test_it_says_what_the_callback_says(capsys):
     assert said == capsys.readouterr().out != ""
 
 
-def test_its_checkpoints_are_the_callbacks(tmp_path):
+def test_mixin_and_callback_share_checkpoints(tmp_path):
     fit(Module(), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     assert torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["LearningRateScheduler"]["steps"] == [12]
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
@@ -66,7 +66,7 @@ def test_its_checkpoints_are_the_callbacks(tmp_path):
     assert scheduler.trace["lr"].steps.tolist() == list(range(12, 18))
 
 
-def test_callbacks_of_other_bases_stay():
+def test_callbacks_of_other_base_classes_are_kept():
     class Other(pl.Callback):
         pass
 
@@ -81,13 +81,13 @@ def test_callbacks_of_other_bases_stay():
     assert {Other, LearningRateScheduler} <= {type(callback) for callback in trainer.callbacks}
 
 
-def test_a_scheduler_on_the_trainer_gives_way():
+def test_mixin_overrides_a_scheduler_on_the_trainer():
     spy = Spy()
     fit(Module(), LearningRateScheduler(StepDecay(0.9)), spy, epochs=1)
     assert spy.at_step == [0.1] * 6
 
 
-def test_a_module_that_names_no_schedule_is_told_so():
+def test_module_without_a_schedule_is_refused():
     class Empty(LearningRateScheduleMixin, Toy):
         pass
 
@@ -95,7 +95,7 @@ def test_a_module_that_names_no_schedule_is_told_so():
         fit(Empty(), train=loader())
 
 
-def test_the_other_order_of_bases_is_refused_as_the_class_is_made():
+def test_wrong_base_class_order_is_refused_at_class_creation():
     with pytest.raises(
         InvalidArgumentError, match=r"in the order class Net\(LearningRateScheduleMixin, LightningModule\)"
     ):
@@ -115,7 +115,7 @@ def test_a_property_may_give_the_schedule():
     assert spy.at_step == [0.3] * 6
 
 
-def test_the_next_fit_goes_on_also_after_a_validation(tmp_path):
+def test_next_fit_continues_after_a_validation(tmp_path):
     class Driven(LearningRateScheduleMixin, Toy):
         learning_rate_schedule = LossDriven(0.001)
 
@@ -129,13 +129,13 @@ def test_the_next_fit_goes_on_also_after_a_validation(tmp_path):
     assert len(set(spy.at_step)) == 3
 
 
-def test_it_has_every_option_of_the_callback():
+def test_mixin_has_every_option_of_the_callback():
     options = inspect.signature(LearningRateScheduler).parameters
     annotations = typing.get_type_hints(LearningRateScheduleMixin)
     of_callback = typing.get_type_hints(LearningRateScheduler.__init__)
     for name, option in options.items():
         attribute = f"learning_rate_{name}"
-        if name == "schedule":  # may also be built
+        if name == "schedule":  # may also be a method or property that builds it
             assert annotations[attribute] == of_callback[name] | None
             continue
         assert getattr(LearningRateScheduleMixin, attribute) == option.default
@@ -144,7 +144,7 @@ def test_it_has_every_option_of_the_callback():
     assert named == {f"learning_rate_{name}" for name in options}
 
 
-def test_its_options_reach_the_callback():
+def test_mixin_options_reach_the_callback():
     told = []
 
     class Configured(Module):

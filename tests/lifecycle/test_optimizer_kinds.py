@@ -1,4 +1,4 @@
-"""Every kind of optimizer that torch has gets exactly the schedule's value, and nothing is compiled anew for it."""
+"""Every optimizer class of torch gets exactly the schedule's value without recompilation."""
 
 import pytest
 import pytorch_lightning as pl
@@ -39,7 +39,7 @@ KINDS = {
 
 
 class AtTheStep(pl.Callback):
-    """What the optimizer itself has at each of its steps: the number, and where a tensor is kept."""
+    """Records the learning rate at each step, and the address of its tensor."""
 
     def __init__(self):
         self.seen, self.places = [], set()
@@ -55,7 +55,7 @@ class AtTheStep(pl.Callback):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_optimizer_uses_exactly_the_plan(kind):
+def test_every_optimizer_class_uses_the_planned_values(kind):
     scheduler, spy, kept = LearningRateScheduler(LinearDecay(0.1)), AtTheStep(), []
 
     def make(parameters):
@@ -71,8 +71,8 @@ def test_every_kind_of_optimizer_uses_exactly_the_plan(kind):
     assert str(scheduler.audit) == "lr followed the plan at 18 of 18 steps"
 
 
-def test_a_differentiable_optimizer_is_driven_too():
-    # In a loop of one's own: Lightning's weights are leaves, which may not be changed under autograd.
+def test_differentiable_optimizer_is_driven():
+    # In a plain loop: Lightning's weights are leaves, which autograd does not allow to change.
     start = torch.ones(2, requires_grad=True)
     weight = start.clone()
     optimizer = torch.optim.SGD([weight], lr=0.1, differentiable=True)
@@ -86,7 +86,7 @@ def test_a_differentiable_optimizer_is_driven_too():
     assert torch.equal(torch.autograd.grad(weight.sum(), start)[0], torch.ones(2))
 
 
-def test_capturable_optimizers_are_refused_on_the_cpu_by_torch_itself():
+def test_torch_refuses_capturable_optimizers_on_the_cpu():
     module = Toy(lambda parameters: torch.optim.Adam(parameters, lr=tensor(), capturable=True))
     with pytest.raises(AssertionError, match="capturable=True"):
         fit(module, LearningRateScheduler(LinearDecay(0.1)))
@@ -96,7 +96,7 @@ def test_capturable_optimizers_are_refused_on_the_cpu_by_torch_itself():
 
 
 class CompiledStep(Toy):
-    """Compiles what the optimizer does with gradients; forward and backward run before."""
+    """Compiles the optimizer's update; forward and backward run before it."""
 
     def __init__(self, make_optimizer, backend):
         super().__init__(make_optimizer)
@@ -110,7 +110,7 @@ class CompiledStep(Toy):
 
 
 class CompiledInPlace(Toy):
-    """Puts a compiled step into the optimizer, which Lightning calls with its closure."""
+    """Replaces the optimizer's step with a compiled one, which Lightning calls with its closure."""
 
     def __init__(self, make_optimizer, backend):
         super().__init__(make_optimizer)
@@ -123,7 +123,7 @@ class CompiledInPlace(Toy):
 
 
 class CompiledLayer(Toy):
-    """Compiles the network within."""
+    """Compiles the network."""
 
     def __init__(self, make_optimizer, backend):
         super().__init__(make_optimizer)
@@ -138,7 +138,7 @@ WAYS = [CompiledStep, CompiledInPlace, CompiledLayer, compiled_whole]
 
 
 def compilations(way, make_optimizer, schedule, backend=None, **options):
-    """How often something was compiled, and the scheduler of the run."""
+    """The number of compilations, and the scheduler of the run."""
     torch._dynamo.reset()
     counter = CompileCounter() if backend is None else CompileCounterWithBackend(backend)
     scheduler = LearningRateScheduler(schedule)
@@ -148,7 +148,7 @@ def compilations(way, make_optimizer, schedule, backend=None, **options):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_moving_tensor_compiles_no_more_than_one_that_stands_still(way):
+def test_changing_tensor_does_not_recompile(way):
     make_optimizer = KINDS["Adam, tensor"]
     still, _ = compilations(way, make_optimizer, Constant(0.1))
     moving, scheduler = compilations(way, make_optimizer, LinearDecay(0.1))
@@ -157,7 +157,7 @@ def test_a_moving_tensor_compiles_no_more_than_one_that_stands_still(way):
 
 
 @pytest.mark.parametrize("kind", ["Adam", "Adam, tensor"])
-def test_our_hooks_are_not_compiled_with_the_step(kind):
+def test_hooks_are_not_compiled_with_the_step(kind):
     torch._dynamo.reset()
     counter = CompileCounter()
     weight = torch.nn.Parameter(torch.ones(3))
@@ -170,8 +170,8 @@ def test_our_hooks_are_not_compiled_with_the_step(kind):
     assert frames == counter.frame_count == 1
 
 
-def test_a_number_is_compiled_twice_by_the_eager_backend_and_a_tensor_once():
-    # Of a number torch makes a variable once it has seen two of them; how a backend takes that is its own business.
+def test_eager_backend_compiles_a_float_twice_and_a_tensor_once():
+    # torch turns a float into a variable at the second value; the handling depends on the backend.
     numbers, scheduler = compilations(CompiledStep, KINDS["Adam"], LinearDecay(0.1))
     assert scheduler.trace["lr"].values.tolist() == PLAN
     tensors, _ = compilations(CompiledStep, KINDS["Adam, tensor"], LinearDecay(0.1))
@@ -182,11 +182,11 @@ def has_inductor():
     try:
         torch._dynamo.reset()
         return bool(torch.compile(lambda x: x + 1)(torch.ones(1)) == 2)
-    except Exception:  # no C++ compiler, or none that works
+    except Exception:  # no working C++ compiler
         return False
 
 
-def test_the_default_backend_compiles_a_tensors_step_once_and_changes_nothing():
+def test_default_backend_compiles_a_tensor_step_once():
     if not has_inductor():
         pytest.skip("torch.compile has no working C++ compiler here")
 

@@ -1,4 +1,4 @@
-"""Whose own learning rate: what a param group was built with, also where a scheduler of torch has been at it."""
+"""The rate a param group was built with is its own, even if a torch scheduler has changed it since."""
 
 import pytest
 import torch
@@ -9,16 +9,16 @@ from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.interop import ScheduleLR
 from tests.toys import Toy, fit, loader
 
-FOUR = loader(16, 4)  # batches an epoch
+FOUR = loader(16, 4)  # batches per epoch
 
 
 def own_group(parameters):
-    """The learning rate stands in the group; the class's default, 0.001, was never meant."""
+    """The learning rate is set on the group; the class default, 0.001, is not meant."""
     return AdamW([{"params": list(parameters), "lr": 1e-2}])
 
 
 class Scheduled(Toy):
-    """Returns a scheduler of torch as well."""
+    """Also returns a torch scheduler."""
 
     def __init__(self, make_optimizer, make_scheduler):
         super().__init__(make_optimizer)
@@ -40,13 +40,13 @@ TORCHS = {
 
 
 @pytest.mark.parametrize("torchs", TORCHS)
-def test_beside_a_scheduler_of_torch_the_groups_own_is_taken(torchs):
+def test_group_rate_is_used_next_to_a_torch_scheduler(torchs):
     scheduler = LearningRateScheduler(StepDecay(every="1ep"))
     fit(Scheduled(own_group, TORCHS[torchs]), scheduler, train=FOUR)
     assert scheduler.trace["lr"].values.tolist() == [1e-2] * 4 + [5e-3] * 4 + [2.5e-3] * 4
 
 
-def test_several_groups_keep_their_ratios_to_the_default():
+def test_groups_keep_their_ratios_to_the_default():
     def make(parameters):
         weight, bias = parameters
         return AdamW([{"params": [weight], "lr": 1e-2}, {"params": [bias]}], lr=1e-3)
@@ -57,7 +57,7 @@ def test_several_groups_keep_their_ratios_to_the_default():
     assert scheduler.trace["lr/1"].values == pytest.approx([1e-3] * 12)
 
 
-def test_one_cycle_has_put_its_own_begin_there_and_the_default_is_taken():
+def test_default_is_used_after_torch_one_cycle_changed_the_group():
     scheduler = LearningRateScheduler(Constant())
     make = Scheduled(
         lambda parameters: SGD(parameters, lr=0.2), lambda one: lr_scheduler.OneCycleLR(one, 5.0, total_steps=20)
@@ -66,7 +66,7 @@ def test_one_cycle_has_put_its_own_begin_there_and_the_default_is_taken():
     assert scheduler.trace["lr"].values.tolist() == [0.2] * 12
 
 
-def test_a_state_that_was_loaded_before():
+def test_rate_is_kept_when_the_optimizer_state_was_loaded():
     first = own_group([torch.nn.Parameter(torch.zeros(2))])
     scheduler = ScheduleLR(first, StepDecay(every="1st"))
     for _ in range(3):
@@ -80,7 +80,7 @@ def test_a_state_that_was_loaded_before():
     assert resumed.get_last_lr() == [1.25e-3]
 
 
-def test_a_group_that_comes_later_with_an_initial_lr():
+def test_added_group_starts_from_its_initial_lr():
     one, two = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2))
     optimizer = SGD([one], lr=0.1)
     scheduler = ScheduleLR(optimizer, StepDecay(every="1st"))
@@ -100,7 +100,7 @@ def adafactor(parameters):
 
 
 class Relative(Optimizer):
-    """Computes its steps by itself."""
+    """Computes its own step sizes."""
 
     def __init__(self, parameters):
         super().__init__(parameters, {"lr": None, "weight_decay": 0.1})
@@ -112,7 +112,7 @@ class Relative(Optimizer):
 
 @pytest.mark.parametrize("schedule", [CosineDecay(0.1), CosineDecay(), Assign(CosineDecay(0.1), group=0)], ids=repr)
 @pytest.mark.parametrize("make", [adafactor, Relative])
-def test_an_optimizer_without_a_learning_rate_gets_a_clear_sentence(make, schedule):
+def test_optimizer_without_a_learning_rate_is_refused(make, schedule):
     with pytest.raises(InvalidArgumentError) as error:
         fit(Toy(make), LearningRateScheduler(schedule), train=FOUR)
     kind = type(make([torch.nn.Parameter(torch.zeros(1))])).__name__
@@ -120,7 +120,7 @@ def test_an_optimizer_without_a_learning_rate_gets_a_clear_sentence(make, schedu
     assert "relative_step=False" in str(error.value)
 
 
-def test_its_other_hyper_parameters_can_be_driven():
+def test_other_hyperparameters_can_be_driven():
     seen = []
 
     class Watches(Relative):
@@ -134,13 +134,13 @@ def test_its_other_hyper_parameters_can_be_driven():
     assert list(scheduler.trace) == ["weight_decay"]
 
 
-def test_a_trace_alone_leaves_it_out():
+def test_trace_skips_an_optimizer_without_a_learning_rate():
     trace = LearningRateTrace()
     fit(Toy(Relative), trace, train=FOUR)
     assert dict(trace.trace) == {}
 
 
-def test_one_group_without_a_learning_rate_is_refused_too():
+def test_group_without_a_learning_rate_is_refused():
     def make(parameters):
         weight, bias = parameters
         return SGD([{"params": [weight]}, {"params": [bias], "lr": None}], lr=0.1)
@@ -186,7 +186,7 @@ def trained(schedules):
     return scheduler, kept[0].used
 
 
-def test_a_hyper_parameter_of_one_group_concerns_that_one():
+def test_momentum_of_one_group_changes_only_that_group():
     scheduler, used = trained([Assign(StepDecay(0.8, every="1ep"), to="momentum", group=0)])
     assert [one[2] for one in used] == [0.8] * 4 + [0.4] * 4 + [0.2] * 4
     assert {one[3] for one in used} == {0.9}
@@ -194,34 +194,34 @@ def test_a_hyper_parameter_of_one_group_concerns_that_one():
     assert scheduler.trace["momentum/0"].values.tolist() == [0.8] * 4 + [0.4] * 4 + [0.2] * 4
 
 
-def test_betas_of_the_other():
+def test_beta_of_the_other_group_changes_only_that_group():
     _, used = trained([Assign(Constant(0.5), to="beta1", group=1)])
     assert {one[2:] for one in used} == {(0.95, 0.5)}
 
 
-def test_momentum_of_all_is_the_first_beta_where_a_group_has_betas():
+def test_momentum_drives_beta1_in_groups_with_betas():
     _, used = trained([Assign(Constant(0.6), to="momentum")])
     assert {one[2:] for one in used} == {(0.6, 0.6)}
 
 
-def test_a_hyper_parameter_that_only_some_have_concerns_those():
+def test_beta_changes_only_the_groups_that_have_one():
     _, used = trained([StepDecay(every="1ep"), Assign(Constant(0.7), to="beta1")])
     assert {one[2:] for one in used} == {(0.95, 0.7)}
 
 
-def test_one_that_the_chosen_group_lacks_is_refused_with_what_it_has():
+def test_hyperparameter_missing_in_the_group_is_refused():
     with pytest.raises(
         InvalidArgumentError, match=r"Assign\.to must be a number in the param groups of Muon: lr, momentum; got 'eps'"
     ):
         trained([Assign(Constant(0.1), to="eps", group=0)])
 
 
-def test_each_group_starts_from_its_own():
+def test_each_group_starts_from_its_own_rate():
     _, used = trained([Assign(StepDecay(every="1ep"), group=0), Assign(StepDecay(every="2ep"), group=1)])
     assert [one[:2] for one in used] == [(0.02, 3e-4)] * 4 + [(0.01, 3e-4)] * 4 + [(0.005, 1.5e-4)] * 4
 
 
-def test_the_same_in_a_loop_of_ones_own():
+def test_momentum_of_one_group_in_a_plain_loop():
     weight, bias = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))
     optimizer = Muon([weight], [bias])
     scheduler = ScheduleLR(

@@ -1,4 +1,4 @@
-"""A value that a param group cannot hold is refused before it is written, whatever way it comes."""
+"""A value that a param group cannot hold is refused before it is written, whatever its source."""
 
 import math
 
@@ -46,7 +46,7 @@ def values_of(optimizer):
 
 
 def run(optimizer, assignments, steps=60, run_length=RUN):
-    """Drive an optimizer as in a training; the step at which an error came, and the error."""
+    """Drive an optimizer as in a training; return the step of the error, and the error."""
     trace = Trace()
     writer = Writer(optimizer, dict(enumerate(assignments)), run_length.position)
     writer.attach(trace)
@@ -68,12 +68,12 @@ def sgd(**options):
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 20, 100, 5000], ids="first wrong at {}".format)
-def test_a_value_is_refused_alone_and_in_a_block(after):
+def test_too_large_value_is_refused_alone_and_in_a_block(after):
     run_length = RunLength.of(steps_per_epoch=10_000, epochs=1)
     for value in (1e39, 1e300):
         jumps = PiecewiseConstant([f"{after}st"], [0.1, value]) if after else Constant(value)
         step, error = run(sgd(), [Assign(jumps)], 6000, run_length)
-        assert step in (after, after - 1)  # told when the step before is done, or by that step
+        assert step in (after, after - 1)  # raised after the previous step, or by that step
         told = f"gives {value!r} at step {after}, and single precision ends at 3.40282e+38: "
         assert f"the learning rate must be a finite number >= 0; the schedule {told}" in str(error)
 
@@ -91,7 +91,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_is_no_number_or_below_0_is_refused(name):
+def test_nan_and_negative_values_are_refused(name):
     schedule, value = KINDS[name]
     step, error = run(sgd(), [Assign(schedule)])
     assert step == 0
@@ -105,7 +105,7 @@ ANSWERS = [math.nan, math.inf, -1.0, 1j, "0.1", None, True, [0.1], np.array([0.1
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=repr)
-def test_what_a_function_returns_is_refused(answer):
+def test_invalid_return_value_of_a_function_is_refused(answer):
     step, error = run(sgd(), [Assign(lambda epoch: answer)])
     assert step == 0
     assert "must return a finite number >= 0; <lambda>(0) returned" in str(error)
@@ -120,13 +120,13 @@ class Gives(Schedule):
 
 
 @pytest.mark.parametrize("answer", [*ANSWERS[:-2], torch.tensor(math.nan)], ids=repr)
-def test_what_a_schedule_of_ones_own_gives_is_refused(answer):
+def test_invalid_value_of_a_user_schedule_is_refused(answer):
     step, error = run(sgd(), [Assign(Gives(answer))])
     assert step == 0
     assert "the learning rate must be a finite number >= 0; the schedule gives" in str(error)
 
 
-def test_a_share_of_a_value_is_refused():
+def test_value_scaled_by_a_group_ratio_is_refused():
     own = [{"params": weights(), "lr": rate} for rate in (0.1, 0.2, 1e20)]
     step, error = run(torch.optim.SGD(own, lr=0.1), [Assign(GROWING)])
     assert step in (18, 19)
@@ -134,7 +134,7 @@ def test_a_share_of_a_value_is_refused():
     assert "must be at most 3.40282357e+38, the largest that a param group can hold" in str(error)
 
 
-def test_a_share_of_a_beta_is_refused():
+def test_beta_scaled_by_a_group_ratio_is_refused():
     own = [{"params": weights(), "betas": betas} for betas in ((0.9, 0.999), (0.95, 0.999))]
     rising = Assign(CycleThrough(0.5, 0.99, 0.5, total_steps=100, anneal="linear"), to="momentum")
     step, error = run(torch.optim.Adam(own, lr=0.1), [rising])
@@ -148,7 +148,7 @@ def test_a_share_of_a_beta_is_refused():
 @pytest.mark.parametrize(
     ("dtype", "most"), [(torch.float64, 39), (torch.float32, 39), (torch.bfloat16, 39), (torch.float16, 5)], ids=str
 )
-def test_a_tensor_of_fewer_bits_holds_smaller_values(dtype, most):
+def test_narrow_tensor_types_hold_smaller_values(dtype, most):
     optimizer = torch.optim.Adam(weights(), lr=torch.tensor(0.1, dtype=dtype), capturable=False, foreach=False)
     tensor = optimizer.param_groups[0]["lr"]
     step, error = run(optimizer, [Assign(GROWING)])
@@ -157,17 +157,17 @@ def test_a_tensor_of_fewer_bits_holds_smaller_values(dtype, most):
     assert torch.isfinite(tensor)
 
 
-def test_a_beta_in_a_tensor_stays_below_1():
+def test_beta_in_a_tensor_stays_below_1():
     betas = torch.tensor(0.9), torch.tensor(0.999)
     optimizer = torch.optim.Adam(weights(), lr=torch.tensor(0.1), betas=betas, foreach=False)
-    almost = math.nextafter(1.0, 0.0)  # which is 1 in single precision
+    almost = math.nextafter(1.0, 0.0)  # rounds to 1 in single precision
     step, error = run(optimizer, [Assign(Constant(almost), to="beta1")])
     assert step == 0
     assert "the beta1 must be at most 0.99999994" in str(error)
     assert run(optimizer, [Assign(Constant(0.9999999), to="beta1")]) == (None, None)
 
 
-def test_layers_that_decay_beyond_all_numbers_are_refused():
+def test_layer_decay_that_overflows_is_refused():
     net = torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(6)))
     with pytest.raises(
         InvalidArgumentError, match=r"Assign\.layer_decay must be smaller; got 1e\+100\. The lowest of 6"
@@ -190,11 +190,11 @@ def test_schedule_lr_keeps_the_last_value_and_raises_at_the_step():
 
 
 class Mixed(LearningRateScheduleMixin, Toy):
-    """As its user writes it."""
+    """A module by the user."""
 
 
 @pytest.mark.parametrize("module", [Toy, Mixed], ids=lambda kind: kind.__name__)
-def test_a_training_ends_before_the_value_is_written(module):
+def test_training_stops_before_the_value_is_written(module):
     model = module()
     if module is Mixed:
         model.learning_rate_schedule = GROWING
@@ -217,7 +217,7 @@ LISTENING = {
 
 
 @pytest.mark.parametrize("name", LISTENING)
-def test_a_metric_that_leads_beyond_all_numbers_ends_the_training(name):
+def test_metric_that_overflows_the_rate_stops_training(name):
     class Diverging(Toy):
         def training_step(self, batch, batch_idx):
             losses = [1e6, 1e5, 1e4, 1e3, 1e2, 1e1]
@@ -230,7 +230,7 @@ def test_a_metric_that_leads_beyond_all_numbers_ends_the_training(name):
     assert 0 <= trainer.optimizers[0].param_groups[0]["lr"] < 3.5e38
 
 
-def test_what_is_driven_to_0_or_far_below_is_written():
+def test_zero_and_tiny_values_are_written():
     optimizer = sgd()
     assert run(
         optimizer,

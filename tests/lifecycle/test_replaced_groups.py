@@ -1,4 +1,4 @@
-"""Param groups that are replaced in mid-run: those that are there are driven, and recorded."""
+"""Param groups replaced during a run: the current groups are driven and recorded."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.toys import Toy, fit, loader
 
 from .test_replaced_optimizers import noting
 
-FOUR = loader(16, 4)  # batches an epoch
+FOUR = loader(16, 4)  # batches per epoch
 HALVED = [0.1] * 4 + [0.05] * 4 + [0.025] * 4
 
 
@@ -72,18 +72,18 @@ HOOKS = [
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("way", WAYS)
-def test_the_group_that_is_there_is_driven(way, hook):
+def test_replaced_group_is_driven(way, hook):
     used = []
     scheduler, replacing = LearningRateScheduler(StepDecay(0.1, every="1ep")), Replaces(way, hook)
     fit(Toy(noting(used)), scheduler, replacing, train=FOUR, val=FOUR)
     assert replacing.done
-    # on_before_optimizer_step comes within the step's closure, after this optimizer's closure has begun.
+    # on_before_optimizer_step runs within the closure of the optimizer's step.
     assert used == scheduler.trace["lr"].values.tolist() == HALVED
     assert scheduler.audit.followed == 12
 
 
 @pytest.mark.parametrize("way", WAYS[:-1])
-def test_it_is_told_and_can_stop_the_run(way, recwarn):
+def test_replacing_a_group_warns_or_raises(way, recwarn):
     fit(None, LearningRateScheduler(StepDecay(0.1, every="1ep")), Replaces(way, "on_train_batch_start"), train=FOUR)
     told = [str(one.message) for one in recwarn if "other code has set lr to 0.7" in str(one.message)]
     assert len(told) == 1
@@ -96,7 +96,7 @@ def test_it_is_told_and_can_stop_the_run(way, recwarn):
         )
 
 
-def test_of_two_groups_each_keeps_its_ratio():
+def test_two_replaced_groups_keep_their_ratios():
     def make(parameters):
         weight, bias = parameters
         return SGD([{"params": [weight], "name": "w"}, {"params": [bias], "lr": 0.02, "name": "b"}], lr=0.1)
@@ -111,7 +111,7 @@ def test_of_two_groups_each_keeps_its_ratio():
     assert scheduler.trace["lr/b"].values == pytest.approx([0.2 * value for value in HALVED], rel=1e-15)
 
 
-def test_a_group_of_other_parameters_is_a_new_one():
+def test_group_of_other_parameters_is_a_new_group():
     class Two(Toy):
         def __init__(self):
             super().__init__()
@@ -135,7 +135,7 @@ def test_a_group_of_other_parameters_is_a_new_one():
     assert scheduler.trace["lr"].values == pytest.approx([0.1] * 4 + [0.005] * 4 + [0.0025] * 4)
 
 
-def test_chosen_groups_stay_chosen():
+def test_replaced_groups_keep_their_assignment():
     used = []
     schedules = [StepDecay(0.1, every="1ep"), Assign(Constant(0.003), params="weight")]
     scheduler = LearningRateScheduler(schedules)
@@ -145,7 +145,7 @@ def test_chosen_groups_stay_chosen():
     assert [values.values.tolist() for name, values in scheduler.trace.items() if name != "lr/weight"] == [HALVED]
 
 
-def test_a_tensor_in_the_place_of_a_number():
+def test_float_replaced_by_a_tensor_is_driven():
     def put(optimizer):
         optimizer.param_groups[0]["lr"] = torch.tensor(0.7)
 
@@ -155,7 +155,7 @@ def test_a_tensor_in_the_place_of_a_number():
     assert used == pytest.approx(HALVED, rel=1e-7)
 
 
-def test_what_is_written_within_the_step_itself_is_not_called_followed():
+def test_value_written_within_the_step_is_not_followed():
     class Decays(SGD):
         def step(self, closure=None):
             loss = super().step(closure)
@@ -169,7 +169,7 @@ def test_what_is_written_within_the_step_itself_is_not_called_followed():
 
 
 class Reloads(pl.Callback):
-    """Puts equal groups in the place of the groups, at every batch."""
+    """Replaces the groups with equal ones at every batch."""
 
     def __init__(self, hook):
         setattr(
@@ -179,7 +179,7 @@ class Reloads(pl.Callback):
 
 @pytest.mark.parametrize("on_conflict", ["ours", "theirs", "error"])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"])
-def test_equal_groups_are_nobodys_writing(hook, on_conflict):
+def test_equal_replacement_groups_are_not_a_conflict(hook, on_conflict):
     scheduler = LearningRateScheduler(LinearDecay(0.1), on_conflict=on_conflict)
     fit(None, scheduler, Reloads(hook), train=FOUR)
     assert scheduler.trace["lr"].values.tolist() == [
@@ -194,7 +194,7 @@ def two_groups(parameters):
 
 
 class Pops(pl.Callback):
-    """Takes a group away in epoch 1, and puts it back in epoch 2."""
+    """Removes a group in epoch 1 and puts it back in epoch 2."""
 
     def on_train_epoch_start(self, trainer, module):
         groups = trainer.optimizers[0].param_groups
@@ -204,7 +204,7 @@ class Pops(pl.Callback):
             groups.append(self.group)
 
 
-def test_a_group_that_goes_and_comes_back_has_a_gap():
+def test_removed_group_that_returns_has_a_gap():
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
     fit(Toy(two_groups), scheduler, Pops(), train=FOUR)
     assert scheduler.trace["lr/0"].values.tolist() == HALVED
@@ -213,7 +213,7 @@ def test_a_group_that_goes_and_comes_back_has_a_gap():
     assert np.isnan(returned[4:8]).all()
 
 
-def test_a_group_that_is_gone_has_no_more_values():
+def test_removed_group_gets_no_more_values():
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
     popping = Replaces(lambda optimizer: optimizer.param_groups.pop(), "on_train_epoch_start")
     fit(Toy(two_groups), scheduler, popping, train=FOUR)
@@ -221,7 +221,7 @@ def test_a_group_that_is_gone_has_no_more_values():
     assert scheduler.trace["lr/1"].values.tolist() == [0.05] * 4
 
 
-def test_one_group_that_becomes_two_keeps_its_column():
+def test_split_group_keeps_its_column():
     def split(optimizer):
         (group,) = optimizer.param_groups
         weight, bias = group["params"]
@@ -233,7 +233,7 @@ def test_one_group_that_becomes_two_keeps_its_column():
     assert scheduler.trace["lr/1"].values.tolist() == HALVED[4:]
 
 
-def test_parameters_that_are_put_into_a_group():
+def test_parameters_added_to_a_group():
     class Grows(Toy):
         def __init__(self):
             super().__init__(lambda parameters: SGD([next(iter(parameters))], lr=0.1))
@@ -254,7 +254,7 @@ def test_parameters_that_are_put_into_a_group():
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_what_is_written_before_the_first_step_is_told(before):
+def test_value_written_before_the_first_step_is_a_conflict(before):
     class Writes(pl.Callback):
         def on_train_start(self, trainer, module):
             trainer.optimizers[0].param_groups[0]["lr"] = 0.7
@@ -264,7 +264,7 @@ def test_what_is_written_before_the_first_step_is_told(before):
         fit(None, *([Writes(), scheduler] if before else [scheduler, Writes()]), train=FOUR)
 
 
-def test_the_plans_own_value_is_nobodys_writing():
+def test_writing_the_planned_value_is_not_a_conflict():
     class Agrees(pl.Callback):
         def on_train_epoch_start(self, trainer, module):
             trainer.optimizers[0].param_groups[0]["lr"] = 0.1 * 0.5**trainer.current_epoch

@@ -1,4 +1,4 @@
-"""Optimizers that are replaced in mid-run: whichever steps gets what the plan says."""
+"""Optimizers replaced during a run: the one that steps uses the planned value."""
 
 import pytest
 import pytorch_lightning as pl
@@ -19,12 +19,12 @@ from lr_plugins import (
 )
 from tests.toys import Toy, fit, loader
 
-FOUR = loader(16, 4)  # batches an epoch
+FOUR = loader(16, 4)  # batches per epoch
 HALVED = [0.1] * 4 + [0.05] * 4 + [0.025] * 4
 
 
 def noting(used, lr=0.1):
-    """Makes optimizers that all note into one list."""
+    """Makes optimizers that record into one list."""
 
     class Noted(SGD):
         def __init__(self, parameters, lr=lr):
@@ -43,7 +43,7 @@ def noting(used, lr=0.1):
 
 
 class Does(pl.Callback):
-    """Does something once, at a hook of an epoch (and batch)."""
+    """Acts once, at a hook of an epoch (and batch)."""
 
     def __init__(self, act, hook="on_train_epoch_start", epoch=1, batch=0):
         self.act, self.at, self.done = act, (epoch, batch), False
@@ -72,7 +72,7 @@ def by_setup(make):
 
 
 def from_its_groups(make):
-    """Of the old one's groups, which have what we wrote last."""
+    """From the groups of the old optimizer, which hold the last written values."""
 
     def act(trainer, module):
         trainer.strategy.optimizers = [make(trainer.optimizers[0].param_groups)]
@@ -94,7 +94,7 @@ HOOKS = ["on_train_epoch_start", "on_train_batch_start", "on_before_zero_grad", 
 @pytest.mark.parametrize("where", ["before", "behind"])
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("swap", [by_strategy, by_setup, from_its_groups, from_copied_groups])
-def test_a_new_optimizer_goes_on_with_the_plan(swap, hook, where):
+def test_new_optimizer_continues_the_plan(swap, hook, where):
     used = []
     make = noting(used)
     scheduler, swapping = LearningRateScheduler(StepDecay(0.1, every="1ep")), Does(swap(make), hook)
@@ -106,7 +106,7 @@ def test_a_new_optimizer_goes_on_with_the_plan(swap, hook, where):
     assert str(scheduler.audit).startswith("lr followed the plan at 12 of 12 steps")
 
 
-def test_the_audit_counts_the_steps_of_both(capsys):
+def test_audit_counts_the_steps_of_both_optimizers(capsys):
     swapping = Does(lambda trainer, module: setattr(trainer.strategy, "optimizers", [SGD(module.parameters(), lr=0.1)]))
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"), verbose=1)
     fit(None, scheduler, LearningRateAudit(), swapping, train=FOUR)
@@ -115,7 +115,7 @@ def test_the_audit_counts_the_steps_of_both(capsys):
     assert "lr followed the plan at 12 of 12 steps" in out
 
 
-def test_another_class_within_an_epoch_and_again():
+def test_optimizer_replaced_twice_within_epochs():
     used = []
     scheduler = LearningRateScheduler(CosineDecay(0.1))
     first = Does(by_strategy(noting(used, 0.3)), "on_train_batch_start", 0, 2)
@@ -125,14 +125,14 @@ def test_another_class_within_an_epoch_and_again():
     assert used == scheduler.trace["lr"].values.tolist() == [CosineDecay(0.1)(run.position(step)) for step in range(12)]
 
 
-def test_a_schedule_without_a_value_of_its_own_starts_from_the_new_optimizers():
+def test_schedule_without_its_own_rate_takes_the_new_one():
     used = []
     scheduler = LearningRateScheduler(StepDecay(every="1ep"))
     fit(Toy(noting(used)), Does(by_strategy(noting(used, 0.8))), scheduler, train=FOUR)
     assert used == [0.1] * 4 + [0.4] * 4 + [0.2] * 4
 
 
-def test_groups_of_their_own_and_other_hyper_parameters_go_on():
+def test_groups_and_hyperparameters_continue():
     def make(parameters):
         weight, bias = parameters
         return AdamW([{"params": [weight]}, {"params": [bias], "lr": 0.02}], lr=0.1)
@@ -150,7 +150,7 @@ def test_groups_of_their_own_and_other_hyper_parameters_go_on():
     assert [[pytest.approx(value) for value in row] for row in expected] == seen
 
 
-def test_what_a_metric_driven_schedule_remembers_goes_on():
+def test_memory_of_a_metric_driven_schedule_is_kept():
     def trained(*callbacks):
         scheduler = LearningRateScheduler(
             ReduceLROnPlateau(0.01, monitor="loss", factor=0.5, patience=1, min_delta=10.0)
@@ -165,7 +165,7 @@ def test_what_a_metric_driven_schedule_remembers_goes_on():
     assert len(set(swapped)) > 3
 
 
-def test_two_optimizers_of_which_one_is_replaced():
+def test_one_of_two_optimizers_is_replaced():
     used = []
 
     class Gan(Toy):
@@ -194,7 +194,7 @@ def test_two_optimizers_of_which_one_is_replaced():
     ]
 
 
-def test_one_that_the_module_makes_anew_within_a_batch():
+def test_optimizer_rebuilt_by_the_module_within_a_batch():
     used = []
 
     class Renews(Toy):
@@ -215,7 +215,7 @@ def test_one_that_the_module_makes_anew_within_a_batch():
     assert used == scheduler.trace["lr"].values.tolist() == HALVED
 
 
-def test_one_that_only_the_list_has_and_that_steps_by_itself():
+def test_replacement_that_bypasses_the_lightning_wrapper():
     used = []
 
     class Raw(Toy):
@@ -237,7 +237,7 @@ def test_one_that_only_the_list_has_and_that_steps_by_itself():
     assert used == scheduler.trace["lr"].values.tolist() == HALVED
 
 
-def test_one_that_is_not_the_trainers_is_told_once(recwarn):
+def test_optimizer_unknown_to_the_trainer_warns_once(recwarn):
     class Aside(Toy):
         def __init__(self):
             super().__init__()
@@ -258,21 +258,21 @@ def test_one_that_is_not_the_trainers_is_told_once(recwarn):
     assert len(scheduler.trace["lr"]) == 12
 
 
-def test_a_trace_without_a_scheduler_follows_too():
+def test_trace_without_a_scheduler_follows_the_new_optimizer():
     trace = LearningRateTrace()
     new = Does(lambda trainer, module: setattr(trainer.strategy, "optimizers", [SGD(module.parameters(), lr=0.7)]))
     fit(None, new, trace, train=FOUR)
     assert trace.trace["lr"].values.tolist() == [0.1] * 4 + [0.7] * 8
 
 
-def test_the_loss_decides_for_the_new_one_too():
+def test_loss_driven_schedule_drives_the_new_optimizer():
     scheduler = LearningRateScheduler(LossDriven(0.001))
     fit(None, Does(by_setup(lambda parameters: SGD(parameters, lr=5.0))), scheduler, train=FOUR)
     assert len(scheduler.trace["lr"]) == 12
     assert (scheduler.trace["lr"].values[4:] < 0.1).all()
 
 
-def test_after_the_fit_nothing_follows_any_more():
+def test_nothing_is_followed_after_the_fit():
     from lr_plugins.engine import step_hooks
 
     fit(None, Does(by_strategy(SGD)), LearningRateScheduler(Constant(0.1)), train=FOUR)
@@ -280,7 +280,7 @@ def test_after_the_fit_nothing_follows_any_more():
 
 
 class Both(Toy):
-    """Two optimizers, for a layer each; the second steps at every other batch."""
+    """Two optimizers, one per layer; the second steps at every other batch."""
 
     def __init__(self):
         super().__init__()
@@ -299,7 +299,7 @@ class Both(Toy):
         return [SGD(self.layer.parameters(), lr=0.1), Adam(self.other.parameters(), lr=0.01)]
 
 
-def test_optimizers_that_change_places_keep_what_is_theirs():
+def test_swapped_optimizers_keep_their_series():
     def act(trainer, module):
         first, second = trainer.optimizers
         trainer.strategy.optimizers = [second, first]
@@ -310,7 +310,7 @@ def test_optimizers_that_change_places_keep_what_is_theirs():
     assert scheduler.trace["lr/Adam-1"].values.tolist() == [0.01 * 0.5 ** (step // 3) for step in range(6)]
 
 
-def test_one_that_is_taken_away_is_let_go(recwarn):
+def test_removed_optimizer_is_released(recwarn):
     from lr_plugins.engine import step_hooks
 
     gone = []
@@ -332,7 +332,7 @@ def test_one_that_is_taken_away_is_let_go(recwarn):
     assert [one for one in recwarn if "Lightning counts" in str(one.message)] == []
 
 
-def test_a_learning_rate_written_before_the_first_step_is_told_beside_a_momentum():
+def test_rate_written_before_the_first_step_warns():
     class Writes(pl.Callback):
         def on_train_start(self, trainer, module):
             trainer.optimizers[0].param_groups[0]["lr"] = 0.7
@@ -343,7 +343,7 @@ def test_a_learning_rate_written_before_the_first_step_is_told_beside_a_momentum
         fit(module, LearningRateScheduler(schedules), Writes(), train=FOUR)
 
 
-def test_optimizers_that_change_places_keep_what_their_schedules_remember():
+def test_swapped_optimizers_keep_the_memory_of_their_schedules():
     def act(trainer, module):
         first, second = trainer.optimizers
         trainer.strategy.optimizers = [second, first]

@@ -1,4 +1,4 @@
-"""A run that resumes with another plan: nothing jumps silently, and the four ways to continue."""
+"""A run resumed with another plan: nothing jumps silently, and four policies to continue."""
 
 import json
 
@@ -30,7 +30,7 @@ def planned(schedule, epochs, base=0.1):
 
 @pytest.fixture
 def begin(tmp_path):
-    """A run of some epochs, saved when two are over."""
+    """The checkpoint of a run after two epochs."""
 
     def begin(schedule, epochs=4, module=None):
         saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, enable_version_counter=False)
@@ -46,19 +46,19 @@ def go_on(checkpoint, schedule, epochs, on_resume="error", module=None):
     return scheduler.trace["lr"].values.tolist()
 
 
-def test_the_same_plan_goes_on_whatever_the_policy(begin):
+def test_same_plan_resumes_under_every_policy(begin):
     checkpoint = begin(COSINE)
     for policy in ("error", "config", "checkpoint", "rescale"):
         assert go_on(checkpoint, COSINE, 4, policy) == planned(COSINE, 4)[12:]
 
 
-def test_what_does_not_jump_goes_on(begin):
+def test_plan_that_does_not_jump_resumes(begin):
     checkpoint = begin(StepDecay(0.1, every="2ep"))
-    # Twice as many epochs are nothing to it; and the next drop is another, but it is still to come.
+    # A plan in epochs ignores the longer run.
     assert go_on(checkpoint, StepDecay(0.1, every="2ep"), 8) == planned(StepDecay(0.1, every="2ep"), 8)[12:]
 
 
-def test_a_jump_is_refused_with_what_differs_and_how_to_choose(begin):
+def test_jump_is_refused_with_the_differences_and_choices(begin):
     checkpoint = begin(COSINE)
     with pytest.raises(TrainingError) as error:
         go_on(checkpoint, COSINE, 8)
@@ -73,7 +73,7 @@ def test_a_jump_is_refused_with_what_differs_and_how_to_choose(begin):
     assert 'on_resume="config"' in text
 
 
-def test_another_schedule_is_told_field_by_field(begin):
+def test_changed_schedule_is_reported_field_by_field(begin):
     checkpoint = begin(COSINE.with_warmup("1ep"))
     with pytest.raises(TrainingError, match=r"schedule\.schedule\.initial_learning_rate +0\.1 +0\.2"):
         go_on(checkpoint, CosineDecay(0.2).with_warmup("1ep"), 4)
@@ -96,16 +96,16 @@ def test_checkpoint_keeps_the_old_plan(begin):
     assert go_on(begin(COSINE), LinearDecay(0.2), 8, "checkpoint") == [*planned(COSINE, 4)[12:], *[0.0] * 24]
 
 
-def test_rescale_stretches_what_is_left(begin):
+def test_rescale_stretches_the_remaining_plan(begin):
     rates = go_on(begin(COSINE), COSINE, 8, "rescale")
     run = RunLength.of(steps_per_epoch=6, epochs=4)
-    # 12 steps of the old plan were left, and there are 36 now.
+    # The 12 remaining steps of the old plan are stretched to 36.
     stretched = [COSINE(RunLength.of(steps=24 * 3).position(12 * 3 + step)) for step in range(36)]
     assert rates == pytest.approx(stretched)
     assert rates[::3] == pytest.approx([COSINE(run.position(12 + step)) for step in range(12)])
 
 
-def test_what_cannot_be_done_is_said(begin):
+def test_impossible_policies_are_refused(begin):
     ended = begin(COSINE, epochs=2)
     with pytest.raises(TrainingError, match="ends at step 12, and nothing of it is left"):
         go_on(ended, COSINE, 4, "rescale")
@@ -134,15 +134,15 @@ def test_param_groups_are_compared_apart(begin):
         go_on(checkpoint, schedules(0.3), 4)
 
 
-def test_what_a_plateau_remembers_is_taken_over(begin):
-    # Nothing improves by so much: it halves after every epoch but the first.
+def test_memory_of_a_plateau_is_restored(begin):
+    # min_delta is unreachable: the rate halves after every epoch but the first.
     schedule = COSINE * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1, min_delta=1e9)
     checkpoint = begin(schedule)
     kept = go_on(checkpoint, schedule, 8, "checkpoint")
     assert kept[0] == pytest.approx(planned(COSINE, 4)[12] * 0.5)
 
 
-def test_another_fit_of_the_same_trainer_is_asked_as_well():
+def test_policy_applies_to_a_second_fit_of_the_trainer():
     scheduler = LearningRateScheduler(COSINE)
     module = Toy()
     trainer = fit(module, scheduler, epochs=2)
@@ -154,7 +154,7 @@ def test_another_fit_of_the_same_trainer_is_asked_as_well():
     assert scheduler.trace["lr"].values.tolist() == [*planned(COSINE, 2), *planned(COSINE, 4)[12:]]
 
 
-def test_a_policy_is_one_of_four():
+def test_on_resume_accepts_four_values():
     with pytest.raises(
         InvalidArgumentError, match=r"on_resume must be one of error, config, checkpoint, rescale; got 'keep'"
     ):
@@ -169,8 +169,8 @@ def test_the_saved_plan_is_plain(begin):
 
 
 @pytest.mark.parametrize("on_resume", ["checkpoint", "config"])
-def test_a_choice_is_kept_where_only_epochs_are_known(begin, on_resume):
-    # Under manual optimization percent are counted in epochs; the plans differ only later.
+def test_policy_is_kept_when_only_epochs_are_known(begin, on_resume):
+    # Under manual optimization percent count epochs; the plans differ only later.
     class Manual(Toy):
         def __init__(self):
             super().__init__()
@@ -183,7 +183,7 @@ def test_a_choice_is_kept_where_only_epochs_are_known(begin, on_resume):
             optimizer.step()
 
     halves = PiecewiseConstant(["75%"], [0.1, 0.01])
-    checkpoint = begin(halves, 4, Manual())  # after two epochs: the drop is to come, with the fourth
+    checkpoint = begin(halves, 4, Manual())  # after two epochs; the drop comes with the fourth
     used = go_on(checkpoint, halves, 8, on_resume, Manual())
     kept = 1 if on_resume == "checkpoint" else 4
     assert used == [0.1] * 6 * kept + [0.01] * 6 * (6 - kept)

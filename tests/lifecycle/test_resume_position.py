@@ -1,4 +1,4 @@
-"""A position is taken over where it is plausible; else it is resolved, or refused with the numbers."""
+"""A plausible position is restored; otherwise it is resolved, or refused with the numbers."""
 
 import pytest
 import pytorch_lightning as pl
@@ -29,7 +29,7 @@ def planned(schedule, first=0, run=RUN):
 
 
 class Scheduled(Toy):
-    """Returns a scheduler of torch."""
+    """Returns a torch scheduler."""
 
     def __init__(self, make_scheduler, interval="step", make_optimizer=lambda parameters: SGD(parameters, lr=0.1)):
         super().__init__(make_optimizer)
@@ -58,7 +58,7 @@ TORCHS = {
 
 
 @pytest.mark.parametrize("kind", TORCHS)
-def test_a_checkpoint_of_torchs_scheduler_does_not_jump_without_a_word(kind, tmp_path):
+def test_checkpoint_of_a_torch_scheduler_does_not_jump_silently(kind, tmp_path):
     trainer = fit(Scheduled(*TORCHS[kind]), epochs=2)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     held = trainer.optimizers[0].param_groups[0]["lr"]
@@ -74,13 +74,13 @@ def test_a_checkpoint_of_torchs_scheduler_does_not_jump_without_a_word(kind, tmp
         resume(tmp_path / "a.ckpt", CosineDecay(0.1), "checkpoint")
 
 
-def test_the_same_shape_by_ours_goes_on(tmp_path):
+def test_same_shape_as_torch_resumes_silently(tmp_path):
     module = Scheduled(lambda one: lr_scheduler.CosineAnnealingLR(one, 30))
     fit(module, epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     assert resume(tmp_path / "a.ckpt", CosineDecay()) == planned(CosineDecay(), 12)
 
 
-def test_the_users_own_lowering_is_seen_too(tmp_path):
+def test_rate_lowered_by_the_user_is_noticed(tmp_path):
     class Lowers(pl.Callback):
         def on_train_epoch_start(self, trainer, module):
             trainer.optimizers[0].param_groups[0]["lr"] = 1e-4
@@ -90,13 +90,13 @@ def test_the_users_own_lowering_is_seen_too(tmp_path):
         resume(tmp_path / "a.ckpt", CosineDecay(0.1))
 
 
-def test_a_learning_rate_that_nobody_drove_is_told(tmp_path):
+def test_undriven_rate_in_the_checkpoint_warns(tmp_path):
     fit(None, epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     with pytest.warns(UserWarning, match=r"lr: 0\.1 in the checkpoint, 0\.06"):
         assert resume(tmp_path / "a.ckpt", LinearDecay()) == planned(LinearDecay(), 12)
 
 
-def test_another_set_of_assignments_is_compared_by_the_learning_rates(tmp_path):
+def test_different_assignments_are_compared_by_their_rates(tmp_path):
     fit(None, LearningRateScheduler(CosineDecay(0.1)), epochs=EPOCHS).save_checkpoint(tmp_path / "end.ckpt")
     stop = pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
     fit(None, LearningRateScheduler(CosineDecay(0.1)), stop, epochs=EPOCHS, enable_checkpointing=True)
@@ -109,7 +109,7 @@ def test_another_set_of_assignments_is_compared_by_the_learning_rates(tmp_path):
 
 
 class Gan(Toy):
-    """The second steps at every third batch."""
+    """The second optimizer steps at every third batch."""
 
     def __init__(self, *kinds):
         super().__init__()
@@ -133,7 +133,7 @@ FALLING = InverseTimeDecay(decay_steps=1, decay_rate=0.1)
 
 
 @pytest.mark.parametrize("kinds", [(Adam, Adam), (Adam, SGD), (SGD, AdamW)])
-def test_each_optimizers_own_count_is_taken(kinds, tmp_path):
+def test_each_optimizer_resumes_at_its_own_step_count(kinds, tmp_path):
     fit(Gan(*kinds), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     scheduler = LearningRateScheduler(FALLING)
     fit(Gan(*kinds), scheduler, epochs=3, ckpt_path=tmp_path / "a.ckpt")
@@ -143,7 +143,7 @@ def test_each_optimizers_own_count_is_taken(kinds, tmp_path):
     assert second.values == pytest.approx([0.1 / (1 + 0.1 * step) for step in range(4, 6)])
 
 
-def test_what_cannot_be_told_is_refused_with_the_numbers(tmp_path):
+def test_unknown_step_counts_are_refused_with_the_numbers(tmp_path):
     fit(Gan(SGD, SGD), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(TrainingError, match="16 steps of 2 optimizers together"):
         fit(Gan(SGD, SGD), LearningRateScheduler(FALLING), epochs=3, ckpt_path=tmp_path / "a.ckpt")
@@ -151,7 +151,7 @@ def test_what_cannot_be_told_is_refused_with_the_numbers(tmp_path):
         fit(Gan(SGD, SGD), LearningRateScheduler(FALLING, on_resume="config"), epochs=3, ckpt_path=tmp_path / "a.ckpt")
 
 
-def test_where_it_does_not_matter_nothing_is_asked(tmp_path):
+def test_schedule_in_epochs_needs_no_step_counts(tmp_path):
     fit(Gan(SGD, SGD), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     scheduler = LearningRateScheduler(StepDecay(every="4ep"))
     fit(Gan(SGD, SGD), scheduler, epochs=3, ckpt_path=tmp_path / "a.ckpt")
@@ -195,14 +195,14 @@ def reset_all(checkpoint):
 
 @pytest.mark.parametrize("change", [without_loops, reset_epochs, reset_all])
 @pytest.mark.parametrize("schedule", [CosineDecay(0.1), StepDecay(0.1, every="10st")], ids=repr)
-def test_counters_that_were_set_back_begin_the_plan_anew(change, schedule, tmp_path):
+def test_reset_counters_restart_the_plan(change, schedule, tmp_path):
     fit(None, LearningRateScheduler(schedule), epochs=EPOCHS).save_checkpoint(tmp_path / "a.ckpt")
     changed(tmp_path / "a.ckpt", change)
     with pytest.warns(UserWarning, match="30 optimizer steps were taken.*epoch 0.*start over"):
         assert resume(tmp_path / "a.ckpt", schedule) == planned(schedule)
 
 
-def test_a_second_fit_with_epochs_set_back_begins_anew():
+def test_second_fit_with_reset_epochs_restarts_the_plan():
     scheduler, module = LearningRateScheduler(CosineDecay(0.1)), Toy()
     trainer = fit(module, scheduler, epochs=EPOCHS)
     trainer.fit_loop.epoch_progress.reset()
@@ -212,24 +212,24 @@ def test_a_second_fit_with_epochs_set_back_begins_anew():
 
 
 class ResetsOnStart(pl.Callback):
-    """As a user does who goes on with other data."""
+    """A user who continues with other data."""
 
     def on_train_start(self, trainer, module):
         trainer.fit_loop.epoch_progress.reset()
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_callback_that_resets_the_epochs(first, tmp_path):
+def test_callback_that_resets_the_epochs_restarts_the_plan(first, tmp_path):
     fit(None, LearningRateScheduler(CosineDecay(0.1)), epochs=3).save_checkpoint(tmp_path / "a.ckpt")
     scheduler = LearningRateScheduler(CosineDecay(0.1))
     callbacks = [ResetsOnStart(), scheduler] if first else [scheduler, ResetsOnStart()]
-    scheduler.on_resume = "error" if first else "config"  # before it is reset, the longer run would jump
+    scheduler.on_resume = "error" if first else "config"  # before the reset, the longer run would jump
     with pytest.warns(UserWarning, match="18 optimizer steps were taken, in epoch 3.*reset"):
         fit(None, *callbacks, epochs=EPOCHS, ckpt_path=tmp_path / "a.ckpt")
     assert scheduler.trace["lr"].values.tolist() == planned(CosineDecay(0.1))
 
 
-def test_other_changes_are_refused_with_the_numbers(tmp_path):
+def test_inconsistent_counters_are_refused_with_the_numbers(tmp_path):
     def change(checkpoint):
         progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
         for counts in progress.values():
@@ -248,7 +248,7 @@ def test_other_changes_are_refused_with_the_numbers(tmp_path):
 
 
 def interrupted(schedule, path, module=None, epochs=EPOCHS, at=2):
-    """A run of some epochs, saved after a few; the checkpoint, and the state of things there."""
+    """A run saved after a few epochs; return the checkpoint and the rates of the whole run."""
     saver = pl.callbacks.ModelCheckpoint(path, "{epoch}", save_top_k=-1, enable_version_counter=False)
     scheduler = LearningRateScheduler(schedule)
     fit(module, scheduler, saver, epochs=epochs, enable_checkpointing=True)
@@ -275,15 +275,15 @@ def test_the_plan_of_the_checkpoint_is_kept_to_the_end(old, new, tmp_path):
     assert resume(path, new, "checkpoint") == used[12:]
 
 
-def test_a_plateaus_checkpoint_under_another_schedule_is_refused_with_its_own_value(tmp_path):
+def test_changed_schedule_is_refused_with_the_plateau_value(tmp_path):
     path, used = interrupted(PLATEAU, tmp_path, at=3)
     assert used[18] == 0.025
-    # What the last epoch has shown is still to be observed.
+    # The metric of the last epoch is not observed yet.
     with pytest.raises(TrainingError, match=r"checkpoint +0\.05"):
         resume(path, CosineDecay(0.3))
 
 
-def test_plans_that_agree_at_that_step_are_told(tmp_path, monkeypatch):
+def test_plans_that_agree_at_the_step_are_reported(tmp_path, monkeypatch):
     path, _ = interrupted(StepDecay(0.1, every="4ep"), tmp_path)
     told = []
     monkeypatch.setattr("lr_plugins.callbacks.resume.rank_zero_info", told.append)
@@ -292,7 +292,7 @@ def test_plans_that_agree_at_that_step_are_told(tmp_path, monkeypatch):
     assert "At step 12 the plan changes, without a jump" in told[0]
 
 
-def test_rescale_is_kept_too(tmp_path):
+def test_rescale_is_kept_to_the_end(tmp_path):
     path, _ = interrupted(CosineDecay(0.1), tmp_path)
     used = resume(path, CosineDecay(0.3), "rescale", epochs=8)
     assert used[0] == planned(CosineDecay(0.1))[12]
@@ -300,11 +300,11 @@ def test_rescale_is_kept_too(tmp_path):
     assert used[-1] < used[0]
 
 
-# --- assignments on a checkpoint from before --------------------------------------------------------------------------
+# --- assignments on an older checkpoint -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("with_ours", [True, False])
-def test_assignments_on_a_checkpoint_from_before_are_refused_in_our_words(with_ours, tmp_path):
+def test_new_assignments_on_an_older_checkpoint_are_refused(with_ours, tmp_path):
     callbacks = [LearningRateScheduler(CosineDecay(0.1))] if with_ours else []
     fit(None, *callbacks, epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(
@@ -314,11 +314,11 @@ def test_assignments_on_a_checkpoint_from_before_are_refused_in_our_words(with_o
     assert "The params and layers of the assignments" in str(error.value)
 
 
-# --- a checkpoint that is taken after the validation of an epoch ------------------------------------------------------
+# --- a checkpoint taken after the validation of an epoch --------------------------------------------------------------
 
 
 def after_validation(schedule, path, module=None, epoch=1):
-    """The checkpoint that ModelCheckpoint writes after an epoch's validation, where the next one has not begun."""
+    """The checkpoint that ModelCheckpoint writes after an epoch's validation, before the next epoch."""
     saver = pl.callbacks.ModelCheckpoint(
         path, "{epoch}", monitor="val_loss", save_top_k=-1, save_on_train_epoch_end=False, enable_version_counter=False
     )
@@ -329,7 +329,7 @@ def after_validation(schedule, path, module=None, epoch=1):
 
 @pytest.mark.parametrize("on_conflict", ["ours", "theirs", "error"])
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_it_goes_on_and_nobody_is_accused(epoch, on_conflict, tmp_path, recwarn):
+def test_checkpoint_after_validation_resumes_without_warnings(epoch, on_conflict, tmp_path, recwarn):
     path = after_validation(StepDecay(0.1, every="1ep"), tmp_path, epoch=epoch)
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"), on_conflict=on_conflict)
     fit(None, scheduler, epochs=EPOCHS, val=loader(8), ckpt_path=path)
@@ -339,19 +339,19 @@ def test_it_goes_on_and_nobody_is_accused(epoch, on_conflict, tmp_path, recwarn)
     assert [str(one.message) for one in recwarn if "LearningRateScheduler: " in str(one.message)] == []
 
 
-def test_plans_are_compared_at_the_coming_epoch(tmp_path):
+def test_plans_are_compared_at_the_next_epoch(tmp_path):
     path = after_validation(StepDecay(0.1, every="2ep"), tmp_path)
     with pytest.raises(TrainingError, match=r"config +0\.1 [\s\S]*checkpoint +0\.05 "):
         resume(path, StepDecay(0.1, every="4ep"), val=loader(8))
 
 
-def test_torchs_scheduler_by_the_epoch_under_the_same_plan_goes_on(tmp_path):
+def test_same_plan_as_a_torch_epoch_scheduler_resumes(tmp_path):
     module = Scheduled(lambda one: lr_scheduler.StepLR(one, 1, 0.5), "epoch")
     path = after_validation(None, tmp_path, module)
     assert resume(path, StepDecay(every="1ep"), val=loader(8)) == planned(StepDecay(every="1ep"), 12)
 
 
-def test_a_checkpoint_without_lightnings_counts_is_taken_as_it_is(tmp_path):
+def test_checkpoint_without_lightning_counts_resumes(tmp_path):
     def without_counts(checkpoint):
         for name in ("counts", "begins", "series", "begun", "active"):
             checkpoint["callbacks"]["LearningRateScheduler"].pop(name)
@@ -361,7 +361,7 @@ def test_a_checkpoint_without_lightnings_counts_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])
-def test_counters_that_are_set_back_behind_the_scheduler(epoch, tmp_path):
+def test_counters_reset_after_the_scheduler_restart_the_plan(epoch, tmp_path):
     class Resets(pl.Callback):
         def on_train_start(self, trainer, module):
             trainer.fit_loop.epoch_progress.reset()

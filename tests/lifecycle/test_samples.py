@@ -1,4 +1,4 @@
-"""Lengths in samples in real trainings: the learning rate that each optimizer step uses, beside the one meant."""
+"""Lengths in samples in real trainings: each optimizer step uses the intended learning rate."""
 
 import itertools
 
@@ -53,7 +53,7 @@ class Unsized:
 
 
 class OwnLoader:
-    """A loader that is no DataLoader, and says how large its batches are."""
+    """A loader that is not a DataLoader and reports its batch size."""
 
     batch_size = np.int64(4)
 
@@ -78,14 +78,14 @@ IN_BATCHES_OF_4 = {
 
 
 @pytest.mark.parametrize("make", IN_BATCHES_OF_4.values(), ids=IN_BATCHES_OF_4)
-def test_eight_samples_are_two_batches_of_four(make):
+def test_eight_samples_equal_two_batches_of_four(make):
     module = OfFirst() if make is IN_BATCHES_OF_4["list of one"] else None
     rates = [0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125, 0.00625, 0.00625, 0.003125, 0.003125]
     assert used_in(HALVED, make(), module=module) == rates
 
 
 class OfFirst(Toy):
-    """Trains on the batch of the first of several loaders."""
+    """Trains on the batch of the first loader."""
 
     def training_step(self, batch, batch_idx):
         while not isinstance(batch[0], torch.Tensor):
@@ -97,9 +97,9 @@ class OfFirst(Toy):
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate", "rates"), [
-    (4, 2, [0.1, 0.05, 0.025]),  # 8 samples a step
+    (4, 2, [0.1, 0.05, 0.025]),  # 8 samples per step
     (2, 2, [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]),
-    (4, 4, [0.1, 0.025]),  # 16 a step; the epoch's last one has two batches, and counts as a full one
+    (4, 4, [0.1, 0.025]),  # 16 per step; the last step of an epoch has two batches and counts as full
     (3, 1, [0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.025, 0.025]),  # after 9, 18 and 24 samples
 ])  # fmt: skip
 def test_accumulated_batches_are_counted(batch_size, accumulate, rates):
@@ -107,7 +107,7 @@ def test_accumulated_batches_are_counted(batch_size, accumulate, rates):
 
 
 class Counting(pl.Callback):
-    """Counts the samples of full batches that steps have used, by itself."""
+    """An independent counter of the samples that steps have used."""
 
     def __init__(self):
         self.seen, self.before = 0, []
@@ -117,7 +117,7 @@ class Counting(pl.Callback):
         self.seen += 4
 
 
-def test_the_samples_of_the_run_are_those_that_a_counter_counts():
+def test_sample_count_matches_an_independent_counter():
     schedule = ExponentialDecay(0.1, decay_steps="10sp", decay_rate=0.5)
     counting, used = Counting(), Used()
     fit(None, LearningRateScheduler(schedule), counting, used, epochs=3)
@@ -125,10 +125,10 @@ def test_the_samples_of_the_run_are_those_that_a_counter_counts():
     assert len(used.values) == 18
 
 
-def test_parts_in_samples_begin_when_so_many_have_been_used():
+def test_parts_in_samples_start_at_their_sample_count():
     chain = Chain([Constant(0.1), CosineDecay(0.2, decay_steps="16sp"), Constant(0.3)], lengths=["10sp", "20sp"])
     cosine = [0.2 * (1 + np.cos(np.pi * min(seen / 16, 1))) / 2 for seen in (2, 6, 10, 14, 18)]
-    # After 12 samples the second part has been due for 2; after 32 the third for 2.
+    # After 12 samples the second part is 2 samples in; after 32 samples the third is.
     assert used_in(chain, loader(48, 4), epochs=1) == pytest.approx([0.1] * 3 + cosine + [0.3] * 4, abs=1e-15)
 
 
@@ -141,7 +141,7 @@ def test_parts_in_samples_begin_when_so_many_have_been_used():
         (lambda: {"a": loader(24, 4), "b": [loader(24, 1), loader(24, 3)]}, 8),
     ],
 )
-def test_of_several_loaders_a_step_has_the_samples_of_all(make, per_step):
+def test_step_counts_the_samples_of_all_loaders(make, per_step):
     scheduler = LearningRateScheduler(HALVED)
     used = Used()
     fit(Any(), scheduler, used, epochs=1, train=make())
@@ -150,7 +150,7 @@ def test_of_several_loaders_a_step_has_the_samples_of_all(make, per_step):
 
 
 class Any(Toy):
-    """Trains whatever the batch is."""
+    """Trains on any batch."""
 
     def training_step(self, batch, batch_idx):
         return self.layer(torch.ones(1, 3)).square().mean()
@@ -213,7 +213,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize(("module", "train", "options", "why"), UNKNOWN.values(), ids=UNKNOWN)
-def test_where_a_step_has_nobody_knows_how_many_samples_it_is_said(module, train, options, why):
+def test_unknown_samples_per_step_are_refused(module, train, options, why):
     callbacks = options.get("callbacks", [])
     told = (
         rf"the length 8sp is in samples, and how many an optimizer step has is unknown: .*{why}.*\. Give the length in"
@@ -225,11 +225,11 @@ def test_where_a_step_has_nobody_knows_how_many_samples_it_is_said(module, train
         with pytest.raises(TrainingError, match=told):
             fit(module(), spy, LearningRateScheduler(schedule), *callbacks, train=train())
     assert not epochs
-    # What does not count samples trains.
+    # A schedule that does not count samples trains.
     fit(module(), LearningRateScheduler(StepDecay(0.1, every="1ep")), *callbacks, train=train())
 
 
-def test_the_size_that_a_search_has_found_counts():
+def test_batch_size_set_at_fit_start_is_used():
     class Doubling(pl.Callback):
         def on_fit_start(self, trainer, pl_module):
             pl_module.batch_size = 8
@@ -246,7 +246,7 @@ def test_the_size_that_a_search_has_found_counts():
     assert used.values == [0.1, 0.05, 0.025]
 
 
-# --- a run that goes on ---------------------------------------------------------------------------------------
+# --- resumed runs ---------------------------------------------------------------------------------------------
 
 
 def begun(tmp_path, schedule, batch_size=4, **options):
@@ -269,17 +269,17 @@ def went_on(checkpoint, schedule, train, on_resume="error", epochs=2):
     return used.values
 
 
-def test_a_run_in_samples_goes_on_as_if_it_had_never_stopped(tmp_path):
+def test_run_in_samples_resumes_exactly(tmp_path):
     checkpoint = begun(tmp_path, HALVED)
     assert went_on(checkpoint, HALVED, loader(24, 4)) == [0.0125, 0.0125, 0.00625, 0.00625, 0.003125, 0.003125]
 
 
-def test_another_batch_size_is_another_plan_for_what_counts_samples(tmp_path):
+def test_new_batch_size_changes_a_plan_in_samples(tmp_path):
     checkpoint = begun(tmp_path, HALVED)
     with pytest.raises(TrainingError) as refused:
         went_on(checkpoint, HALVED, loader(48, 8))
     assert ["samples", "per", "step", "4", "8"] in [line.split() for line in str(refused.value).splitlines()]
-    # Step 6 of steps of 8 samples: 48 of them, six halvings. Or as it was begun: 24, three.
+    # Step 6 is after 48 samples with batches of 8, six halvings; after 24 with the saved size, three.
     assert went_on(checkpoint, HALVED, loader(48, 8), "config") == [0.1 * 0.5**step for step in range(6, 12)]
     assert went_on(checkpoint, HALVED, loader(48, 8), "checkpoint") == [
         0.1 * 0.5 ** (step // 2) for step in range(6, 12)
@@ -295,20 +295,21 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("schedule", OTHERS, ids=["steps", "percent", "warm-up", "function"])
-def test_another_batch_size_is_nothing_to_what_does_not_count_samples(tmp_path, schedule):
+def test_new_batch_size_keeps_a_plan_without_samples(tmp_path, schedule):
     checkpoint = begun(tmp_path, schedule)
     state = torch.load(checkpoint, weights_only=True)["callbacks"]["LearningRateScheduler"]
-    assert [saved["run"] for saved in state["schedules"].values()] == [[6, 2, 12, None]]  # as before it was known
+    # The batch size is not saved with a schedule that does not count samples.
+    assert [saved["run"] for saved in state["schedules"].values()] == [[6, 2, 12, None]]
     whole = used_in(schedule, loader(24, 4))
     for policy in ("error", "config", "checkpoint", "rescale"):
         assert went_on(checkpoint, schedule, loader(12, 2), policy) == whole[6:]
 
 
-# --- foreseen -------------------------------------------------------------------------------------------------
+# --- preview --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 24])
-def test_the_preview_shows_what_the_training_uses(batch_size):
+def test_preview_matches_the_training(batch_size):
     schedule = Chain(
         [StepDecay(0.1, every="10sp"), CosineDecay(0.05, decay_steps="30sp")], lengths=["20sp"]
     ).with_warmup("7sp")
@@ -317,12 +318,12 @@ def test_the_preview_shows_what_the_training_uses(batch_size):
     assert seen.values.tolist() == used_in(schedule, loader(24, batch_size), epochs=3)
 
 
-def test_the_preview_says_what_it_lacks():
+def test_preview_reports_a_missing_batch_size():
     with pytest.raises(TrainingError, match=r"8sp is in samples.*give their number as the batch_size of the run"):
         preview(HALVED, steps_per_epoch=6, epochs=2)
 
 
-def test_times_of_samples_that_are_whole_steps_are_met_exactly():
+def test_sample_counts_at_whole_steps_are_exact():
     for batch_size, length in itertools.product(range(1, 40), (7, 10, 50, 96, 100)):
         one = StepDecay(1.0, drop=0.5, every=f"{length}sp")
         several = Chain([Constant(0.5**at) for at in range(4)], lengths=[f"{length}sp"] * 3)

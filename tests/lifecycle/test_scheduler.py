@@ -36,7 +36,7 @@ SCHEDULES = [
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_every_step_uses_exactly_the_schedules_value(schedule, accumulate):
+def test_every_step_uses_the_value_of_the_schedule(schedule, accumulate):
     scheduler, spy = LearningRateScheduler(schedule), Spy()
     trainer = fit(None, spy, scheduler, epochs=5, accumulate_grad_batches=accumulate)
     run = RunLength.of(steps_per_epoch=math.ceil(6 / accumulate), epochs=5)
@@ -47,7 +47,7 @@ def test_every_step_uses_exactly_the_schedules_value(schedule, accumulate):
     assert spy.at_step == planned
 
 
-def test_other_callbacks_see_the_coming_steps_value_at_batch_start_wherever_they_stand_in_the_list():
+def test_callbacks_see_the_upcoming_value_at_batch_start():
     scheduler, before, after = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5)), Spy(), Spy()
     fit(None, before, scheduler, after)
     used = scheduler.trace["lr"].values.tolist()
@@ -55,7 +55,7 @@ def test_other_callbacks_see_the_coming_steps_value_at_batch_start_wherever_they
     assert after.at_batch_start == used
 
 
-def test_lightnings_monitor_records_the_values_used(tmp_path):
+def test_learning_rate_monitor_records_the_used_values(tmp_path):
     scheduler, monitor = LearningRateScheduler(StepDecay(0.1, every="5st")), LearningRateMonitor("step")
     fit(None, monitor, scheduler, logger=CSVLogger(tmp_path), log_every_n_steps=1)
     rows = (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()
@@ -95,7 +95,7 @@ def test_lightning_pytorch_trainers_and_modules_work(tmp_path):
     assert scheduler.trace["lr"].values.tolist() == [0.1] * 6 + [0.05] * 6
 
 
-def test_lightning_pytorch_alone_is_not_joined_by_the_other_package():
+def test_lightning_pytorch_does_not_import_pytorch_lightning():
     import subprocess
     import sys
 
@@ -108,7 +108,7 @@ def test_lightning_pytorch_alone_is_not_joined_by_the_other_package():
     assert out.stdout.strip() == "False"
 
 
-def test_manual_optimization_and_several_optimizers_each_keep_their_own_count():
+def test_manual_optimizers_count_their_own_steps():
     class Gan(Toy):
         automatic_optimization = False
 
@@ -136,7 +136,7 @@ def test_manual_optimization_and_several_optimizers_each_keep_their_own_count():
     assert scheduler.trace["lr/Adam-1"].values == pytest.approx([0.01 / (1 + t) for t in range(6)])
 
 
-def test_a_loss_driven_rate_follows_the_epochs_mean_loss():
+def test_loss_driven_rate_follows_the_epoch_mean():
     seen = []
 
     class Keep(pl.Callback):
@@ -148,13 +148,13 @@ def test_a_loss_driven_rate_follows_the_epochs_mean_loss():
     assert scheduler.trace["lr"].values[::6].tolist() == [0.001, *(0.001 * math.exp(float(loss)) for loss in seen[1:])]
 
 
-def test_it_says_nothing_by_default(capsys):
+def test_nothing_is_printed_by_default(capsys):
     fit(None, LearningRateScheduler(StepDecay(0.1)))
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("style", "number"), [("keras2", "{:05d}"), ("keras3", "{}")])
-def test_its_message_is_keras_own(capsys, style, number):
+def test_message_is_the_keras_line(capsys, style, number):
     fit(None, LearningRateScheduler(PiecewiseConstant(["1ep", "2ep"], [0.002, 1e-05, 1 / 3]), verbose=1, style=style))
     assert capsys.readouterr().out == "".join(
         f"\nEpoch {number.format(epoch)}: LearningRateScheduler setting learning rate to {value}.\n"
@@ -162,7 +162,7 @@ def test_its_message_is_keras_own(capsys, style, number):
     )
 
 
-def test_a_schedule_is_not_asked_past_the_end():
+def test_schedule_is_not_evaluated_past_the_end():
     table = [0.1, 0.2, 0.3]
 
     class Table(Constant):
@@ -175,14 +175,14 @@ def test_a_schedule_is_not_asked_past_the_end():
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.3
 
 
-def test_where_the_steps_cannot_be_known_percent_count_in_epochs():
+def test_percent_count_epochs_when_steps_are_unknown():
     scheduler = LearningRateScheduler(StepDecay(0.1, every="50%"))
     trainer = fit(None, pl.callbacks.GradientAccumulationScheduler({0: 3}), scheduler, epochs=4)
     assert (scheduler.run_length.steps, trainer.global_step) == (None, 8)
     assert scheduler.trace["lr"].values.tolist() == [0.1] * 4 + [0.05] * 4
 
 
-def test_amp_steps_that_the_scaler_skips_are_not_counted():
+def test_steps_skipped_by_the_amp_scaler_are_not_counted():
     class Scaled(Toy):
         def __init__(self):
             super().__init__()
@@ -202,7 +202,7 @@ def test_amp_steps_that_the_scaler_skips_are_not_counted():
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(4)])
 
 
-def test_lbfgs_takes_one_step_whatever_its_closure_calls():
+def test_lbfgs_counts_one_step_per_batch():
     scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     fit(Toy(lambda parameters: torch.optim.LBFGS(parameters, lr=0.1)), scheduler, epochs=1)
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])

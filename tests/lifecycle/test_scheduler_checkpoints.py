@@ -1,4 +1,4 @@
-"""A run that resumes from a checkpoint uses what the uninterrupted one would have used."""
+"""A run resumed from a checkpoint uses the values of an uninterrupted one."""
 
 import json
 
@@ -26,7 +26,7 @@ from tests.toys import Toy, fit, loader
     ],
     ids=["time", "function", "loss", "val_loss"],
 )
-def test_resuming_from_a_checkpoint_gives_the_trace_of_an_uninterrupted_run(tmp_path, make_schedule):
+def test_resumed_trace_equals_an_uninterrupted_run(tmp_path, make_schedule):
     def run(epochs, ckpt_path=None):
         pl.seed_everything(1, verbose=False)
         scheduler = LearningRateScheduler(make_schedule())
@@ -55,10 +55,10 @@ def test_resuming_within_an_epoch(tmp_path):
     fit(Toy(), resumed, epochs=3, ckpt_path=tmp_path / "step=8.ckpt")
     assert resumed.trace["lr"].first_step == 8
     assert resumed.trace["lr"].values.tolist() == whole.trace["lr"].values.tolist()[8:]
-    assert asked == [2]  # epoch 1 was begun before the interruption
+    assert asked == [2]  # epoch 1 started before the interruption
 
 
-def test_the_state_is_plain_and_loads_weights_only(tmp_path):
+def test_state_is_plain_data_and_loads_weights_only(tmp_path):
     scheduler, saver = LearningRateScheduler(LossDriven(0.1)), ModelCheckpoint(tmp_path, filename="end")
     trainer = fit(None, scheduler, saver, epochs=2, enable_checkpointing=True)
     trainer.save_checkpoint(tmp_path / "after.ckpt")
@@ -74,7 +74,7 @@ def test_the_state_is_plain_and_loads_weights_only(tmp_path):
     assert json.loads(json.dumps(states, allow_nan=False)) == states
 
 
-def test_a_checkpoint_of_another_kind_of_schedule_keeps_the_position(tmp_path):
+def test_checkpoint_of_another_schedule_keeps_the_position(tmp_path):
     trainer = fit(None, LearningRateScheduler(LossDriven(0.1)), epochs=2)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     scheduler = LearningRateScheduler(lambda epoch, lr: lr * 0.5, on_resume="config")
@@ -82,7 +82,7 @@ def test_a_checkpoint_of_another_kind_of_schedule_keeps_the_position(tmp_path):
     assert scheduler.trace["lr"].values.tolist() == [0.1 * 0.5**3] * 6
 
 
-def test_a_checkpoint_without_the_scheduler_still_tells_the_position(tmp_path):
+def test_checkpoint_without_a_scheduler_keeps_the_position(tmp_path):
     trainer = fit(None, epochs=2)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
@@ -90,7 +90,7 @@ def test_a_checkpoint_without_the_scheduler_still_tells_the_position(tmp_path):
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + t) for t in range(12, 18)])
 
 
-def test_a_loss_driven_schedule_takes_over_a_run_of_another_kind(tmp_path):
+def test_loss_driven_schedule_continues_a_run_of_another(tmp_path):
     fit(None, LearningRateScheduler(StepDecay(0.1)), epochs=2).save_checkpoint(tmp_path / "a.ckpt")
     scheduler = LearningRateScheduler(LossDriven(0.001), on_resume="config")
     trainer = fit(None, scheduler, epochs=4, ckpt_path=tmp_path / "a.ckpt")

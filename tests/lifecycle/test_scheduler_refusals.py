@@ -1,4 +1,4 @@
-"""What the scheduler refuses, and with which sentence."""
+"""Errors of the scheduler and their messages."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_a_module_without_an_optimizer_is_refused():
         fit(Toy(lambda parameters: None), LearningRateScheduler(Constant(0.1)))
 
 
-def test_a_schedule_of_ones_own_is_checked_at_every_step():
+def test_user_schedule_is_checked_at_every_step():
     class Broken(Constant):
         def value(self, position, state):
             return math.nan if position.step == 4 else 0.1
@@ -52,7 +52,7 @@ def test_a_schedule_of_ones_own_is_checked_at_every_step():
         fit(None, LearningRateScheduler(Broken()))
 
 
-def test_a_loss_that_is_nan_stops_the_run():
+def test_nan_loss_stops_the_run():
     class Diverged(Toy):
         def compute_loss(self, batch):
             return super().compute_loss(batch) * math.nan
@@ -61,12 +61,12 @@ def test_a_loss_that_is_nan_stops_the_run():
         fit(Diverged(), LearningRateScheduler(LossDriven(0.1)))
 
 
-def test_a_share_of_an_endless_run_is_refused():
+def test_percent_of_an_endless_run_is_refused():
     with pytest.raises(TrainingError, match="the length of the run, which is unknown; set max_steps"):
         fit(None, LearningRateScheduler(StepDecay(0.1, every="5%")), epochs=-1)
 
 
-def test_a_schedule_among_the_callbacks_says_what_to_do():
+def test_schedule_used_as_a_callback_gives_a_hint():
     with pytest.raises(AttributeError, match=r"StepDecay is a schedule, not a callback: callbacks=\[LearningRateSched"):
         fit(Toy(), StepDecay(0.1))
     assert not hasattr(StepDecay(0.1), "setup")

@@ -1,4 +1,4 @@
-"""A fit in processes of its own: the program's callbacks then have its record, as after a fit in the program itself."""
+"""A fit in other processes: the callbacks of the main program get its record, as after a fit in that program."""
 
 import json
 import os
@@ -19,7 +19,7 @@ FORKED = ["ddp_fork", "ddp_notebook"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What the program has after each of its fits, and the folder for its temporary files."""
+    """The results of each fit, and the folder for temporary files."""
     folder = tmp_path_factory.mktemp("spawned")
     (folder / "tmp").mkdir()
     command = [sys.executable, "-m", "tests.lifecycle.spawned", str(folder / "found.json")]
@@ -34,7 +34,7 @@ def cosine(batches):
 
 
 @pytest.mark.parametrize(("strategy", "batches"), [("ddp_fork", 3), ("ddp_notebook", 6), ("auto", 6)])
-def test_the_trace_the_audit_and_the_history_are_those_of_the_fit(strategy, batches, trained):
+def test_trace_audit_and_history_are_brought_back(strategy, batches, trained):
     found = trained[0][strategy]
     (scheduler,), (trace,), (history,) = (
         found[name] for name in ("LearningRateScheduler", "LearningRateTrace", "History")
@@ -49,7 +49,7 @@ def test_the_trace_the_audit_and_the_history_are_those_of_the_fit(strategy, batc
     assert set(found["Again"][0]["history"]) == {"loss", "val_loss", "learning_rate"}
 
 
-def test_spawned_processes_tell_what_forked_ones_do(trained):
+def test_spawned_and_forked_processes_report_the_same(trained):
     spawned, forked = trained[0]["ddp_spawn"], trained[0]["ddp_notebook"]
     assert spawned["LearningRateRangeTest"] == forked["LearningRateRangeTest"]
     assert spawned["LearningRateRangeTest"][0]["found"] > 0
@@ -57,7 +57,7 @@ def test_spawned_processes_tell_what_forked_ones_do(trained):
     assert spawned["History"][0]["history"]["lr"] == [0.2, 0.1]
 
 
-def test_the_scheduler_of_a_module_has_its_record_and_the_one_it_overrides_has_none(trained):
+def test_only_the_overriding_scheduler_gets_the_record(trained):
     for found in (trained[0]["ddp_spawn"]["module's"], trained[0]["mixin"]):
         (scheduler,) = found["LearningRateScheduler"]
         assert scheduler["lr"] == HALVED
@@ -66,7 +66,7 @@ def test_the_scheduler_of_a_module_has_its_record_and_the_one_it_overrides_has_n
     assert trained[0]["ddp_spawn"]["LearningRateScheduler"][0]["lr"] == []
 
 
-def test_so_have_callbacks_that_a_module_configures(trained):
+def test_callbacks_configured_by_a_module_get_their_record(trained):
     found = trained[0]["brought"]
     assert found["LearningRateScheduler"][0]["lr"] == [0.1] * 6 + [0.05] * 6
     assert found["History"][0]["history"]["lr"] == [0.1, 0.05]
@@ -77,7 +77,7 @@ def test_a_trace_without_a_scheduler_is_brought_back(trained):
 
 
 @pytest.mark.parametrize("strategy", [*FORKED, "ddp_spawn"])
-def test_copies_made_before_receive_nothing(strategy, trained):
+def test_copies_made_before_the_fit_receive_nothing(strategy, trained):
     copies = trained[0][strategy]["copies"]
     assert [one["lr"] for one in copies["LearningRateScheduler"]] == [[], [], []]
     assert copies["LearningRateTrace"] == [[], [], []]
@@ -88,14 +88,14 @@ def test_a_record_larger_than_a_pipe_arrives(trained):
     assert trained[0]["long"] == [9000, 9000]
 
 
-def test_a_fit_that_fails_brings_nothing_back_and_its_error_is_the_one_that_is_told(trained):
+def test_failed_fit_raises_its_error_and_brings_nothing_back(trained):
     found = trained[0]["failing"]
     assert "RuntimeError: in a worker" in found["error"]
     assert found["LearningRateScheduler"][0]["lr"] == found["LearningRateTrace"][0] == []
     assert found["History"] == [{"history": {}, "epoch": []}]
 
 
-def test_another_trainer_goes_on_from_a_checkpoint_with_the_same_callbacks(trained):
+def test_another_trainer_resumes_with_the_same_callbacks(trained):
     first, second = trained[0]["resumed"]
     assert first["LearningRateScheduler"][0]["lr"] == [0.1] * 6 + [0.05] * 6
     assert second["LearningRateScheduler"][0]["lr"] == [0.025] * 6
@@ -103,11 +103,11 @@ def test_another_trainer_goes_on_from_a_checkpoint_with_the_same_callbacks(train
     assert second["History"][0]["history"]["lr"] == [0.1, 0.05, 0.025]
 
 
-def test_nothing_is_left_in_the_folder_for_temporary_files(trained):
+def test_no_temporary_files_are_left(trained):
     assert not list(trained[1].glob("lr_plugins*"))
 
 
-def test_a_fit_in_the_program_itself_leaves_the_state_of_the_trainer_alone():
+def test_fit_in_the_main_process_keeps_the_trainer_state():
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
     trainer = fit(None, scheduler, epochs=1)
     bring_back(trainer, scheduler, {"trace": None})

@@ -1,4 +1,4 @@
-"""Whose learning rate it starts from: the optimizer's own, whatever else has changed it."""
+"""A schedule starts from the optimizer's own learning rate, whatever else has changed it."""
 
 import pytest
 import pytorch_lightning as pl
@@ -13,7 +13,7 @@ from lr_plugins.errors import InvalidArgumentError
 from tests.toys import Toy, fit
 
 
-def test_groups_keep_their_ratio_to_the_optimizers_default():
+def test_groups_keep_their_ratio_to_the_default():
     def make(parameters):
         weight, bias = parameters
         groups = [{"params": [weight], "name": "weight"}, {"params": [bias], "lr": 0.02, "name": "bias"}]
@@ -26,7 +26,7 @@ def test_groups_keep_their_ratio_to_the_optimizers_default():
     assert scheduler.trace["lr/bias"].values == pytest.approx([0.08] * 6 + [0.04] * 6, rel=1e-15)
 
 
-def test_groups_of_one_name_are_told_apart():
+def test_groups_with_the_same_name_are_numbered():
     def make(parameters):
         weight, bias = parameters
         return torch.optim.SGD([{"params": [weight], "name": "a"}, {"params": [bias], "name": "a"}], lr=0.1)
@@ -36,7 +36,7 @@ def test_groups_of_one_name_are_told_apart():
     assert list(scheduler.trace) == ["lr/a-0", "lr/a-1"]
 
 
-def test_groups_with_rates_of_their_own_need_a_default_above_zero():
+def test_groups_with_their_own_rates_need_a_positive_default():
     def make(parameters):
         weight, bias = parameters
         return torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr": 0.1}], lr=0.0)
@@ -53,7 +53,7 @@ def test_groups_with_rates_of_their_own_need_a_default_above_zero():
     ],
     ids=["LambdaLR", "OneCycleLR"],
 )
-def test_a_scheduler_that_the_module_returns_is_overridden_with_a_warning(make_scheduler):
+def test_scheduler_returned_by_the_module_is_overridden(make_scheduler):
     class Both(Toy):
         def configure_optimizers(self):
             optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
@@ -65,7 +65,7 @@ def test_a_scheduler_that_the_module_returns_is_overridden_with_a_warning(make_s
     assert scheduler.trace["lr"].values.tolist() == [0.1] * 6 + [0.05] * 6
 
 
-def test_an_optimizer_that_the_module_keeps_starts_from_its_own_rate_in_every_fit():
+def test_kept_optimizer_starts_from_its_own_rate_in_every_fit():
     kept = []
 
     def make(parameters):
@@ -77,12 +77,12 @@ def test_an_optimizer_that_the_module_keeps_starts_from_its_own_rate_in_every_fi
     for _ in range(2):
         fit(module, scheduler, epochs=2)
         assert scheduler.trace["lr"].values.tolist() == [0.1] * 6 + [0.05] * 6
-    kept[0].param_groups[0]["lr"] = 0.4  # the user's own word counts
+    kept[0].param_groups[0]["lr"] = 0.4  # a value set by the user counts
     fit(module, scheduler, epochs=1)
     assert scheduler.trace["lr"].values.tolist() == [0.4] * 6
 
 
-def test_a_tensor_shared_by_groups_and_default_is_not_written_twice():
+def test_tensor_shared_by_groups_is_not_written_twice():
     rate = torch.tensor(0.1)
 
     def make(parameters):
@@ -96,7 +96,7 @@ def test_a_tensor_shared_by_groups_and_default_is_not_written_twice():
     assert float(rate) == float(trainer.optimizers[0].defaults["lr"]) == pytest.approx(0.1)
 
 
-def test_the_rate_that_lightnings_finder_leaves_is_the_optimizers_own():
+def test_rate_set_by_the_lightning_finder_is_the_start():
     class Findable(Toy):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Epochs of unequal size: a schedule that counts epochs goes by those that there really were."""
+"""Epochs of unequal size: a schedule in epochs follows the actual epochs."""
 
 import math
 import warnings
@@ -31,7 +31,7 @@ SMOOTH = ExponentialDecay(0.1, decay_steps="1ep", decay_rate=0.5).smooth()
 
 
 class Growing(pl.LightningDataModule):
-    """A loader that is made anew for each epoch, with as many batches as that is to have."""
+    """A loader rebuilt for each epoch, with that epoch's number of batches."""
 
     def __init__(self, sizes):
         super().__init__()
@@ -44,7 +44,7 @@ class Growing(pl.LightningDataModule):
 
 
 class CutShort(Toy):
-    """Ends epochs early, by what Lightning has for that."""
+    """Ends epochs early through Lightning's stop signal."""
 
     def __init__(self, sizes):
         super().__init__()
@@ -83,7 +83,7 @@ def by_cutting(scheduler, sizes, *callbacks, ckpt_path=None, epochs=None):
 
 
 def expected(schedule, sizes, planned):
-    """Asked at every step with the epoch that it is in, and how far that has come."""
+    """The rate of every step, from a function of epoch, batch and epoch size."""
     values, begins = [], [0]
     for size in sizes:
         begins.append(begins[-1] + size)
@@ -98,25 +98,25 @@ def halved_smoothly(epoch, at, size):
 
 @pytest.mark.parametrize("way", [by_loader, by_cutting])
 @pytest.mark.parametrize("sizes", [SIZES, [8, 4, 8, 2], [3, 5, 7]])
-def test_smooth_epochs_begin_where_they_begin(way, sizes):
+def test_smooth_schedule_is_exact_at_epoch_starts(way, sizes):
     scheduler = LearningRateScheduler(SMOOTH)
     way(scheduler, sizes)
     used, at = scheduler.trace["lr"].values.tolist(), 0
     for epoch, size in enumerate(sizes):
         assert used[at] == pytest.approx(0.1 * 0.5**epoch, rel=1e-12)
         at += size
-    if way is by_loader:  # of an epoch that is cut short, nobody knows before
+    if way is by_loader:  # an epoch cut short is not known in advance
         assert used == pytest.approx(expected(halved_smoothly, sizes, sizes[0]), rel=1e-12)
 
 
-def test_the_case_of_the_report():
+def test_value_within_an_uneven_epoch():
     scheduler = LearningRateScheduler(SMOOTH)
     by_loader(scheduler, SIZES)
     assert scheduler.trace["lr"].values[12] == 0.025
 
 
-def test_parts_that_begin_within_an_epoch_count_their_own_from_there():
-    # The second part begins in the middle of epoch 2, and drops after an epoch of its own.
+def test_part_starting_within_an_epoch_counts_its_own_epochs():
+    # The second part starts in the middle of epoch 2 and drops after one epoch of its own.
     schedule = Chain([Constant(0.1), StepDecay(0.1, every="1ep")], lengths=["2.5ep"])
     scheduler = LearningRateScheduler(schedule)
     by_loader(scheduler, [4, 8, 8, 8, 8])
@@ -125,21 +125,21 @@ def test_parts_that_begin_within_an_epoch_count_their_own_from_there():
     assert begin == 16
 
 
-def test_a_part_that_begins_at_a_step():
+def test_part_starting_at_a_step_counts_its_own_epochs():
     schedule = Constant(0.1).then(StepDecay(0.1, every="1ep"), after="6st")  # a quarter of epoch 1 is over
     scheduler = LearningRateScheduler(schedule)
     by_loader(scheduler, SIZES)
     assert scheduler.trace["lr"].values.tolist() == [0.1] * 14 + [0.05] * 8 + [0.025] * 6
 
 
-def test_warmup_in_epochs_holding_and_repeating():
+def test_warmup_hold_and_repetition_in_epochs():
     def used(schedule):
         scheduler = LearningRateScheduler(schedule)
         by_loader(scheduler, SIZES)
         return scheduler.trace["lr"].values.tolist()
 
     warm = used(Constant(0.1).with_warmup("1.5ep"))
-    # In epoch 0 all are taken to be as long as that one; from epoch 1 on it is known better.
+    # In epoch 0 all epochs are assumed to be as long as that one; from epoch 1 the lengths are known.
     assert warm[:4] == pytest.approx([0.1 * step / 6 for step in range(4)])
     assert warm[4:8] == pytest.approx([0.1 * step / 8 for step in range(4, 8)])
     assert warm[8:] == [0.1] * 20
@@ -155,7 +155,7 @@ def test_warmup_in_epochs_holding_and_repeating():
     "schedule", [StepDecay(0.1, every="1ep"), SMOOTH, CosineDecay(0.1, decay_steps="4ep").smooth()], ids=repr
 )
 @pytest.mark.parametrize("way", [by_loader, by_cutting])
-def test_resumed_unchanged_it_goes_on(way, schedule, tmp_path):
+def test_unchanged_run_resumes(way, schedule, tmp_path):
     saver = pl.callbacks.ModelCheckpoint(
         tmp_path, "{epoch}-{step}", save_top_k=-1, every_n_train_steps=3, enable_version_counter=False
     )
@@ -172,7 +172,7 @@ def test_resumed_unchanged_it_goes_on(way, schedule, tmp_path):
         assert series.values.tolist() == used[series.first_step :], path
 
 
-def test_longer_in_epochs_is_not_another_plan(tmp_path):
+def test_more_epochs_do_not_change_a_plan_in_epochs(tmp_path):
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
     by_loader(scheduler, SIZES).save_checkpoint(tmp_path / "a.ckpt")
     resumed = LearningRateScheduler(StepDecay(0.1, every="1ep"))
@@ -180,7 +180,7 @@ def test_longer_in_epochs_is_not_another_plan(tmp_path):
     assert resumed.trace["lr"].values.tolist() == [0.1 / 16] * 8 + [0.1 / 32] * 8
 
 
-def test_percent_stay_those_of_the_run_as_it_began_and_that_alone_is_told():
+def test_only_percent_plans_warn_about_changed_epochs():
     for schedule, is_told in ((CosineDecay(0.1), True), (SMOOTH, False), (StepDecay(0.1, every="5st"), False)):
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
@@ -190,7 +190,7 @@ def test_percent_stay_those_of_the_run_as_it_began_and_that_alone_is_told():
         assert all("epoch 1 has 8 steps, unlike the first one" in one for one in told)
 
 
-def test_max_epochs_that_is_raised_while_training_is_named_as_the_cause():
+def test_raised_max_epochs_are_named_as_the_cause():
     class Raises(pl.Callback):
         def on_train_epoch_end(self, trainer, module):
             trainer.fit_loop.max_epochs = 6
@@ -199,7 +199,7 @@ def test_max_epochs_that_is_raised_while_training_is_named_as_the_cause():
         fit(None, LearningRateScheduler(CosineDecay(0.1)), Raises(), epochs=4)
 
 
-def test_steps_that_a_scaler_skips_make_epochs_shorter():
+def test_steps_skipped_by_a_scaler_shorten_epochs():
     class Breaks(Toy):
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
@@ -220,7 +220,7 @@ sizes = st.lists(st.integers(1, 50), min_size=1, max_size=8)
 
 
 @given(sizes, st.integers(0, 7), st.floats(0, 1, exclude_max=True))
-def test_steps_and_epochs_are_the_same_moments(sizes, epoch, share):
+def test_clock_converts_steps_and_epochs_both_ways(sizes, epoch, share):
     begins = [0]
     for size in sizes:
         begins.append(begins[-1] + size)
@@ -236,14 +236,14 @@ def test_steps_and_epochs_are_the_same_moments(sizes, epoch, share):
 
 
 @given(st.integers(1, 20), st.integers(0, 200))
-def test_a_clock_of_equal_epochs_changes_nothing(size, step):
+def test_clock_of_equal_epochs_changes_nothing(size, step):
     even = RunLength.of(steps_per_epoch=size, epochs=10)
     clocked = even._replace(clock=EpochClock(tuple(size * epoch for epoch in range(4))))
     for schedule in (SMOOTH, StepDecay(0.1, every="2ep"), CosineDecay(0.1).with_warmup("1.5ep").repeated("3ep")):
         assert schedule(clocked.position(step)) == pytest.approx(schedule(even.position(step)), rel=1e-9)
 
 
-def test_an_array_of_steps_has_the_values_of_each():
+def test_array_of_steps_gives_the_value_of_each():
     import numpy as np
 
     run = RunLength.of(4, 4)._replace(clock=EpochClock((0, 4, 12, 20)))
@@ -253,7 +253,7 @@ def test_an_array_of_steps_has_the_values_of_each():
     assert Position(12, 2, run).slice(Length(4, 1, "ep"), run.slice(Length(24, 3), Length(4, 1, "ep"))).epoch == 1
 
 
-def test_a_jump_is_still_refused(tmp_path):
+def test_jump_is_still_refused(tmp_path):
     by_loader(LearningRateScheduler(SMOOTH), SIZES[:3]).save_checkpoint(tmp_path / "a.ckpt")
     other = ExponentialDecay(0.1, decay_steps="2ep", decay_rate=0.5).smooth()
     with pytest.raises(TrainingError, match="make the learning rate jump"):

@@ -1,4 +1,4 @@
-"""Groups that come while training: one column each from first to last, and a schedule from a group's own first step."""
+"""Groups added during training: one column each, and schedules counted from a group's own first step."""
 
 import pytest
 import pytorch_lightning as pl
@@ -9,7 +9,7 @@ from lr_plugins import Assign, Constant, CosineDecay, LearningRateScheduler, Lin
 from lr_plugins.errors import InvalidArgumentError
 from tests.toys import Toy, fit, loader
 
-FOUR = loader(16, 4)  # batches an epoch
+FOUR = loader(16, 4)  # batches per epoch
 
 
 class Deep(Toy):
@@ -23,7 +23,7 @@ class Deep(Toy):
 
 
 class Unfreezes(BaseFinetuning):
-    """As Lightning's documentation shows it."""
+    """As in Lightning's documentation."""
 
     def __init__(self, epoch=1, lr=0.1):
         super().__init__()
@@ -38,7 +38,7 @@ class Unfreezes(BaseFinetuning):
 
 
 class ByHand(pl.Callback):
-    """The same without Lightning's class, within an epoch."""
+    """The same without BaseFinetuning, within an epoch."""
 
     def setup(self, trainer, module, stage):
         module.backbone.requires_grad_(False)
@@ -51,7 +51,7 @@ class ByHand(pl.Callback):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("behind", [True, False])
-def test_the_scheduler_takes_its_place_behind_a_finetuning_callback(behind):
+def test_scheduler_is_ordered_after_a_finetuning_callback(behind):
     scheduler, finetuning = LearningRateScheduler(StepDecay(0.2, every="1ep")), Unfreezes()
     callbacks = [scheduler, finetuning] if behind else [finetuning, scheduler]
     trainer = fit(Deep(), *callbacks, train=FOUR)
@@ -65,7 +65,7 @@ def test_the_scheduler_takes_its_place_behind_a_finetuning_callback(behind):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("behind", [True, False])
-def test_so_it_does_in_a_resumed_run(behind, tmp_path):
+def test_callback_order_does_not_matter_in_a_resumed_run(behind, tmp_path):
     def trained(*more, **options):
         scheduler = LearningRateScheduler(CosineDecay(0.2))
         callbacks = [scheduler, Unfreezes()] if behind else [Unfreezes(), scheduler]
@@ -81,7 +81,7 @@ def test_so_it_does_in_a_resumed_run(behind, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_group_added_by_hand_within_an_epoch():
+def test_group_added_manually_within_an_epoch():
     scheduler = LearningRateScheduler(StepDecay(0.2, every="1ep"))
     fit(Deep(), scheduler, ByHand(), train=FOUR)
     assert scheduler.trace["lr"].values.tolist() == [0.2] * 4 + [0.1] * 4 + [0.05] * 4
@@ -89,7 +89,7 @@ def test_a_group_added_by_hand_within_an_epoch():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_warm_up_for_what_has_just_been_unfrozen():
+def test_unfrozen_group_gets_its_own_warmup():
     warm = Assign(CosineDecay(0.1).with_warmup("4st"), params="^backbone", since="group")
     scheduler = LearningRateScheduler([Constant(0.2), warm])
     fit(Deep(), Unfreezes(), scheduler, train=FOUR, epochs=4)
@@ -102,7 +102,7 @@ def test_a_warm_up_for_what_has_just_been_unfrozen():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_within_an_epoch_its_own_epochs_are_counted_from_there():
+def test_group_added_within_an_epoch_counts_its_own_epochs():
     own = Assign(StepDecay(0.1, every="1ep"), params="^backbone", since="group")
     scheduler = LearningRateScheduler([Constant(0.2), own])
     fit(Deep(), scheduler, ByHand(), train=FOUR, epochs=4)
@@ -110,7 +110,7 @@ def test_within_an_epoch_its_own_epochs_are_counted_from_there():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_groups_that_come_one_after_another_each_have_their_own_begin(tmp_path):
+def test_groups_added_in_turn_start_at_their_own_first_step(tmp_path):
     class Gradually(Unfreezes):
         def freeze_before_training(self, pl_module):
             self.freeze([pl_module.backbone, pl_module.neck])
@@ -142,13 +142,13 @@ def test_groups_that_come_one_after_another_each_have_their_own_begin(tmp_path):
         assert {name: whole[name][-len(values) :] for name, values in rest.items()} == rest
 
 
-def test_since_is_one_of_two():
+def test_since_accepts_two_values():
     with pytest.raises(InvalidArgumentError, match=r"Assign\.since must be one of run, group; got 'epoch'"):
         Assign(Constant(0.1), since="epoch")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lightnings_own_finetuning_behind_the_scheduler():
+def test_backbone_finetuning_listed_after_the_scheduler():
     scheduler = LearningRateScheduler(StepDecay(0.2, every="1ep"))
     finetuning = BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=0.1, verbose=False)
     fit(Deep(), scheduler, finetuning, train=FOUR)

@@ -1,4 +1,4 @@
-"""A length that the run does not tell is refused before its first epoch, whenever it would have been asked for."""
+"""An unknown run length is refused before the first epoch, whenever it would be needed."""
 
 import pytest
 import pytorch_lightning as pl
@@ -26,7 +26,7 @@ class Stop(pl.Callback):
 
 
 def endless(schedule, capsys, **options):
-    """What a run without an end has printed, and the learning rates that it has used."""
+    """The error, the output and the used rates of an endless run."""
     used = Used()
     callbacks = [KerasProgress(), LearningRateScheduler(schedule), used, Stop()]
     trainer = pl.Trainer(max_epochs=-1, callbacks=callbacks, **{**QUIET, **options})
@@ -55,7 +55,7 @@ IN_PERCENT = {
 
 
 @pytest.mark.parametrize("schedule", IN_PERCENT.values(), ids=IN_PERCENT)
-def test_percent_of_a_run_without_an_end_is_refused_before_its_first_epoch(schedule, capsys):
+def test_percent_of_an_endless_run_is_refused_at_the_start(schedule, capsys):
     error, printed, used = endless(schedule, capsys)
     assert error is not None
     assert "unknown" in error
@@ -75,7 +75,7 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize("schedule", WITHOUT.values(), ids=WITHOUT)
-def test_a_run_without_an_end_is_trained_where_nothing_asks_for_it(schedule, capsys):
+def test_endless_run_trains_when_the_length_is_not_needed(schedule, capsys):
     error, printed, used = endless(schedule, capsys)
     assert error is None
     assert printed.count("Epoch ") == 2
@@ -85,7 +85,7 @@ def test_a_run_without_an_end_is_trained_where_nothing_asks_for_it(schedule, cap
         assert used == pytest.approx([CosineDecay(0.1, decay_steps="10st")(step) for step in range(12)])
 
 
-def test_steps_that_end_the_run_are_its_length(capsys):
+def test_max_steps_give_the_length(capsys):
     error, _, used = endless(CosineDecay(0.1), capsys, max_steps=8)
     assert error is None
     assert used == [CosineDecay(0.1, decay_steps="8st")(step) for step in range(8)]

@@ -12,14 +12,14 @@ from lr_plugins import Assign, Constant, LearningRateScheduler, LearningRateTrac
 from tests.lifecycle.wrapping_optimizers import AUTOMATIC, Dictionary, Duck, Inner, Lazy, OwnArithmetic, TwoSteps
 from tests.toys import Toy, fit, loader
 
-FOUR = loader(16, 4)  # batches an epoch
+FOUR = loader(16, 4)  # batches per epoch
 
 
 HALVED = [0.1] * 4 + [0.05] * 4 + [0.025] * 4
 
 
 def inner_of(optimizer):
-    """What notes what it used, at whatever depth."""
+    """The optimizers that record their rates, at any depth."""
     found = [optimizer] if hasattr(optimizer, "used") else []
     for value in vars(optimizer).values():
         for one in value if isinstance(value, list) else [value]:
@@ -30,7 +30,7 @@ def inner_of(optimizer):
 
 @pytest.fixture
 def made():
-    """Makes optimizers, and keeps them."""
+    """Builds optimizers and keeps them."""
     kept = []
 
     def make(kind):
@@ -46,7 +46,7 @@ def made():
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", AUTOMATIC)
-def test_under_automatic_optimization(kind, accumulate, made):
+def test_inner_optimizer_follows_the_plan(kind, accumulate, made):
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
     fit(Dictionary(made(kind)), scheduler, train=FOUR, accumulate_grad_batches=accumulate)
     planned = HALVED[::accumulate]
@@ -66,7 +66,7 @@ def test_sam_in_two_steps(kind, made):
     assert scheduler.trace["lr"].values.tolist() == HALVED
 
 
-def test_steps_that_nothing_announces_are_counted_by_batches_and_told_once(recwarn):
+def test_unannounced_steps_are_counted_by_batch_and_warn_once(recwarn):
     kept = []
 
     def make(parameters):
@@ -86,7 +86,7 @@ def test_steps_that_nothing_announces_are_counted_by_batches_and_told_once(recwa
 @pytest.mark.parametrize(
     "kind", ["SAM", "SAM, groups copied", "Lookahead of timm", "wrapper", "Lookahead of a library"]
 )
-def test_groups_that_are_split_within_too(kind, made):
+def test_inner_groups_are_split_as_well(kind, made):
     schedules = [StepDecay(0.1, every="1ep"), Assign(Constant(0.003), params="bias")]
     scheduler = LearningRateScheduler(schedules)
     fit(Toy(made(kind)) if kind != "wrapper" else Dictionary(made(kind)), scheduler, train=FOUR)
@@ -96,7 +96,7 @@ def test_groups_that_are_split_within_too(kind, made):
 
 
 @pytest.mark.parametrize("kind", ["SAM", "Lookahead of timm", "Lookahead of a library", "duck", "wrapper"])
-def test_a_resumed_run_goes_on(kind, made, tmp_path):
+def test_resumed_run_continues_the_plan(kind, made, tmp_path):
     fit(
         Dictionary(made(kind)), LearningRateScheduler(StepDecay(0.1, every="5st")), train=FOUR, epochs=1
     ).save_checkpoint(tmp_path / "a.ckpt")
@@ -109,19 +109,19 @@ def test_a_resumed_run_goes_on(kind, made, tmp_path):
 
 
 @pytest.mark.parametrize("kind", AUTOMATIC)
-def test_a_trace_alone_follows_too(kind, made):
+def test_trace_alone_records_the_rate(kind, made):
     trace = LearningRateTrace()
     fit(Dictionary(made(kind)), trace, train=FOUR)
     assert [values.values.tolist() for values in trace.trace.values()] == [[0.1] * 12] * len(trace.trace)
 
 
-def test_the_object_is_as_it_was_afterwards(made):
+def test_optimizer_object_is_restored_after_the_fit(made):
     fit(Dictionary(made("duck")), LearningRateScheduler(Constant(0.1)), train=FOUR)
     assert "step" not in vars(made.kept[0])
     assert isinstance(copy.deepcopy(made.kept[0]), Duck)
 
 
-def test_a_hook_of_the_users_that_writes_behind_ours():
+def test_later_user_hook_does_not_change_the_used_rate():
     used = []
 
     class Hooks(pl.Callback):
@@ -142,7 +142,7 @@ def test_a_hook_of_the_users_that_writes_behind_ours():
     assert [one[0] for one in used] == scheduler.trace["lr"].values.tolist() == HALVED
 
 
-def test_gradient_clipping_and_adam_within_lookahead():
+def test_gradient_clipping_with_adam_in_lookahead():
     kept = []
 
     def make(parameters):
@@ -155,7 +155,7 @@ def test_gradient_clipping_and_adam_within_lookahead():
     assert isinstance(kept[0]._base_optimizer, Adam)
 
 
-def test_a_base_that_comes_with_the_first_step():
+def test_base_created_at_the_first_step_is_driven():
     kept = []
 
     def make(parameters):
@@ -167,7 +167,7 @@ def test_a_base_that_comes_with_the_first_step():
     assert [used[0] for used in kept[0].inner.used] == scheduler.trace["lr"].values.tolist() == HALVED
 
 
-def test_a_base_that_is_replaced(made):
+def test_replaced_base_is_driven(made):
     class Swaps(pl.Callback):
         def on_train_epoch_start(self, trainer, module):
             if trainer.current_epoch == 1:
@@ -179,7 +179,7 @@ def test_a_base_that_is_replaced(made):
     assert scheduler.trace["lr"].values.tolist() == HALVED
 
 
-def test_weights_that_something_else_changes_are_no_steps():
+def test_other_weight_changes_are_not_steps():
     class Clamps(Toy):
         def __init__(self):
             super().__init__()
@@ -199,7 +199,7 @@ def test_weights_that_something_else_changes_are_no_steps():
     assert scheduler.trace["lr"].values.tolist() == [0.1, 0.05, 0.025]
 
 
-def test_a_step_that_fails_in_a_child_class_is_made_up_for():
+def test_retried_step_of_a_subclass_counts_once():
     class Child(SGD):
         tries = 0
 
@@ -223,7 +223,7 @@ def test_a_step_that_fails_in_a_child_class_is_made_up_for():
             except MemoryError:
                 optimizer.step()
 
-    SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # whose class announces its steps, too
+    SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # instances of SGD itself announce their steps, too
     scheduler = LearningRateScheduler(StepDecay(0.1, every="5st"))
     fit(Retries(), scheduler, train=FOUR)
     assert scheduler.trace["lr"].values.tolist() == [0.1] * 5 + [0.05] * 5 + [0.025] * 2

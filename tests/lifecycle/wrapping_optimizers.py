@@ -10,7 +10,7 @@ from tests.toys import Toy
 
 
 class Inner(SGD):
-    """The one that changes the weights, and notes what it does that with."""
+    """The optimizer that changes the weights; it records the rate of each step."""
 
     def __init__(self, params, lr=0.1, **kwargs):
         super().__init__(params, lr=lr, **kwargs)
@@ -27,7 +27,7 @@ class Inner(SGD):
 
 
 class PublishedSAM(Optimizer):
-    """As its authors and most libraries write it: the base optimizer shares the groups."""
+    """SAM as published and in most libraries: the base optimizer shares the groups."""
 
     def __init__(self, params, base_optimizer, rho=0.05, **kwargs):
         super().__init__(params, dict(rho=rho, **kwargs))
@@ -72,7 +72,7 @@ class CopyingSAM(PublishedSAM):
 
 
 class LibraryLookahead(Optimizer):
-    """Leaves `Optimizer.__init__` out, and has the base's groups as a property."""
+    """Skips `Optimizer.__init__` and exposes the base's groups as a property."""
 
     def __init__(self, base, k=3, alpha=0.5):
         self.base, self.k, self.alpha, self.count = base, k, alpha, 0
@@ -99,7 +99,7 @@ class LibraryLookahead(Optimizer):
 
 
 class Duck:
-    """No optimizer of torch: it has what Lightning needs, and does the arithmetic itself."""
+    """Not a torch Optimizer: it has the attributes that Lightning needs and does its own arithmetic."""
 
     def __init__(self, params, lr=0.1):
         self.param_groups = [{"params": list(params), "lr": lr}]
@@ -131,7 +131,7 @@ class Duck:
 
 
 class SlottedDuck(Duck):
-    """One whose `step` cannot be set on the object."""
+    """A duck whose `step` cannot be set on the object."""
 
     def __setattr__(self, name, value):
         if name == "step":
@@ -140,7 +140,7 @@ class SlottedDuck(Duck):
 
 
 class Wrapper:
-    """Only hands on, as wrappers of mixed precision and communication do."""
+    """Only delegates, like wrappers for mixed precision and communication."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -161,7 +161,7 @@ class Wrapper:
 
 
 class Lazy(Wrapper):
-    """Makes its base at the first step."""
+    """Creates its base at the first step."""
 
     def __init__(self, parameters):
         self.inner, self.kept = None, list(parameters)
@@ -211,7 +211,7 @@ class Many(Optimizer):
 
 
 class OwnArithmetic(Optimizer):
-    """SAM that needs no base optimizer: nothing announces its second step."""
+    """SAM without a base optimizer: nothing announces its second step."""
 
     def __init__(self, params, lr=0.1):
         super().__init__(params, {"lr": lr})
@@ -259,7 +259,7 @@ AUTOMATIC = {
 
 
 class Dictionary(Toy):
-    """Returns the optimizer in a dictionary, which Lightning asks less of."""
+    """Returns the optimizer in a dictionary, for which Lightning checks less."""
 
     def configure_optimizers(self):
         return {"optimizer": super().configure_optimizers()}

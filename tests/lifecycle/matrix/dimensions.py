@@ -26,7 +26,7 @@ from tests.lifecycle.matrix.task import BATCHES, EPOCHS, UNEQUAL, Net, Place
 
 
 class Part(NamedTuple):
-    """What `Assign` is told, in the words of the plan."""
+    """An `Assign` in the terms of the plan."""
 
     schedule: Schedule
     to: str = "lr"
@@ -46,7 +46,7 @@ class Kind:
     monitor: str | None = None
 
     def config(self, optimizer: Optimizer, watch: Watch) -> dict[str, Any]:
-        """As `configure_optimizers` returns it."""
+        """The configuration that `configure_optimizers` returns."""
         assert self.build is not None
         config = {"scheduler": self.build(optimizer), "interval": self.interval, "frequency": self.frequency}
         if self.monitor is None:
@@ -128,13 +128,13 @@ class Setup:
 
     name: str
     optimizers: Callable[[Net], list[Optimizer]]
-    accumulate: dict[int, int] = field(default_factory=lambda: {0: 1}, hash=False)  # from an epoch on
+    accumulate: dict[int, int] = field(default_factory=lambda: {0: 1}, hash=False)  # from an epoch onwards
     manual: bool = False
     scaled: bool = False
-    kinds: tuple[str, ...] = ()  # those that it is for; none named: all
-    without: tuple[str, ...] = (SMOOTH,)  # those that it is not for
+    kinds: tuple[str, ...] = ()  # the kinds it applies to; empty: all
+    without: tuple[str, ...] = (SMOOTH,)  # the kinds it does not apply to
     sizes: tuple[int, ...] = (BATCHES,) * EPOCHS  # batches of each epoch
-    replaced: str = ""  # what is replaced in the midst of an epoch: "groups", "optimizer"
+    replaced: str = ""  # replaced within an epoch: "groups" or "optimizer"
 
     def is_last(self, place: Place) -> bool:
         """Whether a batch is the last of its epoch."""
@@ -145,7 +145,7 @@ class Setup:
         return self.accumulate[max(begin for begin in self.accumulate if begin <= epoch)]
 
     def precision(self) -> MixedPrecision:
-        """The plugin behind `precision="16-mixed"`, which Lightning chooses on a GPU only."""
+        """The plugin behind `precision="16-mixed"`, which Lightning selects only on a GPU."""
         return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**6))
 
 
@@ -167,7 +167,7 @@ def _lookahead(net: Net) -> list[Optimizer]:
 
 
 def within(optimizer: Optimizer) -> Optimizer:
-    """What changes the weights, where one optimizer wraps another."""
+    """The optimizer that changes the weights if one wraps another."""
     inner = getattr(optimizer, "_base_optimizer", None)
     return optimizer if inner is None else inner
 
@@ -181,7 +181,7 @@ SETUPS = [
     Setup("SGD, 3 batches a step", _sgd, {0: 3}),
     Setup("SGD, {0: 1, 2: 3}", _sgd, {0: 1, 2: 3}),
     Setup("Adam", lambda net: [Adam(groups(net), lr=0.05)], kinds=(HELD, PLATEAU, SEVERAL)),
-    # How often "every 5 steps" is to come is the module's own business under manual optimization.
+    # Under manual optimization the module itself decides when "every 5 steps" is due.
     Setup("two optimizers", _two, manual=True, without=(EVERY_5, SMOOTH)),
     Setup("skipping scaler", _sgd, scaled=True),
     Setup("LBFGS", lambda net: [LBFGS(net.parameters(), lr=0.1, max_iter=2)], kinds=(HELD, WARM_UP, PLATEAU)),
@@ -196,12 +196,12 @@ SETUPS = [
         without=(),
     ),
 ]
-REPLACED = [(1, 2), (2, 0)]  # where something is replaced
+REPLACED = [(1, 2), (2, 0)]  # the places of the replacements
 
 
 @dataclass(frozen=True)
 class Watch:
-    """When there is a validation run."""
+    """When validation runs happen."""
 
     options: tuple[tuple[str, int], ...] = ()
     epochs: int = 1  # from one validated epoch to the next

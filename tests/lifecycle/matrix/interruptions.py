@@ -20,7 +20,7 @@ from tests.lifecycle.matrix.training import Case
 
 
 class At(pl.Callback):
-    """Does something at the begin of one batch."""
+    """Acts at the start of one batch."""
 
     def __init__(self, place: Place, act: Callable[[], None]) -> None:
         self._place, self._act = place, act
@@ -31,7 +31,7 @@ class At(pl.Callback):
 
 
 class AfterBatch(pl.Callback):
-    """Saves a checkpoint when all others are done with one batch."""
+    """Saves a checkpoint after all other callbacks have handled a batch."""
 
     def __init__(self, place: Place, path: Path) -> None:
         self._place, self._path = place, path
@@ -50,7 +50,7 @@ def _sigterm() -> None:
 
 
 def within_epochs(case: Case, folder: Path) -> list[Path]:
-    """The checkpoints that were not taken at the end of an epoch: the first, one amid them, the last."""
+    """The first, a middle and the last of the checkpoints within epochs."""
     places = {path: torch.load(path)["callbacks"]["Recorder"]["place"] for path in sorted(folder.glob("*.ckpt"))}
     inside = [path for path, place in places.items() if not case.setup.is_last(tuple(place))]
     return sorted({inside[0], inside[len(inside) // 2], inside[-1]})
@@ -61,7 +61,7 @@ def every_steps(folder: Path) -> ModelCheckpoint:
 
 
 def every_epochs(folder: Path, epochs: int, at_the_end: bool | None = None) -> ModelCheckpoint:
-    """At the end of epochs, or after their validation; where that is not said, as ModelCheckpoint does by itself."""
+    """At the end of epochs, or after their validation; by default as ModelCheckpoint decides."""
     return ModelCheckpoint(
         folder, "{step:03d}", every_n_epochs=epochs, save_top_k=-1, save_on_train_epoch_end=at_the_end
     )
@@ -69,7 +69,7 @@ def every_epochs(folder: Path, epochs: int, at_the_end: bool | None = None) -> M
 
 @functools.lru_cache(maxsize=1)
 def _uninterrupted(case: Case, folder: Path) -> Result:
-    """One run for all that only look at its checkpoints."""
+    """One run for all interruptions that only need its checkpoints."""
     after_validation = every_epochs(folder / "after", 2, at_the_end=False)
     savers = [every_steps(folder / "steps"), every_epochs(folder / "ends", 1, at_the_end=True), after_validation]
     return case.train(AfterBatch((1, case.setup.sizes[1] - 1), folder / "batch.ckpt"), *savers)
@@ -129,7 +129,7 @@ def _last(case: Case, folder: Path) -> LastCheckpoint | None:
 def _until(
     case: Case, folder: Path, end: At, saver: ModelCheckpoint, ckpt_path: Path | None = None
 ) -> tuple[Result, Path]:
-    """Train until it is interrupted; the newest checkpoint that there is then: ours, or Lightning's `saver`'s."""
+    """Train until the interruption; return the newest checkpoint: ours, or that of Lightning's `saver`."""
     result = case.train(end, *([] if case.ours else [saver]), last=_last(case, folder), ckpt_path=ckpt_path)
     return result, folder / "last.ckpt" if case.ours else max(folder.glob("*.ckpt"))
 
@@ -159,7 +159,7 @@ def _on_two_errors(case: Case, folder: Path) -> Iterator[Result]:
 
 
 class Interruption(NamedTuple):
-    """A way to interrupt a case and to go on, and when it is validated meanwhile."""
+    """A way to interrupt and resume a case, and its validation runs."""
 
     results: Callable[[Case, Path], Iterator[Result]]
     watch: Watch = AT_THE_END

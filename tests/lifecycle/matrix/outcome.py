@@ -20,15 +20,15 @@ from tests.lifecycle.matrix.training import Case, plan_of
 
 
 class Cell(NamedTuple):
-    """What an interruption of a case came to, at its worst."""
+    """The worst outcome of an interruption of a case."""
 
     wrong: int  # steps
-    weights: bool  # whether they are those of the uninterrupted run
+    weights: bool  # equal to those of the uninterrupted run
 
 
 @functools.cache
 def cells(case: Case) -> dict[str, Cell]:
-    """A case in all interruptions."""
+    """A case under all interruptions."""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         return {name: _cell(case, interruption, Path(folder)) for name, interruption in INTERRUPTIONS.items()}
 
@@ -40,7 +40,7 @@ def _cell(case: Case, interruption: Interruption, folder: Path) -> Cell:
 
 
 def _wrong(case: Case, result: Result) -> int:
-    """Steps that used something else than planned; those that are missing or too many are wrong as well."""
+    """The number of steps that differ from the plan, including missing and extra ones."""
     wrong = 0
     for expected, used in zip(case.plan(result).used, result.used, strict=True):
         wrong += abs(len(expected) - len(used))
@@ -49,7 +49,7 @@ def _wrong(case: Case, result: Result) -> int:
 
 
 def _equal(one: Used, other: Used, exactly: bool) -> bool:
-    """Ours bit for bit; torch's schedulers may round otherwise where they are resumed."""
+    """Ours bit for bit; resumed torch schedulers may round differently."""
     return one == other if exactly else all(map(functools.partial(math.isclose, rel_tol=1e-9), one, other))
 
 
@@ -58,12 +58,12 @@ def _same_weights(case: Case, result: Result) -> bool:
 
 
 def steps(setup: Setup) -> int:
-    """Of an uninterrupted run."""
+    """The cell of an uninterrupted run."""
     return sum(len(used) for used in plan_of(Case(KINDS[0], setup, True), (), frozenset()).used)
 
 
 def cases(ours: bool) -> list[Case]:
-    """All there are of one side."""
+    """All cases of one side."""
     return [
         Case(kind, setup, ours)
         for kind in KINDS
@@ -74,7 +74,7 @@ def cases(ours: bool) -> list[Case]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's words on devices and checkpoints, and on trainings that are resumed within an epoch."""
+    """Silence Lightning's messages on devices, checkpoints and trainings resumed within an epoch."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -17,12 +17,12 @@ from tests.lifecycle.matrix.interruptions import INTERRUPTIONS
 from tests.lifecycle.matrix.outcome import Cell, cases, cells, steps
 from tests.lifecycle.matrix.training import Case
 
-TABLES, TOTALS = "matrix", "totals"  # what lifecycle_matrix.md and reliability.md show between two comments
+TABLES, TOTALS = "matrix", "totals"  # the parts of lifecycle_matrix.md and reliability.md between two comments
 Found = dict[Case, dict[str, Cell]]
 
 
 def versions() -> str:
-    """What the figures were made with."""
+    """The versions that the figures were made with."""
     names = ("torch", "pytorch-lightning")
     return "Made with " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names) + "."
 
@@ -85,7 +85,7 @@ def _told(part: Part) -> str:
 
 
 def _short(schedule: Schedule) -> str:
-    """As one would write it: without the arguments that are as by default."""
+    """The schedule in code, without arguments at their defaults."""
     defaults = {name: one.default for name, one in inspect.signature(type(schedule)).parameters.items()}
     given = {name: getattr(schedule, name) for name in defaults}
     differing = {name: value for name, value in given.items() if str(value) != str(defaults[name])}

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class _Ours:
-    """A schedule as a function of the position, with what it remembers, for one optimizer."""
+    """A schedule with its memory, for one optimizer."""
 
     def __init__(self, case: Case, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._bases = [float(group["lr"]) for group in optimizer.param_groups]
         self._parts = case.kind.parts()
         self._states = [part.schedule.start() for part in self._parts]
-        # A step's loss is observed every so many steps, as a mean over the batches since.
+        # A loss of steps is observed every few steps, as the mean over the batches since.
         self._whens = [monitor.when for part in self._parts for monitor in part.schedule.monitors]
         self._every = next((steps_between(when) for when in self._whens), None)
         self._losses: list[torch.Tensor] = []
@@ -60,7 +60,7 @@ class _Ours:
         place = self._place(step, epoch, at)
         if not self._smooth:
             return part.schedule(place, state)
-        # The schedule that is smoothed, at the share of this epoch that is over.
+        # The smoothed schedule, at the elapsed share of this epoch.
         share = (step - sum(self._sizes[:epoch])) / self._sizes[epoch]
         return part.schedule.schedule(place._replace(epoch=epoch + share), state)  # type: ignore[attr-defined]
 
@@ -85,13 +85,13 @@ class _Ours:
 
 
 class _Torchs:
-    """A torch scheduler, stepped as its user intends: at the steps that are taken, at the epochs that are validated."""
+    """A torch scheduler, stepped as its user intends: at the taken steps, at the validated epochs."""
 
     def __init__(self, case: Case, optimizer: Optimizer) -> None:
         self._config = case.kind.config(optimizer, case.watch)
 
     def write(self, step: int, epoch: int) -> None:
-        """It has written when it was stepped."""
+        """Nothing to write: the scheduler writes when it is stepped."""
 
     def after_batch(self, step: int, epoch: int, stepped: bool, loss: torch.Tensor) -> None:
         if self._config["interval"] == "step" and stepped and step % self._config["frequency"] == 0:
@@ -154,7 +154,7 @@ class Loop:
         return self.setup.precision().forward_context() if self.setup.scaled else contextlib.nullcontext()
 
     def _batch(self, place: Place, batch: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The loss of a batch, as Lightning hands it out: divided by the accumulation."""
+        """The loss of a batch as Lightning returns it: divided by the accumulation."""
         if self.setup.manual:
             return take_turns(self.net, self.optimizers, batch, place[1], torch.Tensor.backward)
         factor = self.factors.get(place, self.setup.factor(place[0]))
@@ -194,7 +194,7 @@ def take_turns(
     backward: Callable[[torch.Tensor], None],
     after: Callable[[int], None] = lambda which: None,
 ) -> torch.Tensor:
-    """A batch under manual optimization; the loss that the last of the optimizers had."""
+    """A batch under manual optimization; return the loss of the last optimizer."""
     for which in turns(index):
         optimizers[which].zero_grad()
         loss = net.loss(batch)

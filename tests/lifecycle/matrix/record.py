@@ -15,7 +15,7 @@ from tests.lifecycle.matrix.task import Place, Used
 
 
 class Steps:
-    """What each real step of some optimizers has used, by hooks of its own."""
+    """The values that each real step of some optimizers used, recorded by its own hooks."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.used: list[list[Used]] = [[] for _ in optimizers]
@@ -24,7 +24,7 @@ class Steps:
             self._follow(optimizer, used)
 
     def replace(self, optimizer: Optimizer) -> None:
-        """Follow another one in the place of the first."""
+        """Follow a replacement of the first optimizer."""
         self.detach()
         self._handles = []
         self._follow(optimizer, self.used[0])
@@ -53,23 +53,23 @@ def _hypers(optimizer: Optimizer) -> Used:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run, with those that it went on from, has done."""
+    """What a run has done, including the runs it resumed from."""
 
     used: list[list[Used]]
     weights: list[list[float]]
     factors: dict[Place, int] = field(default_factory=dict)  # the accumulation at each batch
-    lost: frozenset[Place] = frozenset()  # where the optimizers' states were left out of a checkpoint
-    begun: list[int] = field(default_factory=list)  # steps before its own
+    lost: frozenset[Place] = frozenset()  # where a checkpoint had no optimizer states
+    begun: list[int] = field(default_factory=list)  # steps before this run's own
     end: Callable[[Path], Path] | None = None  # saves a checkpoint
 
     def then(self, other: Result) -> Result:
-        """Of the run that was interrupted and the one that went on."""
+        """Join the interrupted run and the resumed one."""
         used = [mine[:begun] + its for mine, its, begun in zip(self.used, other.used, other.begun, strict=True)]
         return Result(used, other.weights, {**self.factors, **other.factors}, self.lost | other.lost)
 
 
 class Recorder(pl.Callback):
-    """Follows a training; put it behind the scheduler, to see what is used."""
+    """Follows a training; listed after the scheduler, to see the used values."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []
@@ -94,7 +94,7 @@ class Recorder(pl.Callback):
 
 
 class Replaces(pl.Callback):
-    """Puts other param groups, or another optimizer, in the place of those that there are."""
+    """Replaces the param groups or the optimizer."""
 
     def __init__(self, what: str, recorder: Recorder) -> None:
         self._what, self._recorder = what, recorder

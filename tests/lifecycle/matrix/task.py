@@ -9,14 +9,14 @@ import torch
 
 from lr_plugins.training.data import Batches
 
-EPOCHS, BATCHES, SAMPLES = 4, 7, 4  # of a run; of an epoch; of a batch
+EPOCHS, BATCHES, SAMPLES = 4, 7, 4  # epochs per run, batches per epoch, samples per batch
 UNEQUAL = (5, 8, 6, 7)  # batches of the epochs, where they differ
 Place = tuple[int, int]  # epoch and batch, from 0
 Used = tuple[float, ...]  # what one step used: learning rate and momentum of each param group
 
 
 class Net(torch.nn.Module):
-    """Two layers that always begin alike; `broken` makes the gradients of the coming step infinite."""
+    """Two layers with fixed initial weights; `broken` makes the gradients of the next step infinite."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,18 +32,18 @@ class Net(torch.nn.Module):
 
 
 def batches(count: int = BATCHES, seed: int = 1) -> Batches:
-    """A loader whose place Lightning can save and restore, so that a resumed epoch goes on where it was."""
+    """A loader whose position Lightning saves and restores, so that a resumed epoch continues where it was."""
     x = torch.randn(count * SAMPLES, 3, generator=torch.Generator().manual_seed(seed))
     return Batches(x, x.sum(1, keepdim=True).sin() + 0.3 * x[:, :1], SAMPLES)
 
 
 def breaks(place: Place) -> bool:
-    """Where a gradient scaler has to skip a step: within each epoch, and at the end of one."""
+    """Whether a gradient scaler has to skip the step: within each epoch, and at the end of one."""
     return place[1] == 2 or place == (1, BATCHES - 1)
 
 
 def turns(batch: int) -> list[int]:
-    """Which of two optimizers steps on a batch, as in a GAN: the first always, the second at every third."""
+    """Which of two optimizers step on a batch, as in a GAN: the first always, the second at every third."""
     return [0] if batch % 3 else [0, 1]
 
 
@@ -56,4 +56,4 @@ def weights(net: Net) -> list[list[float]]:
 
 
 class Breakdown(Exception):
-    """What ends a training."""
+    """The error that ends a training."""

@@ -27,7 +27,7 @@ from tests.toys import QUIET
 
 
 class Data(pl.LightningDataModule):
-    """The batches of each epoch, in loaders that are made anew where the epochs differ."""
+    """The batches of each epoch; the loader is rebuilt if the epochs differ."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Data(pl.LightningDataModule):
 
 
 class Module(pl.LightningModule):
-    """The same task for Lightning; with a torch scheduler where it is not ours."""
+    """The same task for Lightning, with a torch scheduler on Lightning's side."""
 
     def __init__(self, case: Case, lose: bool) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Module(pl.LightningModule):
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of schedule, one way of training, one side."""
+    """One schedule, one way of training, one side."""
 
     kind: Kind
     setup: Setup
@@ -103,11 +103,11 @@ class Case:
     watch: Watch = AT_THE_END
 
     def watched(self, watch: Watch) -> Case:
-        """With other validation runs."""
+        """The same case with other validation runs."""
         return Case(self.kind, self.setup, self.ours, watch)
 
     def plan(self, of: Result) -> Result:
-        """What an uninterrupted run does, with the accumulation that was used."""
+        """The plan of an uninterrupted run with the used accumulation."""
         others = {place: factor for place, factor in of.factors.items() if factor != self.setup.factor(place[0])}
         return plan_of(self, tuple(sorted(others.items())), of.lost)
 
@@ -119,7 +119,7 @@ class Case:
         lose: bool = False,
         last: LastCheckpoint | None = None,
     ) -> Result:
-        """Train with Lightning, from the begin or from a checkpoint, until the end or until it is interrupted."""
+        """Train with Lightning, from the start or a checkpoint, to the end or the interruption."""
         recorder, module = Recorder(), Module(self, lose)
         scheduler = LearningRateScheduler(
             [Assign(part.schedule, to=part.to, group=part.group) for part in self.kind.parts()]
@@ -144,7 +144,7 @@ class Case:
         return self._result(trainer, module, recorder)
 
     def _check_trace(self, scheduler: LearningRateScheduler, recorder: Recorder) -> None:
-        """What our trace says is what the optimizers used."""
+        """Assert that the trace matches the values the optimizers used."""
         columns = [list(zip(*used, strict=True)) for used in recorder.steps.used]
         rates = [list(column) for used in columns for column in used[: len(used) // 2]]
         momenta = [list(column) for used in columns for column in used[len(used) // 2 :]]
