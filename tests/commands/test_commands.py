@@ -59,7 +59,7 @@ def test_an_earlier_command_names_the_one_of_today(module, command):
     assert "Traceback" not in process.stderr
 
 
-def test_train_py_and_the_command_have_the_same_help_but_for_their_name():
+def test_train_py_and_the_command_share_their_help():
     pages = [run("train.py", "--help"), run("-m", "lr_plugins", "train", "--help")]
     assert [page.returncode for page in pages] == [0, 0]
     assert pages[0].stdout == pages[1].stdout.replace("lr-plugins train", "python train.py")
@@ -82,6 +82,6 @@ def test_messages_name_the_command_that_was_used(monkeypatch):
     assert entry_point.command() == "lr-plugins train"
 
 
-def test_in_a_clone_the_configuration_and_the_extras_are_those_of_the_clone():
+def test_clone_uses_its_own_configuration_and_extras():
     assert entry_point.conf_folder() == ROOT / "conf"
     assert entry_point.install_extra("train,slurm") == 'pip install -e ".[train,slurm]"'

@@ -40,7 +40,7 @@ def test_where_the_encoding_has_no_other_characters_it_is_ascii():
     assert run("schedule=cosine", "--ascii").stdout == process.stdout
 
 
-def test_options_stand_among_the_words_and_a_picture_is_drawn_if_asked(tmp_path):
+def test_options_mix_with_overrides_and_draw_a_picture(tmp_path):
     process = run(
         *["--metric", "val_loss=1:0.5", "schedule=plateau", "--width", "60", "schedule.patience=2", "--log"],
         *["--png", str(tmp_path / "lr")],

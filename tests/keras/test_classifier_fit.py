@@ -145,7 +145,7 @@ def states():
     return random.random(), np.random.random(), torch.rand(1).item()  # noqa: NPY002
 
 
-def test_an_int_decides_and_leaves_the_random_numbers_of_the_program_alone():
+def test_integer_seed_leaves_the_global_random_state_alone():
     pl.seed_everything(1, verbose=False)
     expected = states()
     pl.seed_everything(1, verbose=False)

@@ -66,7 +66,7 @@ def test_a_pickle_predicts_the_same_and_can_be_fitted_again():
     assert torch.equal(weights(copied.fit(X, NAMES)), weights(fitted))
 
 
-def test_parameters_are_those_of_the_class_and_those_given_for_build_fn():
+def test_parameters_include_those_given_for_build_fn():
     one = classifier(units=5)
     assert one.get_params()["units"] == 5
     assert "lr" not in one.get_params()
@@ -79,7 +79,7 @@ def test_parameters_are_those_of_the_class_and_those_given_for_build_fn():
     assert "units" in one._repr_html_()
 
 
-def test_a_parameter_named_like_an_argument_of_build_fn_is_for_build_fn():
+def test_parameter_of_a_shared_name_goes_to_build_fn():
     got = []
 
     def chosen(optimizer="sgd", epochs=0, loss=None):

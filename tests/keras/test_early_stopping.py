@@ -67,7 +67,7 @@ def test_in_a_trainer_of_the_other_package():
     assert (run.current_epoch, module.layer.weight.unique().item()) == (5, 1.0)
 
 
-def test_the_weights_of_the_best_epoch_are_there_when_the_fit_has_ended(capsys):
+def test_best_weights_are_restored_after_the_fit(capsys):
     module = Replay()
     fit(module, stopping(), KerasProgress(metrics=["val_loss"]), epochs=6)
     assert module.layer.weight.unique().item() == 1.0
@@ -87,13 +87,13 @@ def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, epochs):
     assert (run.current_epoch, callback.best_epoch, module.layer.weight.unique().item()) == (5, 1, 1.0)
 
 
-def test_another_fit_begins_anew():
+def test_another_fit_starts_over():
     callback = stopping()
     for _ in range(2):
         assert fit(Replay(), callback, epochs=6).current_epoch == 5
 
 
-def test_a_run_that_continues_after_a_stop_is_not_said_to_have_stopped(tmp_path, capsys, monkeypatch):
+def test_run_continued_after_a_stop_is_not_reported_as_stopped(tmp_path, capsys, monkeypatch):
     fit(Replay(), stopping(), epochs=6).save_checkpoint(tmp_path / "stopped.ckpt")
     capsys.readouterr()
     monkeypatch.setitem(globals(), "LOSSES", [*LOSSES[:5], 0.2, 0.1, 0.05])
@@ -121,7 +121,7 @@ def test_it_has_lightnings_names():
     assert callback.best_score.item() == callback.best == 0.5
 
 
-def test_a_metric_that_is_not_logged_warns_once_and_counts_nothing():
+def test_unlogged_metric_warns_once_and_is_not_counted():
     with pytest.warns(
         UserWarning, match="Early stopping conditioned on metric `val_acc` which is not available"
     ) as told:

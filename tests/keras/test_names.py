@@ -22,12 +22,12 @@ def test_what_is_one_class_has_one():
     assert keras.History is lr_plugins.History
 
 
-def test_an_unknown_name_is_none():
+def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'Adam'"):
         keras.Adam  # noqa: B018
 
 
-def test_looking_at_a_schedule_imports_neither_torch_nor_lightning_nor_scikit_learn():
+def test_schedules_import_no_torch_lightning_or_scikit_learn():
     program = (
         "import sys, lr_plugins.keras; lr_plugins.keras.ExponentialDecay(0.1, 10, 0.9)(5);"
         "print({'torch', 'pytorch_lightning', 'sklearn'} & set(sys.modules))"

@@ -143,7 +143,7 @@ def test_a_copy_continues_where_the_original_stands(decay, again):
     assert (other.iterations, other.decay) == (6, decay)
 
 
-def test_a_state_without_the_count_is_refused_and_nothing_is_loaded():
+def test_state_without_the_count_is_refused_entirely():
     one = weight()
     optimizer, state = SGD([one], 0.1, decay=0.5), SGD([weight()], 0.2).state_dict()
     del state["param_groups"][0]["iterations"]
@@ -173,7 +173,7 @@ class Decaying(Toy):
         return SGD(self.parameters(), lr=0.1, momentum=0.9, decay=0.01)
 
 
-def test_under_a_schedule_the_rates_are_multiplied_and_all_is_as_planned():
+def test_schedule_and_decay_multiply_and_follow_the_plan():
     history, audit = History(), LearningRateAudit()
     scheduler = LearningRateScheduler(lambda epoch: 0.2 * 0.5**epoch)
     fit(Decaying(), history, scheduler, audit, epochs=2)

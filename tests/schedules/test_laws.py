@@ -58,7 +58,7 @@ def test_every_kind_has_its_place_in_both_tables():
 @EACH_KIND
 @given(data=st.data())
 @quick(25)
-def test_numbers_for_one_step_and_the_same_bit_for_bit_in_a_block(kind, data):
+def test_single_steps_equal_a_block_bit_for_bit(kind, data):
     check_block(*data.draw(asked(INSTANCES[kind])))
 
 
@@ -87,7 +87,7 @@ def check_block(schedule, run, steps):
 
 @given(asked(), st.integers(0, 40))
 @quick(120)
-def test_a_block_of_one_epoch_or_of_one_step_is_an_array_all_the_same(case, epoch):
+def test_block_of_one_epoch_or_step_is_an_array(case, epoch):
     schedule, run, offsets = case
     first = epoch * run.steps_per_epoch
     steps = [first + offset for offset in offsets]
@@ -121,7 +121,7 @@ def test_the_schedules_of_keras_keep_these_laws(dtype, step, epoch):
 
 @given(asked(), runs)
 @quick(100)
-def test_the_order_of_asking_and_what_else_was_asked_make_no_difference(case, other):
+def test_order_of_evaluation_makes_no_difference(case, other):
     schedule, run, steps = case
     values = one_by_one(schedule, run, steps)
     for step in reversed(steps):
@@ -131,7 +131,7 @@ def test_the_order_of_asking_and_what_else_was_asked_make_no_difference(case, ot
 
 @given(asked())
 @quick(200)
-def test_what_does_not_start_from_the_optimizers_own_rate_does_not_depend_on_it(case):
+def test_fixed_initial_rate_ignores_the_optimizer_rate(case):
     schedule, run, steps = case
     if not schedule.uses_optimizer_lr:
         others = [schedule(run.position(step, 3 * OWN)) for step in steps]
@@ -221,7 +221,7 @@ def test_a_jump_is_found():
 
 @given(trees, trees, runs, st.data())
 @quick(100)
-def test_in_sequence_each_counts_from_its_own_begin_in_a_run_of_its_own(first, second, run, data):
+def test_parts_of_a_chain_count_in_a_run_of_their_own(first, second, run, data):
     assume(run.epochs > 1)
     split, step = data.draw(st.integers(1, run.epochs - 1)), data.draw(st.integers(0, run.steps - 1))
     begin = split * run.steps_per_epoch
@@ -243,7 +243,7 @@ def test_a_product_multiplies_and_its_factors_begin_at_one(case, factor):
 
 @given(asked(), st.integers(1, 300))
 @quick(100)
-def test_stretched_it_is_itself_at_the_same_share_of_a_longer_run(case, ratio):
+def test_stretched_schedule_keeps_its_values_by_share_of_the_run(case, ratio):
     schedule, run, steps = case
     long = RunLength(run.steps_per_epoch, run.epochs * ratio, run.steps * ratio, run.batch_size)
     for step in steps:

@@ -51,7 +51,7 @@ def test_an_earlier_name_is_told_by_the_module_itself(home):
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_each_class_of_the_table_has_the_current_arguments_and_not_the_earlier(name):
+def test_renamed_classes_have_only_the_current_arguments(name):
     accepted = set(inspect.signature(class_of(name)).parameters)
     assert set(ARGUMENTS[name].values()) <= accepted
     assert not accepted & ARGUMENTS[name].keys()

@@ -35,7 +35,7 @@ def test_each_field_has_a_comment_in_yamls_words(name):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_each_option_of_a_single_schedule_shows_all_its_arguments(name):
+def test_option_of_a_single_schedule_lists_all_arguments(name):
     node = OPTIONS[name].node
     config = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
     assert config.pop("_target_") == f"lr_plugins.schedules.{node.kind.__name__}"

@@ -60,7 +60,7 @@ def test_a_list_of_values_stays_one():
 
 
 @pytest.mark.parametrize("name", ["loss_driven", "plateau", "greedy", "bold_driver"])
-def test_every_option_of_a_schedule_that_listens_is_in_its_file_with_its_default(name):
+def test_files_of_metric_driven_schedules_list_every_default(name):
     config = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     parameters = inspect.signature(get_class(config.pop("_target_"))).parameters
     assert config == {key: parameter.default for key, parameter in parameters.items()}

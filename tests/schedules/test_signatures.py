@@ -118,7 +118,7 @@ def annotations(kind):
 
 
 @pytest.mark.parametrize(("kind", "name"), ARGUMENTS)
-def test_text_is_a_choice_that_type_checkers_see_or_may_be_anything(kind, name):
+def test_text_arguments_are_typed_choices_or_free_text(kind, name):
     found = parts(annotations(kind)[name])
     choices = [part for part in found if get_origin(part) is Literal]
     if str in found and name not in FREE | LENGTHS:

@@ -117,7 +117,7 @@ def test_a_second_fit_starts_its_means_afresh(tmp_path):
     torch.testing.assert_close(torch.tensor(logged.seen), torch.tensor(reference.expected), rtol=1e-6, atol=0)
 
 
-def test_an_epoch_continued_from_a_checkpoint_counts_all_of_its_batches(tmp_path):
+def test_resumed_epoch_counts_all_of_its_batches(tmp_path):
     def fit(logged, ckpt=None, callbacks=(), **options):
         run = trainer(tmp_path, [logged, *callbacks], max_epochs=2, enable_checkpointing=True, **options)
         run.fit(classifier(), datamodule=Iris(batch_size=20, seed=2), ckpt_path=ckpt)

@@ -65,7 +65,7 @@ def test_constraint(name):
     assert instantiate(config) == get(name)
 
 
-def test_by_default_a_constraint_is_for_kernels_as_a_kernel_constraint_of_keras():
+def test_constraint_applies_to_kernels_by_default_as_in_keras():
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
     config = OmegaConf.create({"constraint": load("constraint", "max_norm")})
     [constraints] = weight_constraints(config, network)
@@ -75,7 +75,7 @@ def test_by_default_a_constraint_is_for_kernels_as_a_kernel_constraint_of_keras(
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("data", "model", "constraint") for n in NAMES[g]])
-def test_every_knob_is_there_with_the_default_of_the_class_and_a_comment(group, name):
+def test_every_argument_is_listed_with_its_default_and_a_comment(group, name):
     target = get_class(load(group, name)["_target_"])
     parameters = inspect.signature(target).parameters.values()
     knobs = {p.name: p.default for p in parameters if p.default is not p.empty and p.kind is not p.VAR_KEYWORD}

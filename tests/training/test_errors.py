@@ -187,7 +187,7 @@ def test_only_one_asks_for_the_whole_error_as_with_hydra(train, monkeypatch, val
 
 
 @pytest.mark.parametrize(("arguments", "message"), BEFORE_TRAINING, ids=[" ".join(one) for one, _ in BEFORE_TRAINING])
-def test_a_setting_that_cannot_work_is_told_before_a_run_is_made(train, database, arguments, message):
+def test_impossible_setting_is_reported_before_a_run(train, database, arguments, message):
     before = statuses(database)
     status, text = train(*arguments)
     assert status == 1
@@ -196,7 +196,7 @@ def test_a_setting_that_cannot_work_is_told_before_a_run_is_made(train, database
     assert statuses(database) == before
 
 
-def test_a_checkpoint_that_does_not_fit_is_told_before_a_run_is_made(train, database, tmp_path):
+def test_unsuitable_checkpoint_is_reported_before_a_run(train, database, tmp_path):
     assert train(f"output_dir={tmp_path}")[0] == 0
     last, before = tmp_path / "checkpoints/last.ckpt", statuses(database)
     (tmp_path / "text.ckpt").write_text("no checkpoint")
@@ -332,7 +332,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", EDITED)
-def test_a_checkpoint_that_was_edited_is_told_before_a_run_is_made(train, database, whole, tmp_path, name):
+def test_edited_checkpoint_is_reported_before_a_run(train, database, whole, tmp_path, name):
     change, message = EDITED[name]
     checkpoint = torch.load(whole, weights_only=True)
     change(checkpoint)
@@ -377,6 +377,6 @@ def test_settings_that_cannot_be_used_are_one_error(train, tmp_path):
     ("plugin", "extra"),
     [("launcher/joblib", "train"), ("launcher/submitit_slurm", "slurm"), ("sweeper/optuna", "optuna")],
 )
-def test_a_missing_plugin_of_hydra_names_the_extra_that_brings_it(plugin, extra):
+def test_missing_hydra_plugin_names_its_extra(plugin, extra):
     message = explanation(HydraException(f"In 'hydra/config': Could not find 'hydra/{plugin}'"), ROOT / "conf")
     assert message.endswith(f'\nIt is part of an extra: pip install -e ".[{extra}]"')

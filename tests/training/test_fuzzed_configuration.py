@@ -87,6 +87,6 @@ def cases(option, count):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_with_an_odd_override_is_a_schedule_or_one_sentence(option, monkeypatch):
+def test_odd_override_gives_a_schedule_or_one_sentence(option, monkeypatch):
     for words in cases(option, TIMES):
         check(words, monkeypatch)

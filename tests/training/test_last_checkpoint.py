@@ -139,7 +139,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_checkpoint_leads_to_the_same_end(way, tmp_path):
+def test_every_checkpoint_resumes_to_the_same_result(way, tmp_path):
     schedule, options = WAYS[way]
     whole = Training(tmp_path / "whole", schedule, **options)
     assert len(whole.copies.kept) >= 3
@@ -150,7 +150,7 @@ def test_every_checkpoint_leads_to_the_same_end(way, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"val_check_interval": 2}, {"accumulate_grad_batches": 3}], ids=str)
-def test_a_signal_is_heard_between_batches_and_the_state_kept_then_leads_on(options, tmp_path):
+def test_signal_between_batches_saves_a_resumable_state(options, tmp_path):
     whole = Training(tmp_path / "whole", DECIDED, **options)
     for batch in range(8):
         folder, seen = tmp_path / f"{batch}", []
@@ -178,7 +178,7 @@ def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     assert resumed.outcome() == whole.outcome()
 
 
-def test_more_epochs_go_on_as_if_they_had_been_meant_from_the_begin(tmp_path):
+def test_added_epochs_equal_a_run_planned_that_long(tmp_path):
     whole = Training(tmp_path / "whole", DECIDED, epochs=4)
     part = Training(tmp_path / "part", DECIDED, epochs=2)
     more = Training(tmp_path / "more", DECIDED, part.last.path, part.logger.points, epochs=4)

@@ -47,7 +47,7 @@ def suggestion(process):
     return float(re.search(r"range test: ([\d.e-]+) \(steepest", process.stdout)[1])
 
 
-def test_it_says_what_it_has_found_at_the_begin_and_in_the_summary(applied):
+def test_found_rate_is_printed_at_the_start_and_in_the_summary(applied):
     _, process = applied
     assert (process.returncode, without_advice(process.stderr)) == (0, "")
     first, second, *_ = process.stdout.splitlines()
@@ -68,7 +68,7 @@ def test_the_plan_the_trace_and_the_params_agree_with_it(applied):
     assert artifacts(folder, run) >= {"lr_finder.csv", "lr_finder.png", "lr_trace.csv", "lr_trace.png"}
 
 
-def test_a_run_that_goes_on_keeps_it_and_does_not_search_again(applied):
+def test_resumed_run_keeps_the_found_rate(applied):
     folder, process = applied
     more = train(folder, "ckpt_path=last", "trainer.max_epochs=3", "callbacks.scheduler.on_resume=checkpoint")
     assert (more.returncode, "steps with learning rates from" in more.stdout) == (0, False), more.stderr
@@ -105,7 +105,7 @@ def test_each_run_of_a_sweep_searches_for_itself(tmp_path):
     assert [run.data.metrics["lr"] for run in children] == found
 
 
-def test_a_schedule_that_names_its_learning_rates_is_refused_in_a_sentence(tmp_path):
+def test_schedule_with_fixed_learning_rates_is_refused(tmp_path):
     process = train(tmp_path, *FINDER, "schedule=piecewise", "logger=none")
     assert process.returncode == 1
     assert "Traceback" not in process.stderr

@@ -48,7 +48,7 @@ def main_job(tmp_path_factory):
     return folder, train(folder, "schedule=step_decay")
 
 
-def test_the_console_shows_keras_lines_and_the_summary_and_nothing_else(main_job):
+def test_console_shows_only_keras_lines_and_the_summary(main_job):
     _, process = main_job
     assert process.returncode == 0
     # Aside, the rule of thumb: StepDecay's own drops come to an eighth in ten epochs.
@@ -72,7 +72,7 @@ def test_the_console_shows_keras_lines_and_the_summary_and_nothing_else(main_job
     assert re.fullmatch(header + epochs + end, process.stdout), process.stdout
 
 
-def test_the_checkpoints_are_where_the_summary_says_and_the_accuracy_is_real(main_job):
+def test_summary_shows_the_checkpoints_and_the_true_accuracy(main_job):
     folder, process = main_job
     best, last = re.findall(r"checkpoint  (\S+)", process.stdout)
     assert (folder / best).is_file()
@@ -140,7 +140,7 @@ def _ask(port, what, question, patience=60):
     raise AssertionError(f"mlflow ui did not answer within {patience} s")
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another_one(tmp_path):
+def test_seed_determines_the_run(tmp_path):
     sweep = train(tmp_path, "-m", *SMALL, "seed=1,2", "model.dropout=[0.25,0.5]")
     again = train(tmp_path, *SMALL, "seed=1")
     assert (sweep.returncode, again.returncode) == (0, 0), sweep.stderr + again.stderr
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another_one(tmp_path)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_ends_cleanly_and_keeps_what_was_recorded(tmp_path, number, status):
+def test_interruption_ends_cleanly_and_keeps_the_record(tmp_path, number, status):
     process = subprocess.Popen(
         [*TRAIN, "trainer.max_epochs=100000", "data=fake"],
         cwd=tmp_path,
@@ -180,7 +180,7 @@ def test_an_interruption_ends_cleanly_and_keeps_what_was_recorded(tmp_path, numb
     assert {"lr_trace.csv", "lr_trace.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
-def test_a_sweep_side_by_side_is_compared_in_its_folder_and_in_its_parent(tmp_path):
+def test_parallel_sweep_is_compared_in_its_folder_and_parent(tmp_path):
     words = ["launcher=joblib", "hydra.job.chdir=true", *SMALL, "schedule=inverse_time,cosine", "seed=1,2"]
     sweep = train(tmp_path, "-m", *words, timeout=300)
     assert (sweep.returncode, "compared in" in sweep.stdout) == (0, True), sweep.stderr
@@ -238,7 +238,7 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(tmp_path):
     }
 
 
-def test_a_constraint_holds_in_the_checkpoints_and_in_the_run_that_goes_on(tmp_path):
+def test_constraint_holds_in_checkpoints_and_resumed_runs(tmp_path):
     words = ["data=iris", "model=mlp", "optimizer=keras_sgd", "constraint=max_norm", "constraint.max_value=0.4"]
     for arguments in ([*words, r"constraint.params=\.weight$", "trainer.max_epochs=2"],
                       ["ckpt_path=last", "trainer.max_epochs=3"]):  # fmt: skip

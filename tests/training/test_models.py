@@ -104,7 +104,7 @@ def test_grey_is_repeated_and_resized_bilinearly():
     assert torch.allclose(seen[0], expected.repeat(1, 3, 1, 1))
 
 
-def test_models_with_learnt_positions_take_the_size_of_the_images():
+def test_models_with_learnt_positions_use_the_image_size():
     with torch.device("meta"):
         assert TorchvisionModel((3, 32, 32), 10, name="vit_b_16")(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 

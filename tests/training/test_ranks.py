@@ -34,7 +34,7 @@ def ranks(folder):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_signal_to_one_process_ends_all_and_the_run_goes_on_on_each_as_if_nothing_had_been(way, ranks):
+def test_signal_to_one_process_stops_all_and_the_run_resumes(way, ranks):
     for found in (rank[way] for rank in ranks):
         whole = found["whole"]
         for stopped, resumed in zip(found["stopped"], found["resumed"], strict=True):
@@ -52,7 +52,7 @@ def test_the_clock_of_the_first_process_counts_for_all(way, ranks):
     assert len(set(first)) > 3
 
 
-def test_each_process_has_its_part_of_the_samples_and_all_have_the_same_learning_rate(ranks):
+def test_processes_split_the_samples_and_share_the_rate(ranks):
     first, second = (rank["plain"]["whole"] for rank in ranks)
     assert first["lr"] == second["lr"]
     assert len(set(first["lr"])) > 1
@@ -66,7 +66,7 @@ def test_each_process_has_its_part_of_the_samples_and_all_have_the_same_learning
     assert first["next random number"] != second["next random number"]
 
 
-def test_a_checkpoint_from_within_an_epoch_is_refused_with_another_number_of_processes(folder):
+def test_mid_epoch_checkpoint_needs_the_same_process_count(folder):
     with pytest.raises(InvalidArgumentError, match="the number of processes must be 2, as in the run that is resumed"):
         Training(folder / "alone", "plain", folder / "plain/previous.ckpt", devices=1)
 
@@ -84,7 +84,7 @@ def test_the_parts_make_up_the_whole(samples):
 
 
 @pytest.mark.timeout(300)
-def test_the_command_line_trains_on_two_processes_and_goes_on_in_the_same_run(tmp_path):
+def test_command_line_resumes_on_two_processes_in_the_same_run(tmp_path):
     settings = ["data=fake", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"]
     first = finish(tmp_path, *settings, "trainer.max_epochs=1")
     resumed = finish(tmp_path, "ckpt_path=last", "trainer.max_epochs=2")

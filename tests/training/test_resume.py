@@ -27,7 +27,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.timeout(600)  # five processes, where other things may be running
-def test_a_run_that_is_killed_three_times_and_resumed_is_the_undisturbed_run(undisturbed, tmp_path):
+def test_run_killed_three_times_equals_an_undisturbed_run(undisturbed, tmp_path):
     shutil.copyfile(undisturbed.folder / "empty.db", tmp_path / "mlflow.db")
     figures, rng, arguments = Figures(), random.Random(7), [*RUN, *OFTEN]
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
@@ -59,13 +59,13 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path / "outputs/day"
 
 
-def test_last_is_the_newest_checkpoint_with_its_runs_settings_and_folder(outputs):
+def test_last_is_the_newest_checkpoint_with_its_run_settings(outputs):
     settings = ["seed=1", "schedule=cosine", "schedule.power=2"]
     place = ["hydra.run.dir=outputs/day/a", "ckpt_path=outputs/day/a/checkpoints/last.ckpt"]
     assert continued(["ckpt_path=last"]) == [*settings, *place]
 
 
-def test_what_is_said_now_counts_and_a_group_chosen_anew_begins_anew(outputs):
+def test_new_overrides_win_and_a_changed_group_starts_fresh(outputs):
     words = continued(["ckpt_path='outputs/day/b/checkpoints/last.ckpt'", "schedule=tanh", "++seed=5"])
     assert words[:2] == ["schedule=tanh", "++seed=5"]
     assert words[2] == "hydra.run.dir=outputs/day/b"

@@ -149,7 +149,7 @@ def test_the_folder_of_the_run_is_where_its_checkpoints_are(run, folder, place):
     assert found == f"hydra.run.dir={place.rpartition('/')[0]}"
 
 
-def test_a_deeper_folder_of_checkpoints_is_followed_within_own_runs(run):
+def test_nested_checkpoint_folder_is_followed_in_own_runs(run):
     checkpoints = run(folder="../..", at="outputs/day/run/deep/checkpoints")
     assert continued([f"ckpt_path={checkpoints}/last.ckpt"])[0] == "hydra.run.dir=outputs/day/run"
 
@@ -243,7 +243,7 @@ def test_a_file_that_may_not_be_read_is_refused(run, monkeypatch):
 
 
 @given(st.lists(st.text(max_size=30), max_size=5))
-def test_whatever_the_words_are_nothing_of_hydras_own_comes_through(tmp_path_factory, words):
+def test_no_hydra_option_passes_the_screening(tmp_path_factory, words):
     folder = tmp_path_factory.mktemp("run")
     (folder / SETTINGS).touch()
     try:
@@ -253,7 +253,7 @@ def test_whatever_the_words_are_nothing_of_hydras_own_comes_through(tmp_path_fac
     assert not [word for word in taken if word.startswith("-") or "hydra" in word or "${" in word]
 
 
-def test_settings_are_written_without_passwords_and_not_through_a_link(tmp_path):
+def test_settings_are_written_without_passwords_or_links(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / f"{SETTINGS}.part").symlink_to(tmp_path / "mine")
     write_settings(tmp_path, ["a.b=http://me:secret@host", "ckpt_path=last", "seed=1"], str(tmp_path.parent))

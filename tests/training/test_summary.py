@@ -14,7 +14,7 @@ def test_validation_metrics_come_before_those_of_training():
     ]
 
 
-def test_a_run_that_diverged_is_told_so():
+def test_diverged_run_is_reported():
     metrics = {"loss": {0: 0.5, 1: math.nan}, "other": {0: math.nan}}
     assert summary(metrics, Trace(), {}).splitlines()[1:] == [
         "best loss     0.5000  (epoch 1); nan at the end: training has diverged",
@@ -34,7 +34,7 @@ def test_each_group_has_its_learning_rates():
     ]
 
 
-def test_the_best_is_judged_by_the_words_of_a_name_and_infinity_is_no_value():
+def test_best_depends_on_the_metric_name_and_skips_infinity():
     metrics = {
         "val_f1": {0: 0.5, 1: 0.75},
         "val_top5_error": {0: 0.5, 1: 0.75},

@@ -24,7 +24,7 @@ from tests.training.test_main import ROOT, SMALL, environment, runs, train
 FILES = {"comparison.csv", "comparison.md", "learning_rates.png", "metrics.png", "ends.png"}
 
 
-def test_optuna_finds_the_best_by_what_train_py_returns_and_the_runs_are_compared_without_mlflow(tmp_path):
+def test_optuna_uses_the_objective_and_compares_without_mlflow(tmp_path):
     search = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random"]
     search += ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
     rates = ["optimizer.lr=choice(0.0,0.01)", "objective=val_acc", "hydra.sweeper.direction=maximize"]
@@ -41,7 +41,7 @@ def test_optuna_finds_the_best_by_what_train_py_returns_and_the_runs_are_compare
     assert "compared in" in sweep.stdout
 
 
-def test_with_chdir_a_run_goes_on_in_its_database_and_its_folder_of_an_interpolation(tmp_path):
+def test_run_with_chdir_resumes_in_its_database_and_folder(tmp_path):
     changed = ["hydra.job.chdir=true", *SMALL, "callbacks=silent"]
     place = "hydra.run.dir=runs/${now:%Y}/${now:%H-%M-%S-%f}"
     first = train(tmp_path, *changed, place)
@@ -59,7 +59,7 @@ def test_with_chdir_a_run_goes_on_in_its_database_and_its_folder_of_an_interpola
     assert (curves["lr"][0], len(curves["val_loss"][0])) == (list(range(21)), 3)
 
 
-def test_mlflow_run_makes_one_run_with_a_description_and_without_places_among_its_params(tmp_path):
+def test_mlflow_run_has_a_description_and_no_paths_in_params(tmp_path):
     words = " ".join([sys.executable, str(ROOT / "train.py"), *SMALL, "callbacks=silent"])
     project = {"name": "digits", "entry_points": {"main": {"command": words}}}
     (tmp_path / "MLproject").write_text(yaml.safe_dump(project))
@@ -86,7 +86,7 @@ VALUES = {"val_loss": {0: 0.5, 2: 0.25, 1: 0.75}, "loss": {0: 1.0}, "val_f1": {0
 @pytest.mark.parametrize(
     ("name", "expected"), [("val_loss", 0.25), (None, None), ("val_f1", -math.inf), ("val_mse", math.inf)]
 )
-def test_the_objective_is_the_last_value_and_the_worst_one_of_a_run_that_diverged(name, expected):
+def test_objective_is_the_last_value_or_the_worst_if_diverged(name, expected):
     assert objective(name, VALUES) == expected
 
 
@@ -102,7 +102,7 @@ def test_without_a_validation_the_loss_is_that_of_the_training():
 # --- run.json -----------------------------------------------------------------------------------------------------
 
 
-def test_a_resumed_run_replaces_what_a_killed_one_logged_after_its_checkpoint(tmp_path):
+def test_resumed_run_replaces_values_after_its_checkpoint(tmp_path):
     killed = RunFile(tmp_path, {"schedule": "cosine"})
     killed.log_series("lr", 0, array("d", [0.1] * 8))
     for step in (3, 7):
@@ -155,7 +155,7 @@ def test_the_command_compares_folders(tmp_path):
     assert "| cosine | 3 |" in done.stdout
 
 
-def test_a_sweep_in_the_folder_of_another_one_compares_its_own_runs(tmp_path):
+def test_nested_sweep_compares_only_its_own_runs(tmp_path):
     def job(name, sweep):
         (tmp_path / name).mkdir()
         about = {"schedule": "cosine", "status": "FINISHED", "begun": 1, "seconds": 1.0, "sweep": sweep, "curves": {}}
@@ -167,7 +167,7 @@ def test_a_sweep_in_the_folder_of_another_one_compares_its_own_runs(tmp_path):
     assert len(find_run_files(tmp_path)) == 2
 
 
-def test_params_are_what_tells_trainings_apart_and_no_places():
+def test_params_distinguish_trainings_and_hold_no_paths():
     kept = {"drop_path": 0.1, "num_paths": 3, "skip_path": True, "root": 2, "path": "my.module.decay", "name": "a/b"}
     places = {"weights": "/data/w.pt", "cache": "~/c", "save_to": "./out", "data_dir": "data", "uri": "s3://b/x"}
     places |= {"output_dirs": ["/a"], "up": "../x", "windows": "C:\\x"}

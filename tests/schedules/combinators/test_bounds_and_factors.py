@@ -141,7 +141,7 @@ def test_no_floor_and_a_multiple_are_bounds_of_factors(none):
     CosineDecay(0.1) * LossDriven(min_learning_rate=none, max_learning_rate=None)
 
 
-def test_first_of_a_product_gives_the_learning_rate_and_its_floor_is_one():
+def test_first_factor_gives_the_learning_rate_and_its_floor():
     assert listen(plateau(0.1, min_learning_rate=1e-3) * Constant(0.5), FLAT).rates[-1] == pytest.approx(5e-4)
     assert listen(0.5 * plateau(0.1, min_learning_rate=1e-3), FLAT).rates[-1] == pytest.approx(5e-4)
 
@@ -210,7 +210,7 @@ def test_loss_driven_starts_anywhere():
     assert listen(LossDriven(0.01, min_learning_rate=0.02), [0.0, 0.1]).rates == [0.02, 0.02]
 
 
-def test_floor_above_a_whole_schedule_is_a_warning_of_the_preview():
+def test_preview_warns_about_a_floor_above_the_whole_schedule():
     told = "Bounded.min_learning_rate=0.001 is above all that the schedule gives in the run (10 epochs, 100 steps)"
     assert preview(CosineDecay(1e-4).at_least(1e-3), steps_per_epoch=10, epochs=10).warnings[0].startswith(told)
     assert (
@@ -263,7 +263,7 @@ FINE = {
 
 
 @pytest.mark.parametrize("make", FINE.values(), ids=FINE)
-def test_factor_that_begins_at_one_or_is_meant_as_it_stands_is_not(make):
+def test_factor_starting_at_one_or_marked_gives_no_warning(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make()

@@ -168,7 +168,7 @@ def test_clocks_that_cannot_be_compared_are_refused():
 
 
 @pytest.mark.parametrize("kind", [lambda chain: chain, Smooth, PerEpoch, lambda chain: chain * 2.0])
-def test_a_share_of_a_run_of_unknown_length_is_refused_and_not_taken_for_ever(kind):
+def test_percent_of_an_unknown_length_is_refused(kind):
     with pytest.raises(TrainingError, match=r"5% is relative to the length of the run.*set max_steps"):
         kind(Chain([1.0, 2.0], lengths=["5%"]))(RunLength(steps_per_epoch=10).position(10**6))
     with pytest.raises(TrainingError, match=r"500sp is in samples"):
@@ -183,7 +183,7 @@ def test_past_the_end_of_a_run_that_the_parts_before_fill():
     assert curve(Chain([1.0, StepDecay(1.0, drop=0.5, every="50%")], lengths=[10 * N]))[-1] == 1.0
 
 
-def test_a_part_never_begins_before_the_one_in_front_of_it_has_ended():
+def test_part_starts_only_after_the_previous_one_ended():
     chain = Chain([0.1, 0.2, 0.3], lengths=["2.5ep", "10st"])
     values = curve(chain, steps=range(120))
     assert values == sorted(values)
@@ -236,7 +236,7 @@ def test_repetitions_in_each_unit():
 # --- smooth, per epoch --------------------------------------------------------------------------------------
 
 
-def test_smooth_moves_within_the_epoch_and_meets_the_held_schedule_at_its_begin():
+def test_smooth_equals_the_held_schedule_at_epoch_starts():
     held = ExponentialDecay(1.0, decay_steps="10ep", decay_rate=0.5)
     smooth = curve(held.smooth())
     assert smooth[::30] == curve(held)[::30]
@@ -345,7 +345,7 @@ def test_a_part_within_a_part_knows_that_it_is_not_its_turn():
     assert state["1"]["1"] == {}
 
 
-def test_the_changes_of_a_combination_are_those_of_the_parts_that_have_their_say():
+def test_changes_of_a_combination_are_those_of_active_parts():
     chain = Constant(0.1).then(LossDriven(0.2) * ReduceLROnPlateau(monitor="loss", factor=0.5, patience=1), after="2ep")
     before, said = chain.start(), []
     for state, _ in watching(chain, [1.0, 1.25, 1.5, 2.0]):
@@ -395,7 +395,7 @@ def test_bad_arguments_are_named_with_what_is_allowed(build, message):
         build()
 
 
-def test_a_piecewise_factor_over_a_cycle_of_chains_reads_and_works():
+def test_piecewise_factor_over_a_cycle_of_chains():
     schedule = (
         Constant(1.0).then(StepDecay(0.5, drop=0.5, every="1ep"), after="2ep").repeated("5ep")
         * PiecewiseConstant(["10ep"], [1.0, 0.1])

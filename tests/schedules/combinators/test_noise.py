@@ -104,7 +104,7 @@ def test_successive_noise_is_not_related():
         assert abs(np.corrcoef(noise, noise_of(seed=43, **law))[0, 1]) < 4 / math.sqrt(noise.size)
 
 
-def test_noise_holds_for_the_time_it_is_given_and_stays_between_its_bounds():
+def test_noise_is_held_and_stays_within_its_bounds():
     noisy = Noise(LinearDecay(0.1), every="2ep", after="4ep", until="8ep")
     plain = LinearDecay(0.1)
     factors = np.array([noisy(RUN.position(step)) / plain(RUN.position(step)) for step in range(1799)])

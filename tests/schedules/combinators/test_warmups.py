@@ -193,7 +193,7 @@ def test_warm_up_stable_decay_begins_and_ends_where_it_should(base, warmup, deca
     assert curve == pytest.approx([schedule(run.position(step)) for step in range(steps + 1)], rel=1e-14, abs=1e-15)
 
 
-def test_without_the_steps_per_epoch_a_warm_up_in_epochs_rises_from_epoch_to_epoch():
+def test_warm_up_without_steps_per_epoch_rises_by_epoch():
     warm = StepDecay(0.8, drop=0.5, every="1ep").with_warmup("4ep")
     run = RunLength.of(epochs=8)
     values = [warm(Position(step=7 * epoch, epoch=epoch, run=run)) for epoch in range(7)]
@@ -262,14 +262,14 @@ def test_annealing_needs_to_know_how_long_it_has():
         Annealed(Constant(0.1))(3)
 
 
-def test_annealed_by_epochs_where_the_steps_per_epoch_are_unknown():
+def test_annealing_by_epoch_without_steps_per_epoch():
     schedule = Annealed(StepDecay(0.4, drop=0.5, every="1ep"), end_learning_rate=0.0, after="50%")
     run = RunLength.of(epochs=8)
     values = [schedule(Position(step=7 * epoch, epoch=epoch, run=run)) for epoch in range(9)]
     assert values == pytest.approx([0.4, 0.2, 0.1, 0.05, 0.025, 0.01875, 0.0125, 0.00625, 0.0])
 
 
-def test_the_optimizers_own_learning_rate_is_meant_where_none_is_given():
+def test_optimizer_rate_is_used_when_none_is_given():
     for mine, named in (
         (OneCycle(), OneCycle(0.3)),
         (WarmupStableDecay(), WarmupStableDecay(0.3)),

@@ -25,7 +25,7 @@ def test_it_rests_after_a_rise_and_after_a_fall():
     assert listen(greedy(cooldown=1), FLAT[:6]).rates == [0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
 
 
-def test_the_defaults_lower_a_fine_tuning_learning_rate_and_keep_it_within_bounds():
+def test_defaults_lower_a_fine_tuning_rate_within_bounds():
     assert listen(Greedy(), [1.0] * 12, own=5e-5).rates[-1] == pytest.approx(0.95 * 5e-5)
     assert min(listen(Greedy(patience=0, reset_start=None), [1.0] * 200, own=5e-5).rates) == pytest.approx(5e-7)
     assert listen(Greedy(patience=0), [-float(i) for i in range(200)], own=5e-5).rates[-1] == pytest.approx(5e-4)

@@ -104,7 +104,7 @@ def test_the_ceiling_and_the_floor_hold(loss):
     assert 0.005 <= follow(schedule, [loss])[0] <= 0.5
 
 
-def test_the_default_ceiling_is_ten_times_the_initial_learning_rate():
+def test_default_ceiling_is_ten_times_the_initial_rate():
     assert follow(LossDriven(0.01), [2.0, 2.31, 10.0]) == pytest.approx([0.01 * math.exp(2), 0.1, 0.1])
     assert follow(LossDriven(), [10.0], own=0.5) == [5.0]
     assert follow(LossDriven(0.01, **BARE), [10.0]) == [0.01 * math.exp(10)] == pytest.approx([220.26], rel=1e-4)
@@ -118,7 +118,7 @@ def test_the_largest_change(losses, most):
         assert after == pytest.approx(min(max(free, before / most), before * most))
 
 
-def test_a_loss_whose_exponential_is_too_large_is_an_error_that_names_the_ceiling():
+def test_overflowing_exponential_error_names_the_ceiling():
     with pytest.raises(TrainingError, match=r"exp\(loss\) is too large .* loss = 1000.*set max_learning_rate"):
         follow(LossDriven(0.01, **BARE), [1000.0])
     assert follow(LossDriven(0.01, max_change=2, **BARE), [1000.0, 1000.0]) == [0.02, 0.04]
@@ -156,7 +156,7 @@ def test_anything_that_float_takes_is_a_number():
     assert follow(LossDriven(0.01), [np.float32(0.5)]) == follow(LossDriven(0.01), [Fraction(1, 2)])
 
 
-def test_a_metric_that_is_not_logged_is_an_error_that_lists_those_that_are():
+def test_unlogged_metric_error_lists_the_logged_ones():
     schedule, logged = LossDriven(0.01, monitor="val_los"), seen(1.0, name="val_loss", known=["val_loss", "acc"])
     state = schedule.observe(schedule.start(), LATER, logged._replace(complete=False))  # it may still be logged
     assert schedule(LATER, state) == 0.01
@@ -211,7 +211,7 @@ def test_smoothing():
 # --- what it says -------------------------------------------------------------------------------------------
 
 
-def test_it_says_what_it_has_observed_and_once_that_the_ceiling_holds_it_down():
+def test_observation_is_printed_and_the_ceiling_once():
     (first,), (second,), (third,), (fourth,) = told(LossDriven(0.01), [1.0, 3.0, 4.0, 2.30258509])
     assert first == Change("LossDriven", "setting", "loss 1")
     assert second.why == "loss 3; max_learning_rate, 10 times the initial one, holds it down"

@@ -52,7 +52,7 @@ def test_improvements_begin_the_count_anew():
     assert halvings(plateau(min_delta=0.15), [1.0, 1.0, 0.9, 0.8]) == [2]
 
 
-def test_the_threshold_is_absolute_in_keras_and_relative_in_torch():
+def test_threshold_is_absolute_in_keras_and_relative_in_torch():
     values = [1000.0, 999.95, 999.9, 999.85]  # better by 0.05 each time, which is less than 1e-4 of 1000
     assert halvings(plateau(), values) == []
     assert halvings(plateau(threshold_mode="rel"), values) == [2]
@@ -129,7 +129,7 @@ def test_nan():
     assert listen(plateau(on_nonfinite="compare"), values).rates == [0.5, 0.5, 0.25, 0.25]
 
 
-def test_nan_first_is_the_best_for_ever_in_keras_and_nothing_in_torch():
+def test_initial_nan_stays_best_in_keras_and_not_in_torch():
     values = [math.nan, 1.0, 0.5, 0.25, 0.125]
     assert halvings(plateau(on_nonfinite="compare"), values) == [2, 4]
     assert halvings(plateau(on_nonfinite="compare", rule="torch", patience=0), values) == [0]

@@ -180,7 +180,7 @@ def test_as_factors_the_points_multiply():
     assert [product(step) for step in (0, 5, 10, 20)] == [0.0, 0.25, 0.5, 0.5]
 
 
-def test_points_in_different_units_that_do_not_increase_in_this_run_are_refused():
+def test_points_in_mixed_units_must_increase_in_the_run():
     schedule = PiecewiseInterpolation([[0, 0.0], ["100st", 0.1], ["50%", 0.0]])
     assert schedule(RunLength.of(steps=1000).position(100)) == 0.1
     with pytest.raises(TrainingError, match="must increase, and in this run 50% is not after 100st"):
@@ -189,7 +189,7 @@ def test_points_in_different_units_that_do_not_increase_in_this_run_are_refused(
         PiecewiseInterpolation([["1ep", 0.1], ["100st", 0.2]])(Position(3, 0))
 
 
-def test_functions_of_the_step_get_an_int_and_of_the_fraction_a_float():
+def test_functions_of_the_step_get_an_int_others_a_float():
     asked = []
     FunctionSchedule(lambda step: asked.append(step) or 0.1, of="step")(np.arange(3))
     FunctionSchedule(lambda part: asked.append(part) or 0.1, of="fraction")(RUN.position(2 * N))

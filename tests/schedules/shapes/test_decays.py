@@ -220,7 +220,7 @@ def test_it_goes_one_way(schedule, step):
 
 
 @given(own=rates, step=st.integers(0, 2000))
-def test_without_an_initial_learning_rate_the_optimizers_own_is_used(own, step):
+def test_missing_initial_rate_is_that_of_the_optimizer(own, step):
     position = RUN.position(step, own)
     for shape in WITH_DEFAULTS:
         assert shape()(position) == shape(own)(position)
@@ -240,7 +240,7 @@ def test_power_one_is_a_line_and_a_fall_mirrors_a_rise(step, length, start, end)
 
 
 @given(step=st.integers(0, 10**6), length=lengths, stretch=st.integers(1, 1000))
-def test_a_shape_as_long_as_the_run_follows_the_length_of_the_run(step, length, stretch):
+def test_shape_over_the_run_follows_the_length_of_the_run(step, length, stretch):
     for shape in AS_LONG_AS_THE_RUN:
         short = shape(0.1)(RunLength(steps=length).position(step))
         assert shape(0.1)(RunLength(steps=length * stretch).position(step * stretch)) == pytest.approx(
@@ -329,7 +329,7 @@ def test_restarts_move_within_the_epoch_if_smooth():
 
 
 @pytest.mark.parametrize("shape", SHARES_OF_THE_RUN)
-def test_a_shape_that_fills_a_run_of_unknown_length_is_refused_with_what_to_set(shape):
+def test_shape_over_an_unknown_length_names_max_steps(shape):
     with pytest.raises(TrainingError, match=r"% is relative to the length of the run.*set max_steps"):
         shape(0.1)(Position(3, 0))
 

@@ -21,7 +21,7 @@ def test_a_function_of_the_epoch():
 
 
 @given(epochs=st.integers(0, 50), factor=st.floats(0.5, 1.0), own=st.floats(1e-3, 1))
-def test_a_function_of_the_learning_rate_so_far_gives_the_same_asked_once_or_step_by_step(epochs, factor, own):
+def test_recursive_function_gives_the_same_at_once_and_stepwise(epochs, factor, own):
     schedule = FunctionSchedule(lambda epoch, lr: lr * factor)
     state = schedule.start()
     for epoch in range(epochs + 1):
@@ -29,7 +29,7 @@ def test_a_function_of_the_learning_rate_so_far_gives_the_same_asked_once_or_ste
     assert at(schedule, epochs, state, own) == at(schedule, epochs, None, own)
 
 
-def test_an_initial_learning_rate_takes_the_place_of_the_optimizers_own():
+def test_initial_rate_replaces_that_of_the_optimizer():
     assert at(FunctionSchedule(lambda epoch, lr: lr, initial_learning_rate=0.3), 5, own=0.9) == 0.3
 
 
@@ -42,7 +42,7 @@ def test_a_whole_run_at_once_asks_each_epoch_once():
 
 
 @pytest.mark.parametrize("value", [None, "0.1", 1j, True, np.bool_(True), [0.1], float("nan"), float("inf"), -0.1])
-def test_what_is_no_learning_rate_is_refused_with_the_call_that_returned_it(value):
+def test_invalid_learning_rate_is_refused_with_its_call(value):
     def schedule(epoch):
         return value
 
@@ -73,7 +73,7 @@ def test_extra_parameters_do_not_pass_for_the_learning_rate():
 
 
 @pytest.mark.parametrize("function", [lambda: 0.1, lambda a, b, c: 0.1])
-def test_functions_that_take_nothing_or_too_much_are_refused_at_once(function):
+def test_functions_of_no_or_too_many_arguments_are_refused(function):
     with pytest.raises(InvalidArgumentError, match=r"callable as schedule\(epoch\) or schedule\(epoch, lr\)"):
         FunctionSchedule(function)
 

@@ -76,7 +76,7 @@ def test_decays_never_rise_above_their_begin_nor_fall_below_zero(step, rate, dro
 
 
 @given(step=st.integers(0, 10**6), own=st.floats(1e-6, 10))
-def test_without_an_initial_learning_rate_the_optimizers_own_is_used(step, own):
+def test_missing_initial_rate_is_that_of_the_optimizer(step, own):
     position = RUN.position(step, own)
     assert StepDecay(drop=0.5)(position) == StepDecay(own, drop=0.5)(position)
     assert InverseTimeDecay()(position) == InverseTimeDecay(own)(position)
@@ -103,12 +103,12 @@ def test_a_position_is_a_whole_number_or_a_position(position):
         Constant(0.1)(position)
 
 
-def test_a_share_of_a_run_of_unknown_length_is_refused_with_what_to_set():
+def test_percent_of_an_unknown_length_names_max_steps():
     with pytest.raises(TrainingError, match=r"5% is relative to the length of the run.*set max_steps"):
         StepDecay(0.1, every="5%")(Position(3, 0))
 
 
-def test_boundaries_in_different_units_that_do_not_increase_in_this_run_are_refused():
+def test_boundaries_in_mixed_units_must_increase_in_the_run():
     schedule = PiecewiseConstant(["10ep", "500st"], [3, 2, 1])
     assert schedule(RunLength.of(steps_per_epoch=49).position(490)) == 2
     for per_epoch in (50, 100):

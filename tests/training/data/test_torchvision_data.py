@@ -157,7 +157,7 @@ def test_download(tmp_path, mirror):
     assert (data.num_train, data.num_val) == (20, 6)
 
 
-def test_a_download_cut_short_leaves_nothing_that_breaks_the_next_run(tmp_path, mirror):
+def test_interrupted_download_does_not_break_the_next_run(tmp_path, mirror):
     last = mirror / "t10k-labels-idx1-ubyte.gz"
     whole = last.read_bytes()
     last.write_bytes(whole[:-4])
