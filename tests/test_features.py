@@ -86,7 +86,7 @@ def curve(schedule):
 
 
 @pytest.mark.parametrize("code", EXPRESSIONS)
-def test_every_expression_of_ours_builds_a_schedule(code):
+def test_every_expression_builds_a_schedule(code):
     schedule = built(code)
     if isinstance(schedule, Schedule) and not schedule.monitors:
         values = curve(schedule)
@@ -115,14 +115,14 @@ def trace(library, code):
 
 
 @pytest.mark.parametrize(("library", "theirs", "ours"), PAIRS)
-def test_it_is_what_the_original_gives(library, theirs, ours):
+def test_schedule_equals_the_original(library, theirs, ours):
     expected = trace(library, theirs)
     relative = RELATIVE if library != "Keras" else OF_PEAK["Keras"]
     atol = expected.max() * OF_PEAK[library]
     np.testing.assert_allclose(curve(built(ours)), expected, rtol=relative, atol=atol)
 
 
-def test_the_page_has_something_to_compare():
+def test_page_has_rows_to_compare():
     assert len(EXPRESSIONS) > 100
     assert {title for title, *_ in (pair.values for pair in PAIRS)} == set(THEIRS)
     assert len(PAIRS) > 55
@@ -217,7 +217,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize(("library", "theirs"), [(one, name) for one, rows in FORMULAS.items() for name in rows])
-def test_it_is_what_the_formula_gives(library, theirs):
+def test_schedule_equals_the_formula(library, theirs):
     (here,) = (here for title, first, here, _ in ROWS if (title, first) == (library, theirs))
     expected = [FORMULAS[library][theirs](step) for step in range(STEPS)]
     np.testing.assert_allclose(curve(built(CODE.fullmatch(here)[1])), expected, rtol=1e-12, atol=4e-15)

@@ -95,7 +95,7 @@ def constant_gradient():
 @pytest.mark.parametrize(
     "kind", ["Adam, tensor", "Adam, tensor, no foreach", "Adam, tensor, fused", "KerasSGD, tensor"]
 )
-def test_whole_steps_do_not_wait_for_the_device(kind):
+def test_steps_do_not_wait_for_the_device(kind):
     optimizer = KINDS[kind]([constant_gradient()])
     trace, writer = Trace(), Writer(optimizer, {0: Assign(LinearDecay(0.1))}, RUN.position)
     writer.attach(trace)
@@ -118,7 +118,7 @@ class Overflows(Toy):
 
 
 @pytest.mark.parametrize("kind", ["Adam", "Adam, fused", "Adam, tensor, fused", "SGD, fused"])
-def test_steps_that_mixed_precision_skips_are_not_counted(kind):
+def test_steps_skipped_by_mixed_precision_are_not_counted(kind):
     scheduler = LearningRateScheduler(LinearDecay(0.1, decay_steps="18st"))
     scaler = torch.amp.GradScaler("cuda", init_scale=2.0)  # small: no other step overflows
     precision = MixedPrecision("16-mixed", "cuda", scaler=scaler)
@@ -159,7 +159,7 @@ def test_replays_of_a_captured_step_use_new_values(foreach):
     assert changes == pytest.approx(PLAN, rel=1e-5)  # the learning rate is of single precision
 
 
-def test_a_captured_step_does_not_count_and_replays_write_nothing():
+def test_captured_step_is_not_counted_and_replays_write_nothing():
     optimizer = KINDS["Adam, tensor"]([constant_gradient()])
     trace, writer = Trace(), Writer(optimizer, {0: Assign(LinearDecay(0.1))}, RUN.position)
     writer.attach(trace)

@@ -28,7 +28,7 @@ def said(schedule, module=None, **options):
     return lines
 
 
-def test_a_start_within_the_rule_and_a_fall_of_a_hundredfold_need_no_word():
+def test_schedule_within_the_rules_gives_no_advice():
     assert said(ExponentialDecay(0.01, decay_steps="100%", decay_rate=0.01)) == []
     assert said(CosineDecay(0.01)) == said(LinearDecay(0.001)) == []  # the end counts, though no step has it
     assert said(StepDecay(0.01, drop=0.01, every="1ep")) == []
@@ -40,17 +40,17 @@ def test_a_start_at_a_tenth_gets_a_line_with_the_reason():
     assert line.endswith("die: all units of a layer output 0")
 
 
-def test_a_start_outside_the_rule_and_a_small_fall_get_a_line_each():
+def test_start_and_fall_outside_the_rules_get_a_line_each():
     assert said(StepDecay(0.05, drop=0.5, every="1ep")) == [start_line(0.05, 0.05), fall_line(0.05, 0.0125)]
     assert said(CosineDecay(1e-5)) == ["lr starts at 1e-05; the rule of thumb is a start from 0.001 to 0.01"]
 
 
-def test_a_warmup_starts_where_it_ends():
+def test_warmup_is_judged_by_its_end():
     lines = said(CosineDecay(0.1).with_warmup("1ep"))
     assert lines[0].startswith("lr rises to 0.1; the rule of thumb is a start from 0.001 to 0.01; at 0.1, nine of ten")
 
 
-def test_of_a_function_only_the_first_value_is_looked_at():
+def test_advice_reads_only_the_first_value_of_a_function():
     asked = []
     assert said(lambda epoch: asked.append(epoch) or 0.01) == []
     assert asked == [0, 1, 2]
@@ -65,12 +65,12 @@ def test_a_network_with_normalization_may_start_higher():
     assert said(CosineDecay(0.1), Normalized()) == []
 
 
-def test_other_hyper_parameters_have_no_rule():
+def test_other_hyperparameters_get_no_advice():
     schedules = [CosineDecay(0.01), Assign(Constant(0.9), to="momentum")]
     assert said(schedules, Toy(lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.5))) == []
 
 
-def test_a_function_gets_the_lines_of_each_fit_but_not_of_one_that_is_resumed(tmp_path):
+def test_advice_is_given_in_each_fit_except_resumed_ones(tmp_path):
     assert said(CosineDecay(0.1)) == said(CosineDecay(0.1)) != []
     run = fit(Toy(), LearningRateScheduler(Constant(0.05), advice=False), epochs=1)
     run.save_checkpoint(tmp_path / "one.ckpt")
@@ -89,7 +89,7 @@ class Lines(logging.Handler):
             self.lines.append(record.getMessage())
 
 
-def test_it_is_in_lightnings_log_by_default_and_can_be_switched_off():
+def test_advice_is_logged_by_default_and_can_be_disabled():
     log, kept = rank_zero.log, Lines()  # of the package that was imported last
     level = log.level
     log.addHandler(kept)
@@ -110,6 +110,6 @@ def test_it_is_in_lightnings_log_by_default_and_can_be_switched_off():
     assert line.endswith("(advice=False leaves this out)")
 
 
-def test_what_advice_can_be():
+def test_invalid_advice_is_refused():
     with pytest.raises(InvalidArgumentError, match=r"LearningRateScheduler\.advice must be"):
         LearningRateScheduler(Constant(0.1), advice="yes")

@@ -29,7 +29,7 @@ from lr_plugins.keras.constraints import Constraints, NonNeg
         (NonNeg, "style"),
     ],
 )
-def test_what_the_type_names_is_accepted_and_nothing_else(build, argument):
+def test_only_the_choices_of_the_type_are_accepted(build, argument):
     kind = build.func if isinstance(build, partial) else build
     hint = get_type_hints(kind.__init__)[argument]
     assert get_origin(hint) is Literal

@@ -47,7 +47,7 @@ class Copies(pl.Callback):
 
 
 @pytest.mark.parametrize("driven", [True, False])
-def test_a_copy_has_the_record_and_not_the_fit(driven):
+def test_copy_has_the_record_but_not_the_fit(driven):
     others = [lp.LearningRateScheduler(lp.CosineDecay(0.1))] if driven else []
     others += [lp.LearningRateTrace(), lp.History(), lp.KerasProgress(verbose=0)]
     others += [

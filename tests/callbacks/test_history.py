@@ -21,7 +21,7 @@ def fitted(module=None, *callbacks, style="keras2", **settings):
     return history
 
 
-def test_it_is_a_dictionary_of_lists_as_in_keras():
+def test_history_is_a_dictionary_of_lists_as_in_keras():
     history = fitted(Module(), LearningRateScheduler(StepDecay(0.5, every="2ep")))
     assert history.epoch == [0, 1, 2]
     assert history.history == {
@@ -44,19 +44,19 @@ def test_keras3_calls_it_learning_rate():
     assert list(history) == ["acc", "loss", "val_acc", "val_loss", "learning_rate"]
 
 
-def test_keras2_has_the_metrics_of_validation_first():
+def test_keras2_lists_validation_metrics_first():
     history = fitted(Module(), LearningRateScheduler(StepDecay(0.5, every="2ep")))
     assert list(history) == ["val_loss", "val_acc", "loss", "acc", "lr"]
 
 
 @pytest.mark.parametrize("style", ["keras2", "keras3"])
-def test_without_a_scheduler_the_learning_rate_is_apart(style):
+def test_learning_rate_is_separate_without_a_scheduler(style):
     history = fitted(style=style)
     assert {"lr", "learning_rate"}.isdisjoint(history)
     assert history.learning_rates == {0: 0.5, 1: 0.5, 2: 0.5}
 
 
-def test_what_is_not_there_is_told():
+def test_missing_key_lists_the_known_names():
     with pytest.raises(KeyError, match="'accuracy'; the history has: val_loss, val_acc, loss, acc"):
         fitted(max_epochs=1)["accuracy"]
     with pytest.raises(KeyError, match="the history has: nothing yet"):
@@ -64,7 +64,7 @@ def test_what_is_not_there_is_told():
     assert (History().history, History().epoch) == ({}, [])
 
 
-def test_the_learning_rate_is_that_of_the_epochs_last_step():
+def test_learning_rate_is_that_of_the_last_step():
     schedule = ReduceLROnPlateau(0.5, monitor="val_loss", factor=0.5, patience=1)
     assert fitted(Module(), LearningRateScheduler(schedule))["lr"] == [0.5, 0.5, 0.25]  # as Keras' logs["lr"]
     per_step = LearningRateScheduler(StepDecay(0.5, every="5st"))
@@ -74,7 +74,7 @@ def test_the_learning_rate_is_that_of_the_epochs_last_step():
 
 
 @pytest.mark.parametrize("rate", [0.5, torch.tensor(0.5)])
-def test_without_a_scheduler_of_ours_it_is_the_one_used_not_the_next(rate):
+def test_torch_scheduler_records_the_used_rate_not_the_next(rate):
     class Decaying(Module):
         def configure_optimizers(self):
             optimizer = torch.optim.Adam(self.parameters(), lr=copy.deepcopy(rate))
@@ -83,7 +83,7 @@ def test_without_a_scheduler_of_ours_it_is_the_one_used_not_the_next(rate):
     assert fitted(Decaying())["lr"] == [0.5, 0.25, 0.125]
 
 
-def test_without_an_optimizer_there_is_none():
+def test_history_without_an_optimizer_has_no_rate():
     class Still(Module):
         def configure_optimizers(self):
             return None
@@ -93,14 +93,14 @@ def test_without_an_optimizer_there_is_none():
     assert history.epoch == [0, 1, 2]
 
 
-def test_what_the_module_logs_under_the_name_is_kept():
+def test_value_logged_as_lr_by_the_module_is_kept():
     assert fitted(Logs({"lr": 7.0}), max_epochs=1)["lr"] == [9.0]
 
 
 # --- the picture and the frame ------------------------------------------------------------------------------
 
 
-def test_the_picture_has_loss_accuracy_and_learning_rate_over_epochs(tmp_path):
+def test_picture_shows_loss_accuracy_and_rate_over_epochs(tmp_path):
     history = fitted(Module(), LearningRateScheduler(StepDecay(0.5, every="2ep")), max_epochs=4)
     figure = history.plot(tmp_path / "history.png")
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "learning rate"]
@@ -115,7 +115,7 @@ def test_the_picture_has_loss_accuracy_and_learning_rate_over_epochs(tmp_path):
     assert (tmp_path / "history.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_picture_of_nothing_and_of_epochs_without_validation():
+def test_picture_without_data_and_without_validation():
     assert len(History().plot().axes) == 1
     figure = fitted(max_epochs=5, check_val_every_n_epoch=2).plot()
     assert list(figure.axes[0].lines[1].get_xdata()) == [1, 3]
@@ -133,14 +133,14 @@ def test_the_frame_has_a_row_per_epoch_and_keras_names():
     assert History().frame().empty
 
 
-def test_an_epoch_without_validation_has_no_value_and_by_epoch_it_is_told_which():
+def test_epochs_without_validation_have_no_value():
     history = fitted(max_epochs=5, check_val_every_n_epoch=2)
     assert history["val_loss"] == [2.25, 4.25]  # Keras' list is as short
     assert history.values["val_loss"] == {1: 2.25, 3: 4.25}
     assert len(history["loss"]) == len(history.learning_rates) == len(history.epoch) == 5
 
 
-def test_of_several_validations_in_an_epoch_the_last_counts():
+def test_last_validation_of_an_epoch_is_recorded():
     class Counting(Module):
         validations = 0.0
 
@@ -160,7 +160,7 @@ def test_names_are_lightnings():
     }
 
 
-def test_another_fit_of_the_same_trainer_goes_on_and_a_new_one_begins_anew():
+def test_second_fit_continues_and_a_new_trainer_starts_over():
     history, module = History(), Module()
     run = trainer(history, max_epochs=1)
     run.fit(module)
@@ -171,7 +171,7 @@ def test_another_fit_of_the_same_trainer_goes_on_and_a_new_one_begins_anew():
     assert (history["loss"], history.learning_rates, history.epoch) == ([1.5], {0: 0.5}, [0])
 
 
-def test_after_an_error_it_has_the_epochs_that_were_complete():
+def test_history_after_an_error_has_the_complete_epochs():
     class Fail(Module):
         def on_train_batch_start(self, batch, batch_idx):
             if self.current_epoch == 2:
@@ -183,7 +183,7 @@ def test_after_an_error_it_has_the_epochs_that_were_complete():
     assert (history["loss"], history.epoch) == ([1.5, 2.5], [0, 1])
 
 
-def test_after_an_error_it_holds_no_trainer():
+def test_history_after_an_error_holds_no_trainer():
     class Breaks(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             raise RuntimeError("broken")
@@ -252,7 +252,7 @@ TWICE = {"val_check_interval": 2}
     ],
 )
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
-def test_the_history_of_a_resumed_run_is_whole(tmp_path, settings, left_out):
+def test_history_of_a_resumed_run_is_complete(tmp_path, settings, left_out):
     saves = Saves(tmp_path)
     whole = positions(saves, **settings)
     assert whole["loss"] == [2.0, 12.0, 22.0]
@@ -265,7 +265,7 @@ def test_the_history_of_a_resumed_run_is_whole(tmp_path, settings, left_out):
             assert resumed[name] == whole[name], (what, name)
 
 
-def test_its_state_is_plain_numbers_and_it_can_be_copied():
+def test_state_is_plain_numbers_and_history_can_be_copied():
     history = fitted()
     restored = History()
     restored.load_state_dict(json.loads(json.dumps(history.state_dict()), object_hook=with_epochs))

@@ -14,7 +14,7 @@ def test_metrics_are_new_until_the_cursor_passes_them():
     assert cursor.new(metrics) == {}
 
 
-def test_a_value_that_is_logged_again_is_new_even_if_it_is_equal():
+def test_equal_value_logged_again_is_new():
     cursor = MetricCursor({"loss": torch.tensor(1.0)})
     assert list(cursor.new({"loss": torch.tensor(1.0)})) == ["loss"]
 
@@ -24,7 +24,7 @@ def test_another_view_of_the_same_tensor_is_not_new():
     assert MetricCursor({"loss": loss}).new({"loss": loss.view(())}) == {}
 
 
-def test_the_cursor_does_not_follow_a_dictionary_that_changes():
+def test_cursor_does_not_follow_a_changing_dictionary():
     metrics = {"loss": torch.tensor(1.0)}
     cursor = MetricCursor(metrics)
     metrics["acc"] = torch.tensor(0.5)

@@ -37,14 +37,14 @@ def rows(path):
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("every_n_steps", [1, 4, 1000])
-def test_every_step_reaches_the_logger_once_at_its_own_x(every_n_steps, order):
+def test_every_step_is_logged_once_at_its_own_step(every_n_steps, order):
     scheduler, memory = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.5)), Memory()
     trace = LearningRateTrace(every_n_steps=every_n_steps)
     fit(None, *[scheduler, trace][::order], logger=memory)
     assert memory.points == [("lr", step, 0.1 / (1 + 0.5 * step)) for step in range(18)]
 
 
-def test_groups_are_logged_apart():
+def test_groups_are_logged_separately():
     def make(parameters):
         weight, bias = parameters
         return torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr": 0.2}], lr=0.1)
@@ -68,7 +68,7 @@ def test_without_a_scheduler_it_records_what_the_optimizer_uses():
     assert len(memory.points) == 18
 
 
-def test_a_trainer_that_goes_on_logs_no_point_twice():
+def test_continued_trainer_logs_no_point_twice():
     memory, trace, scheduler = Memory(), LearningRateTrace(), LearningRateScheduler(StepDecay(0.1))
     module = Toy()
     trainer = fit(module, scheduler, trace, logger=memory, epochs=1)
@@ -79,7 +79,7 @@ def test_a_trainer_that_goes_on_logs_no_point_twice():
     assert [step for _, step, _ in memory.points[12:]] == list(range(6))
 
 
-def test_it_leaves_a_table_and_a_picture(tmp_path):
+def test_trace_writes_a_table_and_a_picture(tmp_path):
     scheduler, memory = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1 / 3)), Memory()
     fit(None, scheduler, LearningRateTrace(tmp_path), logger=memory)
     table = rows(tmp_path / "lr_trace.csv")
@@ -93,7 +93,7 @@ def test_it_leaves_a_table_and_a_picture(tmp_path):
     assert memory.artifacts == ["lr_trace.csv", "lr_trace.png"]
 
 
-def test_an_error_leaves_what_was_recorded(tmp_path):
+def test_recorded_values_are_written_after_an_error(tmp_path):
     class Failing(Toy):
         def training_step(self, batch, batch_idx):
             if self.trainer.global_step == 8:
@@ -107,7 +107,7 @@ def test_an_error_leaves_what_was_recorded(tmp_path):
     assert len(rows(tmp_path / "lr_trace.csv")) == 8
 
 
-def test_a_logger_that_fails_after_an_error_does_not_hide_it_nor_the_table(tmp_path):
+def test_failing_logger_hides_neither_the_error_nor_the_table(tmp_path):
     class Failing(Toy):
         def training_step(self, batch, batch_idx):
             if self.trainer.global_step == 8:
@@ -127,7 +127,7 @@ def test_a_logger_that_fails_after_an_error_does_not_hide_it_nor_the_table(tmp_p
     assert len(rows(tmp_path / "lr_trace.csv")) == 8
 
 
-def test_a_step_that_fails_and_is_made_up_for_is_one_step():
+def test_retried_step_counts_once():
     class Retrying(Toy):
         def __init__(self):
             super().__init__()
@@ -153,7 +153,7 @@ def test_a_step_that_fails_and_is_made_up_for_is_one_step():
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
 
 
-def test_a_step_that_calls_its_parents_is_one_step():
+def test_step_calling_its_parent_counts_once():
     class Parent(torch.optim.SGD):
         pass
 
@@ -170,7 +170,7 @@ def test_a_step_that_calls_its_parents_is_one_step():
     assert len(trace.trace["lr"]) == 6
 
 
-def test_without_matplotlib_the_table_is_written_and_training_ends_well(tmp_path, monkeypatch):
+def test_table_is_written_without_matplotlib(tmp_path, monkeypatch):
     import lr_plugins._lightning.artifacts as home
 
     monkeypatch.setattr(home, "find_spec", lambda name: None)
@@ -179,7 +179,7 @@ def test_without_matplotlib_the_table_is_written_and_training_ends_well(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["lr_trace.csv"]
 
 
-def test_any_lightning_logger_takes_the_points(tmp_path):
+def test_every_lightning_logger_accepts_the_points(tmp_path):
     fit(None, LearningRateScheduler(StepDecay(0.1)), LearningRateTrace(), logger=CSVLogger(tmp_path))
     table = rows(tmp_path / "lightning_logs/version_0/metrics.csv")
     assert [int(row["step"]) for row in table if row["lr"]] == list(range(18))
@@ -197,7 +197,7 @@ def test_a_frame_has_a_row_per_step():
     assert frame.isna().to_numpy().tolist() == [[False, True, True], [False, False, True]]
 
 
-def test_a_table_of_groups_that_come_later_leaves_their_past_empty(tmp_path):
+def test_table_is_empty_before_a_group_is_added(tmp_path):
     trace = Trace()
     for value in (0.1, 0.2, 0.3):
         trace.series("lr/a").append(value)

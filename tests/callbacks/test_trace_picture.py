@@ -80,7 +80,7 @@ def test_a_metric_has_points_only_where_it_was_logged(tmp_path, figures):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_after_a_resume_the_curves_are_whole(epochs, tmp_path, figures):
+def test_curves_are_complete_after_a_resume(epochs, tmp_path, figures):
     def run(epochs, ckpt_path=None):
         callbacks = [loss_driven(), LearningRateTrace(tmp_path, metrics=PANELS)]
         trainer = pl.Trainer(**QUIET, max_epochs=epochs, num_sanity_val_steps=0, callbacks=callbacks)
@@ -94,7 +94,7 @@ def test_after_a_resume_the_curves_are_whole(epochs, tmp_path, figures):
     assert [curves(axes) for axes in resumed.axes] == [curves(axes) for axes in undisturbed.axes]
 
 
-def test_a_resume_with_other_metrics_draws_those(tmp_path, figures):
+def test_resume_with_other_metrics_draws_the_new_ones(tmp_path, figures):
     trainer = fit(None, loss_driven(), LearningRateTrace(tmp_path, metrics=["whole", "loss"]), epochs=2)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     callbacks = [loss_driven(), LearningRateTrace(tmp_path, metrics=["whole"])]
@@ -103,14 +103,14 @@ def test_a_resume_with_other_metrics_draws_those(tmp_path, figures):
     assert curves(figures[-1].axes[1])["whole"][0] == [0, 6, 12]
 
 
-def test_without_names_the_losses_are_drawn_beside_the_learning_rate(tmp_path, figures):
+def test_losses_are_drawn_next_to_the_rate_by_default(tmp_path, figures):
     fit(None, loss_driven(), LearningRateTrace(tmp_path))
     rate, losses = figures[0].axes
     assert (rate.get_ylabel(), losses.get_ylabel()) == ("learning rate", "loss")
     assert {name: steps for name, (steps, _) in curves(losses).items()} == {"loss": [6, 12, 18]}  # "whole" has no loss
 
 
-def test_an_empty_list_leaves_the_learning_rate_alone(tmp_path, figures):
+def test_empty_list_draws_only_the_learning_rate(tmp_path, figures):
     fit(None, loss_driven(), LearningRateTrace(tmp_path, metrics=[]))
     assert [axes.get_ylabel() for axes in figures[0].axes] == ["learning rate"]
 
@@ -123,7 +123,7 @@ def test_a_name_that_is_never_logged_is_reported(tmp_path, figures):
     assert [axes.get_ylabel() for axes in figures[0].axes] == ["learning rate", "loss"]
 
 
-def test_a_small_loss_after_a_large_one_gets_a_logarithmic_axis(tmp_path, figures):
+def test_loss_over_orders_of_magnitude_gets_a_log_axis(tmp_path, figures):
     class Logs(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             pl_module.log("gap", 10.0**-trainer.current_epoch)
@@ -142,7 +142,7 @@ def test_a_small_loss_after_a_large_one_gets_a_logarithmic_axis(tmp_path, figure
 
 
 @pytest.mark.parametrize("value", ["loss", 3, [""], [[]], [["loss"], 1], [[["loss"]]], {"loss": 1}])
-def test_metrics_that_are_no_names(value):
+def test_invalid_metric_names_are_refused(value):
     with pytest.raises(
         InvalidArgumentError, match=r"LearningRateTrace\.metrics must be null, or a list of metric names"
     ):

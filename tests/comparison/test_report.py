@@ -20,7 +20,7 @@ def run(schedule="cosine", seed=1, accuracies=(0.5, 0.8, 0.7), **tags):
     return Run(f"id{seed}", f"{schedule}-{seed}", schedule, str(seed), "FINISHED", 2.0, curves, tags)
 
 
-def test_a_line_per_schedule_has_mean_and_spread_of_the_best_values(tmp_path):
+def test_schedule_line_has_mean_and_spread_of_the_best_values(tmp_path):
     files = compare([run(seed=1), run(seed=2, accuracies=(0.1, 0.6)), run("step", 3)], tmp_path)
     assert [file.name for file in files] == ["comparison.csv", "comparison.md", RATES, METRICS, ENDS]
     text = files[1].read_text()
@@ -31,35 +31,35 @@ def test_a_line_per_schedule_has_mean_and_spread_of_the_best_values(tmp_path):
     assert [(row["schedule"], row["seed"], row["best val_acc"]) for row in rows][1] == ("cosine", "2", "0.6")
 
 
-def test_runs_of_other_data_are_not_taken_together():
+def test_runs_on_different_data_are_not_pooled():
     runs = distinguished([run(data="iris", model="mlp"), run(seed=2, data="digits", model="mlp")])
     assert [one.schedule for one in runs] == ["cosine, iris", "cosine, digits"]
 
 
-def test_a_bar_in_a_name_does_not_end_the_cell():
+def test_pipe_in_a_name_does_not_end_the_cell():
     assert "| a\\|b | 1 |" in page([run("a|b")], ["val_acc"])
 
 
-def test_a_metric_that_no_run_has_is_refused(tmp_path):
+def test_unknown_metric_is_refused(tmp_path):
     with pytest.raises(
         InvalidArgumentError, match=r"metrics must be metrics of the runs \(lr, val_acc\); got 'nosuch'"
     ):
         compare([run()], tmp_path, ["nosuch"])
 
 
-def test_runs_that_were_started_otherwise_are_not_taken_together():
+def test_runs_with_different_overrides_are_not_pooled():
     tags = {"data": "iris", "model": "mlp"}
     low, high = "optimizer.lr=0.01\nseed=1\nverbose=0", "optimizer.lr=0.1\nseed=1"
     runs = distinguished([run(overrides=low, **tags), run(seed=2, overrides=low, **tags), run(overrides=high, **tags)])
     assert [one.schedule for one in runs] == ["cosine, optimizer.lr=0.01"] * 2 + ["cosine, optimizer.lr=0.1"]
 
 
-def test_what_all_runs_of_a_schedule_have_in_common_is_not_named():
+def test_common_overrides_of_a_schedule_are_not_named():
     runs = distinguished([run(overrides="experiment=a\nseed=1"), run("step", overrides="experiment=b\nseed=1")])
     assert [one.schedule for one in runs] == ["cosine", "step"]
 
 
-def test_a_line_per_schedule_says_where_it_stands_at_the_end():
+def test_schedule_line_has_its_final_standing():
     values = {"cosine": (0.9, 0.92, 0.94), "step": (0.8, 0.82, 0.84)}
     runs = [run(name, seed, (0.99, last)) for name, ends in values.items() for seed, last in enumerate(ends)]
     text = page(runs, ["val_acc"])
@@ -67,20 +67,20 @@ def test_a_line_per_schedule_says_where_it_stands_at_the_end():
     assert "| step | 3 | 0.8200 ± 0.0200 | 0.7703 to 0.8697 | 0.1000 | 0.25 | too few runs to tell |" in text
 
 
-def test_a_run_that_diverged_does_not_end_the_report():
+def test_diverged_run_does_not_stop_the_report():
     text = page([run(seed=1), run(seed=2, accuracies=(math.inf, math.inf))], ["val_acc"])
     assert "| cosine | 2 | 0.8000 (1 of 2) |" in text
 
 
 @pytest.mark.parametrize("end", [math.inf, -math.inf, math.nan, 1.7976931348623157e308, 1e200])
-def test_a_value_beyond_all_measure_is_neither_printed_in_full_nor_the_best(end):
+def test_huge_value_is_neither_printed_in_full_nor_the_best(end):
     text = page([run(seed=1), run(seed=2, accuracies=(0.5, end)), run("step", 1), run("step", 2)], ["val_acc"])
     assert not re.search(r"\d{12}", text)
     if not math.isfinite(end):
         assert "not compared: 1 of 2 runs diverged or did not finish" in text
 
 
-def test_infinity_comes_back_from_mlflow_as_what_it_was(tmp_path):
+def test_infinity_is_read_back_from_mlflow(tmp_path):
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs.db")
     made = client.create_run(client.create_experiment("infinite", f"file://{tmp_path}"))
     for step, value in enumerate([1.0, math.inf, -math.inf, math.nan, 1e200]):

@@ -35,14 +35,14 @@ accuracies = st.lists(st.integers(0, 40), min_size=2, max_size=7).map(lambda who
 
 @settings(max_examples=40, deadline=None)
 @given(accuracies, st.randoms(use_true_random=False))
-def test_with_the_same_seeds_p_is_the_share_of_exchanges_within_seeds(first, random):
+def test_p_with_equal_seeds_permutes_within_seeds(first, random):
     second = [random.randint(0, 40) / 40 for _ in first]
     found = standings({"a": runs(first), "b": runs(second)}, "val_acc")
     assert found[1].p == pytest.approx(by_hand(first, second))
     assert found[1].behind == pytest.approx(abs(np.mean(first) - np.mean(second)))
 
 
-def test_with_other_seeds_p_is_the_share_of_divisions_of_all_runs():
+def test_p_with_different_seeds_permutes_all_runs():
     first, second = [0.90, 0.94, 0.91, 0.97], [0.80, 0.92, 0.83]
     found = standings({"a": runs(first), "b": runs(second, ["7", "8", "9"])}, "val_acc")[1]
     whole = np.array(first + second)
@@ -55,7 +55,7 @@ def test_with_other_seeds_p_is_the_share_of_divisions_of_all_runs():
     assert found.p == pytest.approx(2 * one_side)
 
 
-def test_the_interval_is_students():
+def test_interval_is_students_t():
     values = [0.90, 0.94, 0.91, 0.97]
     found = standings({"a": runs(values)}, "val_acc")[0]
     expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
@@ -91,7 +91,7 @@ def test_a_clear_difference_is_found_and_a_loss_is_best_when_low():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_schedule_with_a_run_that_diverged_is_not_compared(value):
+def test_schedule_with_a_diverged_run_is_not_compared(value):
     found = standings({"a": runs([0.9, value, 0.9]), "b": runs([0.1, 0.2, 0.3])}, "val_acc")
     assert [(one.schedule, one.verdict) for one in found] == [
         ("b", "best"),
@@ -99,12 +99,12 @@ def test_a_schedule_with_a_run_that_diverged_is_not_compared(value):
     ]
 
 
-def test_a_run_each_says_nothing_and_three_say_too_little():
+def test_too_few_runs_are_not_judged():
     assert standings({"a": runs([0.9]), "b": runs([0.1])}, "val_acc")[1].verdict.startswith("not compared")
     assert standings({"a": runs([0.9] * 3), "b": runs([0.1] * 3)}, "val_acc")[1].verdict == "too few runs to tell"
 
 
-def test_it_takes_more_runs_to_tell_several_schedules_apart():
+def test_more_schedules_need_more_runs():
     ends = {"a": 0.9, "b": 0.5, "c": 0.1}
     groups = {name: runs([end + seed / 1000 for seed in range(6)]) for name, end in ends.items()}
     assert [one.verdict for one in standings(groups, "val_acc")] == ["best", *["too few runs to tell"] * 2]
@@ -112,14 +112,14 @@ def test_it_takes_more_runs_to_tell_several_schedules_apart():
     assert [one.verdict for one in standings(groups, "val_acc")] == ["best", "worse"]
 
 
-def test_of_many_runs_not_all_exchanges_are_tried():
+def test_permutations_of_many_runs_are_sampled():
     groups = {name: runs([end + seed / 1000 for seed in range(20)]) for name, end in (("a", 0.9), ("b", 0.8))}
     found = standings(groups, "val_acc")[1]
     assert found.least_p == 2 / 20_000
     assert found.p == pytest.approx(2 / 20_001, rel=0.01)
 
 
-def test_schedules_are_compared_over_the_seeds_that_they_have_in_common():
+def test_schedules_are_compared_over_their_common_seeds():
     """One that lacks its worst seed would otherwise be the best."""
     seeds = [str(seed) for seed in range(10)]
     first = [0.1 + seed / 100 for seed in range(9)] + [0.9]
@@ -134,7 +134,7 @@ def test_schedules_are_compared_over_the_seeds_that_they_have_in_common():
 
 
 @pytest.mark.parametrize("status", ["KILLED", "FAILED", "RUNNING"])
-def test_a_run_that_has_not_come_to_its_end_has_no_value_there(status):
+def test_unfinished_run_has_no_final_value(status):
     groups = {"a": runs([0.9] * 8), "b": runs([0.8] * 8)}
     groups["a"][3].status = status
     assert [one.verdict for one in standings(groups, "val_acc")] == [
@@ -143,13 +143,13 @@ def test_a_run_that_has_not_come_to_its_end_has_no_value_there(status):
     ]
 
 
-def test_runs_with_one_seed_again_count_as_their_mean():
+def test_repeated_seeds_count_as_their_mean():
     groups = {"a": runs([0.9, 0.8, 0.7], ["1", "1", "2"]), "b": runs([0.1, 0.2], ["1", "2"])}
     best, other = standings(groups, "val_acc")
     assert (best.ended, other.pairs, other.behind) == (3, 2, pytest.approx((0.85 + 0.7 - 0.3) / 2))
 
 
-def test_values_of_any_size_are_told_apart():
+def test_values_of_any_magnitude_are_distinguished():
     groups = {name: runs([end * (1 + seed / 100) for seed in range(8)]) for name, end in (("a", 9e-14), ("b", 4e-14))}
     assert standings(groups, "val_acc")[1].p == pytest.approx(2 / 2**8)
 
@@ -177,5 +177,5 @@ def test_values_of_any_size_are_told_apart():
         ("val_exact_match", True),
     ],
 )
-def test_the_words_of_a_name_tell_which_end_is_the_best(metric, higher):
+def test_metric_name_decides_which_direction_is_best(metric, higher):
     assert higher_is_better(metric) is higher

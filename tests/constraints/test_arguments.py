@@ -81,13 +81,13 @@ from tests.constraints.helpers import EACH, Halved
         (lambda: Constraints({"w": NonNeg()}, "tf"), r"Constraints\.layout must be one of keras, torch; got 'tf'\."),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_sentence(make, message):
+def test_invalid_arguments_are_refused_in_one_sentence(make, message):
     with pytest.raises(InvalidArgumentError, match=message):
         make()
 
 
 @pytest.mark.parametrize("constraint", [*EACH, MaxNorm(), MaxNorm(3, [0, 1]), UnitNorm((1, 2))], ids=repr)
-def test_a_constraint_survives_its_configuration_a_pickle_and_a_checkpoint(constraint):
+def test_constraint_survives_config_pickle_and_checkpoint(constraint):
     assert deserialize(serialize(constraint)) == constraint
     assert get(serialize(constraint)) == constraint
     assert pickle.loads(pickle.dumps(constraint)) == constraint
@@ -99,23 +99,23 @@ def test_a_constraint_survives_its_configuration_a_pickle_and_a_checkpoint(const
     assert read["hyper_parameters"]["constraint"] == constraint
 
 
-def test_constraints_with_other_settings_are_others():
+def test_constraints_with_different_settings_are_unequal():
     assert len({MaxNorm(), MaxNorm(2, 0), MaxNorm(3), MaxNorm(2, 1), UnitNorm(), NonNeg(), NonNeg("keras2")}) == 6
 
 
-def test_numbers_of_numpy_become_plain_ones():
+def test_numpy_numbers_become_plain_numbers():
     config = MinMaxNorm(np.float32(0.5), np.int64(2), np.float64(1.0), axis=[np.int64(0)]).get_config()
     assert config == {"min_value": 0.5, "max_value": 2.0, "rate": 1.0, "axis": [0]}
     assert {type(value) for value in config.values()} == {float, list}
 
 
-def test_a_constraint_of_ones_own_is_known_by_the_name_that_is_given():
+def test_custom_constraint_is_found_by_its_given_name():
     assert isinstance(deserialize({"class_name": "Halved", "config": {}}, {"Halved": Halved}), Halved)
     assert isinstance(get(Halved), Halved)
     assert get(torch.abs) is torch.abs
 
 
-def test_schedules_of_keras_still_need_no_torch():
+def test_keras_schedules_do_not_import_torch():
     code = (
         "import sys, lr_plugins.keras as k; assert 'torch' not in sys.modules; "
         "print('constraints' in dir(k), k.constraints.max_norm().max_value, 'torch' in sys.modules)"

@@ -83,7 +83,7 @@ def test_a_lightning_fit_is_the_plain_loop_bit_for_bit():
     assert module.layer.weight.norm() <= 0.7
 
 
-def test_with_accumulation_only_real_steps_count():
+def test_accumulated_batches_are_constrained_once():
     calls, noted = [], Noted()
     fit(Toy(), Constraints({"weight": lambda w: (calls.append(1), w / w.norm())[1]}), noted, accumulate_grad_batches=3)
     assert len(calls) == 3 * 2
@@ -153,7 +153,7 @@ class Pair(Toy):
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["Lightning's", "one of the module's own"])
-def test_of_several_optimizers_each_is_followed_by_the_constraint_of_its_own(private):
+def test_each_optimizer_constrains_its_own_weights(private):
     calls, unit = counting()
     module = Pair(private)
     fit(module, Constraints({"weight": unit}), epochs=2, train=FOUR)
@@ -166,7 +166,7 @@ def test_of_several_optimizers_each_is_followed_by_the_constraint_of_its_own(pri
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("kind", AUTOMATIC)
 @pytest.mark.filterwarnings("ignore:.*no call of step.. was seen")
-def test_each_update_of_any_optimizer_is_followed_by_one_constraint(kind, accumulate):
+def test_every_update_is_followed_by_one_constraint(kind, accumulate):
     (calls, unit), noted = counting(), Noted()
     fit(
         Dictionary(AUTOMATIC[kind]), noted, Constraints({"weight": unit}),
@@ -185,7 +185,7 @@ def test_sam_in_two_steps(kind):
     assert all(map(is_one, noted.at_end))
 
 
-def test_steps_that_nothing_announces_are_noticed_by_batches_and_told_of_once():
+def test_unannounced_steps_are_noticed_by_batch_and_warn_once():
     calls, unit = counting()
     with pytest.warns(UserWarning, match="Constraints: the weights of OwnArithmetic have changed, but no call") as told:
         fit(TwoSteps(OwnArithmetic), Constraints({"weight": unit}), train=FOUR, epochs=2)
@@ -195,7 +195,7 @@ def test_steps_that_nothing_announces_are_noticed_by_batches_and_told_of_once():
 
 @pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_batch_start", "on_train_batch_end"])
 @pytest.mark.parametrize("with_scheduler", [False, True])
-def test_an_optimizer_that_is_replaced_is_followed_on(hook, with_scheduler):
+def test_replacement_optimizer_is_followed(hook, with_scheduler):
     calls, unit = counting()
     act = Does(
         by_strategy(lambda parameters: torch.optim.Adam(parameters, lr=0.1)), hook, batch=1 if "batch" in hook else 0
@@ -208,7 +208,7 @@ def test_an_optimizer_that_is_replaced_is_followed_on(hook, with_scheduler):
     assert is_one(module.layer.weight.norm().item())
 
 
-def test_beside_a_scheduler_that_splits_the_groups():
+def test_scheduler_that_splits_the_groups():
     calls, unit = counting()
     scheduler = LearningRateScheduler([StepDecay(0.1, every="1ep"), Assign(Constant(0.01), params="bias")])
     fit(Toy(), scheduler, Constraints({"weight": unit}), train=FOUR)
@@ -249,7 +249,7 @@ def test_a_frozen_parameter_is_constrained_once_it_is_trained():
     assert norms_at_end == [2.0, pytest.approx(1.0, abs=1e-5)]
 
 
-def test_checkpoints_have_the_constrained_weights_and_no_state_of_it(tmp_path):
+def test_checkpoints_hold_constrained_weights_and_no_state(tmp_path):
     checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
     fit(Toy(), Constraints(UNIT), checkpoint, epochs=1, enable_checkpointing=True)
     saved = [torch.load(path, weights_only=True) for path in tmp_path.glob("*.ckpt")]
@@ -270,7 +270,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
         assert torch.equal(one, other)
 
 
-def test_a_fit_starts_with_an_error_where_the_module_does_not_fit():
+def test_constraint_that_does_not_match_the_module_is_refused():
     with pytest.raises(
         InvalidArgumentError,
         match=r"a regular expression found in the name of a parameter \(layer\.weight, layer\.bias\)",
@@ -311,7 +311,7 @@ def test_lightning_cli_builds_the_callback_from_plain_values():
     assert cli.model.layer.bias.item() >= 0
 
 
-def test_after_a_fit_and_after_an_error_nothing_is_followed_any_more():
+def test_nothing_is_followed_after_a_fit_or_an_error():
     module, callback = Toy(), Constraints(UNIT)
     trainer = fit(module, callback, epochs=1)
 
@@ -336,7 +336,7 @@ def test_after_a_fit_and_after_an_error_nothing_is_followed_any_more():
     assert is_one(module.layer.weight.norm().item())
 
 
-def test_steps_of_a_search_that_leaves_the_callback_out_are_not_its_business():
+def test_steps_of_a_search_without_the_callback_are_ignored():
     calls, unit = counting()
     callback = Constraints({"weight": unit})
 
@@ -353,7 +353,7 @@ def test_steps_of_a_search_that_leaves_the_callback_out_are_not_its_business():
     assert len(calls) == 4
 
 
-def test_the_callback_can_be_copied_and_pickled_before_and_while_it_runs():
+def test_callback_copies_and_pickles_before_and_during_a_fit():
     copies = []
 
     class Copies(pl.Callback):
@@ -375,7 +375,7 @@ def test_the_callback_can_be_copied_and_pickled_before_and_while_it_runs():
     ("function", "returned"),
     [(lambda w: w.sum(), r"\(\)"), (lambda w: None, "NoneType"), (lambda w: w.numpy(), "ndarray")],
 )
-def test_a_function_that_returns_no_weight_is_named(function, returned):
+def test_function_with_an_invalid_result_is_named(function, returned):
     layer = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     constrain(optimizer, layer, {r"weight$": function})

@@ -37,7 +37,7 @@ bounds = numbers(0, 100)
 
 @given(matrices, bounds, bounds, st.floats(0, 1), st.sampled_from([0, 1, -1, [0, 1]]))
 @settings(deadline=None, max_examples=300)
-def test_each_formula_is_the_one_of_its_docstring(weight, low, high, rate, axis):
+def test_formulas_match_their_docstrings(weight, low, high, rate, axis):
     low, high = sorted((low, high))
     given_, n = torch.tensor(weight), norms(weight, tuple(axis) if isinstance(axis, list) else axis)
     clipped = np.clip(n, low, high)
@@ -54,7 +54,7 @@ def test_each_formula_is_the_one_of_its_docstring(weight, low, high, rate, axis)
 
 @given(matrices, bounds, bounds)
 @settings(deadline=None, max_examples=300)
-def test_norms_lie_within_the_bounds_and_a_second_time_changes_next_to_nothing(weight, low, high):
+def test_norms_stay_within_bounds_and_reapplying_changes_little(weight, low, high):
     low, high = sorted((low, high))
     weight = torch.tensor(weight)
     n = norms(weight)
@@ -76,7 +76,7 @@ def test_norms_lie_within_the_bounds_and_a_second_time_changes_next_to_nothing(w
 
 @given(arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)))
 @settings(deadline=None, max_examples=200)
-def test_no_negative_number_is_left_and_the_others_are_as_they_were(weight):
+def test_only_negative_numbers_are_changed(weight):
     weight = torch.tensor(weight)
     for constraint in (NonNeg(), NonNeg("keras2")):
         result = constraint(weight)
@@ -98,7 +98,7 @@ def test_a_weight_within_the_bounds_still_shrinks_by_the_epsilon():
 
 
 @pytest.mark.parametrize("constraint", EACH, ids=repr)
-def test_a_constraint_called_as_a_function_can_be_differentiated(constraint):
+def test_constraint_called_as_a_function_is_differentiable(constraint):
     weight = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(constraint, weight)
 
@@ -112,7 +112,7 @@ def test_nothing_is_fetched_from_a_device(constraint):
 
 
 @pytest.mark.parametrize("constraint", EACH, ids=repr)
-def test_many_weights_together_are_constrained_as_each_one_alone(constraint):
+def test_weights_constrained_together_equal_single_ones(constraint):
     generator = torch.Generator().manual_seed(0)
     shapes = [(300, 250), (1, 1), (0, 3), (3, 0), (200, 200), (7,), (4, 5, 6), (40, 2), ()]
     module = nn.ParameterList([torch.randn(shape, generator=generator) for shape in shapes])

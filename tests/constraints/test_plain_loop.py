@@ -31,7 +31,7 @@ def backward(weight, gradient):
     weight.grad = torch.as_tensor(gradient, dtype=weight.dtype).clone()
 
 
-def test_the_weights_are_constrained_after_each_update_and_the_velocity_is_not():
+def test_weights_are_constrained_and_velocity_is_not():
     weight = parameter(3.0, 4.0)
     optimizer = KerasSGD([weight], lr=0.5, momentum=0.5)
     handle = constrain(optimizer, module_of(weight=weight), {"weight": UnitNorm()})
@@ -51,7 +51,7 @@ def test_the_weights_are_constrained_after_each_update_and_the_velocity_is_not()
     handle.remove()  # a second time does nothing
 
 
-def test_what_a_step_does_not_update_is_left_as_it_is():
+def test_parameters_without_an_update_are_not_constrained():
     moved, still, frozen = parameter(3.0), parameter(-3.0), parameter(-3.0)
     frozen.requires_grad_(False)
     module = module_of(moved=moved, still=still, frozen=frozen)
@@ -66,7 +66,7 @@ def test_what_a_step_does_not_update_is_left_as_it_is():
     assert frozen.item() == pytest.approx(-1.0)
 
 
-def test_several_are_applied_in_the_order_in_which_they_came():
+def test_constraints_apply_in_the_order_they_were_added():
     weight = parameter(-3.0, 4.0)
     optimizer = torch.optim.SGD([weight], lr=0.0)
     first = constrain(optimizer, module_of(weight=weight), {"w": NonNeg()})
@@ -81,7 +81,7 @@ def test_several_are_applied_in_the_order_in_which_they_came():
     assert weight.tolist() == pytest.approx([-0.6, 0.8])
 
 
-def test_a_parameter_is_constrained_after_a_step_of_its_own_optimizer_alone():
+def test_parameter_is_constrained_only_by_its_own_optimizer():
     one, other = parameter(3.0), parameter(3.0)
     module = module_of(one=one, other=other)
     optimizers = [torch.optim.SGD([weight], lr=0.0) for weight in (one, other)]
@@ -95,7 +95,7 @@ def test_a_parameter_is_constrained_after_a_step_of_its_own_optimizer_alone():
     assert other.item() == pytest.approx(1.0)
 
 
-def test_a_parameter_that_is_added_or_exchanged_later_is_constrained_too():
+def test_parameters_added_or_replaced_later_are_constrained():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(module[0].parameters(), lr=0.0)
     constrain(optimizer, module, {r"weight$": UnitNorm()})
@@ -135,7 +135,7 @@ def test_a_step_that_a_scaler_skips_changes_nothing(make):
         assert weight.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_step_that_is_captured_takes_its_constraints_along(monkeypatch):
+def test_captured_step_includes_its_constraints(monkeypatch):
     # A CUDA graph replays what happened while it was captured, and nothing else.
     monkeypatch.setattr(real_steps, "_captures", lambda: True)
     weight = parameter(3.0)
@@ -146,7 +146,7 @@ def test_a_step_that_is_captured_takes_its_constraints_along(monkeypatch):
     assert weight.item() == pytest.approx(1.0)
 
 
-def test_a_closure_that_is_called_many_times_is_one_update():
+def test_repeated_closure_calls_are_one_update():
     count = itertools.count()
     weight = parameter(3.0, 4.0)
     optimizer = torch.optim.LBFGS([weight], lr=0.1, max_iter=5)
@@ -210,7 +210,7 @@ def test_a_compiled_step_is_followed():
         assert weight.tolist() == pytest.approx([0.6, 0.8])
 
 
-def test_after_a_step_that_an_error_has_ended_the_next_one_is_followed():
+def test_step_after_a_failed_step_is_followed():
     weight = parameter(3.0)
     optimizer = torch.optim.SGD([weight], lr=0.0)
     constrain(optimizer, module_of(weight=weight), {"weight": UnitNorm()})
@@ -226,7 +226,7 @@ def test_after_a_step_that_an_error_has_ended_the_next_one_is_followed():
     assert weight.item() == pytest.approx(1.0)
 
 
-def test_nothing_is_kept_alive_and_nothing_is_left_behind():
+def test_constraint_keeps_no_references():
     before = len(step_hooks._followers)
     module = nn.Linear(3, 2)
     optimizer = KerasSGD(module.parameters(), lr=0.1)
@@ -241,7 +241,7 @@ def test_nothing_is_kept_alive_and_nothing_is_left_behind():
     assert len(step_hooks._followers) == before
 
 
-def test_an_optimizer_of_another_kind_is_let_go_as_well():
+def test_non_torch_optimizer_is_released():
     module = nn.Linear(3, 2)
     optimizer = AUTOMATIC["duck"](module.parameters())
     constrain(optimizer, module, {"weight": UnitNorm()})
@@ -254,7 +254,7 @@ def test_an_optimizer_of_another_kind_is_let_go_as_well():
     assert gone() is None
 
 
-def test_an_optimizer_whose_steps_nothing_announces_is_refused():
+def test_optimizer_with_untraceable_steps_is_refused():
     module = nn.Linear(3, 2)
     message = (
         "cannot follow the steps of SlottedDuck, which is not a torch.optim.Optimizer and does not let its method step"
@@ -263,7 +263,7 @@ def test_an_optimizer_whose_steps_nothing_announces_is_refused():
         constrain(SlottedDuck(module.parameters()), module, {"weight": UnitNorm()})
 
 
-def test_an_optimizer_that_is_saved_or_copied_is_as_it_would_be_without():
+def test_saved_and_copied_optimizers_carry_no_constraint():
     module = nn.Linear(3, 2)
     optimizer = KerasSGD(module.parameters(), lr=0.1, momentum=0.9)
     constrain(optimizer, module, {"weight": UnitNorm()})

@@ -56,7 +56,7 @@ AXES = {  # of torch, by layout, for an axis
 
 @pytest.mark.parametrize("name", AXES)
 @pytest.mark.parametrize("layout", ["keras", "torch"])
-def test_axes_are_counted_as_the_layout_does(name, layout):
+def test_axes_follow_the_layout(name, layout):
     for axis, axes in AXES[name][layout].items():
         before, after = constrained({f"^{name}$": UnitNorm(axis)}, layout)
         n = before[name].square().sum(axes, keepdim=True).sqrt()
@@ -65,7 +65,7 @@ def test_axes_are_counted_as_the_layout_does(name, layout):
         assert changed == {name}
 
 
-def test_any_function_sees_the_weight_as_the_layout_has_it():
+def test_function_sees_the_weight_in_the_layout():
     seen = []
 
     def note(weight):
@@ -80,7 +80,7 @@ def test_any_function_sees_the_weight_as_the_layout_has_it():
     assert torch.equal(halved["head.weight"], before["head.weight"] / 2)
 
 
-def test_a_class_that_changes_what_a_constraint_does_is_applied_as_it_says():
+def test_subclass_with_a_changed_rule_is_applied():
     class Positive(UnitNorm):
         def __call__(self, w):
             return super().__call__(w).abs()
@@ -94,7 +94,7 @@ def test_a_class_that_changes_what_a_constraint_does_is_applied_as_it_says():
     assert torch.equal(after["own"], MaxNorm(4)(before["own"]))
 
 
-def test_the_last_expression_that_is_found_counts_and_none_is_no_constraint():
+def test_last_matching_expression_wins_and_none_disables():
     before, after = constrained({r"weight$": "unit_norm", r"^body": None, r"0\.bias$": NonNeg, r"head": MaxNorm(0.5)})
     norm = torch.linalg.vector_norm
     assert torch.allclose(norm(after["conv.weight"], dim=2), torch.ones(3, 2, 4), rtol=1e-5)
@@ -106,7 +106,7 @@ def test_the_last_expression_that_is_found_counts_and_none_is_no_constraint():
     assert torch.equal(after["own"], before["own"])
 
 
-def test_an_expression_that_is_found_nowhere_is_refused_with_the_names_there_are():
+def test_unmatched_expression_is_refused_with_the_known_names():
     some = r"\(own, conv\.weight, conv\.bias, body\.0\.weight, body\.0\.bias, .*, head\.weight \.\.\.\)"
     message = (
         rf"a key of Constraints\.constraints must be a regular expression found in the name of a parameter {some}; got"
@@ -115,7 +115,7 @@ def test_an_expression_that_is_found_nowhere_is_refused_with_the_names_there_are
         constrained({r"weight$": "max_norm", r"wight$": "non_neg"})
 
 
-def test_axes_that_a_parameter_does_not_have_are_refused_with_its_name():
+def test_invalid_axes_are_refused_with_the_parameter_name():
     message = (
         r"MaxNorm\.axis must be different axes of body\.0\.weight, whose shape \(5, 4\) has the axes -2 to 1; got \["
     )
@@ -125,7 +125,7 @@ def test_axes_that_a_parameter_does_not_have_are_refused_with_its_name():
         constrained({"body.0": MaxNorm(axis=2)})
 
 
-def test_weights_that_are_not_of_real_numbers_are_refused_with_their_names():
+def test_complex_weights_are_refused_by_name():
     module = nn.ParameterDict({"phase": nn.Parameter(torch.zeros(2, dtype=torch.complex64))})
     with pytest.raises(
         InvalidArgumentError, match=r"phase must be a tensor of floating-point numbers for UnitNorm; got .*complex64"
@@ -158,7 +158,7 @@ def test_flat_parameters_of_fsdp_are_refused():
         constrain(torch.optim.SGD(module.parameters(), lr=0.1), module, {r"weight$": "max_norm"})
 
 
-def test_a_parameter_that_is_not_built_yet_is_constrained_once_it_is():
+def test_lazy_parameter_is_constrained_once_built():
     module = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     constrain(optimizer, module, {r"0\.weight$": UnitNorm()})

@@ -51,7 +51,7 @@ ELSEWHERE = {
     "mlflow ui": "tests/training/test_main.py::test_mlflow_ui_without_flags_shows_the_run",
     "pip wheel": "tests/package/test_wheel.py::test_the_wheel_has_what_it_needs_and_nothing_else",
     "python benchmarks/recipes.py --seeds": (  # 100 of them take 20 minutes
-        "tests/docs/test_recipes_benchmark.py::test_every_recipe_ends_with_the_same_bits_in_both_engines"
+        "tests/docs/test_recipes_benchmark.py::test_every_recipe_is_bit_identical_in_both_engines"
     ),
     "python benchmarks/article_scripts.py --seeds": (  # 30 of them take half an hour or more
         "tests/docs/test_recipes_benchmark.py::test_the_scripts_of_the_article_are_run"

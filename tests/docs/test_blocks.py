@@ -26,11 +26,10 @@ pytestmark = pytest.mark.timeout(600)  # the commands of all pages run in one go
 
 # Blocks that other tests look at, by page and language.
 BLOCKS_ELSEWHERE = {
-    ("schedules.md", "python"): "tests/docs/test_catalogue.py::test_the_page_is_what_the_code_says",
-    ("CONTRIBUTING.md", "yaml"): "tests/package/test_contributing.py::"
-    "test_its_option_has_every_argument_with_its_default",
+    ("schedules.md", "python"): "tests/docs/test_catalogue.py::test_page_matches_the_code",
+    ("CONTRIBUTING.md", "yaml"): "tests/package/test_contributing.py::test_sawtooth_option_lists_every_default",
     ("porting_from_keras.md", "python"): "tests/docs/test_porting.py::test_the_learning_rates_are_equal_at_every_epoch",
-    ("porting_from_keras.md", "text"): "tests/docs/test_porting.py::test_the_page_shows_what_both_print",
+    ("porting_from_keras.md", "text"): "tests/docs/test_porting.py::test_page_shows_the_output_of_both_scripts",
 }
 STEP_DECAY = ("README.md", "python train.py schedule=step_decay")
 BAR = ("existing_trainer.md", "python train.py callbacks.progress.verbose=1")
@@ -82,12 +81,12 @@ def way_of(block) -> str:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.id)
-def test_every_block_is_run_or_stands_in_a_list(block):
+def test_every_block_is_run_or_listed(block):
     hint = "is neither run nor named in tests/docs/test_blocks.py or tests/docs/commands.py"
     assert way_of(block), f"this block of {block.page} {hint}:\n{block.text}"
 
 
-def test_the_lists_name_nothing_else():
+def test_lists_name_only_existing_blocks():
     texts, places = {command.text for command in COMMANDS}, {(command.page, command.text) for command in COMMANDS}
     assert set(NOT_RUN) <= texts
     assert set(INSTEAD) <= places
@@ -118,7 +117,7 @@ def test_python_runs(block, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("block", of_language("yaml"), ids=lambda block: block.id)
-def test_a_configuration_of_hydra_builds_what_it_names(block, tmp_path):
+def test_hydra_configuration_builds_its_targets(block, tmp_path):
     if way_of(block) != "composed":
         assert way_of(block) == BLOCKS_ELSEWHERE[block.page, block.language]
         return
@@ -185,7 +184,7 @@ def _known(words, output, folder):
 
 
 @pytest.mark.parametrize("command", RUN, ids=lambda command: f"{command.page} {command.text}")
-def test_a_command_does_what_it_says(results, command):
+def test_command_succeeds_and_prints_the_expected_output(results, command):
     result = results[command]
     assert result.status == 0, result.err
     assert "Traceback" not in result.err
@@ -211,7 +210,7 @@ def form(text: str) -> str:
 
 
 @pytest.mark.parametrize("place", OUTPUTS, ids=str)
-def test_the_output_that_a_page_shows_is_of_the_form_of_the_real_one(results, place):
+def test_shown_output_has_the_form_of_the_real_output(results, place):
     (block,) = (block for block in BLOCKS if (block.page, block.first) == place)
     (result,) = (result for command, result in results.items() if (command.page, command.text) == OUTPUTS[place])
     assert re.search(form(block.text), without_empty_lines(result.out)), result.out
@@ -241,7 +240,7 @@ def included(extra: str) -> set[str]:
 
 
 @pytest.mark.parametrize("command", [one for one in COMMANDS if one.way == "gate"], ids=lambda one: one.text)
-def test_what_sets_up_and_checks_is_what_the_gate_runs(command):
+def test_setup_and_check_commands_match_the_gate(command):
     done = [" ".join(part.split()).replace('"', "") for part in gate_line().split("&&")]
     done += re.findall(r"^\.venv/bin/(.*)$", GATE, re.MULTILINE)
     extras = re.fullmatch(r"pip install -e \.\[(.*)\]", command.text)
@@ -254,12 +253,12 @@ def test_what_sets_up_and_checks_is_what_the_gate_runs(command):
         assert command.text.replace("ruff format .", "ruff format --check .") in done
 
 
-def test_the_wheel_that_is_named_is_the_one_that_is_built():
+def test_named_wheel_is_the_built_wheel():
     named = {name for command in COMMANDS for name in re.findall(r"dist/(\S+\.whl)", command.text)}
     assert named == {f"lr_plugins-{__version__}-py3-none-any.whl"}
 
 
-def test_every_extra_that_a_page_names_is_one():
+def test_every_named_extra_exists():
     pages = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     named = {
         one for extras in re.findall(r"(?:-e \"?\.|lr-plugins|\.whl)\[([\w,]+)\]", pages) for one in extras.split(",")
@@ -269,7 +268,7 @@ def test_every_extra_that_a_page_names_is_one():
     assert set(table) == set(EXTRAS)
 
 
-def test_the_options_of_what_is_not_run_are_those_of_the_program():
+def test_options_of_commands_not_run_exist():
     from mlflow.cli import cli
 
     known = {option for parameter in cli.commands["server"].params for option in parameter.opts}

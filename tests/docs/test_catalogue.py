@@ -16,11 +16,11 @@ MEASURED = {"cnn_loss_driven.png", "lr_finder.png", "mlflow.png", "shootout.png"
 SHOWN = {name: schedule for examples in EXAMPLES.values() for name, schedule in examples.items()}
 
 
-def test_the_page_is_what_the_code_says():
+def test_page_matches_the_code():
     assert (ROOT / "docs/schedules.md").read_text() == page(), "run: python -m docs_tools.catalogue docs"
 
 
-def test_every_picture_is_there_and_can_be_made(tmp_path):
+def test_every_picture_exists_and_can_be_generated(tmp_path):
     write(tmp_path)
     made = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert (
@@ -46,7 +46,7 @@ def test_a_group_has_the_schedules_of_one_folder(group):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_configuration_makes_a_schedule_for_a_whole_run(name):
+def test_every_configuration_builds_a_schedule(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"schedule={name}"])
     assignments = Assignments.of(instantiate(config.schedule))

@@ -53,7 +53,7 @@ def test_the_learning_rates_are_equal_at_every_epoch(both):
     assert ours == [0.1] * 3 + [0.05] * 3 + [0.025] * 2
 
 
-def test_the_history_has_the_same_names_and_both_have_learnt(both):
+def test_histories_have_the_same_names_and_both_learn(both):
     (script, _), (port, _) = both
     assert set(port["history"].history) == set(script["history"].history)
     for history in (script["history"].history, port["history"].history):
@@ -61,7 +61,7 @@ def test_the_history_has_the_same_names_and_both_have_learnt(both):
         assert history["val_accuracy"][-1] > 0.85
 
 
-def test_the_page_shows_what_both_print(both):
+def test_page_shows_the_output_of_both_scripts(both):
     texts = [without_empty_lines(text) for _, text in both]
     for text in texts:
         assert re.search(form(SHOWN.text), text), text
@@ -92,7 +92,7 @@ SCHEDULERS = {one for one in vars(keras.optimizers.schedules).values() if isinst
 
 
 @pytest.mark.parametrize(("theirs", "ours"), OBJECTS)
-def test_a_schedule_object_gives_what_keras_gives_under_both_names(theirs, ours):
+def test_schedule_object_equals_keras_under_both_names(theirs, ours):
     original = eval(theirs, vars(keras.optimizers.schedules))
     expected = np.array([float(original(step)) for step in range(STEPS)])
     allowed = {"rtol": 1e-6, "atol": 1e-6 * expected.max()}  # of single precision
@@ -122,7 +122,7 @@ class Known(pl.LightningModule):
 
 
 @pytest.mark.parametrize("row", LINES, ids=lambda row: row[0])
-def test_a_line_of_ours_can_be_written_so(row):
+def test_our_lines_run(row):
     line = code(row[1])
     known = {
         **OURS,
@@ -147,7 +147,7 @@ THEIRS = [
 
 
 @pytest.mark.parametrize("line", [line for line in THEIRS if line])
-def test_a_line_of_keras_can_be_written_so_in_keras(line):
+def test_keras_lines_run_in_keras(line):
     known = {**vars(keras.callbacks), **vars(keras.optimizers), "schedule": lambda epoch: 0.1}
     if "decay=" in line:
         with pytest.raises(ValueError, match="not recognized"):  # `lr` is Keras 2's name
@@ -197,7 +197,7 @@ def first_update(theirs, ours):
 
 
 @pytest.mark.parametrize(("theirs", "ours"), CONSTRAINTS)
-def test_a_constraint_does_what_it_does_in_keras(theirs, ours):
+def test_constraint_equals_keras(theirs, ours):
     starts, expected, found = first_update(theirs, ours)
     assert not torch.equal(starts[0], expected[0])
     for one, other in zip(expected, found, strict=True):
@@ -222,7 +222,7 @@ def test_the_defaults_that_the_page_names():
     assert float(keras.optimizers.SGD(0.002).learning_rate) == 0.0020000000949949026
 
 
-def test_an_int_makes_every_value_of_the_cosine_0_in_keras_alone():
+def test_integer_initial_rate_zeroes_the_cosine_only_in_keras():
     arguments = {"decay_steps": 100, "warmup_target": 0.1, "warmup_steps": 10}
     assert float(keras.optimizers.schedules.CosineDecay(0, **arguments)(20)) == 0
     assert lr_plugins.keras.CosineDecay(0, **arguments)(20) == pytest.approx(0.0975528, rel=1e-6)

@@ -11,7 +11,7 @@ SCRIPT = ROOT / "benchmarks/recipes.py"
 RECIPES = list(runpy.run_path(str(SCRIPT))["RECIPES"])
 
 
-def test_every_recipe_ends_with_the_same_bits_in_both_engines(tmp_path):
+def test_every_recipe_is_bit_identical_in_both_engines(tmp_path):
     """The documented command as it is for many seeds: both engines compared, then the loop; of fewer epochs."""
     options = ["--seeds", "1", "--engine", "loop", "--epochs", "2", "--processes", "1", "--experiment", *RECIPES]
     command = [sys.executable, str(SCRIPT), *options]

@@ -69,7 +69,7 @@ def site_name(path):
     return path.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
 
 
-def test_every_page_of_the_repository_is_one_of_the_site(site):
+def test_every_page_of_the_repository_is_on_the_site(site):
     _, pages = site
     names = {site_name(path) for path in PAGES} - {"readme.html"}
     assert names | {"404.html"} == set(pages)
@@ -77,7 +77,7 @@ def test_every_page_of_the_repository_is_one_of_the_site(site):
     assert names - {"index.html"} <= set(navigation)
 
 
-def test_links_and_anchors_lead_somewhere(site):
+def test_links_and_anchors_resolve(site):
     folder, pages = site
     inner = 0
     for name, page in pages.items():
@@ -95,7 +95,7 @@ def test_links_and_anchors_lead_somewhere(site):
     assert inner > 200
 
 
-def test_nothing_is_fetched_from_elsewhere(site):
+def test_site_fetches_nothing_external(site):
     folder, pages = site
     for name, page in pages.items():
         assert not [one for one in page.fetched if urlsplit(one).scheme in ("http", "https")], name
@@ -163,7 +163,7 @@ def anchors_on_github(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_the_files_lead_somewhere(page):
+def test_links_between_files_resolve(page):
     for target in re.findall(r"\]\(\s*(?!http)([^)]+)\)", prose(page)):
         path, _, anchor = "".join(target.split()).partition("#")
         file = page.parent / path if path else page
@@ -172,7 +172,7 @@ def test_links_between_the_files_lead_somewhere(page):
             assert anchor in anchors_on_github(file), f"{page.name} links to {target}"
 
 
-def test_the_page_of_the_groups_names_every_option():
+def test_hydra_page_names_every_option():
     page = (ROOT / "docs/hydra.md").read_text()
     folders = [*(ROOT / "conf").iterdir(), *(ROOT / "lr_plugins/conf").iterdir()]
     groups = {folder.name for folder in folders if folder.is_dir()} - {"hydra", "__pycache__"}

@@ -13,7 +13,7 @@ LINES = re.findall(r"^\| [^|]+ \| `(.+?)` \|", TABLE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_of_the_table_is_a_schedule(line):
+def test_each_line_of_the_table_builds_a_schedule(line):
     schedule = eval(line, dict(vars(lr_plugins)))
     metrics = {monitor.metric: (2.3, 0.1) for monitor in lr_plugins.as_schedule(schedule).monitors}
     seen = preview(schedule, steps_per_epoch=100, epochs=90, base_learning_rate=0.1, metrics=metrics)

@@ -20,7 +20,7 @@ CHOICES = {"on_resume": OnResume, "on_conflict": OnConflict, "style": Style}
 
 @pytest.mark.parametrize("path", YAMLS)
 @pytest.mark.parametrize("name", ["on_resume", "on_conflict"])
-def test_a_yaml_names_every_choice(path, name):
+def test_yaml_comments_name_every_choice(path, name):
     [line] = re.findall(rf"^ +{name}: .*$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
     assert [choice for choice in typing.get_args(CHOICES[name]) if not re.search(rf"\b{choice}\b", line)] == []
 
@@ -33,13 +33,13 @@ def test_the_docstring_names_every_choice(name):
     assert [choice for choice in typing.get_args(CHOICES[name]) if f'`"{choice}"`' not in described] == []
 
 
-def test_every_choice_of_a_plan_and_a_style_is_described():
+def test_every_resume_policy_and_style_has_a_message():
     assert set(POLICIES) == set(typing.get_args(OnResume))
     assert set(MESSAGES) == set(typing.get_args(Style))
 
 
 @pytest.mark.parametrize(("style", "epoch"), [("keras2", "00004"), ("keras3", "4")])
-def test_the_words_of_a_schedule_of_time_make_keras_sentence(style, epoch):
+def test_time_schedule_prints_the_keras_sentence(style, epoch):
     words = {"who": SET.who, "verb": SET.verb, "what": "learning rate", "why": ""}
     sentence = f"\nEpoch {epoch}: LearningRateScheduler setting learning rate to 0.1."
     assert MESSAGES[style].format(epoch=4, value="0.1", **words) == sentence

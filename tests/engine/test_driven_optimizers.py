@@ -35,7 +35,7 @@ def test_each_optimizer_counts_its_own_steps():
     assert driven.trace["lr/SGD-1"].values.tolist() == [0.1]
 
 
-def test_an_assignment_is_for_the_optimizer_it_names():
+def test_assignment_applies_to_the_optimizer_it_names():
     first, second = sgd(0.1), torch.optim.Adam(parameters(1), lr=0.2)
     drive([HALVES, Assign(lp.Constant(0.7), optimizer="Adam")], first, second)
     assert (rates(first), rates(second)) == ([0.1], [0.7])
@@ -50,13 +50,13 @@ def test_an_assignment_is_for_the_optimizer_it_names():
         (Assign(HALVES, params="head"), "Assign.params"),
     ],
 )
-def test_an_assignment_for_nothing_is_refused(assignment, field):
+def test_assignment_without_a_target_is_refused(assignment, field):
     with pytest.raises(InvalidArgumentError) as refused:
         drive([assignment], sgd(0.1))
     assert refused.value.field == field
 
 
-def test_a_replacement_continues_at_the_position_of_the_optimizer_before():
+def test_replacement_continues_at_the_previous_position():
     first = sgd(0.1)
     driven = drive(HALVES, first)
     for _ in range(2):
@@ -88,7 +88,7 @@ def test_steps_of_a_removed_optimizer_still_count():
     assert driven.steps_taken == 2
 
 
-def test_a_restart_forgets_what_the_schedules_remember():
+def test_restart_clears_the_memory_of_schedules():
     optimizer = sgd(0.1)
     driven = drive(lp.LossDriven(0.1, monitor="loss"), optimizer)
     [(_, only)] = driven.drives()
@@ -121,12 +121,12 @@ def resume(schedule, policy, step=4):
     return driven, reports
 
 
-def test_the_same_plan_resumes_without_a_word():
+def test_same_plan_resumes_silently():
     driven, reports = resume(HALVES, "error")
     assert (driven.writers[0].learning_rate, reports) == (0.025, [])
 
 
-def test_a_jump_is_refused_with_a_table_of_what_differs():
+def test_jump_is_refused_with_a_table_of_differences():
     with pytest.raises(TrainingError) as refused:
         resume(lp.StepDecay(0.8, drop=0.5, every="1ep"), "error")
     assert "resuming at step 4 with another plan would make the learning rate jump." in str(refused.value)
@@ -140,7 +140,7 @@ def test_a_policy_chooses_between_the_two_plans(policy, expected):
     assert f"(on_resume={policy})" in report
 
 
-def test_groups_of_other_sizes_than_the_checkpoints_are_refused():
+def test_group_sizes_that_differ_from_the_checkpoint_are_refused():
     first, second = parameters(2)
     names = {id(first): "backbone.weight", id(second): "head.weight"}
     optimizer = torch.optim.SGD([first, second], lr=0.1)
@@ -154,7 +154,7 @@ def test_groups_of_other_sizes_than_the_checkpoints_are_refused():
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_targets_are_named_where_their_values_differ():
+def test_targets_with_different_values_are_named():
     driven = drive([HALVES, Assign(lp.Constant(0.7), group=1)], sgd(0.1, 0.1))
     assert list(describe_targets(driven.writers).values()) == ["0 learning rate", "1 learning rate"]
     agreeing = drive(HALVES, sgd(0.1), sgd(0.1))

@@ -47,7 +47,7 @@ def test_a_quantity_is_measured_and_a_hyperparameter_is_not():
     assert list(trace.hyperparameters) == ["lr"]
 
 
-def test_values_of_a_checkpoint_leave_a_quantity_measured():
+def test_restored_values_keep_a_quantity_measured():
     """LearningRateTrace puts the steps before a checkpoint into the series that the recorder has created."""
     trace = Trace()
     trace.series("gradient_norm", is_measured=True)
@@ -56,7 +56,7 @@ def test_values_of_a_checkpoint_leave_a_quantity_measured():
     assert not trace.hyperparameters
 
 
-def test_the_last_learning_rate_is_not_that_of_a_quantity():
+def test_last_learning_rate_ignores_measured_quantities():
     trace = Trace()
     trace.series("gradient_norm", is_measured=True).append(5.0)
     assert (trace.first(), trace.last()) == (None, None)
@@ -64,7 +64,7 @@ def test_the_last_learning_rate_is_not_that_of_a_quantity():
     assert (trace.first(), trace.last()) == (0.1, 0.1)
 
 
-def test_the_gradients_of_a_closure_are_those_that_are_measured():
+def test_gradients_of_the_closure_are_measured():
     [weight] = parameters(1)
     weight.grad = None
     optimizer = torch.optim.SGD([weight], lr=0.1)
@@ -80,7 +80,7 @@ def test_the_gradients_of_a_closure_are_those_that_are_measured():
     assert trace["gradient_norm"].values.tolist() == [3.0]
 
 
-def test_an_optimizer_in_the_place_of_another_continues_its_quantities():
+def test_replacement_optimizer_continues_the_quantities():
     first = sgd(0.1)
     recorder, trace = record(first, GradientNorm())
     first.step()
@@ -103,7 +103,7 @@ def test_a_failed_step_is_not_recorded():
     assert (recorder.step, len(trace["lr"])) == (0, 0)
 
 
-def test_a_quantity_is_recorded_in_a_trainer_by_a_callback_of_a_few_lines():
+def test_short_callback_records_a_quantity_in_a_trainer():
     import pytorch_lightning as pl
 
     from lr_plugins import LearningRateScheduler, StepDecay

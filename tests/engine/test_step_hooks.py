@@ -45,7 +45,7 @@ def test_an_optimizer_without_hooks_gets_its_step_back():
     assert (duck.step(), counter.before) == ("stepped", 1)
 
 
-def test_the_optimizer_within_another_is_followed_with_it():
+def test_inner_optimizer_is_followed_with_the_outer_one():
     class Wrapper:
         def __init__(self, base):
             self.base, self.param_groups = base, base.param_groups
@@ -62,7 +62,7 @@ def test_the_optimizer_within_another_is_followed_with_it():
     following.stop()
 
 
-def test_a_watcher_is_called_once_for_each_stranger():
+def test_watcher_is_called_once_per_unknown_optimizer():
     seen, optimizer = [], sgd(0.1)
     stop = watch(seen.append)
     optimizer.step()

@@ -16,7 +16,7 @@ def test_groups_of_one_schedule_share_a_column():
     assert trace["lr/1"].tail(1).tolist() == [0.1]
 
 
-def test_a_group_that_leaves_takes_its_values_along():
+def test_removed_group_keeps_its_own_values():
     trace = Trace()
     trace.column({"lr/0": 1.0, "lr/1": 0.5}, first_step=0).append(0.1)
     trace.column({"lr/0": 1.0}, first_step=1).append(0.2)
@@ -24,7 +24,7 @@ def test_a_group_that_leaves_takes_its_values_along():
     assert trace["lr/1"].values.tolist() == [0.05]
 
 
-def test_a_group_that_joins_gets_no_values_of_the_past():
+def test_added_group_has_no_earlier_values():
     trace = Trace()
     trace.column({"lr/0": 1.0}, first_step=0).append(0.1)
     assert trace.column({"lr/0": 1.0, "lr/1": 1.0}, first_step=1) is None
@@ -33,7 +33,7 @@ def test_a_group_that_joins_gets_no_values_of_the_past():
     assert (series.first_step, series.values.tolist()) == (1, [0.2])
 
 
-def test_a_series_that_comes_back_has_a_gap():
+def test_resumed_series_has_a_gap():
     trace = Trace()
     trace.series("lr").append(0.1)
     trace.series("lr", first_step=3).append(0.4)
@@ -41,7 +41,7 @@ def test_a_series_that_comes_back_has_a_gap():
     assert np.isnan(trace["lr"].values).tolist() == [False, True, True, False]
 
 
-def test_the_table_is_empty_where_there_was_no_group(tmp_path):
+def test_table_cells_before_a_group_exists_are_empty(tmp_path):
     trace = Trace()
     for value in (0.1, 0.2):
         trace.series("lr/0").append(value)

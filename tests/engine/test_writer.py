@@ -34,7 +34,7 @@ def test_each_step_uses_the_value_of_its_position():
     assert writer.step == 6
 
 
-def test_the_coming_value_is_in_the_groups_between_steps():
+def test_groups_hold_the_upcoming_value_between_steps():
     optimizer = sgd(0.1)
     follow(optimizer)
     seen = []
@@ -57,7 +57,7 @@ def test_a_ratio_to_a_default_of_zero_is_refused():
         follow(sgd(0.1, 0.2, lr=0.0))
 
 
-def test_what_other_code_writes_before_a_step_is_not_used():
+def test_value_of_other_code_before_a_step_is_not_used():
     optimizer, audit = sgd(0.1), Audit()
     _, trace = follow(optimizer, audit=audit)
     optimizer.param_groups[0]["lr"] = 9.0
@@ -67,7 +67,7 @@ def test_what_other_code_writes_before_a_step_is_not_used():
     assert (audit.steps, audit.followed, audit.foreign["other code"].count) == (1, 1, 1)
 
 
-def test_a_writer_that_gives_way_records_what_others_write():
+def test_yielding_writer_records_values_of_other_code():
     optimizer, audit = sgd(0.1), Audit("theirs")
     writer, trace = follow(optimizer, audit=audit)
     optimizer.param_groups[0]["lr"] = 9.0
@@ -78,7 +78,7 @@ def test_a_writer_that_gives_way_records_what_others_write():
     assert trace["lr"].values.tolist() == [9.0, 9.0]
 
 
-def test_a_conflict_that_is_an_error_stops_before_the_step():
+def test_conflict_error_is_raised_before_the_step():
     optimizer = sgd(0.1)
     follow(optimizer, audit=Audit("error"))
     optimizer.param_groups[0]["lr"] = 9.0
@@ -88,7 +88,7 @@ def test_a_conflict_that_is_an_error_stops_before_the_step():
     assert float(weight) == 0.0
 
 
-def test_a_group_that_is_added_is_driven_from_its_first_step():
+def test_added_group_is_driven_from_its_first_step():
     optimizer = sgd(0.1)
     _, trace = follow(optimizer)
     optimizer.step()
@@ -118,7 +118,7 @@ def test_momentum_of_an_optimizer_with_betas_is_beta1():
     assert optimizer.param_groups[0]["betas"] == (0.5, 0.99)
 
 
-def test_the_engine_loads_no_lightning():
+def test_engine_does_not_import_lightning():
     code = (
         "import sys, lr_plugins.engine.driven_optimizers, lr_plugins.engine.audit, lr_plugins.engine.recorder\n"
         "print([name for name in ('pytorch_lightning', 'lightning') if name in sys.modules])"

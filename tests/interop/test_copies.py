@@ -88,7 +88,7 @@ def test_copied_together_they_continue_like_the_originals(make, way, steps):
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_copied_alone_it_copies_its_optimizer_as_torchs_does(way):
+def test_copied_alone_it_copies_its_optimizer_like_torch(way):
     for build in (
         functools.partial(StepLR, step_size=2),
         functools.partial(ScheduleLR, schedule=StepDecay(every="2st")),

@@ -96,7 +96,7 @@ FACTORIES = {
 
 
 @pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
-def test_another_librarys_scheduler_has_its_values_at_any_position(factory):
+def test_foreign_scheduler_gives_its_values_at_any_position(factory):
     theirs = loop(factory(sgd()), 40)[:, 0]
     schedule = TorchSchedule(factory)
     run = RunLength.of(steps_per_epoch=10)
@@ -122,7 +122,7 @@ def test_timms_schedulers_get_their_position():
         )
 
 
-def test_it_combines_and_resumes_like_any_other_schedule(tmp_path):
+def test_torch_schedule_combines_and_resumes_like_any_other(tmp_path):
     def schedule():
         foreign = TorchSchedule(lambda optimizer: lr_scheduler.StepLR(optimizer, 1, 0.5), per="epoch")
         return Constant(0.3).then(foreign * 2.0, after="1ep")

@@ -78,7 +78,7 @@ def test_is_real_keras_bit_for_bit(keras, momentum, nesterov):
 
 
 @RULES
-def test_is_the_rule_done_operation_by_operation_in_float32_up_to_rounding(momentum, nesterov):
+def test_equals_the_stepwise_float32_rule_up_to_rounding(momentum, nesterov):
     start, gradients = prescribed()
     weight = parameter(start)
     ours = updates(KerasSGD([weight], momentum=momentum, nesterov=nesterov), weight, gradients, MOVING)
@@ -114,7 +114,7 @@ def test_layout_and_dtype_of_a_parameter_do_not_matter():
     assert (plain - double).abs().max() <= ROUNDING
 
 
-def test_many_tensors_of_all_sizes_are_updated_as_each_one_alone():
+def test_tensors_updated_together_equal_single_updates():
     generator = torch.Generator().manual_seed(0)
     sizes = [70_000, 1, 3, 0, 40_000, 40_000, 200_000, 5]  # on both sides of what one batch takes, and empty
     together = [parameter(torch.randn(size, generator=generator)) for size in sizes]
@@ -149,7 +149,7 @@ def test_differs_from_torch_once_the_learning_rate_moves(nesterov):
     assert np.abs(a - b).max() > 0.5
 
 
-def test_at_learning_rate_zero_the_weights_coast_while_those_of_torch_stop():
+def test_zero_learning_rate_coasts_unlike_torch():
     ours, theirs = parameter([1.0]), parameter([1.0])
     a = updates(KerasSGD([ours], momentum=0.5), ours, torch.ones(4, 1), [0.5, 0.0, 0.0, 0.0])
     b = updates(torch.optim.SGD([theirs], momentum=0.5), theirs, torch.ones(4, 1), [0.5, 0.0, 0.0, 0.0])
@@ -168,7 +168,7 @@ def test_velocity_is_minus_lr_times_the_buffer_of_torch():
 
 
 @MOMENTUM_RULES
-def test_torch_with_its_buffer_rescaled_at_each_change_is_the_same_rule(nesterov):
+def test_torch_with_a_rescaled_buffer_is_the_same_rule(nesterov):
     start, gradients = prescribed()
     lrs = [lr or 0.07 for lr in MOVING]  # the conversion divides by the new learning rate
     ours, theirs = parameter(start), parameter(start)
@@ -182,7 +182,7 @@ def test_torch_with_its_buffer_rescaled_at_each_change_is_the_same_rule(nesterov
 
 
 @MOMENTUM_RULES
-def test_torch_with_the_learning_rate_inside_the_gradient_is_the_same_rule(nesterov):
+def test_torch_with_the_rate_in_the_gradient_is_the_same_rule(nesterov):
     start, gradients = prescribed()
     ours, theirs = parameter(start), parameter(start)
     torch_optimizer = torch.optim.SGD([theirs], lr=1.0, momentum=0.9, nesterov=nesterov)

@@ -67,7 +67,7 @@ def test_settings_at_the_edge_are_accepted(accepted):
     assert weight.item() == pytest.approx(1.0 - float(accepted.get("lr", 0.01)))
 
 
-def test_errors_of_torch_about_parameters_stay_as_they_are():
+def test_torch_errors_about_parameters_are_unchanged():
     with pytest.raises(ValueError, match="empty parameter list"):
         KerasSGD([])
     with pytest.raises(TypeError, match="must be a dict"):
@@ -145,7 +145,7 @@ def fit(model, max_epochs, folder, resume=None):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_a_lightning_fit_is_the_plain_loop_and_resumes_bit_for_bit(tmp_path):
+def test_lightning_fit_equals_a_plain_loop_and_resumes_exactly(tmp_path):
     torch.manual_seed(0)
     model = Regression()
     by_hand, first, second = copy.deepcopy(model), copy.deepcopy(model), Regression()

@@ -63,7 +63,7 @@ def test_without_momentum_there_is_no_state():
     assert optimizer.state_dict()["state"] == {}
 
 
-def test_a_state_of_torch_with_momentum_is_refused_and_its_conversion_works():
+def test_torch_momentum_state_is_refused_and_converts():
     start, gradients = prescribed()
     theirs = parameter(start)
     torch_optimizer = torch.optim.SGD([theirs], momentum=0.9)
@@ -156,7 +156,7 @@ def test_a_parameter_without_gradient_is_left_alone():
     assert (used.item(), optimizer.state[used]["velocity"].item()) == (0.5, -0.5)
 
 
-def test_a_frozen_parameter_waits_and_goes_on_with_its_velocity():
+def test_unfrozen_parameter_resumes_with_its_velocity():
     weight, other = parameter([1.0]), parameter([1.0])
     optimizer = KerasSGD([weight, other], lr=0.5, momentum=0.5)
     for trainable in (True, False, False, True):

@@ -28,7 +28,7 @@ def sawtooth(tmp_path, monkeypatch):
     return sawtooth.Sawtooth
 
 
-def test_its_formula_and_its_arguments(sawtooth):
+def test_sawtooth_formula_and_arguments(sawtooth):
     schedule = sawtooth(0.1)
     assert [schedule(RUN.position(step)) for step in (0, 5, 10, 99)] == pytest.approx([0.1, 0.05, 0.1, 0.01])
     assert sawtooth(period="1ep")(RUN.position(20, 0.2)) == pytest.approx(0.2)
@@ -37,7 +37,7 @@ def test_its_formula_and_its_arguments(sawtooth):
         sawtooth(-1)
 
 
-def test_it_does_what_all_schedules_do(sawtooth):
+def test_sawtooth_behaves_like_every_schedule(sawtooth):
     schedule = sawtooth(0.1).with_warmup("5%") * 0.5
     steps = np.arange(100)
     assert schedule(RUN.position(steps)).tolist() == [schedule(RUN.position(int(step))) for step in steps]
@@ -47,7 +47,7 @@ def test_it_does_what_all_schedules_do(sawtooth):
     assert scheduler.trace["lr"].values[:4] == pytest.approx([0.1, 0.2 / 3, 0.1 / 3, 0.1])
 
 
-def test_its_option_has_every_argument_with_its_default(sawtooth):
+def test_sawtooth_option_lists_every_default(sawtooth):
     option = OmegaConf.create(OPTION)
     assert option.pop("_target_") == "lr_plugins.schedules.Sawtooth"
     assert instantiate({"_target_": "sawtooth.Sawtooth", **option}) == sawtooth()

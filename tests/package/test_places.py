@@ -21,14 +21,14 @@ def job(tmp_path):
     HydraConfig.instance().cfg = before
 
 
-def test_in_the_folder_of_a_job_they_are_those_of_the_start(job, monkeypatch):
+def test_in_a_job_folder_paths_resolve_against_the_start(job, monkeypatch):
     start, folder = job
     monkeypatch.chdir(folder)
     assert (start_folder(), from_start("data")) == (start, start / "data")
 
 
 @pytest.mark.parametrize("place", ["start", "elsewhere"])
-def test_elsewhere_they_are_those_of_the_current_folder(job, monkeypatch, tmp_path, place):
+def test_elsewhere_paths_resolve_against_the_current_folder(job, monkeypatch, tmp_path, place):
     (tmp_path / place).mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / place)
     assert (start_folder(), from_start("data")) == (tmp_path / place, tmp_path / place / "data")

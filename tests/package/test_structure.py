@@ -188,24 +188,24 @@ IMPORTS = [
 OURS = [one for one in IMPORTS if one.is_ours and one.module != "__version__"]
 
 
-def test_every_file_is_in_a_room_of_the_table():
+def test_every_file_belongs_to_a_room_of_the_table():
     files = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
     rooms = {room_of(file.removesuffix(".py").replace("/", ".")) for file in files if file not in DOORS}
     assert rooms - {"conf"} == {*BY_NAME}  # conf/ is data
 
 
-def test_the_table_has_no_back_arrow():
+def test_table_has_no_upward_imports():
     for index, room in enumerate(ROOMS):
         above = {other.name for other in ROOMS[:index]}
         assert {*room.imports.split()} <= above, f"{room.name} imports a room that stands below it"
 
 
-def test_imports_between_rooms_are_those_of_the_table():
+def test_imports_between_rooms_match_the_table():
     wrong = [f"{one.file} imports {one.module}" for one in OURS if one.target not in BY_NAME[one.room].allowed]
     assert not wrong
 
 
-def test_there_is_no_circle_between_rooms():
+def test_rooms_have_no_import_cycle():
     arrows = defaultdict(set)
     for one in OURS:
         arrows[one.room].add(one.target)
@@ -215,7 +215,7 @@ def test_there_is_no_circle_between_rooms():
     assert not left, f"a circle among {sorted(left)}"
 
 
-def test_rooms_import_the_packages_of_the_table():
+def test_packages_imported_by_rooms_match_the_table():
     wrong = []
     for one in IMPORTS:
         package = one.module.partition(".")[0]
@@ -240,16 +240,16 @@ def packages_of(room: str) -> set[str]:
 
 
 @pytest.mark.parametrize("room", ["schedules", "simulation", "plotting", "console"])
-def test_a_room_of_numbers_needs_no_torch(room):
+def test_numeric_rooms_need_no_torch(room):
     assert not packages_of(room) & {"torch", "lightning"}
 
 
 @pytest.mark.parametrize("room", ["engine", "interop", "optim"])
-def test_a_room_for_any_loop_needs_no_lightning(room):
+def test_rooms_for_any_loop_need_no_lightning(room):
     assert "lightning" not in packages_of(room)
 
 
-def test_imports_inside_functions_are_those_of_the_list():
+def test_imports_inside_functions_match_the_list():
     found = {(one.file, one.module) for one in OURS if one.in_function}
     assert found == {*INSIDE_FUNCTIONS}
 

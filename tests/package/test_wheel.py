@@ -109,7 +109,7 @@ def test_the_wheel_has_what_it_needs_and_nothing_else(wheel):
     assert sorted(required) == ["numpy", "pytorch-lightning", "torch"]
 
 
-def test_a_wheel_made_of_the_source_distribution_is_the_same(wheel, tmp_path):
+def test_wheel_built_from_the_source_distribution_is_the_same(wheel, tmp_path):
     run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
     (archive,) = tmp_path.iterdir()
     with tarfile.open(archive) as source:
@@ -177,7 +177,7 @@ for wanted in (MLflowLogger, trace.frame, lambda: Digits().setup(), lambda: kera
 """
 
 
-def test_what_is_not_installed_is_told_with_the_extra_that_brings_it(wheel_environment, tmp_path):
+def test_missing_package_names_the_extra_to_install(wheel_environment, tmp_path):
     absent = ("hydra", "omegaconf", "mlflow", "pandas", "sklearn")
     found = run(wheel_environment.python, "-c", MISSING, *absent, cwd=tmp_path)
     assert found.stdout.splitlines() == [
@@ -233,7 +233,7 @@ with initialize_config_dir(sys.argv[1], version_base="1.3"):
 """
 
 
-def test_an_own_file_comes_first_and_may_build_on_ours(wheel_environment, app):
+def test_user_file_overrides_an_option_and_can_extend_it(wheel_environment, app):
     (app / "conf/schedule").mkdir()
     (app / "conf/schedule/mine.yaml").write_text("defaults: [cosine]\nend_learning_rate: 0.01\n")
     (app / "conf/schedule/linear.yaml").write_text("_target_: lr_plugins.Constant\ninitial_learning_rate: 0.5\n")
@@ -254,7 +254,7 @@ def test_the_commands_of_the_page_run_the_example_app(wheel_environment, app, ar
         assert len(set(runs)) == (3 if "-m" in arguments else 1)
 
 
-def test_train_py_sees_the_group_once_and_without_a_warning(installed, tmp_path):
+def test_train_py_sees_the_schedule_group_once(installed, tmp_path):
     found = run(installed.python, ROOT / "train.py", "--info", "searchpath", cwd=tmp_path)
     assert [provider for provider, _ in PROVIDERS.findall(found.stdout)][1:] == [*HYDRAS, "lr_plugins", "schema"]
     assert found.stderr == ""
@@ -262,7 +262,7 @@ def test_train_py_sees_the_group_once_and_without_a_warning(installed, tmp_path)
     assert re.findall(r"^schedule: (.*)$", told, re.MULTILINE) == [", ".join(OPTIONS)]
 
 
-def test_the_callback_entry_has_every_argument_with_its_default():
+def test_callback_entry_lists_every_default():
     entry = OmegaConf.to_container(OmegaConf.load(CALLBACK), resolve=False)["learning_rate_scheduler"]
     assert get_class(entry.pop("_target_")) is LearningRateScheduler
     assert entry.pop("schedule") == "${schedule}"
@@ -282,7 +282,7 @@ def command(wheel_environment):
     return lambda *arguments, cwd: run(wheel_environment.python, script, *arguments, cwd=cwd)
 
 
-def test_the_wheel_alone_trains_and_resumes_in_an_empty_folder(command, tmp_path):
+def test_wheel_trains_and_resumes_in_an_empty_folder(command, tmp_path):
     trained = command("train", "schedule=step_decay", "trainer.max_epochs=2", cwd=tmp_path).stdout
     assert trained.startswith("Train on 1437 samples, validate on 360 samples\nEpoch 1/2\n")
     assert re.search(r"^plan +followed at 90 of 90 steps$", trained, re.MULTILINE)
@@ -292,14 +292,14 @@ def test_the_wheel_alone_trains_and_resumes_in_an_empty_folder(command, tmp_path
     assert re.search(r"^plan +followed at 45 of 45 steps since it was resumed$", resumed, re.MULTILINE)
 
 
-def test_the_wheel_alone_sweeps_in_several_processes(command, tmp_path):
+def test_wheel_sweeps_in_several_processes(command, tmp_path):
     words = ["launcher=joblib", "schedule=step_decay,cosine", "logger=none"]
     out = command("train", "-m", *SMALL, *words, cwd=tmp_path).stdout
     assert len([*tmp_path.glob("multirun/*/*/[01]/checkpoints/last.ckpt")]) == 2
     assert re.search(r"^\| cosine \| 1 \|", out, re.MULTILINE)
 
 
-def test_the_wheel_alone_has_the_recipes_and_the_help(command, tmp_path):
+def test_wheel_includes_the_recipes_and_the_help(command, tmp_path):
     recipe = OmegaConf.create(command("train", "experiment=iris_step", "--cfg", "job", cwd=tmp_path).stdout)
     assert (recipe.schedule.every, recipe.trainer.max_epochs) == ("10ep", 200)
     page = command("train", "--help", cwd=tmp_path).stdout
@@ -317,7 +317,7 @@ def test_an_editable_install_uses_the_configuration_of_the_clone(editable_enviro
 
 
 @pytest.mark.parametrize("name", ["train", "preview"])
-def test_without_the_extra_a_command_says_which_one_to_install(wheel_environment, tmp_path, name):
+def test_command_without_its_extra_names_it(wheel_environment, tmp_path, name):
     code = MISSING.partition("from lr_plugins")[0] + f"from lr_plugins.commands import main\nmain(['{name}'])\n"
     process = subprocess.run(
         [wheel_environment.python, "-c", code, "hydra"],

@@ -216,7 +216,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_torch_layer_is_seen_in_the_shape_of_keras(name):
+def test_torch_layer_is_constrained_in_the_keras_shape(name):
     theirs, ours, inputs = LAYERS[name]
     if not theirs.built:
         theirs.build(inputs)

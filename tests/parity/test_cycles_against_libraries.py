@@ -112,7 +112,7 @@ def test_one_cycle_with_momentum_in_three_phases():
     check("torch OneCycleLR, cosine, three phases, momentum", CycleThrough(0.95, 0.85, 0.95, three_phase=True), momenta)
 
 
-def test_our_last_step_is_what_torch_documents_unlike_torchs():
+def test_last_step_follows_the_documentation_of_torch():
     ours = OneCycle(0.3, anneal="linear")(RunLength.of(steps=100).position(99))
     (*_, theirs), _ = used(lambda inner: lr_scheduler.OneCycleLR(inner, 0.3, 100, anneal_strategy="linear"), 100)
     assert ours == 0.3 / 25 / 1e4
@@ -362,7 +362,7 @@ def test_transformers_other_rules_for_the_first_step():
 
 @pytest.mark.parametrize("first", [0.0, 0.01])
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
-def test_kerass_cosine_with_a_warm_up_target(first, alpha):
+def test_keras_cosine_with_a_warm_up_target(first, alpha):
     theirs = keras.optimizers.schedules.CosineDecay(
         first, decay_steps=180, alpha=alpha, warmup_target=BASE, warmup_steps=20
     )

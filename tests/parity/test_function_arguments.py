@@ -117,18 +117,18 @@ def here(schedule, epochs):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_each_kind_of_function_gives_what_it_gives_in_keras(function):
+def test_each_kind_of_function_gives_the_keras_values(function):
     assert here(FunctionSchedule(function), 5) == pytest.approx(in_keras(function, 5), rel=1e-6)  # float32 there
     assert in_keras(function, 5)[0] != 0.5
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_the_epoch_asked_first_does_not_matter(function):
+def test_first_requested_epoch_does_not_matter(function):
     position = Position(30, 3, base_learning_rate=0.5)
     assert FunctionSchedule(function)(position) == here(FunctionSchedule(function), 4)[-1]
 
 
-def test_what_vectorize_returns_is_a_number():
+def test_numpy_vectorize_result_is_a_number():
     assert here(FunctionSchedule(np.vectorize(of_epoch)), 3) == [0.4, 0.2, 0.1]
     assert np.vectorize(of_epoch)(0).shape == ()  # in Keras an error
 
@@ -147,7 +147,7 @@ def test_the_function_is_called_no_more_often_than_in_keras():
     assert [len(given) for given in calls] == [2, 1, 2, 1, 2, 1]
 
 
-def test_a_training_uses_what_a_decorated_function_says():
+def test_training_uses_a_decorated_function():
     scheduler = LearningRateScheduler(passing_on(of_epoch))
     fit(None, scheduler, epochs=3)
     assert scheduler.trace["lr"].values.tolist() == [0.4] * 6 + [0.2] * 6 + [0.1] * 6
@@ -191,7 +191,7 @@ def test_a_wrong_call_inside_is_raised_unchanged(decorate):
 
 
 @pytest.mark.parametrize("function", [lambda: 0.1, lambda a, b, c: 0.1])
-def test_a_decorated_function_of_neither_is_rejected_when_called(function):
+def test_decorated_function_of_no_or_three_arguments_is_rejected(function):
     with pytest.raises(
         InvalidArgumentError, match=r"schedule must be callable as schedule\(epoch\) or .*; got .* argument"
     ):

@@ -68,7 +68,7 @@ def test_the_function_is_called_once_per_epoch(spy, tmp_path):
     assert len(ours.asked) == 3
 
 
-def test_not_before_training_starts():
+def test_function_is_not_called_before_training_starts():
     spy = Spy()
     keras.callbacks.LearningRateScheduler(spy)
     scheduler = LearningRateScheduler(spy)
@@ -77,7 +77,7 @@ def test_not_before_training_starts():
     assert not spy.asked
 
 
-def test_never_in_evaluate_or_predict():
+def test_function_is_not_called_in_evaluate_or_predict():
     theirs, ours = Spy(), Spy()
     callbacks = [keras.callbacks.LearningRateScheduler(theirs)]
     data = keras_data(2)
@@ -256,7 +256,7 @@ class KerasMeddler(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = 64.0
 
 
-def test_nobody_else_writes_the_lr():
+def test_lr_written_by_other_callbacks_is_overridden():
     """In Keras whoever writes last before an update decides; here the schedule does, whoever wrote in between."""
     model, data = keras_model(), keras_data(1)
     data["x"] = data["x"] + 1

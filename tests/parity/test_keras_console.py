@@ -64,7 +64,7 @@ def keras3_text(logs: dict[str, float], elapsed: float, steps: int, epoch: int, 
 
 @given(st.dictionaries(names, values, max_size=4), durations, st.integers(1, 20_000))
 @settings(max_examples=400, deadline=None)
-def test_keras3_lines_are_those_of_keras(logs, elapsed, steps):
+def test_keras3_lines_equal_keras(logs, elapsed, steps):
     ours = keras3_line(logs, elapsed, elapsed / steps, steps, steps)
     assert f"{format_header(1, 7)}\n{ours}\n" == keras3_text(logs, elapsed, steps, epoch=1, epochs=7)
 
@@ -256,7 +256,7 @@ def test_predict_prints_its_bar():
     assert plain(evaluated("predict", "keras3", 1))[-1] == plain(out.getvalue())[-1] == f"7/7 {'━' * 20} TIME"
 
 
-def test_keras_2_shows_the_time_of_an_evaluation_and_nothing_else(monkeypatch):
+def test_keras2_shows_only_the_time_of_an_evaluation(monkeypatch):
     monkeypatch.setattr(keras_progress, "perf_counter", lambda: 0.0)
     for stage in ("validate", "test", "predict"):
         assert evaluated(stage, "keras2", 1).splitlines()[-1] == f"28/28 [{'=' * 30}] - 0s 0us/step"
@@ -389,7 +389,7 @@ def test_a_run_with_a_plateau_prints_what_keras_2_printed(capsys, monkeypatch, p
     assert capsys.readouterr().out == PLATEAU_KERAS_2_2_4
 
 
-def test_a_measured_quantity_is_told_of_below_the_title(capsys, monkeypatch):
+def test_measured_quantity_is_printed_below_the_title(capsys, monkeypatch):
     """As a callback's message in Keras 2, which comes after `Epoch 1/3`."""
     monkeypatch.setattr(keras_progress, "perf_counter", lambda: 0.0)
     losses = iter([1.0, 0.5, 0.25, 0.125])

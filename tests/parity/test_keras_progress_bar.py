@@ -224,7 +224,7 @@ def test_epochs_without_validation_show_what_keras_shows():
     assert expected.count("val_loss") == 1
 
 
-def test_what_a_plateau_says_stands_where_keras_has_it():
+def test_plateau_message_is_printed_where_keras_prints_it():
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=10.0, verbose=1)
     expected = keras_console(Terminal(), *loaders(), callbacks=[plateau], epochs=2)
     rule = ReduceLROnPlateau(0.5, monitor="loss", factor=0.5, patience=1, min_delta=10.0)
@@ -363,7 +363,7 @@ def test_a_whole_run_on_a_terminal_shows_what_keras_2_showed():
     assert on_a_terminal(100) == KERAS_2_2_4_PTY
 
 
-def test_on_a_narrow_terminal_the_bar_stays_on_its_line_and_the_epoch_is_shown_whole():
+def test_narrow_terminal_shortens_the_bar_but_not_the_epoch():
     screen = on_a_terminal(44)
     assert screen.count("\r128/600 [>.......] - ETA: 0s - loss: 0.99") == 3
     lasting = [line for line in KERAS_2_2_4_PIPE.splitlines() if line.startswith("600/600")]

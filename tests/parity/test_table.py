@@ -16,7 +16,7 @@ def test_every_figure_of_the_page_is_within_its_tolerance():
     assert all(0 <= row.largest <= row.tolerance for row in rows.values())
 
 
-def test_the_page_has_the_rows_that_the_tests_give(request, parity_tests_left_out):
+def test_page_has_the_rows_of_the_tests(request, parity_tests_left_out):
     """Of the tests beside it, which have run before it: only where all of them have."""
     have_run = {item.path.name for item in request.session.items}
     if parity_tests_left_out or not have_run.issuperset(FILES) or request.session.testsfailed:

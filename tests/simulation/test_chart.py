@@ -61,7 +61,7 @@ def test_a_logarithmic_axis(values):
     assert [line[:9].strip() for line in rows[:13:4]] == ["1", "0.01", "0.0001", "1e-06"]
 
 
-def test_what_would_lie_flat_gets_a_logarithmic_axis_by_itself():
+def test_flat_curve_gets_a_logarithmic_axis():
     text = chart({"lr": curve(0.5 ** np.arange(100.0))}, 100, width=60, ascii=True)
     assert drawing(text)[6].strip()
     assert "1.58e-30" in text
@@ -85,7 +85,7 @@ def test_fine_dots():
     assert rows[-1].strip().strip("⣀⡀⢀⣇⡇⢸⣸") == ""
 
 
-def test_several_curves_have_letters():
+def test_curves_are_labelled_with_letters():
     text = chart({"one": curve([1.0, 1.0]), "two": curve([0.0, 0.0])}, 2, width=60)
     rows = drawing(text)
     assert rows[0] == "A" * 49

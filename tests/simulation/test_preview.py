@@ -43,7 +43,7 @@ def warnings(schedule, **run):
 
 @settings(max_examples=50)
 @given(schedule=trees.filter(lambda one: not one.monitors and one.start() is None))
-def test_the_values_are_those_of_single_steps(schedule):
+def test_preview_values_equal_single_steps(schedule):
     run = RunLength.of(steps_per_epoch=10, epochs=20, batch_size=None)
     try:
         expected = [schedule(run.position(step, 0.1)) for step in range(200)]
@@ -60,7 +60,7 @@ FALL = [
 ]
 
 
-def test_a_good_schedule_is_not_warned_of():
+def test_good_schedule_gives_no_warning():
     for schedule in (
         CosineDecay(0.1).with_warmup("5%"),
         LinearDecay(0.1, end_learning_rate=1e-3),
@@ -141,7 +141,7 @@ def test_each_mistake_is_one_line(schedule, warning):
     assert "\n" not in found[0]
 
 
-def test_several_schedules_are_told_apart():
+def test_warnings_name_the_schedule():
     found = warnings([CosineDecay(0.1), Assign(StepDecay(0.1, drop=0.5, every="4ep"), params="^head")])
     assert found == [f"lr/head: {FALL[0]}"]
 
@@ -149,7 +149,7 @@ def test_several_schedules_are_told_apart():
 # --- metrics ------------------------------------------------------------------------------------------------
 
 
-def test_a_metric_takes_the_course_assumed():
+def test_metric_follows_the_assumed_course():
     seen = preview(
         ReduceLROnPlateau(0.1, patience=2), steps_per_epoch=10, epochs=6, metrics={"val_loss": [1.0, 0.5, 0.5]}
     )
@@ -170,7 +170,7 @@ def test_steps_are_observed_one_by_one():
     assert seen.events[1].what == "raising (loss 0.2 after 0.6); peak"
 
 
-def test_a_course_may_be_any_function_of_the_share_of_the_run():
+def test_course_may_be_a_function_of_the_elapsed_share():
     seen = preview(
         LossDriven(1.0, max_learning_rate=None), steps_per_epoch=10, epochs=3, metrics={"loss": lambda share: share}
     )
@@ -178,12 +178,12 @@ def test_a_course_may_be_any_function_of_the_share_of_the_run():
 
 
 @pytest.mark.parametrize("course", ["low", [], [1.0, "x"], math.nan, None, True])
-def test_a_course_that_is_none(course):
+def test_invalid_course_is_refused(course):
     with pytest.raises(InvalidArgumentError, match="the course of loss must be a number, a list of numbers"):
         preview(LossDriven(0.1), steps_per_epoch=10, epochs=3, metrics={"loss": course})
 
 
-def test_what_is_missing_is_told():
+def test_missing_arguments_are_reported():
     with pytest.raises(InvalidArgumentError, match="the course of loss must be given"):
         preview(LossDriven(0.1), steps_per_epoch=10, epochs=3)
     with pytest.raises(InvalidArgumentError, match="the length of the run must be given: steps, or epochs"):
@@ -209,7 +209,7 @@ def test_what_is_missing_is_told():
 # --- several ------------------------------------------------------------------------------------------------
 
 
-def test_names_are_those_of_the_trace():
+def test_names_match_the_trace():
     seen = preview(
         Assignments(
             {
@@ -228,7 +228,7 @@ def test_names_are_those_of_the_trace():
     assert seen["lr/backbone"].peak == 0.01
 
 
-def test_of_several_for_all_the_last_one_counts():
+def test_last_schedule_for_all_groups_wins():
     seen = preview([StepDecay(0.1), Assign(Constant(1.0), params="x"), CosineDecay(0.2)], steps_per_epoch=10, epochs=5)
     assert [(line.name, line.first) for line in seen.lines] == [("lr", 0.2)]
 
@@ -237,14 +237,14 @@ def test_of_several_for_all_the_last_one_counts():
 
 
 @pytest.mark.parametrize("per_epoch", [3, 1_000_000])
-def test_however_long_it_is(per_epoch):
+def test_events_of_very_long_runs_are_exact(per_epoch):
     # 10^12 steps of 10^6 epochs, and as many epochs of three
     schedule = MultiStepDecay(0.1, milestones=["12345ep", "777777ep"])
     seen = preview(schedule, steps_per_epoch=per_epoch, epochs=1_000_000)
     assert [event.step for event in seen.events] == [0, 12345 * per_epoch, 777777 * per_epoch, per_epoch * 10**6 - 1]
 
 
-def test_of_a_long_run_the_moments_are_exact_all_the_same():
+def test_events_of_a_sampled_run_are_exact():
     seen = preview(CosineDecay(0.1).with_warmup(123_456_789), steps_per_epoch=10_000, epochs=100_000)
     assert seen.lines[0].steps.size <= 2 * MOST_STEPS
     assert [(event.step, event.what) for event in seen.events] == [
@@ -257,7 +257,7 @@ def test_of_a_long_run_the_moments_are_exact_all_the_same():
     assert "of them looked at" in str(seen)
 
 
-def test_the_area_of_a_schedule_with_a_period_is_the_sum_over_all_steps():
+def test_area_of_a_periodic_schedule_sums_all_steps():
     schedule, steps = Cyclic(0.001, 0.1, up_steps="8st"), 2_097_137
     line = preview(schedule, steps=steps).lines[0]
     period = schedule(np.arange(16))
@@ -267,7 +267,7 @@ def test_the_area_of_a_schedule_with_a_period_is_the_sum_over_all_steps():
     assert line.steps.size < steps
 
 
-def test_of_a_longer_run_it_is_that_of_a_sample():
+def test_area_of_a_longer_run_is_sampled():
     # So many steps lie between two looked at: equal distances would always meet the same place of the period.
     steps = 16 * MOST_STEPS * 10
     seen = preview(Cyclic(0.001, 0.1, up_steps="8st"), steps=steps)
@@ -277,7 +277,7 @@ def test_of_a_longer_run_it_is_that_of_a_sample():
     assert "about 1.06e+06" in side_by_side({"cyclic": seen}, ascii=True)
 
 
-def test_a_function_is_not_asked_for_every_step_of_a_long_run():
+def test_function_is_sampled_in_a_long_run():
     asked = []
 
     def sawtooth(step):
@@ -292,7 +292,7 @@ def test_a_function_is_not_asked_for_every_step_of_a_long_run():
 
 
 @pytest.mark.parametrize("per_epoch", [10_007, 1_000_003])
-def test_the_changes_of_a_function_are_told_to_the_step(per_epoch):
+def test_changes_of_a_function_are_located_to_the_step(per_epoch):
     seen = preview(lambda epoch: 0.1 if epoch < 50 else 0.01, steps_per_epoch=per_epoch, epochs=100)
     assert [(event.step, event.value, event.what) for event in seen.events] == [
         (0, 0.1, "begin; peak"),
@@ -301,7 +301,7 @@ def test_the_changes_of_a_function_are_told_to_the_step(per_epoch):
     ]
 
 
-def test_changes_between_the_same_neighbours_are_all_found():
+def test_all_changes_between_two_samples_are_found():
     steps, first = 10_000_000, 5_000_000
     schedule = FunctionSchedule(lambda step: 0.1 + 0.1 * (step > first) + 0.1 * (step > first + 3), of="step")
     seen = preview(schedule, steps=steps)
@@ -332,13 +332,13 @@ area          2.22 (the sum over all steps; 0.037 on average)"""
     assert max(map(len, text.splitlines())) <= 72  # no warning, which would be longer
 
 
-def test_many_events_of_a_kind_are_told_in_brief():
+def test_repeated_events_are_abbreviated():
     lines = preview(StepDecay(0.1, drop=0.9, every="1ep"), steps_per_epoch=10, epochs=50).page(width=60).splitlines()
     told = [line.split("  ")[-1] for line in lines if "times" in line or "..." in line]
     assert told == ["times 0.9"] * 3 + ["... and 45 more of these"] + ["times 0.9"]
 
 
-def test_a_run_without_epochs_has_no_epochs_on_its_page():
+def test_page_of_a_run_without_epochs_omits_them():
     text = preview(LinearDecay(0.1), steps=100).page(width=60, ascii=True)
     assert "epoch" not in text
 

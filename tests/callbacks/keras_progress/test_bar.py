@@ -63,7 +63,7 @@ def counts(lines):
 # --- what it counts, and how often --------------------------------------------------------------------------
 
 
-def test_keras2_counts_samples_and_leaves_the_last_batch_to_the_end_of_the_epoch(show):
+def test_keras2_counts_samples_and_ends_with_the_epoch(show):
     assert show() == [
         "Epoch 1/1",
         "",
@@ -80,7 +80,7 @@ def test_keras3_counts_steps(show):
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.0, 1), (0.01, 1), (0.03, 3), (0.0625, 5), (1.0, 5)])
-def test_it_is_refreshed_every_twentieth_of_a_second_at_most(show, seconds, shown):
+def test_bar_refreshes_at_most_every_twentieth_of_a_second(show, seconds, shown):
     assert len(counts(show(style="keras3", seconds=seconds))) == shown + 1
 
 
@@ -100,7 +100,7 @@ def test_limits_and_accumulation(show, settings, expected):
     assert counts(show(**settings)) == expected
 
 
-def test_where_samples_are_unknown_steps_are_counted(show):
+def test_steps_are_counted_when_samples_are_unknown(show):
     class AnyBatch(Module):
         def training_step(self, batch, batch_idx):
             return self.layer(torch.zeros(1, 2)).mean()
@@ -110,7 +110,7 @@ def test_where_samples_are_unknown_steps_are_counted(show):
     assert counts(show(module)) == ["1/5", "2/5", "3/5", "4/5", "5/5"]
 
 
-def test_a_stream_has_no_end_before_it_has_been_seen_once(show):
+def test_stream_has_unknown_length_in_its_first_epoch(show):
     lines = show(with_loaders(DataLoader(Endless(), batch_size=BATCH), []), max_epochs=2, seconds=1.0)
     assert counts(lines) == [f"      {step}/Unknown" for step in range(1, 6)] + [
         "5/5",
@@ -119,7 +119,7 @@ def test_a_stream_has_no_end_before_it_has_been_seen_once(show):
     assert "      2/Unknown - 2s 1s/step - loss: 1.5000 - acc: 0.1500" in lines
 
 
-def test_a_stream_that_becomes_longer_is_of_unknown_length_again(show):
+def test_longer_stream_has_unknown_length_again(show):
     class Growing(Endless):
         lengths = iter([2, 4])
 
@@ -130,7 +130,7 @@ def test_a_stream_that_becomes_longer_is_of_unknown_length_again(show):
     assert counts(lines)[2:] == ["2/2", "1/2", "      3/Unknown", "      4/Unknown", "4/4"]
 
 
-def test_loaders_that_are_reloaded_may_have_another_length(show):
+def test_reloaded_loaders_may_have_another_length(show):
     module = Module(validates=False)
     module.train_dataloader = lambda: loader(8 + 4 * module.current_epoch)
     assert counts(show(module, max_epochs=2, reload_dataloaders_every_n_epochs=1)) == [
@@ -142,7 +142,7 @@ def test_loaders_that_are_reloaded_may_have_another_length(show):
     ]
 
 
-def test_the_time_left_and_the_time_it_took(show):
+def test_remaining_and_elapsed_time(show):
     lines = show(with_loaders(loader(4 * 100), []), seconds=50.0)
     times = [re.search(r" - (ETA: \S+|\d+s \S+)", line)[1] for line in lines if "loss" in line]
     assert times[:2] + times[97:] == ["ETA: 1:22:30", "ETA: 1:21:40", "ETA: 1:40", "ETA: 50s", "5000s 12s/step"]
@@ -158,7 +158,7 @@ def test_an_epoch_without_batches_has_no_bar(show):
     assert show(module, style="keras3", max_epochs=2) == ["Epoch 1/2", "Epoch 2/2"]
 
 
-def test_an_epoch_cut_short_ends_where_it_is(show):
+def test_epoch_cut_short_ends_at_its_last_step(show):
     lines = show(max_steps=2, max_epochs=2)
     assert lines[-1] == " 8/20 [===========>..................] - 0s 25ms/step - loss: 1.5000 - acc: 0.1500"
 
@@ -170,18 +170,18 @@ def shown(lines, name):
     return [float(found[1]) for line in lines if (found := re.search(rf" - {name}: (\S+)", line))]
 
 
-def test_a_metric_of_the_epoch_is_the_mean_so_far(show):
+def test_epoch_metric_is_shown_as_the_running_mean(show):
     assert shown(show(Logs({"loss": 1.0})), "loss") == [1.0, 1.5, 2.0, 2.5, 3.0]
 
 
-def test_smaller_batches_weigh_less(show):
+def test_smaller_batches_have_less_weight(show):
     module = Logs({"loss": 1.0})
     module.train_dataloader = lambda: loader(6)
     assert shown(show(module, style="keras3"), "loss") == [1.0, 1.3333, 1.3333]
 
 
 @pytest.mark.parametrize(("reduce", "values"), [("max", [1, 2, 3, 4, 5]), ("min", [1] * 5), ("sum", [1, 3, 6, 10, 15])])
-def test_other_reductions_are_shown_as_far_as_they_are(show, reduce, values):
+def test_other_reductions_are_shown_so_far(show, reduce, values):
     class Reduces(Module):
         def training_step(self, batch, batch_idx):
             self.log("x", 1.0 + batch_idx, on_step=False, on_epoch=True, reduce_fx=reduce)
@@ -190,12 +190,12 @@ def test_other_reductions_are_shown_as_far_as_they_are(show, reduce, values):
     assert shown(show(Reduces(validates=False)), "x") == values
 
 
-def test_a_metric_for_steps_only_is_that_of_the_last_batch(show):
+def test_step_metric_shows_the_last_batch(show):
     module = Logs({"loss": 1.0}, on_step=True, on_epoch=False)
     assert shown(show(module), "loss") == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def test_a_metric_for_both_is_shown_once_as_the_mean_so_far(show):
+def test_step_and_epoch_metric_is_shown_once_as_the_mean(show):
     module = Logs({"loss": 1.0}, on_step=True, on_epoch=True)
     lines = show(module)
     assert shown(lines, "loss") == [1.0, 1.5, 2.0, 2.5, 3.0]
@@ -203,11 +203,11 @@ def test_a_metric_for_both_is_shown_once_as_the_mean_so_far(show):
     assert shown(show(module, metrics=["loss_step"]), "loss_step") == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def test_the_means_begin_anew_in_each_epoch(show):
+def test_means_restart_in_each_epoch(show):
     assert shown(show(Logs({"loss": 1.0}), max_epochs=2), "loss") == [1.0, 1.5, 2.0, 2.5, 3.0] * 2
 
 
-def test_names_keep_their_order_from_the_first_batch_on(show):
+def test_names_keep_the_order_of_the_first_batch(show):
     class Mixed(Module):
         def training_step(self, batch, batch_idx):
             self.log("first", 1.0, on_step=False, on_epoch=True)
@@ -232,12 +232,12 @@ class Counts(Module):
         return self.layer(batch[0]).mean()
 
 
-def test_an_object_of_torchmetrics_is_computed_at_the_end_only(show):
+def test_torchmetrics_objects_are_computed_only_at_the_end(show):
     assert shown(show(Counts(on_step=False, on_epoch=True)), "mean") == [3.0]
     assert shown(show(Counts(on_step=True, on_epoch=True)), "mean") == [1.0, 2.0, 3.0, 4.0, 3.0]
 
 
-def test_a_module_can_tell_of_its_own_sums(show):
+def test_module_can_report_its_own_running_metrics(show):
     class Own(Module):
         def training_step(self, batch, batch_idx):
             self.batches = batch_idx + 1
@@ -282,7 +282,7 @@ def test_several_optimizers(show):
 # --- what comes in between ----------------------------------------------------------------------------------
 
 
-def test_messages_of_the_scheduler_keep_their_place(show):
+def test_scheduler_messages_keep_their_place(show):
     schedule = StepDecay(0.5, every="1ep")
     lines = show(None, LearningRateScheduler(schedule, verbose=1), max_epochs=2, limit_train_batches=2)
     assert [line.partition(" [")[0] for line in lines] == [
@@ -301,7 +301,7 @@ def test_messages_of_the_scheduler_keep_their_place(show):
     ]
 
 
-def test_a_message_within_an_epoch_has_lines_of_its_own(show):
+def test_message_within_an_epoch_gets_its_own_lines(show):
     schedule = LossDriven(0.5, monitor="loss", when="2st", k=0.0)
     lines = show(None, LearningRateScheduler(schedule, verbose=1))
     for line in lines:
@@ -326,13 +326,13 @@ def test_an_error_or_ctrl_c_ends_the_line(clock, capsys, error, raised):
     assert capsys.readouterr().out.endswith(f"\n{bar}\n")
 
 
-def test_an_error_before_the_first_batch_is_over_leaves_no_empty_line(clock, capsys):
+def test_error_in_the_first_batch_leaves_no_empty_line(clock, capsys):
     with pytest.raises(RuntimeError):
         trainer(Tick(clock), KerasProgress(verbose=1)).fit(fail_with(RuntimeError("x"), in_batch=0))
     assert capsys.readouterr().out == "Epoch 1/2\n"
 
 
-def test_a_run_resumed_within_an_epoch_goes_on_where_it_was(show, tmp_path):
+def test_bar_of_a_resumed_epoch_continues_where_it_was(show, tmp_path):
     class Save(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             if batch_idx == 2:
@@ -364,14 +364,14 @@ class Notebook(io.StringIO):
 Notebook.__module__ = "ipykernel.iostream"
 
 
-def test_a_notebook_is_written_over(clock):
+def test_notebook_output_is_overwritten(clock):
     with contextlib.redirect_stdout(Notebook()) as out:
         trainer(Tick(clock), KerasProgress(verbose=1), max_epochs=1).fit(Module(validates=False))
     assert out.getvalue().count("\r") == 5
     assert out.getvalue().count("\n") == 2
 
 
-def test_an_encoding_without_the_character_of_the_bar_gets_another():
+def test_encoding_without_the_bar_character_gets_ascii():
     written = io.BytesIO()
     with contextlib.redirect_stdout(io.TextIOWrapper(written, encoding="ascii")):
         ConsoleLine().show(lambda columns: [Piece("1/2 ━━ - é: 0.5")], final=True)
@@ -394,13 +394,13 @@ def test_only_the_first_process_draws(show, monkeypatch):
 # --- arguments ----------------------------------------------------------------------------------------------
 
 
-def test_verbose_0_is_silent_but_for_the_scheduler(clock, capsys):
+def test_verbose_0_prints_only_scheduler_messages(clock, capsys):
     scheduler = LearningRateScheduler(StepDecay(0.5, every="1ep"), verbose=1)
     trainer(KerasProgress(verbose=0), scheduler, max_epochs=1).fit(Module())
     assert capsys.readouterr().out == "\nEpoch 00001: LearningRateScheduler setting learning rate to 0.5.\n"
 
 
-def test_a_second_bar_is_warned_of(clock):
+def test_second_bar_warns(clock):
     run = trainer(KerasProgress(verbose=1), max_epochs=1, enable_progress_bar=True)
     with pytest.warns(UserWarning, match=r"Set Trainer\(enable_progress_bar=False\)"):
         run.fit(Module(validates=False))

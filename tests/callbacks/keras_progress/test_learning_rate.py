@@ -19,13 +19,13 @@ class Tracing(pl.Callback):
         self.trace = SimpleNamespace(last=lambda: remaining.pop(0))
 
 
-def test_the_learning_rate_is_that_of_the_trace(console):
+def test_learning_rate_comes_from_the_trace(console):
     out = console(Scheduled(), Tracing(0.25, 0.001), progress=KerasProgress("keras3"))
     # In float32, where Keras keeps it, 0.001 is above 1e-3 and so not in exponent form.
     assert learning_rates(out) == ["0.2500", "0.0010"]
 
 
-def test_an_empty_trace_leaves_it_to_the_optimizer(console):
+def test_empty_trace_falls_back_to_the_optimizer(console):
     other = pl.Callback()
     other.trace = "something else"
     out = console(Scheduled(), other, Tracing(None, None), progress=KerasProgress("keras3"))

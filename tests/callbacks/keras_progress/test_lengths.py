@@ -16,12 +16,12 @@ from lr_plugins.errors import InvalidArgumentError
 from tests.callbacks.keras_progress.helpers import BATCH, Endless, Fail, Module, loader, trainer, with_loaders
 
 
-def test_steps_are_batches_under_gradient_accumulation_and_limits(console):
+def test_steps_count_batches_under_accumulation_and_limits(console):
     out = console(accumulate_grad_batches=2, limit_train_batches=3, progress=KerasProgress("keras3"))
     assert re.findall(r"^\S+(?= - 0s)", out, re.M) == ["3/3", "3/3"]
 
 
-def test_steps_of_a_dataset_of_unknown_length_are_those_seen(console):
+def test_steps_of_an_unknown_length_are_counted(console):
     module = with_loaders(DataLoader(Endless(), batch_size=BATCH), [])
     out = console(module, progress=KerasProgress("keras3"))
     assert re.findall(r"^\S+(?= - 0s)", out, re.M) == ["5/5", "5/5"]

@@ -15,19 +15,19 @@ def last_line(text: str) -> str:
     return text.splitlines()[-1]
 
 
-def test_names_stay_as_logged_and_validation_is_told_by_where_it_logged(console):
+def test_names_stay_as_logged_and_validation_comes_last(console):
     module = Logs({"f1": 1.0, "train_loss": 2.0}, {"valid/acc": 0.5, "val_loss": 0.75})
     assert (
         last_line(console(module)) == " - 0s - train_loss: 4.0000 - f1: 3.0000 - val_loss: 0.7500 - valid/acc: 0.5000"
     )
 
 
-def test_a_validation_metric_that_training_logs_is_told_by_its_name(console):
+def test_val_prefix_marks_a_metric_logged_in_training(console):
     module = Logs({"val_gap": 1.0, "val_loss": 2.0, "acc": 3.0})
     assert last_line(console(module)) == " - 0s - acc: 5.0000 - val_loss: 4.0000 - val_gap: 3.0000"
 
 
-def test_a_metric_logged_for_steps_and_epochs_is_shown_once_with_the_value_of_the_epoch(console):
+def test_step_and_epoch_metric_shows_its_epoch_value(console):
     module = Logs({"loss": 1.0}, {"val_loss": 0.5}, on_step=True, on_epoch=True)
     assert last_line(console(module)) == " - 0s - loss: 3.0000 - val_loss: 0.5000"
 
@@ -37,7 +37,7 @@ def test_a_metric_logged_for_steps_only_shows_its_last_step(console):
     assert last_line(console(module)) == " - 0s - loss: 5.0000"
 
 
-def test_names_that_only_look_forked_are_shown(console):
+def test_names_ending_in_step_or_epoch_are_shown(console):
     module = Logs({"loss": 1.0, "loss_epoch": 2.0, "first_step": 3.0})
     assert last_line(console(module)) == " - 0s - loss: 3.0000 - loss_epoch: 4.0000 - first_step: 5.0000"
 
@@ -56,11 +56,11 @@ def test_selected_metrics_keep_the_learning_rate_of_keras3(console):
     assert line == "5/5 - 0s - 0s/step - loss: 2.5000 - learning_rate: 0.5000"
 
 
-def test_no_metrics_at_all_leave_the_time(console):
+def test_empty_metrics_leave_only_the_time(console):
     assert last_line(console(progress=KerasProgress(metrics=[]))) == " - 0s"
 
 
-def test_a_name_that_is_not_logged_warns_once_with_the_names_that_are(capsys):
+def test_unlogged_name_warns_once_with_the_logged_ones(capsys):
     run = trainer(KerasProgress(metrics=["accuracy", "loss"]))
     with pytest.warns(UserWarning, match="KerasProgress") as caught:
         run.fit(Module())
@@ -71,7 +71,7 @@ def test_a_name_that_is_not_logged_warns_once_with_the_names_that_are(capsys):
     assert last_line(capsys.readouterr().out) == " - 0s - loss: 2.5000"
 
 
-def test_a_validation_metric_is_not_missed_before_the_first_validation(console):
+def test_validation_metric_does_not_warn_before_validation(console):
     progress = KerasProgress(metrics=["loss", "val_loss"])
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="KerasProgress")
@@ -79,7 +79,7 @@ def test_a_validation_metric_is_not_missed_before_the_first_validation(console):
     assert re.findall(r" - 0s.*", out) == [" - 0s - loss: 1.5000", " - 0s - loss: 2.5000 - val_loss: 2.2500"]
 
 
-def test_metrics_of_the_sanity_validation_and_of_earlier_epochs_are_not_shown(console):
+def test_sanity_check_and_earlier_epochs_are_not_shown(console):
     out = console(check_val_every_n_epoch=2, num_sanity_val_steps=2, max_epochs=3)
     assert re.findall(r" - 0s.*", out) == [
         " - 0s - loss: 1.5000 - acc: 0.1500",
@@ -88,7 +88,7 @@ def test_metrics_of_the_sanity_validation_and_of_earlier_epochs_are_not_shown(co
     ]
 
 
-def test_of_several_validations_in_an_epoch_the_last_counts(console):
+def test_last_validation_of_an_epoch_is_shown(console):
     class Counting(Module):
         validations = 0.0
 
@@ -104,7 +104,7 @@ def test_of_several_validations_in_an_epoch_the_last_counts(console):
 
 
 @pytest.mark.parametrize("style", ["keras2", "keras3"])
-def test_values_logged_in_the_modules_own_epoch_end_are_on_the_line_of_their_epoch(console, style):
+def test_values_logged_at_epoch_end_are_on_the_epoch_line(console, style):
     class Late(Module):
         def on_train_epoch_end(self) -> None:
             self.log("late", 10.0 + self.current_epoch)

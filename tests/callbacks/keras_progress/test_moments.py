@@ -18,18 +18,18 @@ class Speaker(pl.Callback):
         print(f"begin {trainer.current_epoch}")
 
 
-def test_in_keras2_a_later_callback_speaks_after_the_title(console):
+def test_later_callback_prints_after_the_title_in_keras2(console):
     out = console(Logs({"loss": 1.0}), Speaker())
     assert out == ("Epoch 1/2\nbegin 0\n - 0s - loss: 3.0000\nEpoch 2/2\nbegin 1\n - 0s - loss: 3.0000\n")
 
 
-def test_in_keras3_a_later_callback_speaks_before_the_title(console):
+def test_later_callback_prints_before_the_title_in_keras3(console):
     out = console(Logs({"loss": 1.0}), Speaker(), progress=KerasProgress("keras3", metrics=[]))
     line = "5/5 - 0s - 0s/step\n"
     assert out == f"begin 0\nEpoch 1/2\n{line}begin 1\nEpoch 2/2\n{line}"
 
 
-def test_the_time_is_that_of_training_and_validation(console, clock):
+def test_time_covers_training_and_validation(console, clock):
     class Slow(Module):
         def on_train_batch_end(self, *args: object) -> None:
             clock.now += 0.125
@@ -64,13 +64,13 @@ def lines_until_failure(capsys: pytest.CaptureFixture[str], *callbacks: pl.Callb
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_complete_epoch_is_printed_when_an_exception_comes_before_the_next(capsys):
+def test_complete_epoch_is_printed_before_a_later_exception(capsys):
     lines = lines_until_failure(capsys, Fail("on_train_epoch_start"), KerasProgress())
     assert lines == ["Epoch 1/2", " - 0s - loss: 3.0000"]
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end"])
-def test_an_epoch_that_fails_has_no_line(capsys, hook):
+def test_failed_epoch_has_no_line(capsys, hook):
     lines = lines_until_failure(capsys, KerasProgress(), Fail(hook))
     assert lines == ["Epoch 1/2", " - 0s - loss: 3.0000", "Epoch 2/2"]
 

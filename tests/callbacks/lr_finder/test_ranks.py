@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-def test_two_processes_find_the_same_from_the_mean_of_their_losses_and_undo_it(tmp_path):
+def test_two_processes_agree_on_the_result_and_undo_the_search(tmp_path):
     command = [sys.executable, "-m", "tests.callbacks.lr_finder.ranks", str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=150)
     assert all((tmp_path / f"{rank}.json").exists() for rank in (0, 1)), done.stderr

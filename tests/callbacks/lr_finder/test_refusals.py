@@ -34,12 +34,12 @@ from tests.toys import Toy
         ("verbose", "yes"),
     ],
 )
-def test_an_argument_out_of_its_range_is_named(argument, value):
+def test_argument_out_of_range_is_named(argument, value):
     with pytest.raises(InvalidArgumentError, match=f"LearningRateRangeTest.{argument} must be"):
         LearningRateRangeTest(**{argument: value})
 
 
-def test_what_cannot_be_searched_is_refused():
+def test_unsupported_trainings_are_refused():
     class Manual(Toy):
         def __init__(self, count=1):
             super().__init__(lambda parameters: [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(count)])

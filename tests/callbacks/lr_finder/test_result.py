@@ -27,7 +27,7 @@ from tests.toys import Toy, Used
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("schedule", [CosineDecay(), StepDecay(every="1ep").with_warmup(4), lambda epoch, lr: lr * 0.5])
-def test_the_run_is_the_one_of_an_optimizer_built_with_what_is_found(schedule, order):
+def test_run_equals_one_built_with_the_found_rate(schedule, order):
     search, scheduler, used = finder(), LearningRateScheduler(schedule), Used()
     module, audit = built_with(0.1), LearningRateAudit()
     fit(module, *[search, scheduler][::order], used, audit)
@@ -40,21 +40,21 @@ def test_the_run_is_the_one_of_an_optimizer_built_with_what_is_found(schedule, o
     assert weights(module) == weights(again)
 
 
-def test_without_a_scheduler_it_is_the_learning_rate_of_all_steps():
+def test_found_rate_is_used_throughout_without_a_scheduler():
     search, trace = finder(), LearningRateTrace()
     fit(built_with(0.1), search, trace)
     assert trace.trace["lr"].values.tolist() == [search.found.learning_rate] * 18
 
 
 @pytest.mark.parametrize("lr", [0.0, 0.1, torch.tensor(0.1)])
-def test_whatever_the_optimizer_was_built_with(lr):
+def test_found_rate_replaces_any_initial_rate(lr):
     search, scheduler = finder(), LearningRateScheduler(Constant())
     trainer = fit(built_with(lr), search, scheduler)
     assert scheduler.trace["lr"].values == pytest.approx([search.found.learning_rate] * 18)
     assert float(trainer.optimizers[0].defaults["lr"]) == pytest.approx(search.found.learning_rate)
 
 
-def test_the_schedule_of_a_module_starts_from_it_and_so_do_those_of_groups():
+def test_module_and_group_schedules_start_from_the_found_rate():
     class Net(LearningRateScheduleMixin, Toy):
         def configure_learning_rate_schedule(self):
             return [CosineDecay(), Assign(Constant(), params="bias")]
@@ -66,7 +66,7 @@ def test_the_schedule_of_a_module_starts_from_it_and_so_do_those_of_groups():
     assert used.values[0] == rates["bias"] == found
 
 
-def test_a_scheduler_that_the_module_returns_as_well_is_overridden_as_ever():
+def test_scheduler_returned_by_the_module_is_still_overridden():
     class Net(Toy):
         def configure_optimizers(self):
             optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
@@ -83,7 +83,7 @@ def test_a_scheduler_that_the_module_returns_as_well_is_overridden_as_ever():
     "schedule",
     [CosineDecay(0.1), Constant(0.1) * StepDecay(), lambda epoch: 0.1, [Assign(Constant(0.1), params="bias")]],
 )
-def test_it_is_refused_where_no_schedule_would_start_from_it(schedule):
+def test_schedule_with_its_own_initial_rate_is_refused(schedule):
     with pytest.raises(UnsupportedError, match="cannot apply its suggestion, because the schedule has"):
         fit(None, finder(), LearningRateScheduler(schedule))
     search = finder(apply=False)
@@ -92,7 +92,7 @@ def test_it_is_refused_where_no_schedule_would_start_from_it(schedule):
 
 
 @pytest.mark.parametrize("callbacks", [[], [LearningRateScheduler(CosineDecay(), on_conflict="theirs")]])
-def test_it_is_refused_where_schedulers_of_the_module_drive(callbacks):
+def test_driving_schedulers_of_the_module_are_refused(callbacks):
     with pytest.raises(UnsupportedError, match=r"cannot apply its suggestion to the module's LR schedulers \(StepLR\)"):
         fit(Everything(schedulers=True), finder(), *callbacks)
 
@@ -108,7 +108,7 @@ class Flat(Toy):
 
 
 @pytest.mark.parametrize(("kind", "why"), [(Diverges, "is nan at the first step"), (Flat, "by no more than its noise")])
-def test_without_a_suggestion_the_run_goes_on_as_it_was_or_ends(kind, why, capsys):
+def test_run_without_a_suggestion_continues_or_stops(kind, why, capsys):
     search, scheduler = finder(verbose=1), LearningRateScheduler(Constant())
     fit(kind(), search, scheduler)
     assert scheduler.trace["lr"].values.tolist() == [0.1] * 18
@@ -124,7 +124,7 @@ def test_without_a_suggestion_the_run_goes_on_as_it_was_or_ends(kind, why, capsy
         fit(kind(), finder(on_failure="error"))
 
 
-def test_it_says_what_it_did(capsys):
+def test_result_is_printed(capsys):
     search = finder(verbose=1)
     fit(built_with(0.1), search)
     *_, line = capsys.readouterr().out.splitlines()
@@ -149,13 +149,13 @@ def test_the_table_the_picture_and_the_loggers(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Diverges, Flat])
-def test_there_is_a_picture_without_a_suggestion_too(kind, tmp_path):
+def test_picture_is_drawn_without_a_suggestion(kind, tmp_path):
     fit(kind(), finder(dirpath=tmp_path), logger=CSVLogger(tmp_path))
     with Image.open(tmp_path / "lr_finder.png") as picture:
         assert picture.size == (960, 540)
 
 
-def test_the_own_learning_rate_of_an_optimizer_under_one_cycle_is_its_default():
+def test_optimizer_under_one_cycle_has_its_default_rate():
     """OneCycleLR keeps a fraction of its own peak as `initial_lr`."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5.0, total_steps=10)

@@ -33,7 +33,7 @@ def trained(folder, search, schedule, epochs, ckpt_path=None, module=None):
     return module, scheduler
 
 
-def test_a_run_that_goes_on_keeps_what_was_found_and_does_not_search_again(tmp_path):
+def test_resumed_run_keeps_the_found_rate_without_searching(tmp_path):
     schedule, search, again = StepDecay(every="1ep"), finder(), Never(**SEARCH)
     whole, _ = trained(tmp_path / "whole", finder(), schedule, 4)
     trained(tmp_path / "first", search, schedule, 2)
@@ -45,7 +45,7 @@ def test_a_run_that_goes_on_keeps_what_was_found_and_does_not_search_again(tmp_p
     assert scheduler.trace["lr"].values.tolist() == [found * factor for factor in (0.25, 0.125) for _ in range(6)]
 
 
-def test_without_a_scheduler_it_goes_on_with_what_was_found(tmp_path):
+def test_resumed_run_without_a_scheduler_keeps_the_found_rate(tmp_path):
     search, trace, last = finder(), LearningRateTrace(), LastCheckpoint(tmp_path)
     fit(built_with(0.1), last, search, epochs=1)
     fit(built_with(0.1), trace, Never(**SEARCH), epochs=2, ckpt_path=tmp_path / "last.ckpt")
@@ -53,7 +53,7 @@ def test_without_a_scheduler_it_goes_on_with_what_was_found(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["no finder", "apply=False"])
-def test_a_run_that_goes_on_without_it_would_jump_and_is_refused(change, tmp_path):
+def test_resuming_without_the_finder_is_refused(change, tmp_path):
     schedule, search = StepDecay(every="1ep"), finder()
     trained(tmp_path, search, schedule, 2)
     other = pl.Callback() if change == "no finder" else finder(apply=False)
@@ -62,7 +62,7 @@ def test_a_run_that_goes_on_without_it_would_jump_and_is_refused(change, tmp_pat
     assert f"the optimizer's learning rate  {search.found.learning_rate:g}" in str(refusal.value)
 
 
-def test_a_run_that_was_begun_without_it_goes_on_without_it(tmp_path, capsys):
+def test_run_started_without_the_finder_resumes_without_it(tmp_path, capsys):
     schedule = StepDecay(every="1ep")
     trained(tmp_path, pl.Callback(), schedule, 2)
     again = Never(**{**SEARCH, "verbose": 1})
@@ -71,7 +71,7 @@ def test_a_run_that_was_begun_without_it_goes_on_without_it(tmp_path, capsys):
     assert "range test: none, because the run was started without" in capsys.readouterr().out
 
 
-def test_a_second_fit_of_a_trainer_goes_on_and_a_new_trainer_searches_anew():
+def test_second_fit_continues_and_a_new_trainer_searches_again():
     search, scheduler, module = finder(), LearningRateScheduler(StepDecay(every="1ep")), built_with(0.1)
     trainer = fit(module, search, scheduler, epochs=1)
     found = search.found
@@ -84,7 +84,7 @@ def test_a_second_fit_of_a_trainer_goes_on_and_a_new_trainer_searches_anew():
     assert search.found == found
 
 
-def test_a_search_that_was_interrupted_is_made_when_the_run_goes_on(tmp_path):
+def test_interrupted_search_is_repeated_on_resume(tmp_path):
     class Interrupted(Toy):
         stops = True
 

@@ -101,7 +101,7 @@ def outcome(folder, search, data=shuffled, module=Everything, schedule=None, **o
     }
 
 
-def test_the_same_run_twice_is_the_same_and_another_is_not(tmp_path):
+def test_equal_runs_compare_equal_and_different_ones_do_not(tmp_path):
     one = outcome(tmp_path, [])
     same(one, outcome(tmp_path, []))
     with pytest.raises(AssertionError):
@@ -110,7 +110,7 @@ def test_the_same_run_twice_is_the_same_and_another_is_not(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("data", DATA)
-def test_a_run_whose_result_is_not_applied_is_bit_for_bit_the_run_without_a_search(data, tmp_path):
+def test_unapplied_search_leaves_the_run_bit_identical(data, tmp_path):
     module = Two if data == "two" else Everything
     options = {"data": DATA[data], "module": module, "val": None if data in ("two", "drawn") else loader(8)}
     search = finder(apply=False)
@@ -148,7 +148,7 @@ WAYS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("way", WAYS)
-def test_so_it_is_in_whatever_way_it_trains(way, tmp_path):
+def test_unapplied_search_changes_no_way_of_training(way, tmp_path):
     search = finder(apply=False)
     same(outcome(tmp_path, [search], **WAYS[way]), outcome(tmp_path, [], **WAYS[way]))
     assert len(search.curve) > 5
@@ -208,7 +208,7 @@ class Counting(torch.optim.SGD):
         return loss
 
 
-def test_what_is_assigned_anew_filled_or_added_is_put_back_and_so_are_objects_in_attributes():
+def test_attributes_changed_by_the_search_are_restored():
     def outcome(*search):
         module = Assigns()
         optimizer = fit(module, *search).optimizers[0]
@@ -227,7 +227,7 @@ def test_what_is_assigned_anew_filled_or_added_is_put_back_and_so_are_objects_in
     assert len(search.curve) == 20
 
 
-def test_a_list_of_plain_values_is_copied_as_one():
+def test_list_of_plain_values_is_copied_as_a_whole():
     class Refuses(list):
         clear = None  # nothing that stays as it is is written to
 
@@ -239,7 +239,7 @@ def test_a_list_of_plain_values_is_copied_as_one():
     assert numbers == list(range(1000))
 
 
-def test_a_snapshot_ends_where_values_are_in_themselves_and_keeps_what_is_shared():
+def test_snapshot_handles_cycles_and_shared_values():
     shared = torch.zeros(2)
     values = [shared, {"again": shared}]
     values.append(values)
@@ -252,7 +252,7 @@ def test_a_snapshot_ends_where_values_are_in_themselves_and_keeps_what_is_shared
     assert shared.tolist() == [0, 0]
 
 
-def test_a_snapshot_puts_back_what_was_resized_or_cast_in_place():
+def test_snapshot_restores_resized_and_cast_values():
     weight, buffer, array = torch.nn.Parameter(torch.ones(2)), torch.ones(2), np.ones(2)
     snapshot = Snapshot([weight, buffer, array])
     weight.data = weight.data.half()
@@ -263,7 +263,7 @@ def test_a_snapshot_puts_back_what_was_resized_or_cast_in_place():
     assert weight.dtype == torch.float32
 
 
-def test_there_are_no_gradients_left_and_what_was_frozen_is():
+def test_search_leaves_no_gradients_and_frozen_stays_frozen():
     class Unfreezes(Toy):
         def training_step(self, batch, batch_idx):
             self.layer.bias.requires_grad_(True)
@@ -279,7 +279,7 @@ def test_there_are_no_gradients_left_and_what_was_frozen_is():
     assert look.found == [(True, None), (False, None)]
 
 
-def test_a_search_that_fails_leaves_the_trainer_as_it_was():
+def test_failed_search_restores_the_trainer():
     class Fails(Toy):
         def training_step(self, batch, batch_idx):
             if self.trainer.global_step == 4:

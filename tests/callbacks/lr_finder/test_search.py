@@ -26,7 +26,7 @@ class Rates(Toy):
         return super().training_step(batch, batch_idx)
 
 
-def test_each_step_has_its_learning_rate_and_the_curve_has_the_loss_of_each():
+def test_each_step_has_its_own_rate_and_loss_on_the_curve():
     search = finder(apply=False, smoothing=0.0, early_stop_threshold=None)
     trainer = fit(Rates(), search, epochs=1)
     expected = rates_between(1e-4, 1.0, 20, "exponential")
@@ -36,7 +36,7 @@ def test_each_step_has_its_learning_rate_and_the_curve_has_the_loss_of_each():
     assert [rate for (rate,) in trainer.noted[20:]] == [0.1] * 6
 
 
-def test_a_step_of_several_batches_has_one_learning_rate_and_their_mean_loss():
+def test_accumulated_step_has_one_rate_and_the_mean_loss():
     search = finder(apply=False, early_stop_threshold=None)
     trainer = fit(Rates(), search, accumulate_grad_batches=4, epochs=1)
     # An epoch of 6 batches has a step of 4 and one of 2.
@@ -60,7 +60,7 @@ def test_param_groups_keep_their_ratio():
     assert trainer.noted[20] == pytest.approx([0.2 * search.found.learning_rate, search.found.learning_rate])
 
 
-def test_it_takes_as_many_epochs_as_it_needs_and_does_not_validate():
+def test_search_spans_epochs_and_does_not_validate():
     class Counts(Everything):
         validations = 0
 
@@ -77,7 +77,7 @@ def test_it_takes_as_many_epochs_as_it_needs_and_does_not_validate():
     )  # one of them before the training
 
 
-def test_a_stream_that_ends_gives_as_many_losses_as_it_has():
+def test_short_stream_gives_as_many_losses_as_batches():
     class Once(IterableDataset):
         left = iter(range(30))
 
@@ -89,7 +89,7 @@ def test_a_stream_that_ends_gives_as_many_losses_as_it_has():
     assert len(search.curve) == 15
 
 
-def test_batches_without_a_loss_are_left_out():
+def test_batches_without_a_loss_are_skipped():
     class Skips(Toy):
         def training_step(self, batch, batch_idx):
             return None if self.trainer.global_step % 2 else super().training_step(batch, batch_idx)

@@ -23,11 +23,11 @@ FALL = 2.0 - 1.5 / (1 + np.exp(-6 * (AXIS + 2.5))) + np.where(AXIS > -1, 10 * (A
 
 
 @pytest.mark.parametrize(("method", "power"), [("steepest", -2.5), ("minimum", -1 - 1)])
-def test_the_suggestion_is_where_the_method_says(method, power):
+def test_each_method_suggests_its_own_point(method, power):
     assert suggest(curve_of(FALL), method, "exponential").learning_rate == pytest.approx(10**power)
 
 
-def test_the_valley_is_where_fastai_has_it():
+def test_valley_equals_fastai():
     def fastais(losses):
         lengths, start, end = [1] * len(losses), 0, 0
         for at in range(1, len(losses)):
@@ -47,7 +47,7 @@ def test_the_valley_is_where_fastai_has_it():
         assert abs(at - max(fastais(losses), 0)) <= 1  # theirs is rounded twice
 
 
-def test_with_linear_distances_the_steepest_fall_is_along_them():
+def test_steepest_fall_uses_linear_distances_in_linear_mode():
     losses = [1.0] * 20 + [0.9, 0.8, 0.2, 0.1] + [0.05] * 6
     rates = rates_between(0.1, 3.0, 30, "linear")
     found = suggest(curve_of(losses, low=0.1, high=3.0, mode="linear"), "steepest", "linear").learning_rate
@@ -55,7 +55,7 @@ def test_with_linear_distances_the_steepest_fall_is_along_them():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_noise_before_the_fall_has_steep_places_that_do_not_count(seed):
+def test_steep_noise_before_the_fall_is_ignored(seed):
     """The first smoothed losses are nearly those of single batches; the fall is between steps 60 and 80."""
     level = np.interp(np.arange(90), [60, 80], [3.0, 1.0])
     losses = level + np.random.default_rng(seed).normal(0, 0.4, 90)
@@ -86,17 +86,17 @@ def test_without_a_fall_there_is_no_suggestion(losses, why, method):
     assert why in found.note
 
 
-def test_a_fall_among_noise_is_seen():
+def test_fall_within_noise_is_found():
     noisy = FALL + np.random.default_rng(2).normal(0, 0.2, len(FALL))
     found = suggest(curve_of(noisy, 0.9), "steepest", "exponential").learning_rate
     assert 1e-3 < found < 0.1
 
 
-def test_the_smoothed_loss_begins_at_the_loss_and_a_constant_stays_one():
+def test_smoothed_constant_loss_stays_constant():
     assert curve_of([3.0] * 9, 0.98).smoothed == pytest.approx([3.0] * 9, rel=1e-12)
 
 
-def test_it_ends_where_the_loss_is_far_above_its_lowest_or_no_number():
+def test_divergence_is_a_loss_far_above_the_lowest_or_not_finite():
     assert not curve_of([2.0, 1.0, 3.9]).has_diverged(4.0)
     assert curve_of([2.0, 1.0, 4.1]).has_diverged(4.0)
     assert not curve_of([2.0, 1.0, 99.0]).has_diverged(None)
