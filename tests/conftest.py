@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures for all tests."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def _quiet_lightning():
 
 @pytest.fixture(autouse=True)
 def _no_experiment_of_another_test():
-    """`mlflow.set_experiment` tells the environment, which a logger follows."""
+    """`mlflow.set_experiment` changes the environment, which a logger follows."""
     yield
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     if "mlflow" in sys.modules:
@@ -34,7 +34,7 @@ def _no_experiment_of_another_test():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Side by side go whole files; and all of parity's together, whose last test looks at what the others saw."""
+    """Whole files run in parallel, and all of parity in one process: its last test reads what the others recorded."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):

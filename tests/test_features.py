@@ -1,4 +1,4 @@
-"""docs/features.md: every expression of ours builds a schedule, and gives what the original in its row gives."""
+"""docs/features.md: every expression builds a schedule and equals the original in its row."""
 
 from __future__ import annotations
 

@@ -96,14 +96,14 @@ class Used(pl.Callback):
 
 
 def assert_used(planned, scheduler, used):
-    """Every step has used what the plan says, by the test's own record, by the trace and by the audit."""
+    """Assert that every step used the planned value, by an independent record, the trace and the audit."""
     assert used.values == planned
     assert scheduler.trace["lr"].values.tolist() == planned
     assert (scheduler.audit.steps, scheduler.audit.followed) == (len(planned), len(planned))
 
 
 def plan(schedule, epochs, run=None, base=0.1):
-    """A schedule's values in epochs of so many steps."""
+    """The values of a schedule over epochs of the given sizes."""
     run = RunLength() if run is None else run
     steps = [epoch for epoch, count in enumerate(epochs) for _ in range(count)]
     return [schedule(Position(step, epoch, run, base)) for step, epoch in enumerate(steps)]

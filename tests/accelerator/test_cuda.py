@@ -1,4 +1,4 @@
-"""What only a GPU can show: `python -m pytest tests/accelerator`."""
+"""Tests that need a GPU: `python -m pytest tests/accelerator`."""
 
 import contextlib
 

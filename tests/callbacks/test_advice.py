@@ -1,4 +1,4 @@
-"""The rule of thumb for learning rates, where a fit starts."""
+"""The rules of thumb for learning rates, checked at the start of a fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def said(schedule, module=None, **options):
 
 def test_schedule_within_the_rules_gives_no_advice():
     assert said(ExponentialDecay(0.01, decay_steps="100%", decay_rate=0.01)) == []
-    assert said(CosineDecay(0.01)) == said(LinearDecay(0.001)) == []  # the end counts, though no step has it
+    assert said(CosineDecay(0.01)) == said(LinearDecay(0.001)) == []  # the end value counts, though no step has it
     assert said(StepDecay(0.01, drop=0.01, every="1ep")) == []
 
 
@@ -78,7 +78,7 @@ def test_advice_is_given_in_each_fit_except_resumed_ones(tmp_path):
 
 
 class Lines(logging.Handler):
-    """Keeps what is logged."""
+    """Keeps the logged lines."""
 
     def __init__(self):
         super().__init__()
@@ -97,7 +97,7 @@ def test_advice_is_logged_by_default_and_can_be_disabled():
         log.setLevel(logging.INFO)
         fit(Toy(), LearningRateScheduler(CosineDecay(0.1), advice=False))
         log.setLevel(logging.WARNING)
-        fit(Toy(), LearningRateScheduler(CosineDecay(0.1)))  # nobody sees this one
+        fit(Toy(), LearningRateScheduler(CosineDecay(0.1)))  # below the log level
         assert kept.lines == []
         log.setLevel(logging.INFO)
         for _ in range(2):

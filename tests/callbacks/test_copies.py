@@ -1,4 +1,4 @@
-"""Callbacks are copied and pickled before, during and after a fit: with their record, and without the fit."""
+"""Callbacks copied or pickled before, during and after a fit keep their record but not the fit."""
 
 import copy
 import pickle

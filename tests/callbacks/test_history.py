@@ -1,4 +1,4 @@
-"""History: Keras' record of the epochs, whole also after a resume."""
+"""History: Keras' record of the epochs, complete after a resume."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_picture_without_data_and_without_validation():
     assert len(History().plot().axes) == 1
     figure = fitted(max_epochs=5, check_val_every_n_epoch=2).plot()
     assert list(figure.axes[0].lines[1].get_xdata()) == [1, 3]
-    assert figure.axes[-1].get_ylabel() == "learning rate"  # there, though nothing schedules it
+    assert figure.axes[-1].get_ylabel() == "learning rate"  # shown even without a schedule
 
 
 def test_the_frame_has_a_row_per_epoch_and_keras_names():
@@ -195,7 +195,7 @@ def test_history_after_an_error_holds_no_trainer():
 
 
 class Saves(pl.Callback):
-    """A checkpoint after every batch, validation and epoch; by what it comes after."""
+    """Checkpoints after every batch, validation and epoch, by the event."""
 
     def __init__(self, folder):
         self.folder, self.kept = folder, {}
@@ -217,7 +217,7 @@ class Saves(pl.Callback):
 
 
 class Position(Module):
-    """Logs where it is: a resumed run does so as well, whichever samples Lightning's loader gives it then."""
+    """Logs its position, which a resumed run repeats whichever samples Lightning's loader returns."""
 
     def training_step(self, batch, batch_idx):
         self.log("loss", 10.0 * self.current_epoch + batch_idx, on_step=False, on_epoch=True)

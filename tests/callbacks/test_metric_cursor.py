@@ -1,4 +1,4 @@
-"""What has been logged since the last look."""
+"""The metrics logged since the last read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record, and what publishes it."""
+"""LearningRateTrace: the record, its logger points, table and picture."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from tests.toys import Toy, fit
 
 
 class Memory(pl.loggers.logger.DummyLogger):
-    """A logger that keeps what it is given."""
+    """A logger that keeps its points."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The picture of LearningRateTrace: the learning rate, and metrics beside it or below it."""
+"""The picture of LearningRateTrace: the learning rate, and metrics next to it or below it."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Runs side by side, without MLflow: what the table says of them."""
+"""The comparison tables of runs, without MLflow."""
 
 import csv
 import math

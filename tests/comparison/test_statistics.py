@@ -1,4 +1,4 @@
-"""Which schedule is best, against the definitions: all exchanges counted one by one, and simulated equal schedules."""
+"""Which schedule is best: checked against exhaustive permutations and simulated equal schedules."""
 
 import itertools
 import math
@@ -120,7 +120,7 @@ def test_permutations_of_many_runs_are_sampled():
 
 
 def test_schedules_are_compared_over_their_common_seeds():
-    """One that lacks its worst seed would otherwise be the best."""
+    """Otherwise a schedule without its worst seed would be the best."""
     seeds = [str(seed) for seed in range(10)]
     first = [0.1 + seed / 100 for seed in range(9)] + [0.9]
     second = [value + 0.05 for value in first]

@@ -1,4 +1,4 @@
-"""What the tests of constraints share."""
+"""Helpers for the tests of constraints."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_under_manual_optimization():
 
 
 class Pair(Toy):
-    """Two layers, each with an optimizer of its own; one is kept from Lightning."""
+    """Two layers, each with its own optimizer, one of them unknown to Lightning."""
 
     def __init__(self, private):
         super().__init__()

@@ -273,5 +273,5 @@ def test_saved_and_copied_optimizers_carry_no_constraint():
     assert set(optimizer.state_dict()) == {"state", "param_groups"}
     with torch.no_grad():
         twin.param_groups[0]["params"][0].mul_(5)
-    twin.step()  # an optimizer of its own, which nobody constrains
+    twin.step()  # an independent optimizer without constraints
     assert twin.param_groups[0]["params"][0].norm() > 2

@@ -1,4 +1,4 @@
-"""Which parameters have which constraint, and which of their axes it sees."""
+"""Which constraint applies to which parameters, and to which of their axes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.constraints.helpers import EPS, Halved
 
 
 class Net(nn.Module):
-    """A layer of each kind, with weights of its own."""
+    """A layer of each kind, and a parameter of the module itself."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ def constrained(constraints, layout="keras", module=None, optimizer=None):
     return before, {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
-AXES = {  # of torch, by layout, for an axis
+AXES = {  # the torch axes, by layout and given axis
     "conv.weight": {"keras": {0: 2, -1: 0, (0, 1, 2): (1, 2, 3)}, "torch": {0: 0, -1: 3, (0, 1, 2): (0, 1, 2)}},
     "head.weight": {"keras": {0: 1, -1: 0, (0, 1): (0, 1)}, "torch": {0: 0, -1: 1, (0, 1): (0, 1)}},
     "table.weight": {"keras": {0: 0, -1: 1}, "torch": {0: 0, -1: 1}},

@@ -18,12 +18,12 @@ from tests.docs.pages import BLOCKS, Block, of_language
 SHORT = ["trainer.max_epochs=1", "trainer.limit_train_batches=3", "logger=none"]
 IN_MLFLOW = SHORT[:2]
 ONLY_COMPOSED = ["--cfg", "job"]
-# Several runs at once would take a program each.
+# Parallel runs would need one process each.
 AS_ONE = ["hydra.launcher.n_jobs=1"]
 FEW = ["hydra.sweeper.params.schedule='constant,cosine'", "hydra.sweeper.params.seed=1"]
-# What is appended in the place of SHORT, by page and command.
+# Words appended instead of SHORT, by page and command.
 INSTEAD = {
-    ("README.md", "python train.py schedule=step_decay"): [],  # whole, for the page shows its output
+    ("README.md", "python train.py schedule=step_decay"): [],  # in full, because the page shows its output
     ("existing_trainer.md", "python train.py callbacks.progress.verbose=1"): ["trainer.max_epochs=2", "logger=none"],
     ("lr_finder.md", "python train.py callbacks=lr_finder schedule=warmup_cosine"): [
         "trainer.max_epochs=1",
@@ -95,7 +95,7 @@ class Command:
 
     @property
     def way(self) -> str:
-        """How it is tested; empty where it is not."""
+        """How it is tested; empty if it is not."""
         if self.text in NOT_RUN:
             return "not run: " + NOT_RUN[self.text]
         for begin, test in ELSEWHERE.items():
@@ -113,7 +113,7 @@ class Command:
 
     @property
     def shortened(self) -> list[str]:
-        """What is really run, after `python`: the script `lr-plugins` is `python -m lr_plugins`, installed or not."""
+        """The words after `python` that are run: `lr-plugins` is `python -m lr_plugins`, installed or not."""
         words = list(self.words[1:]) if self.words[0] == "python" else ["-m", "lr_plugins", *self.words[1:]]
         if not self.is_training:
             return words

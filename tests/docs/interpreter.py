@@ -1,4 +1,4 @@
-"""Runs commands of Python one after the other in one interpreter, as each would run by itself.
+"""Runs Python commands in one interpreter, each as if in its own process.
 
 `python -m tests.docs.interpreter` reads commands from standard input and writes their results to standard output, a
 line of JSON each. A command is `{"words": [...], "folder": ...}`: what stands behind `python`, and where it runs.
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class _Console(io.TextIOWrapper):
-    """Keeps what is printed, and says that it can show any character, as a terminal does."""
+    """Captures the output and claims to support any character, like a terminal."""
 
     def __init__(self) -> None:
         self.kept = io.BytesIO()
@@ -30,7 +30,7 @@ class _Console(io.TextIOWrapper):
 
 
 def run(words: list[str], folder: str) -> dict[str, Any]:
-    """Do what `python WORDS` does in a folder: its status, and what it printed."""
+    """Run `python WORDS` in a folder; return its status and output."""
     os.chdir(folder)
     out, err, status = _Console(), _Console(), 0
     path = list(sys.path)

@@ -16,7 +16,7 @@ _NAME = re.compile(r"`([\w./]+)`:")
 
 @dataclass(frozen=True)
 class Block:
-    """A code block: where it stands, in which language, and its text. One that is a file has that file's name."""
+    """A code block: its place, language and text, and the file name if it is a file."""
 
     page: str
     number: int  # within the page, from 0
@@ -34,7 +34,7 @@ class Block:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """The code blocks of a page. A block behind a line that is a name in backquotes and a colon is that file."""
+    """The code blocks of a page. A line with a name in backquotes and a colon names the next block's file."""
     found: list[Block] = []
     said = ""
     for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
@@ -52,5 +52,5 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def of_language(language: str) -> list[Block]:
-    """All blocks in a language that are no files."""
+    """All blocks of a language that are not files."""
     return [block for block in BLOCKS if block.language == language and block.file is None]

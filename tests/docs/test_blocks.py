@@ -1,4 +1,4 @@
-"""Every code block of the README and the pages is run, or stands in a list with the reason."""
+"""Every code block of the README and the pages is run, or listed with the reason why not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.docs.pages import BLOCKS, ROOT, of_language
 
 try:
     import tomllib
-except ModuleNotFoundError:  # Python 3.10, where pytest brings it
+except ModuleNotFoundError:  # Python 3.10, where pytest installs tomli
     import tomli as tomllib
 
 pytestmark = pytest.mark.timeout(600)  # the commands of all pages run in one go, before the first test of them
@@ -52,9 +52,9 @@ OUTPUTS = {
     ("articles.md", "Epoch 00004: LearningRateScheduler setting learning rate to 0.001."): ARTICLE,
 }
 # Packages that are not a dependency, by page and text of the blocks that need them. These blocks run where the package
-# is installed. W&B's client brings a dozen packages along, and its page says that it was tried by hand.
+# is installed. W&B's client needs a dozen packages, and its page says that it was tried by hand.
 NEEDED = {("loggers.md", "WandbLogger"): "wandb"}
-# Blocks that are no code, by page and begin.
+# Blocks that are not code, by page and first words.
 NO_CODE = {
     ("articles.md", "lr(t) = "): "a formula, which the code below it computes",
     ("articles.md", "lrate = "): "a line of the article, which lr_plugins.training.recipes has",
@@ -65,7 +65,7 @@ NO_CODE = {
 
 
 def way_of(block) -> str:
-    """How a block is tested; empty where it is not."""
+    """How a block is tested; empty if it is not."""
     if block.file is not None:
         used = any(block.file in command.words for command in COMMANDS if command.page == block.page)
         return "a file of a command" if used or block.file.startswith("conf/") else ""
@@ -140,7 +140,7 @@ class Result(NamedTuple):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What every command gave, each page in a folder of its own, in the order of the pages."""
+    """The results of all commands in page order, each page in its own folder."""
     home = tmp_path_factory.mktemp("pages")
     folders = {command.page: home / command.page.removesuffix(".md") for command in RUN}
     for folder in folders.values():
@@ -198,7 +198,7 @@ def without_empty_lines(text: str) -> str:
 
 
 def form(text: str) -> str:
-    """An expression for a text whose numbers may be others, but for learning rates; `...` stands for anything."""
+    """A pattern for a text in which numbers may differ, except learning rates; `...` matches anything."""
     lines = []
     for line in without_empty_lines(text).splitlines():
         pattern = re.escape(line)
@@ -231,7 +231,7 @@ def gate_line() -> str:
 
 
 def included(extra: str) -> set[str]:
-    """An extra, and those that it brings."""
+    """An extra, and the extras it includes."""
     found = {extra}
     for needed in EXTRAS[extra]:
         for inner in re.findall(r"^lr-plugins\[(.*)\]", needed):

@@ -1,4 +1,4 @@
-"""The page of schedules: complete, and made from the code as it is."""
+"""The page of schedules is complete and generated from the current code."""
 
 from pathlib import Path
 

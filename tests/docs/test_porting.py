@@ -1,4 +1,4 @@
-"""docs/porting_from_keras.md: its two scripts train alike, and both columns of its tables are what they say."""
+"""docs/porting_from_keras.md: its two scripts train alike, and both columns of its tables are correct."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPS, RUN = 1000, RunLength.of(steps_per_epoch=100, epochs=10)
 
 
 def execute(block):
-    """The names that a script has defined, and what it has printed."""
+    """The names that a script defines, and its output."""
     names = {}
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(block.text, block.id, "exec"), names)

@@ -1,4 +1,4 @@
-"""The benchmarks that the page about the articles names, on one seed of every recipe and script."""
+"""The benchmarks named on the page about the articles, with one seed of every recipe and script."""
 
 import re
 import runpy

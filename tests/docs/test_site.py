@@ -1,4 +1,4 @@
-"""The site: it builds without a warning, its links lead somewhere, it fetches nothing, and the API is complete."""
+"""The site builds without warnings, its links resolve, it fetches nothing, and the API reference is complete."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_every_public_name_is_in_the_reference(site, module):
             f"{module}.{name}",
             f"{module}.{known.__name__}",
             f"{known.__module__}.{known.__qualname__}",
-        }  # where it is imported from, also by another name, or defined
+        }  # where it is imported, also under another name, or defined
         assert name.startswith("_") or places & anchors, name
 
 

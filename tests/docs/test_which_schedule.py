@@ -1,4 +1,4 @@
-"""Every schedule in the table of docs/which_schedule.md is one, and can be previewed."""
+"""Every schedule in the table of docs/which_schedule.md can be built and previewed."""
 
 import re
 

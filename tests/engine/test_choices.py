@@ -1,4 +1,4 @@
-"""The names of a choice are listed once, in a Literal; whatever repeats them for readers has all of them."""
+"""The names of a choice are listed once, in a Literal; every page that repeats them lists all of them."""
 
 import inspect
 import re

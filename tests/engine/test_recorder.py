@@ -1,4 +1,4 @@
-"""A recorder writes down what each step uses; a quantity of one's own is a class of a few lines."""
+"""A recorder records the values of each step; a custom quantity is a short class."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Steps are seen once each, whatever kind of optimizer takes them."""
+"""Each step is seen once, for every kind of optimizer."""
 
 import torch
 
@@ -18,7 +18,7 @@ class Counter:
 
 
 class Duck:
-    """Steps by itself, and is not an Optimizer of torch."""
+    """Has its own step and is not a torch Optimizer."""
 
     def __init__(self):
         self.param_groups = [{"params": parameters(1), "lr": 0.1}]

@@ -1,4 +1,4 @@
-"""The record itself: series that share a column, gaps, and the table."""
+"""Trace: series that share a column, gaps, and the table."""
 
 import math
 

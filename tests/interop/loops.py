@@ -8,7 +8,7 @@ def sgd(lr=0.1, **options):
 
 
 def used(optimizer, scheduler, steps):
-    """The learning rates of each group at so many steps of a loop, as the optimizer's own step finds them."""
+    """The learning rates of each group at each step of a loop, read when the optimizer steps."""
     rates = []
     for _ in range(steps):
         for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""A ScheduleLR that is copied or pickled continues where the original stands, as torch's schedulers do."""
+"""A copied or pickled ScheduleLR continues where the original is, like torch's schedulers."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""Our schedules in plain loops, and others' schedulers as our schedules."""
+"""Our schedules in plain loops, and schedulers of other libraries as schedules."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What ScheduleLR says is of a loop without Lightning; optimizers that it cannot drive get one clear sentence."""
+"""Messages of ScheduleLR refer to plain loops; unsupported optimizers get one clear sentence."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Two schedulers that write the same numbers of one optimizer."""
+"""Two schedulers that write the same values of one optimizer."""
 
 import copy
 import gc
@@ -82,12 +82,12 @@ def test_each_beta_is_its_own_and_momentum_is_the_first():
 
 def test_a_deleted_scheduler_is_not_reported():
     optimizer = sgd()
-    ScheduleLR(optimizer, FIRST)  # nobody keeps it
+    ScheduleLR(optimizer, FIRST)  # no reference is kept
     first = ScheduleLR(optimizer, FIRST)
     used(optimizer, first, 3)
     del first
     gc.disable()
-    try:  # it is gone at once, without the garbage collector
+    try:  # it is freed immediately, without the garbage collector
         scheduler = ScheduleLR(optimizer, SECOND)
     finally:
         gc.enable()
@@ -121,7 +121,7 @@ print(gone)
 
 
 def test_neither_keeps_the_optimizer_alive():
-    # In a process of its own: what other tests have left does not matter.
+    # In a separate process, unaffected by other tests.
     done = subprocess.run([sys.executable, "-c", ALIVE], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[True]"
 
@@ -148,5 +148,5 @@ def test_beside_the_callback_on_conflict_decides(choice, message, rates):
     assert spy.values == pytest.approx(rates)
     said = [str(one.message) for one in found if "ScheduleLR" in str(one.message)]
     assert message in said[0]
-    assert len(said) == 1 + (choice == "ours")  # that it was overridden at all, and where it first wrote
+    assert len(said) == 1 + (choice == "ours")  # the override, and its first write
     assert all("two steps" not in one for one in said)

@@ -1,4 +1,4 @@
-"""TorchSchedule: the momentum that a scheduler cycles, and positions between two of its steps."""
+"""TorchSchedule: momentum cycled by a scheduler, and positions between two steps."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""A plain loop imports no Lightning, and gets the same warnings."""
+"""A plain loop does not import Lightning and gets the same warnings."""
 
 import json
 import os
@@ -47,7 +47,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module", params=[None, "1"], ids=["one process", "rank 1"])
 def loop(request):
-    """(what a loop in a process of its own reports, its rank)."""
+    """The report of a loop in a separate process, and its rank."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK")}
     if request.param:
         environment["RANK"] = request.param

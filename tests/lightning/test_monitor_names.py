@@ -1,4 +1,4 @@
-"""The names of LearningRateMonitor, for dashboards that were made for it: Lightning's own callback is the oracle."""
+"""The names of LearningRateMonitor, for existing dashboards; Lightning's own callback is the oracle."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.toys import Toy, fit
 
 
 class Memory(DummyLogger):
-    """A logger that keeps the names of what it is given."""
+    """A logger that keeps the names of its metrics."""
 
     def __init__(self):
         super().__init__()

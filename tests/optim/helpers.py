@@ -1,4 +1,4 @@
-"""What the tests of KerasSGD share."""
+"""Helpers for the tests of KerasSGD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KerasSGD: its update rule, beside Keras and beside torch.optim.SGD."""
+"""KerasSGD: its update rule compared with Keras and torch.optim.SGD."""
 
 from __future__ import annotations
 

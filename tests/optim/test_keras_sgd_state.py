@@ -152,7 +152,7 @@ def test_a_parameter_without_gradient_is_left_alone():
     assert (used.item(), unused.item()) == (0.5, 2.0)
     assert list(optimizer.state) == [used]
     optimizer.zero_grad()
-    optimizer.step()  # nobody has a gradient: no coasting either
+    optimizer.step()  # without any gradient nothing coasts
     assert (used.item(), optimizer.state[used]["velocity"].item()) == (0.5, -0.5)
 
 
@@ -164,7 +164,7 @@ def test_unfrozen_parameter_resumes_with_its_velocity():
         optimizer.zero_grad()
         (weight + other).sum().backward()
         optimizer.step()
-    # -0.5, then -0.75 as if the two updates in between had not been
+    # -0.5, then -0.75: the two updates in between do not count
     assert weight.item() == 1.0 - 0.5 - 0.75
     assert optimizer.state[weight]["velocity"].item() == -0.75
 

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: the schedule it adds is one, by its code and by its option as they stand there."""
+"""CONTRIBUTING.md: the code and the option of its example schedule work as printed."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Relative places are those of the folder of the start, and not of whatever Hydra has left behind."""
+"""Relative paths resolve against the start folder, not against leftovers of Hydra."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lr_plugins.paths import from_start, start_folder
 
 @pytest.fixture
 def job(tmp_path):
-    """A job of Hydra with a folder of its own: (the folder of the start, that of the job)."""
+    """A Hydra job with its own folder: (the start folder, the job folder)."""
     start, folder = tmp_path / "start", tmp_path / "start" / "outputs" / "0"
     folder.mkdir(parents=True)
     before = HydraConfig.instance().cfg

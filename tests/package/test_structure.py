@@ -1,4 +1,4 @@
-"""The rooms of the package: which may import which, asserted from the imports in the code.
+"""Which parts of the package may import which, asserted from the imports in the code.
 
 Every import counts: at the top of a file, under `TYPE_CHECKING`, and inside a function.
 """
@@ -25,7 +25,7 @@ class Room(NamedTuple):
     name: str
     what: str  # a line of docs/architecture.md
     imports: str  # the rooms that it imports, besides the ground
-    packages: str  # what it imports from elsewhere at the top of its files, besides the standard library
+    packages: str  # third-party imports at the top of its files
 
     @property
     def allowed(self) -> set[str]:

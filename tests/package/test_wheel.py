@@ -1,4 +1,4 @@
-"""The wheel and the editable install, each in an environment of its own and used from a foreign folder.
+"""The wheel and the editable install, each in its own environment and used from another folder.
 
 The environments see the libraries of the running one, but not its lr_plugins; nothing is fetched.
 """
@@ -36,7 +36,7 @@ CALLBACK = ROOT / "lr_plugins/conf/callbacks/learning_rate_scheduler.yaml"
 
 
 def run(*command, cwd):
-    """A child that finds lr_plugins only where its own environment has it."""
+    """A subprocess that finds lr_plugins only in its own environment."""
     own = ("PYTHON", "PYTEST_", "HYDRA_", "MLFLOW_", "KERAS_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     found = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=150)
@@ -89,7 +89,7 @@ def installed(request):
 
 @pytest.fixture
 def app(tmp_path):
-    """The example app of docs/hydra.md, in a folder of its own."""
+    """The example app of docs/hydra.md, in its own folder."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -129,7 +129,7 @@ home = pathlib.Path(lr_plugins.__file__).parent
 assert "torch" not in sys.modules, "looking at a schedule needs no torch"
 import pytorch_lightning as pl
 from pytorch_lightning.demos.boring_classes import BoringModel
-lightnings = set(sys.modules)  # torchmetrics imports torchvision where it is there
+lightnings = set(sys.modules)  # torchmetrics imports torchvision if it is installed
 from lr_plugins import KerasSGD, LearningRateAudit, LearningRateScheduler, LearningRateTrace, keras
 schedule = keras.ExponentialDecay(0.1, decay_steps=2, decay_rate=0.5, staircase=True)
 scheduler = LearningRateScheduler(schedule)
@@ -215,7 +215,7 @@ print("torch" in sys.modules)
 def test_every_option_builds_a_schedule_in_a_foreign_app(installed, app):
     found = run(installed.python, "-W", "error", "-c", EVERY, app / "conf", cwd=app)
     path, groups, options, torch = found.stdout.splitlines()
-    # One provider, and nothing of what is only train.py's: no model, no data, ...
+    # One provider, and none of train.py's own groups: no model, no data, ...
     assert path.split()[1:-1] == [f"main={app}/conf", "lr_plugins=pkg://lr_plugins.conf"]
     assert sorted(groups.split()) == ["callbacks", "hydra", "schedule"]
     assert options.split() == OPTIONS

@@ -1,4 +1,4 @@
-"""How far our schedules are from the originals: asserted, and recorded for the table of docs/parity.md."""
+"""The deviation of our schedules from the originals, asserted and recorded for the table of docs/parity.md."""
 
 from __future__ import annotations
 

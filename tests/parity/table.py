@@ -1,4 +1,4 @@
-"""The page docs/parity.md, from what the tests compare: `python -m tests.parity.table docs/parity.md`."""
+"""Writes docs/parity.md from the comparisons of the tests: `python -m tests.parity.table docs/parity.md`."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def bits(tensor):
 
 
 def weights(shape, dtype=torch.float32):
-    """Of each kind: ordinary, zero, tiny, huge, and numbers that are none."""
+    """Values of each kind: ordinary, zero, tiny, huge and not finite."""
     generator = torch.Generator().manual_seed(sum(shape))
     ordinary = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     yield ordinary

@@ -1,4 +1,4 @@
-"""One argument or two: functions whose signature does not tell are called as Keras calls them."""
+"""One argument or two: functions without a usable signature are called as Keras calls them."""
 
 import functools
 import pickle
@@ -170,7 +170,7 @@ def test_an_error_inside_is_raised_unchanged(decorate):
         return lr + "0.1"
 
     def default(epoch, lr=None):
-        return 0.1 if lr is None else lr + "0.1"  # Keras would call it again, without lr, and never tell
+        return 0.1 if lr is None else lr + "0.1"  # Keras would call it again without lr, silently
 
     for function in (one, two, default):
         with pytest.raises(TypeError, match=r"unsupported operand|did not contain a loop"):  # NumPy's own words

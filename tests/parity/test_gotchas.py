@@ -1,4 +1,4 @@
-"""What a Keras user would trip over: when the function is asked, what a second fit does, who sees which lr."""
+"""Gotchas for Keras users: when the function is called, what a second fit does, who sees which lr."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .side_by_side import (
 
 
 class Spy:
-    """A function of the epoch that remembers what it was asked."""
+    """A function of the epoch that records its calls."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -257,7 +257,7 @@ class KerasMeddler(keras.callbacks.Callback):
 
 
 def test_lr_written_by_other_callbacks_is_overridden():
-    """In Keras whoever writes last before an update decides; here the schedule does, whoever wrote in between."""
+    """In Keras the last writer before an update decides; here the schedule always does."""
     model, data = keras_model(), keras_data(1)
     data["x"] = data["x"] + 1
     kernel = float(model.layers[0].get_weights()[0][0, 0])

@@ -25,7 +25,7 @@ EPOCHS = 8
 
 
 class Logged(keras.callbacks.Callback):
-    """Puts prescribed values among Keras' logs, ahead of the callbacks behind it."""
+    """Puts prescribed values into Keras' logs before the later callbacks run."""
 
     def __init__(self, values):
         super().__init__()
@@ -59,7 +59,7 @@ class Replay(Tiny):
 
 
 def keras_run(values, **arguments):
-    """(what is printed, epochs, the epoch that the weights at the end are of)."""
+    """The output, the number of epochs, and the epoch of the final weights."""
     model = keras_model()
     stopping = keras.callbacks.EarlyStopping(**arguments, verbose=1)
     with contextlib.redirect_stdout(io.StringIO()) as out, warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""KerasClassifier against the article's scripts in the real Keras: same weights, same batches."""
+"""KerasClassifier against the article's scripts in real Keras: same weights, same batches."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ ANSI = re.compile("\x1b\\[\\d+m")
 
 
 class Terminal(io.StringIO):
-    """Standard output that says it is a terminal, of unknown width."""
+    """Standard output that claims to be a terminal of unknown width."""
 
     def isatty(self) -> bool:
         return True
@@ -49,7 +49,7 @@ class File(io.StringIO):
 
 
 class Clock:
-    """Tells Keras and us the same time."""
+    """Gives Keras and us the same time."""
 
     now = 1000.0  # at 0, Keras would think that it has just refreshed its bar
 
@@ -58,7 +58,7 @@ class Clock:
 
     @contextlib.contextmanager
     def drives_both(self, out: io.StringIO):
-        # Keras writes control characters where there is a module `posix`; elsewhere it looks at the stream, as we do.
+        # Keras writes control characters if the module `posix` exists; otherwise it checks the stream, as we do.
         system = SimpleNamespace(stdout=out, modules={})
         with (
             mock.patch.object(progbar, "time", SimpleNamespace(time=self)),
@@ -151,7 +151,7 @@ class SameNet(pl.LightningModule):
 
 
 class Stream(IterableDataset):
-    """The training samples, in a number that nobody is told."""
+    """The training samples, in an unknown number."""
 
     def __iter__(self):
         return zip(torch.tensor(INPUTS[:22]), torch.tensor(TARGETS[:22]), strict=True)

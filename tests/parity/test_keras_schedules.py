@@ -96,7 +96,7 @@ def test_anywhere_on_the_decays(step, length, rate, staircase):
 
 
 def restarts(first, t_mul):
-    """The steps at which periods begin, exactly, as far as they are whole numbers."""
+    """The exact steps at which periods start, where these are whole numbers."""
     begin, length = Fraction(0), Fraction(first)
     while begin < 10**9:
         begin, length = begin + length, length * Fraction(t_mul)

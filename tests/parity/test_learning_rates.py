@@ -169,7 +169,7 @@ def test_piecewise_anywhere(boundaries, data):
 
 
 class Descent(Tiny):
-    """A weight whose gradient is 1 at every update: what it loses is the learning rate."""
+    """A weight whose gradient is 1 at every update: each change is the learning rate."""
 
     def __init__(self) -> None:
         super().__init__()

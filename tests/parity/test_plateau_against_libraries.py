@@ -50,7 +50,7 @@ def within(arguments, learning_rate):
 
 
 def keras_run(values, learning_rate, **arguments):
-    """(the learning rate after each epoch, what is printed)."""
+    """The learning rate after each epoch, and the output."""
     callback = keras.callbacks.ReduceLROnPlateau("val_loss", verbose=1, **arguments)
     MODEL.optimizer.learning_rate = learning_rate
     callback.set_model(MODEL)

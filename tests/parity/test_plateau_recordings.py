@@ -26,7 +26,7 @@ def number(value):
 
 
 def replay(case):
-    """(learning rate, what is printed) after each epoch."""
+    """The learning rate and the output after each epoch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         schedule = ReduceLROnPlateau(**case["args"], rule="keras2")

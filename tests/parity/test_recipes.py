@@ -39,7 +39,7 @@ def article_exponential(epoch):
 
 
 def article_step(epoch):
-    """What the article's text says: 0.1, halved every 10 epochs."""
+    """As in the article's text: 0.1, halved every 10 epochs."""
     return 0.1 * math.pow(0.5, math.floor(epoch / 10))
 
 

@@ -1,4 +1,4 @@
-"""What LearningRateScheduler prints, and how it calls its function, against the real Keras."""
+"""The messages of LearningRateScheduler and its calls of the function, against real Keras."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_recursion_prints_as_keras_if_float32_is_exact():
 
 
 class Call:
-    """Records what it is called with, as the plain function of a case would see it."""
+    """Records its arguments as the plain function of a case sees them."""
 
     def __init__(self) -> None:
         self.seen: list[object] = []
@@ -329,7 +329,7 @@ def test_a_function_with_a_hidden_signature_is_tried():
 
 
 def test_a_type_error_inside_a_function_of_two_is_raised():
-    """Keras takes it for one argument too many and calls again; ours tells what happened, after one call."""
+    """Keras takes it for one argument too many and calls again; ours raises after one call."""
     calls = []
 
     def schedule(epoch, lr):
@@ -344,7 +344,7 @@ def test_a_type_error_inside_a_function_of_two_is_raised():
 
 
 def test_a_type_error_inside_a_function_with_a_default_is_raised():
-    """Keras calls such a function again without the lr, and so may go on with a learning rate nobody meant."""
+    """Keras calls such a function again without the lr, and may continue with an unintended learning rate."""
 
     def schedule(epoch, lr=0.125):
         if lr != 0.125:

@@ -1,4 +1,4 @@
-"""Each shape over a whole run against the libraries it can be found in: torch, timm, transformers, Keras.
+"""Each shape over a whole run against the libraries that have it: torch, timm, transformers, Keras.
 
 The first three compute in float64, and agree to 1e-12, relative to the value. Next to 0 all of them take the difference
 of rounded numbers, which leaves an error of some roundings of the largest value: to it, 4e-15 relative to the peak is
@@ -44,7 +44,7 @@ def optimizer() -> torch.optim.Optimizer:
 
 
 def ours(schedule: Schedule, steps: int) -> np.ndarray:
-    """As an array and one by one; both, so that neither can be right by itself."""
+    """Evaluated as an array and step by step; both must agree."""
     run = RunLength.of(steps_per_epoch=1, epochs=steps)
     curve = schedule(run.position(np.arange(steps)))
     single = np.array([schedule(run.position(step)) for step in range(steps)])

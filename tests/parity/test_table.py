@@ -1,4 +1,4 @@
-"""docs/parity.md has the rows that the tests give."""
+"""docs/parity.md has the rows of the tests."""
 
 from pathlib import Path
 

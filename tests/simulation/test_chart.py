@@ -1,4 +1,4 @@
-"""The chart in plain characters."""
+"""The text chart."""
 
 import io
 
@@ -14,7 +14,7 @@ def curve(values):
 
 
 def drawing(text, height=13):
-    """The rows of the drawing, without what stands at their side."""
+    """The rows of the drawing without the axis labels."""
     return [line[11:] for line in text.splitlines()[:height]]
 
 

@@ -1,4 +1,4 @@
-"""The preview: its values, what it warns of, and the page."""
+"""The preview: its values, warnings and page."""
 
 import math
 
@@ -268,7 +268,7 @@ def test_area_of_a_periodic_schedule_sums_all_steps():
 
 
 def test_area_of_a_longer_run_is_sampled():
-    # So many steps lie between two looked at: equal distances would always meet the same place of the period.
+    # With so many steps between samples, equal distances would always hit the same place in the period.
     steps = 16 * MOST_STEPS * 10
     seen = preview(Cyclic(0.001, 0.1, up_steps="8st"), steps=steps)
     assert seen.lines[0].area == pytest.approx(steps * 0.0505, rel=1e-3)

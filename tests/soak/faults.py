@@ -1,4 +1,4 @@
-"""Log points while disks fill and free, servers refuse and senders die; count what MLflow has at the end.
+"""Log points while disks fill up, servers refuse and senders die; count the points in MLflow at the end.
 
     python -m tests.soak.faults --runs 20 --seed 1
 
@@ -72,7 +72,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
         )
-        sender = int(process.stdout.readline())  # it has begun
+        sender = int(process.stdout.readline())  # it has started
         while process.poll() is None and self.counts["faults"] < 6:
             fault = self.rng.choice([self.disk_fills, self.server_refuses, self.sender_dies])
             sender = fault(sender) or sender

@@ -158,7 +158,7 @@ def kill(folder: Path, arguments: list[str], number: int, delay: float, figures:
     figures.counts[f"kills by {signal.Signals(number).name}"] += process.returncode != 0
     figures.counts["ended before the kill"] += process.returncode == 0
     expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-    # A signal may come before the training has begun to listen, or when it is over.
+    # A signal may arrive before the training handles it, or after its end.
     figures.check(f"status {process.returncode}: {output[-3000:]}", process.returncode in (expected, -number, 0))
     figures.check(f"a traceback: {output[-3000:]}", "Traceback" not in output)
 
@@ -207,7 +207,7 @@ def _equal(one: object, other: object) -> bool:
 
 
 def soak(name: str, kills: int, seed: int, place: Path, until: float) -> Figures:
-    """One scenario: undisturbed, and with so many kills; fewer where the time is over."""
+    """One scenario: undisturbed, and with a number of kills, fewer if time runs out."""
     figures, rng = Figures(), random.Random(f"{name} {seed}")
     folders = [place / re.sub(r"\W+", "-", name) / kind for kind in ("undisturbed", "killed")]
     for folder in folders:

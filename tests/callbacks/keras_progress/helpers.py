@@ -1,4 +1,4 @@
-"""What the tests of KerasProgress share."""
+"""Helpers for the tests of KerasProgress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLES, BATCH, STEPS = 20, 4, 5
 
 
 class Clock:
-    """Stands still unless moved, so that times in the lines are known."""
+    """A clock that moves only when told, so that printed times are known."""
 
     now = 0.0
 
@@ -86,7 +86,7 @@ def with_loaders(train: object, validation: object) -> Module:
 
 
 class Logs(Module):
-    """Logs what it is told, once per batch."""
+    """Logs given values once per batch."""
 
     def __init__(self, train: Mapping[str, float], validation: Mapping[str, float] | None = None, **how: bool):
         super().__init__(validates=validation is not None)

@@ -1,4 +1,4 @@
-"""KerasProgress(verbose=1): what the bar shows, and when, in real Lightning fits; tests/parity compares its bytes."""
+"""KerasProgress(verbose=1): the content and timing of the bar in real fits; tests/parity compares its bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def clock(monkeypatch):
 
 
 class Tick(pl.Callback):
-    """A batch takes a tenth of a second; the callbacks behind this one know it."""
+    """A batch takes a tenth of a second on the clock of the callbacks after this one."""
 
     def __init__(self, clock, seconds=0.1):
         self.clock, self.seconds = clock, seconds
@@ -60,7 +60,7 @@ def counts(lines):
     return [found[0] for line in lines if (found := re.match(r" *\d+/\w+", line))]
 
 
-# --- what it counts, and how often --------------------------------------------------------------------------
+# --- counts and refresh rate --------------------------------------------------------------------------------
 
 
 def test_keras2_counts_samples_and_ends_with_the_epoch(show):
@@ -163,7 +163,7 @@ def test_epoch_cut_short_ends_at_its_last_step(show):
     assert lines[-1] == " 8/20 [===========>..................] - 0s 25ms/step - loss: 1.5000 - acc: 0.1500"
 
 
-# --- what it shows ------------------------------------------------------------------------------------------
+# --- metrics ------------------------------------------------------------------------------------------------
 
 
 def shown(lines, name):
@@ -279,7 +279,7 @@ def test_several_optimizers(show):
     assert shown(lines, "learning_rate") == [0.25]
 
 
-# --- what comes in between ----------------------------------------------------------------------------------
+# --- interruptions and messages -----------------------------------------------------------------------------
 
 
 def test_scheduler_messages_keep_their_place(show):
@@ -340,7 +340,7 @@ def test_bar_of_a_resumed_epoch_continues_where_it_was(show, tmp_path):
 
     show(None, Save())
     lines = show(seconds=10.0, ckpt_path=tmp_path / "mid.ckpt")
-    # The times are those of what is done here: 10 s for 4 samples.
+    # The times cover only the resumed part: 10 s for 4 samples.
     assert [line[:60] for line in lines] == [
         "Epoch 1/1",
         "",
@@ -349,7 +349,7 @@ def test_bar_of_a_resumed_epoch_continues_where_it_was(show, tmp_path):
     ]
 
 
-# --- where it is written ------------------------------------------------------------------------------------
+# --- output streams -----------------------------------------------------------------------------------------
 
 
 def test_a_file_gets_no_control_characters(show):
@@ -358,7 +358,7 @@ def test_a_file_gets_no_control_characters(show):
 
 
 class Notebook(io.StringIO):
-    """Standard output as a Jupyter kernel has it, which understands a carriage return."""
+    """Standard output of a Jupyter kernel, which handles carriage returns."""
 
 
 Notebook.__module__ = "ipykernel.iostream"

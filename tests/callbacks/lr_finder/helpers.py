@@ -1,4 +1,4 @@
-"""What the tests of the range test share."""
+"""Helpers for the tests of the range test."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Everything(Toy):
     def training_step(self, batch, batch_idx):
         self.steps += 1
         self.seen += 1
-        self.begun_with = getattr(self, "begun_with", self.trainer.limit_val_batches)  # another one in the search
+        self.begun_with = getattr(self, "begun_with", self.trainer.limit_val_batches)  # differs during a search
         self.history.append(random.random() + np.random.random())  # noqa: NPY002
         loss = super().training_step(batch, batch_idx)
         self.average["loss"] += loss.detach()

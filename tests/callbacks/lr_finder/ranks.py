@@ -1,4 +1,4 @@
-"""Range tests on two processes; each rank writes what it came to into a file of its own.
+"""Range tests on two processes; each rank writes its result to its own file.
 
 Run as a program: `python -m tests.callbacks.lr_finder.ranks FOLDER`.
 """

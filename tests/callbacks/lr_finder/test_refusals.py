@@ -1,4 +1,4 @@
-"""What the range test refuses, and dry runs."""
+"""Unsupported trainings of the range test, and dry runs."""
 
 from __future__ import annotations
 

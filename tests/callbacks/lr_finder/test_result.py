@@ -1,4 +1,4 @@
-"""What becomes of the suggestion."""
+"""How the suggestion is applied and reported."""
 
 from __future__ import annotations
 

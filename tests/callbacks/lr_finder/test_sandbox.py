@@ -1,4 +1,4 @@
-"""Nothing is left of the search."""
+"""The search leaves no trace in the run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shuffled(**options):
 
 class Module(pl.LightningDataModule):
     def train_dataloader(self):
-        order = torch.randperm(26)  # a division that is drawn anew
+        order = torch.randperm(26)  # a new random split
         return DataLoader(TensorDataset(*(one[order] for one in samples())), batch_size=4)
 
 
@@ -74,7 +74,7 @@ def same(one, other, where="checkpoint"):
         for index, pair in enumerate(zip(one, other, strict=True)):
             same(*pair, f"{where}[{index}]")
     else:
-        assert one == other or one != one, where  # NaN is what it is
+        assert one == other or one != one, where  # NaN equals NaN here
 
 
 def outcome(folder, search, data=shuffled, module=Everything, schedule=None, **options):
@@ -155,7 +155,7 @@ def test_unapplied_search_changes_no_way_of_training(way, tmp_path):
 
 
 class Assigns(Toy):
-    """Has buffers, parameters, modules and attributes that its training assigns anew, fills or adds."""
+    """Has buffers, parameters, modules and attributes that its training reassigns, fills or adds."""
 
     def __init__(self):
         super().__init__(Counting)

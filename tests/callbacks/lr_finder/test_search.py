@@ -1,4 +1,4 @@
-"""What is searched."""
+"""The steps of a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loss curve suggests."""
+"""Suggestions from loss curves."""
 
 from __future__ import annotations
 
