@@ -1,4 +1,4 @@
-"""Trainings on two processes whose ranks see different losses; each rank writes what it used to a file of its own.
+"""Trainings on two processes whose ranks see different losses; each rank writes its used values to its own file.
 
 Run as a program: `python -m tests.lifecycle.ranks FOLDER`. One program, because starting two processes is slow.
 """
