@@ -126,11 +126,11 @@ def described(words: str) -> str:
 
 
 class RenamedError(LearningRateError, TypeError):
-    """A name of an earlier version; the message has the current one."""
+    """An argument or method was given by the name of an earlier version; the message gives the current one."""
 
 
 class RenamedNameError(LearningRateError, ImportError):
-    """A class or function of an earlier version has another name now; the message gives it."""
+    """A class, function or module of an earlier version has another name now; the message gives it."""
 
 
 class PositionalArgumentError(LearningRateError, TypeError):

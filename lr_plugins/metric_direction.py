@@ -10,6 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+Mode = Literal["auto", "min", "max"]
+"""Which direction is better; `"auto"` infers it from the metric's name."""
+
 _LOWER = re.compile(
     r".*loss|.*losses|.*errors?|err\d*|perplexity|ppl|mse|msle|rmse|rmsle|mae|mape|smape|nll|bce|ce|crossentropy|wer|cer|"
     "fid|lpips|brier|bouldin|ece|divergence|kl|distance|regret|cost|deviance"

@@ -26,6 +26,9 @@ LARGEST = 3.4028235677973362e38
 ENDS = f"single precision ends at {LARGEST:.6g}"
 """Why a finite number is too large, as a part of a sentence."""
 
+_LARGEST_INTEGER = 2**53
+"""A float has all integers up to it."""
+
 _SMALLEST = sys.float_info.min
 """The smallest number with all its digits, and the smallest whose reciprocal is sure to be finite."""
 
@@ -155,9 +158,10 @@ def _real(value: object) -> float:
 def integer(field: str, value: object, minimum: int) -> int:
     """`value` as an int >= `minimum`; a bool or a float such as 5.0 is a mistake, not a number of things."""
     whole = as_integer(value)
-    if whole is not None and whole >= minimum:
+    if whole is not None and minimum <= whole <= _LARGEST_INTEGER:
         return whole
-    raise InvalidArgumentError(field, value, f"an integer >= {minimum}")
+    too_large = "The largest is 2**53." if whole is not None and whole > _LARGEST_INTEGER else ""
+    raise InvalidArgumentError(field, value, f"an integer >= {minimum}", too_large)
 
 
 def verbosity(field: str, value: object, allowed: str, levels: Container[int] | None = None) -> int:
@@ -167,7 +171,7 @@ def verbosity(field: str, value: object, allowed: str, levels: Container[int] | 
         field: the dotted name the user knows the setting by.
         value: what was received.
         allowed: what is allowed, as the end of the sentence "<field> must be ...".
-        levels: the levels there are. Default None: any integer.
+        levels: the levels there are. Default None: any integer >= -1.
 
     Raises:
         InvalidArgumentError: it is not such an integer; the message says what is `allowed`.
@@ -177,7 +181,7 @@ def verbosity(field: str, value: object, allowed: str, levels: Container[int] | 
         1
     """
     level = int(value) if isinstance(value, bool) else as_integer(value)
-    if level is None or (levels is not None and level not in levels):
+    if level is None or (level < -1 if levels is None else level not in levels):
         raise InvalidArgumentError(field, value, allowed)
     return level
 
@@ -195,13 +199,6 @@ def fraction(field: str, value: object) -> float:
     if 0 <= (real := _real(value)) < 1:
         return real
     raise InvalidArgumentError(field, value, "a number >= 0 and < 1", "0.2 is a fifth.")
-
-
-def positive(field: str, value: object) -> float:
-    """`value` as a finite number > 0."""
-    if 0 < (real := _real(value)) < math.inf:
-        return real
-    raise InvalidArgumentError(field, value, "a finite number > 0")
 
 
 def integers(field: str, value: object, minimum: int = 1) -> tuple[int, ...]:

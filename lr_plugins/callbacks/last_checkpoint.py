@@ -75,7 +75,7 @@ class LastCheckpoint(KeepsState, Callback):
         self, dirpath: str | Path, every_seconds: float | None = 60.0, every_n_steps: int | None = None
     ) -> None:
         if every_seconds is not None:
-            validation.positive("LastCheckpoint.every_seconds", every_seconds)
+            validation.number("LastCheckpoint.every_seconds", every_seconds, "a finite number > 0", above=0.0)
         if every_n_steps is not None:
             validation.integer("LastCheckpoint.every_n_steps", every_n_steps, 1)
         self.path = validation.folder("LastCheckpoint.dirpath", dirpath) / LAST

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lr_plugins.checkpoint_state import WrongStateError, finite, list_of, mapping, optional, plain, record, text
 from lr_plugins.engine.driven_groups import DrivenGroups, sampled_steps
 from lr_plugins.errors import InvalidArgumentError, TrainingError
-from lr_plugins.renamed import in_todays_words
+from lr_plugins.renamed import state_with_current_names, with_current_names
 from lr_plugins.schedules import Position, RunLength, Schedule
 from lr_plugins.schedules.combinators.replanned import Replanned
 from lr_plugins.schedules.lengths import relevant_run
@@ -96,7 +96,8 @@ class Saved:
     @classmethod
     def restored(cls, fields: Mapping[str, Any]) -> Saved:
         """What a checkpoint holds, also one of an earlier version."""
-        return cls(**{**fields, "schedule": in_todays_words(fields["schedule"])})
+        schedule, state = with_current_names(fields["schedule"]), state_with_current_names(fields["state"])
+        return cls(**{**fields, "schedule": schedule, "state": state})
 
     @classmethod
     def of(cls, drive: DrivenGroups, run: RunLength) -> Saved:

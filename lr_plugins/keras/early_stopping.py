@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,13 +16,11 @@ from lr_plugins.checkpoint_state import ChecksState, StateFormat, anything, coun
 from lr_plugins.console.keras_styles import STYLES, Style
 from lr_plugins.console.line import write
 from lr_plugins.errors import InvalidArgumentError, UnsupportedError
-from lr_plugins.metric_direction import better_in_keras2, improves
+from lr_plugins.metric_direction import Mode, better_in_keras2, improves
 from lr_plugins.rank_zero import rank_zero_warn
 from lr_plugins.schedules.metric_driven.base import direction, plain
 from lr_plugins.schedules.observation import EPOCH
 from lr_plugins.validation import choice, flag, integer, number, verbosity
-
-Mode = Literal["auto", "min", "max"]
 
 _SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import SET_LENGTH, InvalidArgumentError, TrainingError
+from lr_plugins.renamed import method_arguments
 from lr_plugins.schedules.numerics import maximum, nearly_whole
 from lr_plugins.schedules.position import Length, Position, RunLength, Value
 from lr_plugins.validation import as_float, tidy
@@ -88,6 +89,7 @@ class Duration:
         self.value = tidy(number)
 
     @classmethod
+    @method_arguments(unit='a part of the length, such as "10ep"')
     def of(cls, length: DurationLike, *, field: str = "duration", allow_zero: bool = False) -> Duration:
         """Read a length greater than 0; a plain number counts optimizer steps.
 

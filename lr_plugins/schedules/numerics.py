@@ -12,11 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import repeat
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.schedules.position import Value
+
+Dtype = Literal["float64", "float32"]
+"""A precision to compute in."""
 
 Condition = bool | np.ndarray
 _Array = npt.NDArray[np.float64]

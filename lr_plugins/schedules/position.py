@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lr_plugins import renamed
 from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.validation import as_float, tidy
 
@@ -84,6 +85,7 @@ class _RunLength(NamedTuple):
     clock: EpochClock | None = None
 
 
+@renamed.attributes
 class RunLength(_RunLength):
     """How long the run will be, as far as it is known; what is unknown is None.
 
@@ -199,6 +201,7 @@ def _known(name: str, value: Any, allow_zero: bool = False) -> Any:
     return tidy(number) if isinstance(value, numbers.Integral) else number
 
 
+@renamed.attributes
 class Position(NamedTuple):
     """Where training stands: everything a schedule may look at.
 
@@ -283,10 +286,10 @@ class Position(NamedTuple):
     def rescaled(self, ratio: float) -> Position:
         """The corresponding position in a run that is `ratio` times shorter."""
         # Divided, and not multiplied by 1 / ratio: 49 * (1 / 49) is less than 1.
-        run = self.run._replace(epochs=_shrunk(self.run.epochs, ratio), steps=_shrunk(self.run.steps, ratio))
+        run = self.run._replace(epochs=_rescaled(self.run.epochs, ratio), steps=_rescaled(self.run.steps, ratio))
         if self.run.clock is not None:
             run = run._replace(clock=self.run.clock.rescaled(ratio))
-        return self._replace(step=_shrunk(self.step, ratio), epoch=_shrunk(self.epoch, ratio), run=run)
+        return self._replace(step=_rescaled(self.step, ratio), epoch=_rescaled(self.epoch, ratio), run=run)
 
     def slice(self, start: Length, run: RunLength) -> Position:
         """As the part of the run that begins at `start`, a run of its own, has it."""
@@ -335,7 +338,7 @@ class Length(NamedTuple):
         return Length(minus(self.steps, other.steps), minus(self.epochs, other.epochs), self.counted_in)
 
 
-def _shrunk(value: Any, ratio: float) -> Any:
+def _rescaled(value: Any, ratio: float) -> Any:
     return None if value is None else value / ratio
 
 

@@ -43,17 +43,11 @@ class _CallbackHook:
         raise AttributeError(f"{kind} is a schedule, not a callback: callbacks=[LearningRateScheduler({kind}(...))]")
 
 
-class _FormerPreview:
-    """The method of an earlier version, which is a function now."""
-
-    def __get__(self, schedule: Any, owner: type) -> NoReturn:
-        raise AttributeError(f"{owner.__name__}.preview(...) is now the function lr_plugins.preview(schedule, ...)")
-
-
 DEFINED: weakref.WeakValueDictionary[str, type[Schedule]] = weakref.WeakValueDictionary()
 """Every class of schedules that the program has defined, by its dotted name."""
 
 
+@renamed.attributes
 class Schedule(ABC):
     """What the learning rate should be, as a pure function of position.
 
@@ -78,7 +72,7 @@ class Schedule(ABC):
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Make the class known by its name, and its constructor explain calls of an earlier version."""
         super().__init_subclass__(**arguments)
-        renamed.check_hooks(cls)
+        renamed.check_overrides(cls)
         if "__init__" in vars(cls):
             renamed.arguments(cls)
         DEFINED[f"{cls.__module__}.{cls.__qualname__}"] = cls
@@ -86,7 +80,7 @@ class Schedule(ABC):
     # What Lightning asks a callback first; a schedule among the Trainer's callbacks says what to do.
     setup = on_exception = state_key = _CallbackHook()
 
-    preview = _FormerPreview()
+    preview = renamed.FormerAttribute("preview", "the function lr_plugins.preview(schedule, ...)")
 
     def __call__(self, position: Position | Count, state: State = None) -> Value:
         """The learning rate at a position.
@@ -264,12 +258,14 @@ class Schedule(ABC):
     # The combinators are schedules, and these methods of a schedule build them: the one circle among the imports. It is
     # closed when a method is called; a registry that combinators enter would hide from a reader what a method builds.
 
+    @renamed.method_arguments()
     def then(self, following: Schedule | Callable[..., float], *, after: DurationLike) -> Schedule:
         """This schedule for the length `after`, then another one, counting from its own start (see `Chain`)."""
         from lr_plugins.schedules.combinators.chain import Chain
 
         return Chain([self, following], lengths=[after])
 
+    @renamed.method_arguments(length="called warmup_steps")
     def with_warmup(
         self,
         warmup_steps: DurationLike,

@@ -8,7 +8,7 @@ from typing import Any
 
 from lr_plugins.checkpoint_state import DEPTH, is_plain
 from lr_plugins.errors import InvalidArgumentError, described
-from lr_plugins.renamed import in_todays_words
+from lr_plugins.renamed import with_current_names
 from lr_plugins.schedules.duration import Duration
 from lr_plugins.schedules.schedule import DEFINED, Schedule
 
@@ -66,7 +66,7 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
         raise InvalidArgumentError(
             "the configuration", described("a deeper or larger one"), f"one nested at most {DEPTH} deep"
         )
-    return _from_config(in_todays_words(config))
+    return _from_config(with_current_names(config))
 
 
 def _plain(value: Any, field: str, functions_by_name: bool) -> Any:
@@ -111,9 +111,16 @@ def _class(target: object) -> type[Schedule]:
     kind = defined_schedule(target) if isinstance(target, str) else None
     if kind is None:
         allowed = "the dotted name of a schedule, e.g. lr_plugins.schedules.StepDecay"
-        hint = "Of a class of yours, import the module that defines it first." if isinstance(target, str) else ""
+        hint = _import_hint(target) if isinstance(target, str) else ""
         raise InvalidArgumentError(TARGET, described(ascii(target)[:100]), allowed, hint)
     return kind
+
+
+def _import_hint(target: str) -> str:
+    home, _, name = target.rpartition(".")
+    if home.startswith("lr_plugins."):
+        return f"Write lr_plugins.schedules.{name}." if defined_schedule(f"lr_plugins.schedules.{name}") else ""
+    return "Import the module that defines a class of yours first."
 
 
 def defined_schedule(name: str) -> type[Schedule] | None:

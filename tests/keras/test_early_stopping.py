@@ -144,6 +144,7 @@ def test_it_can_be_copied_and_pickled():
         ({"patience": -1}, r"EarlyStopping\.patience must be an integer >= 0"),
         ({"mode": "lowest"}, r"EarlyStopping\.mode must be one of auto, min, max"),
         ({"verbose": "yes"}, r"EarlyStopping\.verbose must be an integer"),
+        ({"verbose": -5}, r"EarlyStopping\.verbose must be an integer: 0 .* got -5"),
         ({"restore_best_weights": 1}, r"EarlyStopping\.restore_best_weights must be"),
         ({"style": "keras"}, r"EarlyStopping\.style must be one of keras2, keras3"),
         ({"monitor": "val_x", "style": "keras3"}, r"""EarlyStopping\.mode must be "min" or "max" for 'val_x'"""),

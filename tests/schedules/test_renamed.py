@@ -11,8 +11,9 @@ import pytest
 import lr_plugins
 from lr_plugins import renamed
 from lr_plugins import schedules as s
-from lr_plugins.errors import RenamedError, RenamedNameError
-from lr_plugins.renamed import ARGUMENTS, MODULES, NAMES, in_todays_words
+from lr_plugins.engine.resume_policy import Saved
+from lr_plugins.errors import InvalidArgumentError, PositionalArgumentError, RenamedError, RenamedNameError
+from lr_plugins.renamed import ARGUMENTS, ATTRIBUTES, MODULES, NAMES, with_current_names
 from lr_plugins.schedules import Observation, RunLength
 from lr_plugins.schedules.serialization import from_config, to_config
 
@@ -26,12 +27,54 @@ def class_of(name):
     return getattr(lr_plugins, name)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_says_where_it_is_now(module):
+def test_each_earlier_module_says_what_there_is_now():
     # In a process of its own: a module that is imported elsewhere may be an attribute of its package already.
-    code = f"import lr_plugins\ntry: import {module}\nexcept ModuleNotFoundError as error: print(error.name, error)"
+    code = f"""
+import importlib
+import lr_plugins
+for module in {list(MODULES)}:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        print(error.name, error)
+"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == f"{module} There is no {module} any more: it is now {MODULES[module]}"
+    assert run.stdout.splitlines() == [
+        f"{module} There is no {module} any more: it is now {current}." for module, current in MODULES.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from lr_plugins import report",
+        "from lr_plugins.report import compare",
+        "from lr_plugins.schedules.step import StepDecay",
+        "from lr_plugins.callbacks import scheduler",
+        "import lr_plugins.keras.schedules",
+    ],
+)
+def test_every_form_of_import_names_what_there_is_now(statement):
+    with pytest.raises(RenamedNameError, match=r"^There is no lr_plugins\.[a-z._]+ any more: it is now "):
+        exec(statement)
+
+
+def test_unknown_module_is_not_found():
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'lr_plugins\.nothing'$"):
+        importlib.import_module("lr_plugins.nothing")
+
+
+def test_module_can_be_reloaded():
+    code = """
+import sys
+from importlib import reload
+from lr_plugins import renamed
+before = len(sys.meta_path)
+reload(renamed)
+print(len(sys.meta_path) - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "0\n"
 
 
 @pytest.mark.parametrize("old", NAMES)
@@ -78,6 +121,61 @@ def test_a_subclass_of_yours_is_told_as_well():
         Mine("5ep")
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [(name, *pair) for name, names in ATTRIBUTES.items() for pair in names.items()]
+)
+def test_attribute_of_a_class_says_what_it_is_called_now(name, old, new):
+    kinds = [s.Schedule, s.Position, s.RunLength, s.Chain.__mro__, s.Greedy.__mro__]
+    flat = [kind for each in kinds for kind in (each if isinstance(each, tuple) else [each])]
+    kind = next(kind for kind in flat if kind.__name__ == name)
+    assert new in dir(kind) or new in kind.__annotations__
+    with pytest.raises(AttributeError, match=rf"^{name}\.{old} is now called {new}\.$"):
+        getattr(kind, old)
+    assert not hasattr(kind, old)
+
+
+@pytest.mark.parametrize("old", ATTRIBUTES["Schedule"])
+def test_class_that_overrides_an_earlier_name_is_refused(old):
+    with pytest.raises(RenamedError, match=rf"^Mine\.{old} is now called {ATTRIBUTES['Schedule'][old]}\.$"):
+        type("Mine", (s.StepDecay,), {old: None})
+
+
+def test_class_may_have_a_preview_of_its_own():
+    assert type("Mine", (s.StepDecay,), {"preview": 3}).preview == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda schedule: schedule.then(0.2, "3ep"),
+            PositionalArgumentError,
+            "Schedule.then takes following by position, everything else by keyword: Schedule.then(0.2, after='3ep')",
+        ),
+        (
+            lambda schedule: schedule.with_warmup(5, 0.1),
+            PositionalArgumentError,
+            "Schedule.with_warmup takes warmup_steps by position, everything else by keyword: "
+            "Schedule.with_warmup(5, start_factor=0.1)",
+        ),
+        (
+            lambda schedule: schedule.with_warmup(length=5),
+            RenamedError,
+            "Schedule.with_warmup.length is now called warmup_steps.",
+        ),
+        (
+            lambda schedule: s.Duration.of(5, unit="ep"),
+            RenamedError,
+            'Duration.of.unit is now a part of the length, such as "10ep".',
+        ),
+    ],
+)
+def test_method_called_in_an_earlier_form_says_how_to_call_it(call, error, message):
+    with pytest.raises(error) as caught:
+        call(s.Constant(0.1))
+    assert str(caught.value) == message
+
+
 # --- stored configurations ----------------------------------------------------------------------------------
 
 
@@ -101,7 +199,7 @@ def test_configuration_of_an_earlier_version_is_read(home, name, old, new):
     config[old] = config.pop(new)
     before = json.dumps(config)
     assert from_config(config) == schedule
-    assert in_todays_words(config) == {**to_config(schedule), "_target_": f"{home}.{name}"}
+    assert with_current_names(config) == {**to_config(schedule), "_target_": f"{home}.{name}"}
     assert json.dumps(config) == before, "the configuration was changed in place"
 
 
@@ -122,8 +220,89 @@ def test_names_are_read_at_any_depth():
 
 def test_names_of_others_stay_as_they_are():
     for config in ({"_target_": "mine.Warmup", "length": 3}, {"_target_": "lr_plugins.keras.Warmup", "length": 3}):
-        assert in_todays_words(config) == config
-    assert in_todays_words([1, "length", None]) == [1, "length", None]
+        assert with_current_names(config) == config
+    assert with_current_names([1, "length", None]) == [1, "length", None]
+
+
+def test_earlier_and_current_name_together_are_refused():
+    config = {"_target_": "lr_plugins.schedules.Cooldown", "length": "3ep", "decay_steps": "5ep"}
+    with pytest.raises(InvalidArgumentError, match=r"Cooldown\.length is now called decay_steps\."):
+        from_config(config)
+
+
+@pytest.mark.parametrize("target", ["lr_plugins.schedules.step.StepDecay", "lr_plugins.nowhere.StepDecay"])
+def test_target_in_a_module_of_an_earlier_version_names_the_class(target):
+    with pytest.raises(InvalidArgumentError, match=r"Write lr_plugins\.schedules\.StepDecay\.$"):
+        from_config({"_target_": target})
+
+
+@pytest.mark.parametrize(
+    ("now", "saved", "state"),
+    [
+        (
+            s.Chain([s.Constant(0.1), s.LossDriven(0.1)], lengths=["5ep"]),
+            {
+                "schedule": {
+                    "_target_": "lr_plugins.schedules.Chain",
+                    "schedules": [
+                        {"_target_": "lr_plugins.schedules.Constant", "initial_learning_rate": 0.1},
+                        to_config(s.LossDriven(0.1)),
+                    ],
+                    "lengths": ["5ep"],
+                },
+                "base": 0.1,
+                "run": [10, 10, None, None],
+                "kind": "Chain(Constant, LossDriven(loss, epoch, ))",
+                "state": {
+                    "1": {
+                        "observed": 2.5,
+                        "factor": 12.2,
+                        "verb": "setting",
+                        "capped": True,
+                        "told": False,
+                        "aside": True,
+                    }
+                },
+            },
+            {
+                "1": {
+                    "observed": 2.5,
+                    "factor": 12.2,
+                    "verb": "setting",
+                    "capped": True,
+                    "reported": False,
+                    "inactive": True,
+                }
+            },
+        ),
+        (
+            s.Replanned(s.LossDriven(0.1), steps_per_epoch=10),
+            {
+                "schedule": {
+                    "_target_": "lr_plugins.schedules.AsPlanned",
+                    "schedule": to_config(s.LossDriven(0.1)),
+                    "steps_per_epoch": 10,
+                },
+                "base": 0.1,
+                "run": [10, 10, None, None],
+                "kind": "LossDriven(loss, epoch, )",
+                "state": {"observed": 1.0, "factor": 2.7, "verb": "setting", "capped": False, "told": True},
+            },
+            {"observed": 1.0, "factor": 2.7, "verb": "setting", "capped": False, "reported": True},
+        ),
+    ],
+    ids=["Chain", "Replanned"],
+)
+def test_schedule_saved_by_an_earlier_version_is_restored(now, saved, state):
+    restored = Saved.restored(saved)
+    restored.check(now, "schedules['0/lr/0']")
+    assert (restored.state, restored.kind) == (state, now.kind)
+    assert float(now(RUN.position(60), restored.state)) > 0.0
+
+
+def test_state_of_a_class_of_yours_keeps_its_fields():
+    state = {"told": 3, "nested": {"aside": 4}}
+    assert renamed.state_with_current_names(state) == state
 
 
 @pytest.mark.parametrize(

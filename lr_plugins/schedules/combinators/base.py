@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from lr_plugins import renamed
 from lr_plugins.checkpoint_state import record
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.milestones import Milestone
@@ -19,6 +20,7 @@ from lr_plugins.schedules.shapes.constant import Constant
 from lr_plugins.schedules.shapes.function import as_schedule
 
 
+@renamed.attributes
 class Combination(Schedule):
     """A schedule made of others. Sub-classes define the position that each part sees."""
 

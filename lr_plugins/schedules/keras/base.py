@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from lr_plugins.errors import InvalidArgumentError
+from lr_plugins.schedules.numerics import Dtype
 from lr_plugins.schedules.position import Position, Value
 from lr_plugins.schedules.schedule import Schedule, State
 from lr_plugins.validation import build_from, choice, number
-
-Dtype = Literal["float64", "float32"]
-"""The precisions to compute in."""
 
 DTYPES: Mapping[Dtype, type[np.floating[Any]]] = {"float64": np.float64, "float32": np.float32}
 

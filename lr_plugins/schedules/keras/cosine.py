@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins.schedules.keras.base import Dtype, LearningRateSchedule, alpha_of, steps, whole_step
+from lr_plugins.schedules.keras.base import LearningRateSchedule, alpha_of, steps, whole_step
+from lr_plugins.schedules.numerics import Dtype
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import start_of
 from lr_plugins.schedules.shapes.cosine import period_of

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lr_plugins.errors import InvalidArgumentError
-from lr_plugins.schedules.keras.base import Dtype, LearningRateSchedule, steps, whole_step
+from lr_plugins.schedules.keras.base import LearningRateSchedule, steps, whole_step
+from lr_plugins.schedules.numerics import Dtype
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import start_of
 from lr_plugins.validation import flag, number

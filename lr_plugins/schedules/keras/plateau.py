@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable
 from typing import ClassVar, Literal, get_args
 
+from lr_plugins.metric_direction import Mode
 from lr_plugins.schedules.metric_driven import plateau
-from lr_plugins.schedules.metric_driven.base import Mode, whole
 from lr_plugins.schedules.metric_driven.bounds import Bound
-from lr_plugins.schedules.metric_driven.plateau import Dtype
+from lr_plugins.schedules.numerics import Dtype
 from lr_plugins.schedules.observation import Change
 from lr_plugins.schedules.schedule import State
-from lr_plugins.validation import choice, number
+from lr_plugins.validation import choice, number, verbosity
 
 Rule = Literal["keras", "keras2"]
 
@@ -64,7 +64,7 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
         rule: Rule = "keras",
         dtype: Dtype = "float32",
     ) -> None:
-        self.verbose = whole("ReduceLROnPlateau.verbose", int(verbose) if isinstance(verbose, bool) else verbose, -1)
+        self.verbose = verbosity("ReduceLROnPlateau.verbose", verbose, "an integer: 0 (nothing) or 1 (Keras' messages)")
         rule = choice("ReduceLROnPlateau.rule", rule, get_args(Rule))
         given = number("ReduceLROnPlateau.min_delta", min_delta, "a finite number")
         super().__init__(

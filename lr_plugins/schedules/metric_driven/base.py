@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, SupportsFloat, get_args
 
-from lr_plugins import metric_direction
+from lr_plugins import metric_direction, renamed
 from lr_plugins.checkpoint_state import (
     Check,
     WrongStateError,
@@ -43,9 +42,6 @@ from lr_plugins.validation import choice, number
 SHRINK = 0.5
 """What `on_nonfinite="shrink"` multiplies the learning rate by, each time."""
 
-Mode = Literal["auto", "min", "max"]
-"""The direction that is better; `"auto"` goes by the name of the metric."""
-
 ThresholdMode = Literal["abs", "rel"]
 """How `min_delta` counts: in units of the metric, or as a share of the best."""
 
@@ -55,6 +51,7 @@ OnNonfinite = Literal["error", "hold", "shrink"]
 Memory = Mapping[str, Any]
 
 
+@renamed.attributes
 class MetricDriven(Schedule):
     """A schedule that observes one logged metric. Sub-classes define what an observed value does.
 
@@ -291,7 +288,7 @@ def direction(owner: object, mode: object, monitor: str) -> int:
             direction.
     """
     field = f"{type(owner).__name__}.mode"
-    mode = choice(field, mode, get_args(Mode))
+    mode = choice(field, mode, get_args(metric_direction.Mode))
     if mode != "auto":
         return 1 if mode == "min" else -1
     by_name = metric_direction.better(monitor)
@@ -319,13 +316,6 @@ def better(observed: float, best: float, sign: int, least: float, relative: bool
 def plain(value: float) -> float | str:
     """A number as strict JSON can hold it: NaN and infinity as their names, which `float` reads."""
     return value if math.isfinite(value) else repr(value)
-
-
-def whole(field: str, value: object, at_least: int = 0) -> int:
-    """A whole number that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not at_least <= int(value) <= 2**53:
-        raise InvalidArgumentError(field, value, f"a whole number >= {at_least}")
-    return int(value)
 
 
 def counted(times: int, when: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lr_plugins.checkpoint_state import Check, real
+from lr_plugins.metric_direction import Mode
 from lr_plugins.schedules.metric_driven.base import (
     Adjusting,
     Memory,
-    Mode,
     OnNonfinite,
     check_start,
     direction,

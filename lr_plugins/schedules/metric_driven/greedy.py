@@ -7,24 +7,23 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
 from lr_plugins.checkpoint_state import Check, count, number_or_name, optional
+from lr_plugins.metric_direction import Mode
 from lr_plugins.schedules.metric_driven.base import (
     Adjusting,
     Memory,
-    Mode,
     ThresholdMode,
     better,
     check_start,
     counted,
     direction,
     plain,
-    whole,
 )
 from lr_plugins.schedules.metric_driven.bounds import Bound, bound, ceiling, in_order, level
 from lr_plugins.schedules.metric_driven.plateau import OnNonfinite, factor_below_1
 from lr_plugins.schedules.observation import Occasion, OnMissing
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import start_of
-from lr_plugins.validation import choice, number
+from lr_plugins.validation import choice, integer, number
 
 
 class Greedy(Adjusting):
@@ -115,16 +114,16 @@ class Greedy(Adjusting):
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self._observe_arguments(monitor, when, smoothing, on_missing, on_nonfinite)
         self.factor = factor_below_1("Greedy.factor", factor)
-        self.patience = whole("Greedy.patience", patience)
+        self.patience = integer("Greedy.patience", patience, 0)
         self._sign, self.mode = direction(self, mode, monitor), mode
         self.min_delta = number("Greedy.min_delta", min_delta, "a finite number >= 0", at_least=0.0)
         self.threshold_mode = choice("Greedy.threshold_mode", threshold_mode, get_args(ThresholdMode))
-        self.cooldown, self.warmup = whole("Greedy.cooldown", cooldown), whole("Greedy.warmup", warmup)
+        self.cooldown, self.warmup = integer("Greedy.cooldown", cooldown, 0), integer("Greedy.warmup", warmup, 0)
         self.min_learning_rate = bound("Greedy.min_learning_rate", min_learning_rate)
         self.max_learning_rate = ceiling("Greedy.max_learning_rate", max_learning_rate)
         in_order("Greedy", ("min_learning_rate", self.min_learning_rate), ("max_learning_rate", self.max_learning_rate))
         self.eps = number("Greedy.eps", eps, "a finite number >= 0", at_least=0.0)
-        self.reset_start = None if reset_start is None else whole("Greedy.reset_start", reset_start, 1)
+        self.reset_start = None if reset_start is None else integer("Greedy.reset_start", reset_start, 1)
         check_start(self, self.initial_learning_rate)
 
     def floor(self, position: Position) -> float:

@@ -76,7 +76,7 @@ class LossDriven(MetricDriven):
         **MetricDriven.remembers,
         "factor": finite,
         "capped": flag,
-        "told": flag,
+        "reported": flag,
         "first": real,
     }
     observes_when_inactive = True
@@ -133,7 +133,7 @@ class LossDriven(MetricDriven):
             "factor": factor,
             "verb": "setting",
             "capped": most is not None and initial * factor > most,
-            "told": bool(memory.get("told") or (memory.get("capped") and not memory.get("inactive"))),
+            "reported": bool(memory.get("reported") or (memory.get("capped") and not memory.get("inactive"))),
             **({} if first is None else {"first": first}),
         }
 
@@ -144,13 +144,13 @@ class LossDriven(MetricDriven):
 
     def changes(self, before: State, after: State) -> Iterable[Change]:
         """What the last decision did; that it has led to the ceiling is worth a warning."""
-        capped = bool(after and after.get("capped") and not after.get("told"))
+        capped = bool(after and after.get("capped") and not after.get("reported"))
         return [change._replace(warning=capped) for change in super().changes(before, after)]
 
     def reason(self, before: Memory, after: Memory) -> str:
         """The loss; and, once, that it has led to the ceiling."""
         why = f"{self.monitor} {after['observed']:.5g}"
-        if after["capped"] and not after["told"]:
+        if after["capped"] and not after["reported"]:
             times = self.max_learning_rate
             what = f"{times[:-1]} times the initial one" if isinstance(times, str) else f"{times:g}"
             why += f"; max_learning_rate, {what}, holds it down"

@@ -9,27 +9,25 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from lr_plugins.checkpoint_state import Check, count, finite, number_or_name, optional
-from lr_plugins.metric_direction import better_in_keras2, improves
+from lr_plugins.metric_direction import Mode, better_in_keras2, improves
 from lr_plugins.schedules.metric_driven.base import (
     Adjusting,
     Memory,
-    Mode,
     ThresholdMode,
     better,
     check_start,
     counted,
     direction,
     plain,
-    whole,
 )
 from lr_plugins.schedules.metric_driven.bounds import Bound, bound, level
+from lr_plugins.schedules.numerics import Dtype
 from lr_plugins.schedules.observation import Change, Occasion, OnMissing
 from lr_plugins.schedules.position import Position
 from lr_plugins.schedules.schedule import State, start_of
-from lr_plugins.validation import choice, number
+from lr_plugins.validation import choice, integer, number
 
 Rule = Literal["keras", "keras2", "torch"]
-Dtype = Literal["float64", "float32"]
 OnNonfinite = Literal["error", "hold", "shrink", "compare"]
 
 _OWN: Mapping[Rule, tuple[ThresholdMode, float]] = {
@@ -42,11 +40,11 @@ _OWN: Mapping[Rule, tuple[ThresholdMode, float]] = {
 class ReduceLROnPlateau(Adjusting):
     """A learning rate that is multiplied by a factor when a metric has stopped improving.
 
-    `lr = max(lr * factor, min_learning_rate)` at a plateau. What a plateau is, each of two rules says in its own way:
+    `lr = max(lr * factor, min_learning_rate)` at a plateau. `rule` defines what counts as a plateau:
 
     `rule="keras"`: an observation improves if `observed + min_delta < best` (mode min), compared in float32. The
     `patience`-th in a row that does not is the plateau. After it the next `cooldown - 1` are not counted. At
-    `min_learning_rate` the count goes on. The first value is the best, whatever it is.
+    `min_learning_rate` counting continues. The first value is the best, whatever it is.
 
     `rule="keras2"`: the same, compared in float64, as Keras 2.2.4 has it. NaN and infinity never are the best, and at a
     `min_learning_rate` that float32 does not hold exactly the learning rate is reduced to it again and again.
@@ -142,7 +140,7 @@ class ReduceLROnPlateau(Adjusting):
         self.initial_learning_rate = start_of(self, initial_learning_rate)
         self._observe_arguments(monitor, when, smoothing, on_missing, on_nonfinite)
         self.factor = self.checked_factor(f"{name}.factor", factor)
-        self.patience = whole(f"{name}.patience", patience)
+        self.patience = integer(f"{name}.patience", patience, 0)
         self.rule = choice(f"{name}.rule", rule, get_args(Rule))
         judged = better_in_keras2(monitor) if self.rule == "keras2" and mode == "auto" else mode
         self._sign, self.mode = direction(self, judged, monitor), mode
@@ -154,7 +152,7 @@ class ReduceLROnPlateau(Adjusting):
             else choice(f"{name}.threshold_mode", threshold_mode, get_args(ThresholdMode))
         )
         self._relative = (self.threshold_mode or own_mode) == "rel"
-        self.cooldown = whole(f"{name}.cooldown", cooldown)
+        self.cooldown = integer(f"{name}.cooldown", cooldown, 0)
         self.min_learning_rate = bound(f"{name}.{self.floor_argument}", min_learning_rate)
         self.eps = None if eps is None else number(f"{name}.eps", eps, "a finite number >= 0, or null", at_least=0.0)
         self._eps = own_eps if self.eps is None else self.eps

@@ -187,12 +187,13 @@ class OneCycle(CycleThrough):
 
 
 class Cyclic(Schedule):
-    """Up and down between two learning rates, again and again, along lines.
+    """A rise and a fall between two learning rates, repeated, along lines.
 
-    `lr = base + (max - base) * s * scale`, where s rises from 0 to 1 over `up_steps` and falls back to 0 over
+    `lr = min + (max - min) * s * scale`, where s rises from 0 to 1 over `up_steps` and falls back to 0 over
     `down_steps`, and the scale is 1 (`"triangular"`), `0.5 ** i` in cycle i, counted from 0 (`"triangular2"`), or
-    `gamma ** t` (`"exp_range"`), with t counted in the unit of `up_steps`. It goes on for ever; before 0 it is
-    the base. With the base above the other it goes down and up: so does a momentum.
+    `gamma ** t` (`"exp_range"`), with t counted in the unit of `up_steps`. It repeats indefinitely; before
+    0 it is `min_learning_rate`. If `min_learning_rate` is above `max_learning_rate`, it falls and rises, as a momentum
+    does.
 
     Args:
         min_learning_rate: where each cycle begins and ends, >= 0.
@@ -232,7 +233,7 @@ class Cyclic(Schedule):
         self.gamma = number("Cyclic.gamma", gamma, "a number > 0 and <= 1", above=0.0, at_most=1.0)
 
     def value(self, position: Position, state: State) -> Value:
-        """`base + (max - base) * s * scale`."""
+        """`min + (max - min) * s * scale`."""
         passed, up, down, cycle = self._cycle(position)
         within = passed - cycle * (up + down)
         # Rounding may put the start of a late cycle a little before 0.

@@ -51,7 +51,7 @@ class Fake(InMemoryData):
         self.input_shape = validation.integers("Fake.input_shape", input_shape)
         self.num_classes = validation.integer("Fake.num_classes", num_classes, 1)
         self.validation_fraction = validation.fraction("Fake.validation_fraction", validation_fraction)
-        self.noise = validation.positive("Fake.noise", noise)
+        self.noise = validation.number("Fake.noise", noise, "a finite number > 0", above=0.0)
 
     def _load(self) -> tuple[Samples, Samples | None]:
         random = torch.Generator().manual_seed(self.seed)
