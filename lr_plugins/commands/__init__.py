@@ -16,9 +16,11 @@ COMMANDS = {
     "train": "train a model, configured by Hydra: schedule=step_decay trainer.max_epochs=20",
     "preview": "show what a schedule will do, without training anything",
     "compare": "compare runs, in MLflow or in a folder",
-    "send": "send to MLflow what it does not have yet of what trainings have logged",
+    "send": "send logged data that MLflow does not have yet",
 }
 """The subcommands, each in a module of its name, and what they do."""
+
+_OWN = "-h", "--help", "--version"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (words[0], words[1:]) if words else ("", [])
-    if command not in COMMANDS and "LOCAL_RANK" in os.environ:
+    if command not in (*COMMANDS, *_OWN) and "LOCAL_RANK" in os.environ:
         # Lightning starts the processes of the other devices, and repeats only the words that Hydra was given.
         command, rest = "train", words
     if command in COMMANDS:

@@ -128,7 +128,7 @@ def _instantiation(error: InstantiationException) -> str:
     where = re.search(r"full_key: (\S+)", text)
     target = re.search(r"call to target '([^']+)'", text)
     if target and "unexpected keyword argument" in message:
-        message = f"{message}. It takes: {', '.join(_arguments(target[1]))}"
+        message = f"{message}. Its arguments are: {', '.join(_arguments(target[1]))}"
         if any(word.startswith("experiment=") for word in sys.argv):
             message += ". A recipe sets fields of its own groups: leave experiment= out to choose others"
     message = " ".join(message.removesuffix(where[0]).split() if where else message.split())

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lr_plugins import __version__, commands
+from lr_plugins.commands import train
 from lr_plugins.training import entry_point
 from tests.training.test_main import ROOT
 
@@ -49,6 +50,39 @@ def test_a_process_that_lightning_starts_trains(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     commands.main(["data=fake", "hydra.output_subdir=null"])
     assert given == [["data=fake", "hydra.output_subdir=null"]]
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "--version"])
+def test_process_that_lightning_starts_answers_options_of_the_command(word, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert commands.main([word]) == 0
+    assert capsys.readouterr().out.startswith(__version__ if word == "--version" else "usage: lr-plugins COMMAND")
+
+
+@pytest.mark.parametrize(
+    ("words", "absolute"),
+    [
+        (["--config-path=other", "x=1"], ["--config-path={start}/other", "x=1"]),
+        (["--config-path", "other"], ["--config-path", "{start}/other"]),
+        (["-cp", "../other", "-m"], ["-cp", "{start}/../other", "-m"]),
+        (["-cp=other"], ["-cp={start}/other"]),
+        (["--config-path=/etc/conf"], ["--config-path=/etc/conf"]),
+        (["--config-path=pkg://mine.conf"], ["--config-path=pkg://mine.conf"]),
+        (["--config-path"], ["--config-path"]),
+        (["--config-dir=other", "config-path=3"], ["--config-dir=other", "config-path=3"]),
+    ],
+)
+def test_config_path_starts_at_the_folder_of_the_program(words, absolute, tmp_path):
+    expected = [word.format(start=tmp_path) for word in absolute]
+    assert train._with_absolute_config_path(words, tmp_path) == expected
+
+
+@pytest.mark.parametrize("command", [["train.py"], ["-m", "lr_plugins", "train"]], ids=["train.py", "lr-plugins"])
+def test_relative_config_path_is_found(command, tmp_path):
+    relative = os.path.relpath(tmp_path, ROOT)  # the current folder, and that of train.py
+    (tmp_path / "train.yaml").write_text("mine: 3\n")
+    process = run(*command, f"--config-path={relative}", "--cfg", "job")
+    assert (process.returncode, process.stdout.strip(), process.stderr) == (0, "mine: 3", "")
 
 
 @pytest.mark.parametrize(("module", "command"), [("preview", "preview"), ("report", "compare"), ("tracking", "send")])

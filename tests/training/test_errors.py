@@ -166,7 +166,7 @@ BEFORE_TRAINING = [
     (["output_dir=/proc/x", "logger=csv"], r"output_dir must be a folder \(.*No such file.*\); got '/proc/x'"),
     (["output_dir=/dev/null", "logger=none"], r"output_dir must be a folder \(.*\); got '/dev/null'"),
     (["hydra.mode=MULTIRUN", "launcher=slurm", "logger=none"], r"srun|sbatch"),
-    (["logger.experiment_name=2024"], r"MLflowLogger\.experiment_name must be a text.*got 2024"),
+    (["logger.experiment_name=2024"], r"MLflowLogger\.experiment_name must be a string.*got 2024"),
     (
         ["callbacks.checkpoint.monitor=val_thing"],
         r"set callbacks\.checkpoint\.mode to min or max: it cannot be inferred from the name 'val_thing'",
