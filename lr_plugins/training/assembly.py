@@ -185,6 +185,9 @@ def _callbacks(config: DictConfig, data: Any) -> Iterator[Callback]:
         yield callback
 
 
+_NAMED = 8  # parameters in a message
+
+
 def weight_constraints(config: DictConfig, module: Classifier) -> Iterator[Constraints]:
     """The callback for the option of the group `constraint`, if one is chosen, checked against the module."""
     node = config.get("constraint")
@@ -195,11 +198,23 @@ def weight_constraints(config: DictConfig, module: Classifier) -> Iterator[Const
     arguments = {name: value for name, value in node.items() if name not in ("params", "layout")}
     params = node.get("params")
     if params is None:
-        kernels = [name for name, weight in module.named_parameters() if name.endswith("weight") and weight.dim() > 1]
-        params = "|".join(rf"^{re.escape(name)}$" for name in kernels)
+        names = [name for name, parameter in module.named_parameters() if parameter.dim() > 1]
+        if not names:
+            raise LearningRateError(
+                "constraint: the model has no parameter with 2 or more dimensions. Set constraint.params to a regular "
+                f"expression for the names of the parameters to constrain, among {', '.join(_first_names(module))}."
+            )
+        params = "|".join(rf"^{re.escape(name)}$" for name in names)
     constraints = Constraints({params: instantiate(arguments)}, node.get("layout"))
     constraints.check(module)
     yield constraints
+
+
+def _first_names(module: Classifier) -> Iterator[str]:
+    names = [name for name, _ in module.named_parameters()]
+    yield from names[:_NAMED]
+    if len(names) > _NAMED:
+        yield "..."
 
 
 def _with_direction(name: str, node: DictConfig, data: Any) -> DictConfig:

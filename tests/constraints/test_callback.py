@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 import pytorch_lightning as pl
@@ -14,7 +15,7 @@ from pytorch_lightning.cli import LightningCLI
 from torch import nn
 
 from lr_plugins import Assign, Constant, KerasSGD, LearningRateScheduler, StepDecay
-from lr_plugins.errors import InvalidArgumentError, TrainingError
+from lr_plugins.errors import InvalidArgumentError, LearningRateError, TrainingError
 from lr_plugins.keras.constraints import (
     Constraints,
     MaxNorm,
@@ -23,6 +24,7 @@ from lr_plugins.keras.constraints import (
     UnitNorm,
     constrain,
 )
+from lr_plugins.training.assembly import weight_constraints
 from tests.lifecycle.test_replaced_optimizers import Does, by_strategy
 from tests.lifecycle.wrapping_optimizers import AUTOMATIC, Dictionary, OwnArithmetic, TwoSteps
 from tests.toys import QUIET, Toy, fit, loader
@@ -384,3 +386,35 @@ def test_function_with_an_invalid_result_is_named(function, returned):
         TrainingError, match=rf"<lambda> must return a tensor of the weight's shape, .*; it returned {returned}"
     ):
         optimizer.step()
+
+
+NON_NEGATIVE = {"_target_": "lr_plugins.keras.constraints.NonNeg", "params": None, "layout": "keras"}
+
+
+class Recurrent(Toy):
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.norm = nn.LSTM(3, 2), nn.LayerNorm(2)
+
+
+def test_option_of_hydra_constrains_all_parameters_with_two_dimensions():
+    config = OmegaConf.create({"constraint": NON_NEGATIVE})
+    (callback,) = weight_constraints(config, Recurrent())
+    (pattern,) = callback.constraints
+    names = [name for name, _ in Recurrent().named_parameters() if re.search(pattern, name)]
+    assert names == ["layer.weight", "recurrent.weight_ih_l0", "recurrent.weight_hh_l0"]
+
+
+def test_option_of_hydra_names_the_parameters_where_none_has_two_dimensions():
+    class Scale(Toy):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LayerNorm(3)
+
+    config = OmegaConf.create({"constraint": NON_NEGATIVE})
+    with pytest.raises(
+        LearningRateError,
+        match=r"^constraint: the model has no parameter with 2 or more dimensions\. Set constraint\.params to a "
+        r"regular expression for the names of the parameters to constrain, among layer\.weight, layer\.bias\.$",
+    ):
+        list(weight_constraints(config, Scale()))
