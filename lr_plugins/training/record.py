@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Any
 
 import pytorch_lightning as pl
@@ -91,7 +92,8 @@ class RecordConfig(ChecksState, Callback):
         if self._text != self.before:
             logger.log_text(self._text, f"config-resumed-{logger.times_continued}.yaml")
 
-    @property
+    # Each checkpoint holds the configuration; it takes milliseconds to resolve, and does not change during a run.
+    @cached_property
     def _plain(self) -> dict[str, Any]:
         whole: dict[str, Any] = without_passwords(OmegaConf.to_container(self.config, resolve=True))
         return whole
@@ -103,7 +105,7 @@ class RecordConfig(ChecksState, Callback):
         params: dict[str, Any] = _without_places(whole)
         return params
 
-    @property
+    @cached_property
     def _text(self) -> str:
         """The configuration as YAML, without what belongs to a single start."""
         whole = self._plain
