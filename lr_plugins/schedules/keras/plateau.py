@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 
 from lr_plugins.metric_direction import Mode
 from lr_plugins.schedules.metric_driven import plateau
-from lr_plugins.schedules.metric_driven.bounds import Bound
+from lr_plugins.schedules.metric_driven.bounds import Bound, bound
 from lr_plugins.schedules.numerics import Dtype
 from lr_plugins.schedules.observation import Change
 from lr_plugins.schedules.schedule import State
@@ -87,6 +87,10 @@ class ReduceLROnPlateau(plateau.ReduceLROnPlateau):
     def min_lr(self) -> Bound:
         """The floor, under Keras' name."""
         return self.min_learning_rate
+
+    @min_lr.setter
+    def min_lr(self, value: Bound) -> None:
+        self.min_learning_rate = bound("ReduceLROnPlateau.min_lr", value)
 
     @staticmethod
     def checked_factor(field: str, value: object) -> float:

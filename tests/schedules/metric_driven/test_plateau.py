@@ -261,3 +261,11 @@ def test_the_plateau_of_keras_name_is_a_factor_like_the_other():
     product = CosineDecay(0.1, decay_steps="100ep") * keras.ReduceLROnPlateau(factor=0.5, patience=1)
     (change,) = listen(product, [1.0, 1.0], own=0.1).said[1]
     assert (change.verb, change.value) == ("reducing", None)  # told with the learning rate of the whole
+
+
+def test_min_lr_of_keras_can_be_set():
+    schedule = keras.ReduceLROnPlateau(min_lr=0.05)
+    schedule.min_lr = 0.01
+    assert (schedule.min_lr, schedule.min_learning_rate) == (0.01, 0.01)
+    with pytest.raises(InvalidArgumentError, match=r"^ReduceLROnPlateau\.min_lr must be a finite number >= 0"):
+        schedule.min_lr = -1
