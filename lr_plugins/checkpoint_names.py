@@ -3,6 +3,4 @@
 from __future__ import annotations
 
 LAST = "last.ckpt"
-
-
 PREVIOUS = "previous.ckpt"

@@ -1,4 +1,4 @@
-"""Send to MLflow what it does not have yet of what trainings have logged: `lr-plugins send [FOLDER] [--to URI]`."""
+"""Send logged data that MLflow does not have yet: `lr-plugins send [FOLDER] [--to URI]`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _send(folder: Path, to: str | None) -> int:
 
 
 def _report(folder: Path, sender: Sender) -> int:
-    """Report what has become of a spool; 1 if MLflow does not have all of it."""
+    """Report whether a spool was sent; 1 if MLflow does not have all of it."""
     state, lost = sender.state, sender.lost
     where = f"run {state.run_id}" if state.run_id is not None else "a new run"
     where += f" at {masked(state.tracking_uri)}" if state.tracking_uri is not None else ""
@@ -89,8 +89,8 @@ def _report(folder: Path, sender: Sender) -> int:
         print(f"{folder}: {state.before} has what was sent there before{files}.")
     if sender.was_shortened:
         print(
-            f"{folder}: the log is not the one of which MLflow has got a part: something was cut off. What is there "
-            f"was sent from the beginning.",
+            f"{folder}: the log was truncated after part of it had been sent. What is left was sent again from the "
+            "start.",
             file=sys.stderr,
         )
     why = state.error or state.trouble
@@ -103,19 +103,18 @@ def _report(folder: Path, sender: Sender) -> int:
         return 1
     if state.refused:
         print(
-            f"{folder}: {where} has everything but {state.refused} entries, which MLflow does not take, the last of "
-            f"them because: {state.refusal}. They are kept in {folder / REFUSED}; delete the folder if they are not "
-            f"needed.",
+            f"{folder}: {where} has everything except {state.refused} entries that MLflow does not accept; the last "
+            f"one: {state.refusal}. They are kept in {folder / REFUSED}; delete the folder if they are not needed.",
             file=sys.stderr,
         )
         return 1
     if lost:
         print(
-            f"{folder}: {where} has what had reached the disk. At least {lost} points are lost: the disk had no room "
-            f"for them, and their training was killed.",
+            f"{folder}: {where} has everything that reached the disk. At least {lost} points are lost: the disk was "
+            "full, and the training was killed.",
             file=sys.stderr,
         )
         remove(folder)
         return 1
-    print(f"{folder}: not sent to {where}: somebody still writes to it.", file=sys.stderr)
+    print(f"{folder}: not sent to {where}: another process is still writing to it.", file=sys.stderr)
     return 1

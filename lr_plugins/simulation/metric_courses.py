@@ -143,7 +143,7 @@ def describe_course(name: str, given: Course) -> str:
         ('loss goes from 2.3 to 0.1 in a straight line over the run', 'acc is 0.5 all the time')
     """
     if callable(given):
-        return f"{name} takes the course of the function given"
+        return f"{name} follows the given function"
     values = _numbers(name, given)
     if len(values) == 1:
         return f"{name} is {values[0]:g} all the time"

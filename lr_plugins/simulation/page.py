@@ -12,7 +12,7 @@ from lr_plugins.simulation.warnings import length
 if TYPE_CHECKING:
     from lr_plugins.simulation.preview import Preview
 
-_AT_ONCE = 4  # events of the same kind that follow each other; more are told by the first ones and the last
+_AT_ONCE = 4  # consecutive events of the same kind; of more, only the first ones and the last are shown
 
 
 def page(preview: Preview, width: int | None = None, log: bool = False, ascii: bool | None = None) -> str:

@@ -17,7 +17,7 @@ MOST_STEPS = 1 << 17
 """A longer run is sampled at so many steps, and at those around its milestones."""
 
 MOST_SUMMED = 4_000_000
-"""The area of a longer run is estimated from a sample; a million steps take 2 to 40 ms, with noise 300."""
+"""The area of a longer run is estimated from a sample; a million steps take 2 to 40 ms, or 300 ms with noise."""
 
 _BLOCK = 1 << 16  # steps that are summed at a time
 _MOST_GAPS, _FINE = 32, 4096  # between steps looked at, that are looked into; steps of each

@@ -85,7 +85,8 @@ class Preview:
 
 def plot_all(previews: Mapping[str, Preview], path: str | Path) -> Path:
     """Draw the first lines of several previews as one picture (see `Preview.plot`)."""
-    return plot_learning_rate({f"lr/{name}": one.lines[0] for name, one in previews.items()}, path, title=_TITLE)
+    lines = {f"lr/{name}": each.lines[0] for name, each in previews.items()}
+    return plot_learning_rate(lines, path, title=_TITLE)
 
 
 def preview(
@@ -149,19 +150,21 @@ def preview_of(
     """
     _check_metrics(assignments, planned)
     lines, warnings, notes = [], [], list(notes)
-    for name, one in named(assignments):
+    for name, assign in named(assignments):
         try:
-            planned_values = plan(one.schedule, planned, own_value(defaults, one.to))
+            planned_values = plan(assign.schedule, planned, own_value(defaults, assign.to))
         except ImpossibleValueError as error:
-            raise error.meant_for(named_in_words(one.to), "a finite number >= 0") from error
+            raise error.meant_for(named_in_words(assign.to), "a finite number >= 0") from error
         lines.append(Line(name, planned_values, tuple(_events(planned_values, planned.run)), planned.run))
-        if one.to == "lr":
+        if assign.to == "lr":
             several = f"{name}: " if len(assignments) > 1 else ""
-            follows = bool(one.schedule.monitors)
+            follows = bool(assign.schedule.monitors)
             warnings += [several + line for line in plan_warnings(planned_values, planned.run, follows)]
-        if one.layer_decay != 1.0:
-            notes.append(f"{name} is that of the highest layer; each layer below has {one.layer_decay:g} times as much")
-    followed = dict.fromkeys(monitor.metric for one in assignments for monitor in one.schedule.monitors)
+        if assign.layer_decay != 1.0:
+            notes.append(
+                f"{name} is that of the highest layer; each layer below has {assign.layer_decay:g} times as much"
+            )
+    followed = dict.fromkeys(monitor.metric for assign in assignments for monitor in assign.schedule.monitors)
     notes += [f"assumed: {describe_course(name, planned.metrics[name])}" for name in followed]
     return Preview(planned.run, lines, warnings, notes)
 
@@ -174,13 +177,13 @@ def named(assignments: Assignments) -> Iterator[tuple[str, Assign]]:
         >>> [name for name, _ in named(Assignments([Constant(0.1), Assign(Constant(0.01), params="^head")]))]
         ['lr/others', 'lr/head']
     """
-    for to in dict.fromkeys(one.to for one in assignments):
-        of_one = [one for one in assignments if one.to == to]
-        # Of several that fit, the last one counts: one for all leaves nothing to those before it.
-        last = max((at for at, one in enumerate(of_one) if not one.chooses and one.optimizer is None), default=0)
-        for one in of_one[last:]:
-            chosen = one.name or re.sub(r"\W+", "-", one.params or str(one.group or "")).strip("-")
-            yield (to if len(of_one[last:]) == 1 else f"{to}/{chosen if one.chooses else 'others'}"), one
+    for to in dict.fromkeys(assign.to for assign in assignments):
+        same = [assign for assign in assignments if assign.to == to]
+        # Of several that fit, the last one counts: one that applies to all leaves nothing to those before it.
+        last = max((at for at, assign in enumerate(same) if not assign.chooses and assign.optimizer is None), default=0)
+        for assign in same[last:]:
+            chosen = assign.name or re.sub(r"\W+", "-", assign.params or str(assign.group or "")).strip("-")
+            yield (to if len(same[last:]) == 1 else f"{to}/{chosen if assign.chooses else 'others'}"), assign
 
 
 def named_in_words(to: str) -> str:
@@ -210,8 +213,8 @@ def _run(steps_per_epoch: int | None, epochs: int | None, steps: int | None, bat
 
 
 def _check_metrics(assignments: Assignments, planned: Planned) -> None:
-    for one in assignments:
-        for monitor in one.schedule.monitors:
+    for assign in assignments:
+        for monitor in assign.schedule.monitors:
             if monitor.metric not in planned.metrics:
                 raise InvalidArgumentError(
                     f"the course of {monitor.metric}",

@@ -43,7 +43,7 @@ def asked(call: Callable[[], Any]) -> Any:
 
     Raises:
         RefusedError: MLflow does not accept what it was given, and never will.
-        Missing: what was asked for does not exist.
+        MissingError: what was asked for does not exist.
         Exception: anything else, which may be temporary.
     """
     from mlflow.exceptions import MlflowException

@@ -116,4 +116,4 @@ def now() -> int:
 
 def _check_name(field: str, name: object, longest: int) -> None:
     if not isinstance(name, str) or not 1 <= len(name.strip()) <= len(name) <= longest or encodable(name) != name:
-        raise InvalidArgumentError(field, name, f"a text of 1 to {longest} characters")
+        raise InvalidArgumentError(field, name, f"a string of 1 to {longest} characters")

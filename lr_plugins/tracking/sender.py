@@ -63,11 +63,10 @@ class Sender:
         self._store = Store(folder, self.state)
         self._points: list[Point] = []  # to be sent in one call
         self._position = self._end_of_points = self.state.done  # in the log
-        self._unkept: int | None = (
-            None  # position of an entry that could be neither sent nor set aside, for lack of room
-        )
+        # The position of an entry that could neither be sent nor, for lack of room, be set aside.
+        self._unkept: int | None = None
         self._done: list[dict[str, Any]] = []
-        self._begun_at = time.monotonic()
+        self._started_at = time.monotonic()
         self._one_by_one = False  # whether entries are tried one by one, because one of them is refused
         self._resent: list[bytes] | None = None  # refused entries, while they are sent again
 
@@ -102,7 +101,7 @@ class Sender:
         """Record why nothing can be sent; whether other processes may still be creating the database's tables."""
         reason, is_new = reason_of(error), self.state.run_id is None
         may_pass = is_new and not self._is_remote and not is_permanent(error)
-        waits = may_pass and time.monotonic() - self._begun_at < _PATIENCE
+        waits = may_pass and time.monotonic() - self._started_at < _PATIENCE
         if is_new and (is_permanent(error) or (may_pass and not waits and "locked" not in reason)):
             self.state.error = reason
         elif not waits:

@@ -34,8 +34,8 @@ def shortfalls(delivery: Delivery, complete: bool, is_default: bool) -> Iterator
         )
     if parts.refused:
         yield (
-            f"MLflow did not accept {parts.refused} of the entries of run {run}, the last of them because: "
-            f"{parts.refusal}. They are kept in {delivery.spool.folder}."
+            f"MLflow run {run} has everything except {parts.refused} entries that MLflow does not accept; the last "
+            f"one: {parts.refusal}. They are kept in {delivery.spool.folder}."
         )
     if not complete:
         reason = delivery.describe_trouble() if parts.trouble else "MLflow has not answered yet"

@@ -95,7 +95,7 @@ class Store:
             known = self.state.run_id or ("" if self.state.instead else entry["run_id"])
             by_name = not known or known.startswith(BY_SPOOL)
             if by_name:  # the run may exist although the answer was lost
-                known = self._begun_in((known or entry["spool"]).removeprefix(BY_SPOOL), entry)
+                known = self._started_in((known or entry["spool"]).removeprefix(BY_SPOOL), entry)
             if known or (entry["run_id"] is not None and not self.state.instead):
                 self._resume(known or "", entry, reopens=entry["resumes"] or entry["run_id"] is not None)
             else:
@@ -112,7 +112,7 @@ class Store:
             )
             self._system.start()
 
-    def _begun_in(self, spool: str, entry: dict[str, Any]) -> str:
+    def _started_in(self, spool: str, entry: dict[str, Any]) -> str:
         """The ID of the run that was started from a spool; empty if the spool started no run."""
         experiment = self._experiment(entry) if spool else None
         if experiment is None:

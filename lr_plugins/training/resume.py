@@ -12,18 +12,13 @@ from lr_plugins.checkpoint_names import LAST, PREVIOUS
 from lr_plugins.errors import LearningRateError
 from lr_plugins.training.settings import (
     KEY,
-    OF_A_START,
-    SETTINGS,
     key_of,
     quoted,
     read_settings,
     report_refused,
     run_folder,
     screened,
-    write_settings,
 )
-
-__all__ = ["LAST", "OF_A_START", "PREVIOUS", "SETTINGS", "continued", "merged", "newest_checkpoint", "write_settings"]
 
 OUTPUTS = "outputs"
 _OF_ENVIRONMENT = re.compile(r"\$\{oc\.env:([^,{}]+)(?:,([^{}]*))?\}")

@@ -285,7 +285,7 @@ def _is_implied(word: str, folder: Path) -> bool:
 
 
 def _shown(text: str) -> str:
-    """A text for the console: without control characters and passwords, not too long, as a shell takes it."""
+    """A text for the console: without control characters and passwords, shortened, and quoted for a shell."""
     plain = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in masked(text))
     return shlex.quote(plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}...")
 

@@ -72,7 +72,7 @@ def test_no_module_is_imported_for_a_name(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-2:] == ["", "0.5"]
-    assert run.stdout.count("import the module that defines it first") == 4
+    assert run.stdout.count("Import the module that defines a class of yours first") == 2
     assert not (tmp_path / "ran").exists()
 
 
@@ -86,7 +86,7 @@ def test_a_class_of_the_user_is_known_once_it_is_defined():
     assert defined_schedule(name) is Mine
     del Mine
     gc.collect()
-    with pytest.raises(InvalidArgumentError, match="import the module that defines it first"):
+    with pytest.raises(InvalidArgumentError, match="Import the module that defines a class of yours first"):
         from_config(config)
 
 

@@ -204,5 +204,5 @@ def test_different_names_stay_different(names, database, tmp_path, quick):
     ],
 )
 def test_invalid_names_are_refused_at_construction(arguments):
-    with pytest.raises(InvalidArgumentError, match="a text of 1 to"):
+    with pytest.raises(InvalidArgumentError, match="a string of 1 to"):
         MLflowLogger(**arguments)

@@ -126,7 +126,7 @@ def test_entry_a_proxy_rejects_is_set_aside_for_the_command(gate, tmp_path):
     assert "413" in refused_in(spool.folder)[0]["refused"]
     refused = command(tmp_path)
     assert refused.returncode == 1
-    assert "has everything but 1 entries" in refused.stderr
+    assert "has everything except 1 entries" in refused.stderr
     gate.answer = None
     sent = command(tmp_path)
     assert (sent.returncode, sent.stderr) == (0, "")

@@ -83,7 +83,7 @@ def test_send_command_reports_a_truncated_log(database, tmp_path):
     change_state(spool, done=10**9)
     said = command(tmp_path)
     assert said.returncode == 0
-    assert "something was cut off" in said.stderr
+    assert "the log was truncated" in said.stderr
     run = run_of(database, "by the command")
     assert (points_in(database, run.info.run_id), run.info.status) == (expected(20), "FINISHED")
     assert spools(tmp_path) == []

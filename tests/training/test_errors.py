@@ -74,7 +74,10 @@ BEFORE_TRAINING = [
     (["schedule=nope"], r"Could not find 'schedule/nope'.*step_decay"),
     (["schedule.dorp=0.3"], r"schedule\.dorp: no such field\. schedule has: initial_learning_rate, drop, every\."),
     (["schedule=piecewise", "schedule.drop=1"], r"schedule\.drop: no such field\. schedule has: boundaries, values\."),
-    (["+schedule.dorp=0.3"], r"unexpected keyword argument 'dorp'\. It takes: initial_learning_rate, drop, every"),
+    (
+        ["+schedule.dorp=0.3"],
+        r"unexpected keyword argument 'dorp'\. Its arguments are: initial_learning_rate, drop, every",
+    ),
     (
         ["schedule.drop.typo=1"],
         r"schedule\.drop\.typo: schedule\.drop is 0\.5 and has no fields\. Set the value",
@@ -140,7 +143,7 @@ BEFORE_TRAINING = [
     ),
     (["constraint=non_neg", "constraint.params=3"], r"a regular expression for the names of parameters; got 3"),
     (["constraint=unit_norm", "constraint.layout=tf"], r"Constraints\.layout must be one of keras, torch; got 'tf'"),
-    (["constraint=unit_norm", "+constraint.m=1"], r"unexpected keyword argument 'm'\. It takes: axis"),
+    (["constraint=unit_norm", "+constraint.m=1"], r"unexpected keyword argument 'm'\. Its arguments are: axis"),
     (
         ["+constraint.max_value=3"],
         r"constraint must be null, or an option of the group, e\.g\. max_norm; got {",
