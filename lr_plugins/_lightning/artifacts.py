@@ -11,7 +11,7 @@ from lr_plugins.errors import InvalidArgumentError, install
 from lr_plugins.rank_zero import rank_zero_warn
 
 
-def make_folder(field: str, folder: Path) -> None:
+def check_folder(field: str, folder: Path) -> None:
     """Make sure that files can be written, before anything is trained.
 
     Args:
@@ -27,20 +27,20 @@ def make_folder(field: str, folder: Path) -> None:
         raise InvalidArgumentError(field, str(folder), f"a folder ({error})") from error
 
 
-def can_draw() -> bool:
+def has_matplotlib() -> bool:
     """Whether there is what pictures are drawn with."""
     return find_spec("matplotlib") is not None
 
 
-def warn_of_no_picture(who: str) -> None:
+def warn_without_matplotlib(who: str) -> None:
     """Tell that there will be a table only, if that is so."""
-    if not can_draw():
+    if not has_matplotlib():
         rank_zero_warn(
             f"{who} writes only the table, because matplotlib is not installed. For the plot: {install('plot')}"
         )
 
 
-def hand_to_loggers(trainer: Trainer, files: Iterable[Path]) -> None:
+def log_artifacts(trainer: Trainer, files: Iterable[Path]) -> None:
     """Give files to each logger that takes artifacts."""
     for logger in trainer.loggers:
         if hasattr(logger, "log_artifact"):

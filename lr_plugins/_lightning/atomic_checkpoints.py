@@ -23,8 +23,8 @@ class AtomicFiles(TorchCheckpointIO):
         """Read a checkpoint file: tensors, plain values, and what is known to be safe."""
         if "weights_only" in inspect.signature(TorchCheckpointIO.load_checkpoint).parameters:
             return super().load_checkpoint(path, *arguments, **{**settings, "weights_only": True})
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return found
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint file."""
@@ -33,10 +33,10 @@ class AtomicFiles(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partly = path.with_name(f"{path.name}.part")
-        partly.unlink(missing_ok=True)  # a link would be followed
-        with partly.open("wb") as file:
+        part = path.with_name(f"{path.name}.part")
+        part.unlink(missing_ok=True)  # a link would be followed
+        with part.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        partly.replace(path)
+        part.replace(path)

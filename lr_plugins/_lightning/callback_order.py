@@ -10,7 +10,7 @@ from lr_plugins._lightning.run_length import is_a
 _READERS = ("LearningRateMonitor", "LearningRateTrace")
 
 
-def put_in_order(trainer: Trainer, scheduler: Callback) -> None:
+def order_scheduler(trainer: Trainer, scheduler: Callback) -> None:
     """Let a scheduler follow those callbacks that build param groups, and those that read follow it.
 
     At the begin of an epoch, LearningRateMonitor reads the learning rate that the scheduler writes there, and
@@ -20,20 +20,20 @@ def put_in_order(trainer: Trainer, scheduler: Callback) -> None:
     change the order.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    at = callbacks.index(scheduler)
-    builders = [one for one in callbacks[at + 1 :] if hasattr(one, "finetune_function")]
-    readers = [one for one in callbacks[:at] if any(is_a(name, one) for name in _READERS)]
-    before = [one for one in callbacks[:at] if one not in readers]
-    behind = [one for one in callbacks[at + 1 :] if one not in builders]
+    index = callbacks.index(scheduler)
+    builders = [callback for callback in callbacks[index + 1 :] if hasattr(callback, "finetune_function")]
+    readers = [callback for callback in callbacks[:index] if any(is_a(name, callback) for name in _READERS)]
+    before = [callback for callback in callbacks[:index] if callback not in readers]
+    after = [callback for callback in callbacks[index + 1 :] if callback not in builders]
     # A new list: Lightning is going through the old one.
-    trainer.callbacks = [*before, *builders, scheduler, *readers, *behind]  # type: ignore[attr-defined]
+    trainer.callbacks = [*before, *builders, scheduler, *readers, *after]  # type: ignore[attr-defined]
 
 
-def put_before(trainer: Trainer, callback: Callback, *kinds: str) -> None:
+def put_before(trainer: Trainer, callback: Callback, *names: str) -> None:
     """Let a callback stand before the first one of some classes, given by their names."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    others = (at for at, one in enumerate(callbacks) if any(is_a(kind, one) for kind in kinds))
+    others = (index for index, other in enumerate(callbacks) if any(is_a(name, other) for name in names))
     first = next(others, len(callbacks))
     if first < callbacks.index(callback):
-        rest = [one for one in callbacks if one is not callback]
+        rest = [other for other in callbacks if other is not callback]
         trainer.callbacks = [*rest[:first], callback, *rest[first:]]  # type: ignore[attr-defined]

@@ -42,12 +42,12 @@ def saved_optimizers(checkpoint: Mapping[str, Any]) -> list[SavedOptimizer]:
 
 
 def _saved_optimizer(state: Any, scheduled: bool) -> SavedOptimizer:
-    held: Mapping[str, Any] = next(_with_groups(state), {"param_groups": [], "state": {}})
-    groups = [group for group in held["param_groups"] if isinstance(group, Mapping)]
+    with_groups: Mapping[str, Any] = next(_with_groups(state), {"param_groups": [], "state": {}})
+    groups = [group for group in with_groups["param_groups"] if isinstance(group, Mapping)]
     return SavedOptimizer(
         [len(group.get("params", ())) for group in groups],
         [_number(group.get("lr")) for group in groups],
-        _steps(held.get("state"), groups),
+        _steps(with_groups.get("state"), groups),
         scheduled,
     )
 
@@ -64,8 +64,12 @@ def _with_groups(state: Any) -> Iterator[Mapping[str, Any]]:
 
 def _steps(state: Any, groups: list[Mapping[str, Any]]) -> int | None:
     """The most steps that a parameter has had; SGD does not count them."""
-    kept = state.values() if isinstance(state, Mapping) else ()
-    counts = [_number(one.get("step")) for one in (*kept, *groups) if isinstance(one, Mapping)]
+    states = state.values() if isinstance(state, Mapping) else ()
+    counts = [
+        _number(state_or_group.get("step"))
+        for state_or_group in (*states, *groups)
+        if isinstance(state_or_group, Mapping)
+    ]
     known = [count for count in counts if count is not None]
     return int(max(known)) if known else None
 

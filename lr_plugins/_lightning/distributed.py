@@ -9,14 +9,14 @@ import torch
 from lr_plugins._lightning.compat import Trainer
 
 
-def of_all_processes(trainer: Trainer, mine: Any) -> list[Any]:
+def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
     """What each process has, by rank; all of them have to call it.
 
     Args:
         trainer: the Trainer of the run.
-        mine: what this one has.
+        value: this process's value.
     """
-    found: list[Any] = [mine] * trainer.world_size
+    values: list[Any] = [value] * trainer.world_size
     if trainer.world_size > 1:
-        torch.distributed.all_gather_object(found, mine)
-    return found
+        torch.distributed.all_gather_object(values, value)
+    return values

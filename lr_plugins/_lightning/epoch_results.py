@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lr_plugins._lightning.compat import Trainer
-from lr_plugins._lightning.distributed import of_all_processes
+from lr_plugins._lightning.distributed import gather_objects
 from lr_plugins.checkpoint_state import flag, list_of, one_of, optional, record, tensor, text
 
 _KEPT = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
@@ -54,31 +54,31 @@ def epoch_sums(trainer: Trainer) -> list[dict[str, Any]]:
 
     A metric that is logged as an object of torchmetrics is not among them: it has a state of its own.
     """
-    found = []
+    sums = []
     for item in trainer.fit_loop.epoch_loop._results.result_metrics:
         meta = item.meta
         if not item.is_tensor or item.has_reset or not meta.on_epoch or meta.dataloader_idx is not None:
             continue
         count = item.cumulated_batch_size.cpu() if meta.is_mean_reduction else None
-        found.append(
+        sums.append(
             {name: getattr(meta, name) for name in _KEPT}
             | {"reduce_fx": meta.reduce_fx.__name__, "value": item.value.cpu(), "count": count}
             | {"sync_dist": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only}
         )
-    return found
+    return sums
 
 
 def restore_epoch_sums(trainer: Trainer, sums: list[dict[str, Any]]) -> None:
     """Go on from sums, once training has begun."""
     results = trainer.fit_loop.epoch_loop._results
-    for one in sums:
+    for entry in sums:
         device = trainer.strategy.root_device
-        value, count = one["value"].to(device), one["count"]
-        settings = {name: one[name] for name in (*_KEPT, "sync_dist", "rank_zero_only")}
-        reduce_fx = getattr(torch, one["reduce_fx"])
+        value, count = entry["value"].to(device), entry["count"]
+        settings = {name: entry[name] for name in (*_KEPT, "sync_dist", "rank_zero_only")}
+        reduce_fx = getattr(torch, entry["reduce_fx"])
         reduce = trainer.strategy.reduce
         results.log(value=value, reduce_fx=reduce_fx, sync_dist_fn=reduce, batch_size=1, **settings)
-        item = results[f"{one['fx']}.{one['name']}"]
+        item = results[f"{entry['fx']}.{entry['name']}"]
         item.value = value
         if count is not None:
             item.cumulated_batch_size = count.to(device)
@@ -89,28 +89,34 @@ def restore_epoch_sums(trainer: Trainer, sums: list[dict[str, Any]]) -> None:
 
 def epoch_means(sums: list[dict[str, Any]]) -> dict[str, float]:
     """What the sums of a whole epoch come to, by the names under which Lightning would have logged it."""
-    found = {}
-    for one in sums:
-        value = float(one["value"] / one["count"]) if one["count"] is not None else float(one["value"])
-        found[one["name"]] = value
-        if one["on_step"]:
-            found[f"{one['name']}_epoch"] = value
-    return found
+    means = {}
+    for entry in sums:
+        value = float(entry["value"] / entry["count"]) if entry["count"] is not None else float(entry["value"])
+        means[entry["name"]] = value
+        if entry["on_step"]:
+            means[f"{entry['name']}_epoch"] = value
+    return means
 
 
 def means_of_all_processes(trainer: Trainer) -> dict[str, float]:
     """What the epoch comes to so far, with what is logged with `sync_dist` reduced; all processes have to call it."""
-    by_rank = of_all_processes(trainer, epoch_sums(trainer))
-    mine = by_rank[trainer.global_rank]
-    ranks = [list(same) for same in zip(*by_rank, strict=False)]
-    return epoch_means([_reduced(same) if one["sync_dist"] else one for one, same in zip(mine, ranks, strict=False)])
+    by_rank = gather_objects(trainer, epoch_sums(trainer))
+    own = by_rank[trainer.global_rank]
+    by_entry = [list(entries) for entries in zip(*by_rank, strict=False)]
+    return epoch_means(
+        [_reduced(entries) if entry["sync_dist"] else entry for entry, entries in zip(own, by_entry, strict=False)]
+    )
 
 
-def _reduced(same: list[dict[str, Any]]) -> dict[str, Any]:
-    first = same[0]
-    values = torch.stack([one["value"] for one in same])
+def _reduced(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    first = entries[0]
+    values = torch.stack([entry["value"] for entry in entries])
     value = getattr(values, first["reduce_fx"])() if first["reduce_fx"] in ("min", "max") else values.sum()
-    return {**first, "value": value, "count": None if first["count"] is None else sum(one["count"] for one in same)}
+    return {
+        **first,
+        "value": value,
+        "count": None if first["count"] is None else sum(entry["count"] for entry in entries),
+    }
 
 
 def validation_follows(trainer: Trainer) -> bool:
@@ -140,17 +146,17 @@ def metrics_so_far(results: Any) -> dict[str, Any]:
     Args:
         results: the loop's collection, e.g. `trainer.fit_loop.epoch_loop._results`.
     """
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for item in results.result_metrics if results is not None else ():
         meta = item.meta
         if item.has_reset or meta.dataloader_idx is not None:
             continue
         value = _so_far(item)
         if value is not None:
-            found[meta.name] = value
+            metrics[meta.name] = value
         if meta.forked:
-            found |= {f"{meta.name}_step": item._forward_cache, f"{meta.name}_epoch": value}
-    return {name: value for name, value in found.items() if value is not None}
+            metrics |= {f"{meta.name}_step": item._forward_cache, f"{meta.name}_epoch": value}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def without_forks(metrics: Mapping[str, Any]) -> dict[str, Any]:

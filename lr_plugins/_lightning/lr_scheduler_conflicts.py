@@ -11,10 +11,10 @@ from lr_plugins.errors import TrainingError
 from lr_plugins.rank_zero import rank_zero_warn
 
 
-def source_of(trainer: Trainer, found: float) -> str:
+def source_of(trainer: Trainer, value: float) -> str:
     """Who has written a value: a scheduler that Lightning runs, if it is one of its values."""
     for config in trainer.lr_scheduler_configs:
-        if any(math.isclose(found, float(rate)) for rate in getattr(config.scheduler, "_last_lr", ())):
+        if any(math.isclose(value, float(rate)) for rate in getattr(config.scheduler, "_last_lr", ())):
             return type(config.scheduler).__name__
     return "other code"
 
@@ -28,8 +28,8 @@ def check_configured(
         TrainingError: the choice is `"error"`.
     """
     if trainer.lr_scheduler_configs:
-        what = f"{type(module).__name__}.configure_optimizers() returns {_names(trainer)} as well"
-        _handle(what, driven, on_conflict)
+        conflict = f"{type(module).__name__}.configure_optimizers() returns {_names(trainer)} as well"
+        _handle(conflict, driven, on_conflict)
 
 
 def check_added(trainer: Trainer, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
@@ -39,15 +39,15 @@ def check_added(trainer: Trainer, driven: DrivenOptimizers, on_conflict: OnConfl
 
 
 def _names(trainer: Trainer) -> str:
-    return ", ".join(type(one.scheduler).__name__ for one in trainer.lr_scheduler_configs)
+    return ", ".join(type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs)
 
 
-def _handle(what: str, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
+def _handle(conflict: str, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
     choices = "Choose on_conflict='ours' or 'theirs'. Or return only the optimizer, or remove LearningRateScheduler."
     if on_conflict == "error":
-        raise TrainingError(f"{what}, and LearningRateScheduler has on_conflict='error'. {choices}")
+        raise TrainingError(f"{conflict}, and LearningRateScheduler has on_conflict='error'. {choices}")
     if on_conflict == "theirs":
-        rank_zero_warn(f"{what}. LearningRateScheduler stops writing and only records. {choices}")
+        rank_zero_warn(f"{conflict}. LearningRateScheduler stops writing and only records. {choices}")
         driven.stop_writing()
     else:
-        rank_zero_warn(f"{what}. LearningRateScheduler overrides it at every step. {choices}")
+        rank_zero_warn(f"{conflict}. LearningRateScheduler overrides it at every step. {choices}")

@@ -23,7 +23,7 @@ WAITING = record(
         "known": list_of(text),
     }
 )
-"""The form of `Observer.state`, to check that of a checkpoint."""
+"""The form of `MetricCollector.state`, to check that of a checkpoint."""
 
 
 class MetricCursor:
@@ -67,7 +67,7 @@ def scalars(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in metrics.items() if value.numel() == 1}
 
 
-class Observer:
+class MetricCollector:
     """Collects what is logged between two occasions of a kind, for the schedules of one optimizer.
 
     Losses stay tensors and are summed on their device until the occasion comes.

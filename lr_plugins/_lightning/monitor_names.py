@@ -25,25 +25,25 @@ class MonitorNames:
         """The monitor's name for a series, or the series' own name if its optimizer is unknown."""
         return self._known.get(series, series)
 
-    def see(self, recorders: Sequence[Recorder], configs: Sequence[Any] = ()) -> None:
+    def register(self, recorders: Sequence[Recorder], configs: Sequence[Any] = ()) -> None:
         """Register the optimizers.
 
         Args:
             recorders: their recorders.
             configs: the module's schedulers, as in `trainer.lr_scheduler_configs`.
         """
-        named = {id(one.scheduler.optimizer): one.name for one in configs if one.name is not None}
-        seen: list[type] = []
+        named = {id(config.scheduler.optimizer): config.name for config in configs if config.name is not None}
+        kinds: list[type] = []
         for recorder in recorders:
             kind = type(recorder.optimizer)
             name = named.get(id(recorder.optimizer))
             if name is None:
-                seen.append(kind)
-                name = f"lr-{kind.__name__}" + (f"-{seen.count(kind) - 1}" if seen.count(kind) > 1 else "")
-            for ours, suffix in _groups(recorder):
+                kinds.append(kind)
+                name = f"lr-{kind.__name__}" + (f"-{kinds.count(kind) - 1}" if kinds.count(kind) > 1 else "")
+            for series, suffix in _groups(recorder):
                 for hyper_parameter in recorder.recorded:
                     tail = "" if hyper_parameter == "lr" else f"-{hyper_parameter}"
-                    self._known[f"{hyper_parameter}{recorder.suffix}{ours}"] = f"{name}{suffix}{tail}"
+                    self._known[f"{hyper_parameter}{recorder.suffix}{series}"] = f"{name}{suffix}{tail}"
 
 
 def _groups(recorder: Recorder) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any, SupportsFloat
 
 from lr_plugins._lightning.compat import LightningModule, Trainer
 from lr_plugins._lightning.epoch_results import epoch_means, restore_epoch_sums, validate
-from lr_plugins._lightning.metrics import Observer
+from lr_plugins._lightning.metrics import MetricCollector
 from lr_plugins.engine.driven_groups import DrivenGroups
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.writer import Writer
@@ -39,7 +39,7 @@ class Observations:
     ) -> None:
         self._trainer, self._driven, self._measure = trainer, driven, measure
         self._observed_until = -1  # epochs whose metrics have been observed
-        self.by_writer: dict[Writer, Observer] = {}
+        self.by_writer: dict[Writer, MetricCollector] = {}
         self.restart(steps)
 
     def check_validation(self) -> None:
@@ -58,11 +58,11 @@ class Observations:
     def restart(self, steps: Iterable[int]) -> None:
         """Forget what was logged so far."""
         self.by_writer = {
-            writer: self._observer(writer, step) for writer, step in zip(self._driven.writers, steps, strict=True)
+            writer: self._collector(writer, step) for writer, step in zip(self._driven.writers, steps, strict=True)
         }
 
-    def _observer(self, writer: Writer, step: int) -> Observer:
-        return Observer(self._trainer, _watched(writer), self._measure, step)
+    def _collector(self, writer: Writer, step: int) -> MetricCollector:
+        return MetricCollector(self._trainer, _watched(writer), self._measure, step)
 
     def follow(self, continued: Mapping[Writer, Writer | None]) -> None:
         """Optimizers were replaced: a new one observes what the one before it would have.
@@ -71,14 +71,14 @@ class Observations:
             continued: each writer that there is now, with the one whose run it continues.
         """
         self.by_writer = {
-            writer: self._observer(writer, writer.step) if before is None else self.by_writer[before]
+            writer: self._collector(writer, writer.step) if before is None else self.by_writer[before]
             for writer, before in continued.items()
         }
 
     @property
     def known(self) -> set[str]:
         """The names of all metrics logged so far."""
-        return set().union(*(observer.known for observer in self.by_writer.values()))
+        return set().union(*(collector.known for collector in self.by_writer.values()))
 
     @property
     def never_logged(self) -> list[str]:
@@ -95,8 +95,8 @@ class Observations:
 
     def note(self, occasion: str) -> None:
         """An epoch or a validation is over. Its metrics are complete only later."""
-        for observer in self.by_writer.values():
-            observer.over.add(occasion)
+        for collector in self.by_writer.values():
+            collector.over.add(occasion)
 
     def observe(self, when: str, measured: Mapping[str, SupportsFloat] | None = None) -> Changes:
         """Let all schedules observe on an occasion.
@@ -106,8 +106,8 @@ class Observations:
             measured: what was measured for it. Default: nothing.
         """
         changes: list[tuple[DrivenGroups, Change]] = []
-        for writer, observer in self.by_writer.items():
-            changes += apply_observation(writer, observer.observation(when, measured or {}))
+        for writer, collector in self.by_writer.items():
+            changes += apply_observation(writer, collector.observation(when, measured or {}))
         return changes
 
     def is_epoch_due(self, trainer: Trainer) -> bool:
@@ -133,7 +133,7 @@ class Observations:
         for name, value in measured.items():
             module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
         changes = self.observe(EPOCH, measured)
-        is_measured = [{monitor.metric for monitor in drive.schedule.monitors} <= {*measured} for drive, _ in changes]
+        is_measured = [{monitor.metric for monitor in driven.schedule.monitors} <= {*measured} for driven, _ in changes]
         of_before = [change for change, coming in zip(changes, is_measured, strict=True) if not coming]
         of_coming = [change for change, coming in zip(changes, is_measured, strict=True) if coming]
         return of_before, of_coming
@@ -142,12 +142,12 @@ class Observations:
 
     def state(self) -> list[dict[str, Any]]:
         """Of each optimizer what is logged and not observed yet; all ranks have to call it."""
-        return [observer.state() for observer in self.by_writer.values()]
+        return [collector.state() for collector in self.by_writer.values()]
 
     def restore(self, waiting: Sequence[Mapping[str, Any]]) -> None:
         """Continue from a state."""
-        for observer, state in zip(self.by_writer.values(), waiting, strict=False):
-            observer.load(state)
+        for collector, state in zip(self.by_writer.values(), waiting, strict=False):
+            collector.load(state)
 
     def resume_epoch(self, sums_by_rank: Sequence[list[dict[str, Any]]], validates: bool | None) -> None:
         """Continue an epoch that a checkpoint interrupted; complete it where its last batch was done.
@@ -164,8 +164,8 @@ class Observations:
         if validates is None:
             restore_epoch_sums(trainer, sums)
             return
-        for observer in self.by_writer.values():
-            observer.add(EPOCH, epoch_means(sums))
+        for collector in self.by_writer.values():
+            collector.add(EPOCH, epoch_means(sums))
         self.note(EPOCH)
         if validates and trainer.enable_validation:
             validate(trainer)
@@ -173,23 +173,23 @@ class Observations:
 
 def apply_observation(writer: Writer, observation: Observation) -> list[tuple[DrivenGroups, Change]]:
     """Let the schedules of one optimizer observe; writes and returns what they decide."""
-    before = [drive.state for drive in writer.drives]
-    for drive in writer.drives:
-        if drive.state is not None:
-            position = drive.position_at(writer.step, drive.base)
-            drive.state = drive.schedule.observe(drive.state, position, observation)
-    after = [drive.state for drive in writer.drives]
+    before = [driven.state for driven in writer.driven_groups]
+    for driven in writer.driven_groups:
+        if driven.state is not None:
+            position = driven.position_at(writer.step, driven.base_value)
+            driven.state = driven.schedule.observe(driven.state, position, observation)
+    after = [driven.state for driven in writer.driven_groups]
     if before != after:
         writer.refresh()
-    states: Iterator[tuple[DrivenGroups, Any, Any]] = zip(writer.drives, before, after, strict=True)
-    return [(drive, change) for drive, old, new in states for change in drive.schedule.changes(old, new)]
+    states: Iterator[tuple[DrivenGroups, Any, Any]] = zip(writer.driven_groups, before, after, strict=True)
+    return [(driven, change) for driven, old, new in states for change in driven.schedule.changes(old, new)]
 
 
 def _watched(writer: Writer) -> dict[str, set[str]]:
     """What the schedules of an optimizer monitor, by occasion."""
     watched: dict[str, set[str]] = {BEGIN: set(), EPOCH: set(), VALIDATION: set()}
-    for drive in writer.drives:
-        for monitor in drive.schedule.monitors:
+    for driven in writer.driven_groups:
+        for monitor in driven.schedule.monitors:
             watched.setdefault(monitor.when, set()).add(monitor.metric)
     return watched
 

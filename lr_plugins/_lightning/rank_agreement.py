@@ -14,7 +14,7 @@ from lr_plugins.engine.trace import Trace
 from lr_plugins.errors import TrainingError
 
 
-class Agreement:
+class RankAgreement:
     """Compares, between ranks, the values that steps have used.
 
     Schedules make the same decisions on every rank, from the same observations. A function of the user may not, and
@@ -33,33 +33,33 @@ class Agreement:
         if trainer.world_size == 1:
             return
         shared = trace.hyperparameters  # what a rank measures for itself may differ
-        news = [
+        new_values = [
             np.array([value for _, value in series.since(self._checked.get(name, 0))])
             for name, series in shared.items()
         ]
-        begins = [max(self._checked.get(name, 0), series.first_step) for name, series in shared.items()]
+        first_steps = [max(self._checked.get(name, 0), series.first_step) for name, series in shared.items()]
         self._checked = {name: series.next_step for name, series in shared.items()}
-        mine = zlib.crc32(b"".join([repr(begins).encode(), *(one.tobytes() for one in news)]))
-        sums = trainer.strategy.all_gather(torch.tensor(mine, device=trainer.strategy.root_device))
+        checksum = zlib.crc32(b"".join([repr(first_steps).encode(), *(values.tobytes() for values in new_values)]))
+        sums = trainer.strategy.all_gather(torch.tensor(checksum, device=trainer.strategy.root_device))
         if len(set(sums.tolist())) > 1:
-            raise TrainingError(_difference(list(shared), begins, news))
+            raise TrainingError(_difference(list(shared), first_steps, new_values))
 
 
-def _difference(names: Sequence[str], begins: Sequence[int], news: Sequence[np.ndarray]) -> str:
+def _difference(names: Sequence[str], first_steps: Sequence[int], new_values: Sequence[np.ndarray]) -> str:
     """The message for the first step at which two ranks differ."""
     ranks: list[list[list[float]]] = [[]] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(ranks, [one.tolist() for one in news])
-    found = [
-        (begin + at, name, values)
-        for index, (name, begin) in enumerate(zip(names, begins, strict=True))
+    torch.distributed.all_gather_object(ranks, [values.tolist() for values in new_values])
+    differences = [
+        (first_step + at, name, values)
+        for index, (name, first_step) in enumerate(zip(names, first_steps, strict=True))
         for at, values in enumerate(zip(*(rank[index] for rank in ranks), strict=False))
         if len(set(values)) > 1 and not all(map(math.isnan, values))  # a gap that all ranks have
     ]
     where = "the ranks have taken different numbers of steps"
-    if found:
-        step, name, values = min(found)
-        told = ", ".join(f"{value!r} on rank {rank}" for rank, value in enumerate(values))
-        where = f"at step {step}, {name} was {told}"
+    if differences:
+        step, name, values = min(differences)
+        by_rank = ", ".join(f"{value!r} on rank {rank}" for rank, value in enumerate(values))
+        where = f"at step {step}, {name} was {by_rank}"
     return (
         f"the ranks disagree: {where}. Every rank must compute the same; look for a schedule function that depends on "
         "the rank, on random numbers or on a metric of its own."

@@ -15,7 +15,9 @@ from lr_plugins.engine.writer import Writer
 from lr_plugins.errors import TrainingError
 from lr_plugins.rank_zero import rank_zero_warn
 
-CHOOSE = 'LearningRateScheduler(..., on_resume="config"), or on the command line callbacks.scheduler.on_resume=config'
+HOW_TO_CHOOSE = (
+    'LearningRateScheduler(..., on_resume="config"), or on the command line callbacks.scheduler.on_resume=config'
+)
 
 
 class Counts(NamedTuple):
@@ -45,25 +47,25 @@ def check_counts(policy: str, trainer: Trainer, then: Counts | None, steps: Sequ
     now = Counts(trainer.current_epoch, trainer.global_step)
     # In a run that goes on in epoch 0, this is under way, or its last batch is done.
     if sum(steps) and now.epoch == 0 and not is_within_epoch(trainer) and not is_at_last_batch(trainer):
-        report_set_back(trainer, then, steps)
+        report_reset(trainer, then, steps)
         return None
     # At the end of an epoch, Lightning may have counted it or not.
     if then is None or (now.global_step == then.global_step and 0 <= now.epoch - then.epoch <= 1):
         return list(steps)
-    what = (
-        f"{_taken(then, steps)} at global_step {then.global_step}, and the Trainer goes on in epoch {now.epoch} at "
-        f"global_step {now.global_step}: one of the counts was changed"
+    mismatch = (
+        f"{_taken(then, steps)} at global_step {then.global_step}, but the Trainer resumes in epoch {now.epoch} at "
+        f"global_step {now.global_step}: one of the counts has changed"
     )
     if policy == "error":
         raise TrainingError(
-            f"{what}. on_resume decides which counts: Lightning's (config) or the steps taken (checkpoint). {CHOOSE}"
+            f"{mismatch}. on_resume selects Lightning's count (config) or the steps taken (checkpoint). {HOW_TO_CHOOSE}"
         )
-    kept = [now.global_step // len(steps)] * len(steps) if policy == "config" else list(steps)
-    rank_zero_warn(f"LearningRateScheduler: {what}. It continues at step {_list(kept)} (on_resume={policy}).")
-    return kept
+    resumed = [now.global_step // len(steps)] * len(steps) if policy == "config" else list(steps)
+    rank_zero_warn(f"LearningRateScheduler: {mismatch}. It continues at step {_joined(resumed)} (on_resume={policy}).")
+    return resumed
 
 
-def report_set_back(trainer: Trainer, then: Counts | None, steps: Sequence[int]) -> None:
+def report_reset(trainer: Trainer, then: Counts | None, steps: Sequence[int]) -> None:
     """Report that Lightning's counters were reset, and that the schedules start over."""
     rank_zero_warn(
         f"LearningRateScheduler: {_taken(then, steps)}, and the Trainer starts at epoch 0 (its global_step is "
@@ -72,7 +74,7 @@ def report_set_back(trainer: Trainer, then: Counts | None, steps: Sequence[int])
 
 
 def _taken(then: Counts | None, steps: Sequence[int]) -> str:
-    return f"{_list(steps)} optimizer steps were taken" + (f", in epoch {then.epoch}" if then else "")
+    return f"{_joined(steps)} optimizer steps were taken" + (f", in epoch {then.epoch}" if then else "")
 
 
 def steps_of_each(
@@ -86,37 +88,38 @@ def steps_of_each(
         TrainingError: it cannot be told, it matters to a schedule, and the policy is `"error"`.
     """
     total, count = trainer.global_step, len(writers)
-    alike = [total // count] * count
+    equal_shares = [total // count] * count
     if count == 1 or not total:
-        return alike
-    known = [one.steps for one in loaded or ()]
+        return equal_shares
+    known = [optimizer.steps for optimizer in loaded or ()]
     if len(known) == count:
         missing = total - sum(steps for steps in known if steps is not None)
-        found = [missing if steps is None else steps for steps in known]
-        if known.count(None) <= 1 and missing >= 0 and sum(found) == total:
-            return found
-    if not any(_depends_on_step(drive, total) for writer in writers for drive in writer.drives):
-        return alike
-    told = ", ".join(
+        completed = [missing if steps is None else steps for steps in known]
+        if known.count(None) <= 1 and missing >= 0 and sum(completed) == total:
+            return completed
+    if not any(_depends_on_step(driven, total) for writer in writers for driven in writer.driven_groups):
+        return equal_shares
+    per_optimizer = ", ".join(
         f"{type(writer.optimizer).__name__} {'unknown' if steps is None else steps}"
         for writer, steps in zip(writers, known, strict=False)
     )
-    what = (
-        f"the checkpoint has {total} steps of {count} optimizers together ({told or 'of each nothing is known'}), and "
-        "nothing that tells how many each has taken"
+    problem = (
+        f"the checkpoint counts {total} steps of {count} optimizers together "
+        f"({per_optimizer or 'none has a count of its own'}), but not how many each has taken"
     )
     if policy == "error":
-        raise TrainingError(f"{what}. To assume {alike[0]} each: {CHOOSE}")
-    rank_zero_warn(f"LearningRateScheduler: {what}. Assuming {alike[0]} each.")
-    return alike
+        raise TrainingError(f"{problem}. To assume {equal_shares[0]} each: {HOW_TO_CHOOSE}")
+    rank_zero_warn(f"LearningRateScheduler: {problem}. Assuming {equal_shares[0]} each.")
+    return equal_shares
 
 
-def _depends_on_step(drive: DrivenGroups, total: int) -> bool:
-    if not drive.schedule.is_pure:
+def _depends_on_step(driven: DrivenGroups, total: int) -> bool:
+    if not driven.schedule.is_pure:
         return False
     try:
         values = {
-            float(drive.schedule(drive.position_at(step, drive.base), drive.state)) for step in (0, total // 2, total)
+            float(driven.schedule(driven.position_at(step, driven.base_value), driven.state))
+            for step in (0, total // 2, total)
         }
     except TrainingError:
         return True
@@ -125,7 +128,7 @@ def _depends_on_step(drive: DrivenGroups, total: int) -> bool:
 
 def check_rates(
     policy: str,
-    drives: Sequence[tuple[int, Writer, DrivenGroups]],
+    without_plan: Sequence[tuple[int, Writer, DrivenGroups]],
     steps: Sequence[int],
     loaded: Sequence[SavedOptimizer],
 ) -> None:
@@ -133,7 +136,7 @@ def check_rates(
 
     Args:
         policy: the value of `on_resume`.
-        drives: those to look at, with the optimizers' indices and writers.
+        without_plan: the driven groups to check, with the optimizers' indices and writers.
         steps: of each optimizer.
         loaded: the checkpoint's optimizers, in the order of `steps`.
 
@@ -141,20 +144,22 @@ def check_rates(
         TrainingError: it would jump; unless the policy is `"config"`, or `"error"` where the checkpoint's optimizer
             held its own learning rate.
     """
-    jumps = list(_jumps(drives, steps, loaded))
-    told = "\n".join(
-        f"  {one.name}: {one.then:.6g} in the checkpoint, {one.now:.6g} by {one.schedule} (on_resume=config)"
-        for one in jumps
+    jumps = list(_jumps(without_plan, steps, loaded))
+    table = "\n".join(
+        f"  {jump.name}: {jump.then:.6g} in the checkpoint, {jump.now:.6g} by {jump.schedule} (on_resume=config)"
+        for jump in jumps
     )
     if not jumps:
         return
-    if policy == "config" or (policy == "error" and not any(one.driven for one in jumps)):
-        rank_zero_warn(f"LearningRateScheduler: at step {_list(steps)} the learning rate changes.\n{told}")
+    if policy == "config" or (policy == "error" and not any(jump.driven for jump in jumps)):
+        rank_zero_warn(f"LearningRateScheduler: at step {_joined(steps)} the learning rate changes.\n{table}")
         return
-    impossible = f"on_resume={policy} cannot be applied: the checkpoint has no schedule of ours. " * (policy != "error")
+    impossible = f"on_resume={policy} cannot be applied: the checkpoint has no schedule of lr_plugins. " * (
+        policy != "error"
+    )
     raise TrainingError(
-        f"at step {_list(steps)} the checkpoint was trained with another scheduler, and the learning rate would jump.\n"
-        f"{told}\n{impossible}To allow it: {CHOOSE}. Or pass a schedule that continues from that value."
+        f"at step {_joined(steps)} the checkpoint was trained with another scheduler: the learning rate would jump.\n"
+        f"{table}\n{impossible}To allow it: {HOW_TO_CHOOSE}. Or pass a schedule that continues from that value."
     )
 
 
@@ -167,22 +172,24 @@ class _Jump(NamedTuple):
 
 
 def _jumps(
-    drives: Sequence[tuple[int, Writer, DrivenGroups]], steps: Sequence[int], loaded: Sequence[SavedOptimizer]
+    without_plan: Sequence[tuple[int, Writer, DrivenGroups]], steps: Sequence[int], loaded: Sequence[SavedOptimizer]
 ) -> Iterator[_Jump]:
-    for index, writer, drive in drives:
-        if index >= len(loaded) or len(loaded[index].rates) != len(writer.groups) or drive.hyper != LEARNING_RATE:
+    for index, writer, driven in without_plan:
+        if index >= len(loaded) or len(loaded[index].rates) != len(writer.groups) or driven.hyper != LEARNING_RATE:
             continue
-        for known, share in drive.shares.items():
+        for known, scale in driven.scales.items():
             then = loaded[index].rates[writer.groups.index(known)]
             if then is None or not steps[index]:
                 continue
             # A scheduler of torch may have set the coming step's value already, or not yet.
-            near = [drive.value_at(step) * share for step in (steps[index], steps[index] - 1)]
+            near = [driven.value_at(step) * scale for step in (steps[index], steps[index] - 1)]
             if not any(math.isclose(then, value, rel_tol=1e-6) for value in near):
-                driven = loaded[index].scheduled or not math.isclose(then, known.owns[LEARNING_RATE], rel_tol=1e-6)
+                was_driven = loaded[index].scheduled or not math.isclose(
+                    then, known.initial_values[LEARNING_RATE], rel_tol=1e-6
+                )
                 name = f"lr{writer.suffix}{known.series or ''}"
-                yield _Jump(name, then, near[0], type(drive.schedule).__name__, driven)
+                yield _Jump(name, then, near[0], type(driven.schedule).__name__, was_driven)
 
 
-def _list(steps: Sequence[int]) -> str:
+def _joined(steps: Sequence[int]) -> str:
     return " + ".join(map(str, steps))

@@ -48,7 +48,7 @@ def samples_per_step(trainer: Trainer) -> tuple[int | None, str]:
     sizes = [_batch_size(loader) for loader in loaders]
     known = [size for size in sizes if size is not None]
     if not known or len(known) < len(sizes):
-        names = ", ".join(type(one).__name__ for one, size in zip(loaders, sizes, strict=True) if size is None)
+        names = ", ".join(type(loader).__name__ for loader, size in zip(loaders, sizes, strict=True) if size is None)
         return None, f"the training data come from {names or 'nowhere'} without a batch_size"
     if len(known) > 1 and combined._mode == "max_size":
         return None, 'of several loaders in the mode "max_size", those that have ended are missing in a batch'
@@ -57,8 +57,8 @@ def samples_per_step(trainer: Trainer) -> tuple[int | None, str]:
 
 def _batch_size(loader: Any) -> int | None:
     """The size of a loader's full batches; None where neither the loader nor its batch sampler tells it."""
-    for teller in (loader, getattr(loader, "batch_sampler", None)):
-        size = getattr(teller, "batch_size", None)
+    for source in (loader, getattr(loader, "batch_sampler", None)):
+        size = getattr(source, "batch_size", None)
         if isinstance(size, numbers.Integral) and not isinstance(size, bool) and int(size) >= 1:
             return int(size)
     return None
@@ -72,12 +72,12 @@ def _data_processes(trainer: Trainer) -> int:
 
 def _changes_accumulation(trainer: Trainer) -> bool:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return any(is_a("GradientAccumulationScheduler", one) for one in callbacks)
+    return any(is_a("GradientAccumulationScheduler", callback) for callback in callbacks)
 
 
 def is_a(name: str, callback: object) -> bool:
     """Whether a callback is of one of Lightning's classes, in either package, or of a class derived from it."""
-    return any(one.__name__ == name for one in type(callback).__mro__)
+    return any(kind.__name__ == name for kind in type(callback).__mro__)
 
 
 def is_detached(callback: Callback, trainer: Trainer) -> Callable[[], bool]:

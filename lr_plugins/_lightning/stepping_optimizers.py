@@ -18,7 +18,7 @@ from lr_plugins.rank_zero import rank_zero_warn
 def stepping_optimizers(trainer: Trainer) -> list[Optimizer]:
     """The optimizers that Lightning steps, in their order; others may stand in the list of the Trainer."""
     wrapped = getattr(trainer.strategy, "_lightning_optimizers", None) or []
-    return [one.optimizer for one in wrapped] or list(trainer.optimizers)
+    return [wrapper.optimizer for wrapper in wrapped] or list(trainer.optimizers)
 
 
 class OptimizerChanges:
@@ -40,8 +40,8 @@ class OptimizerChanges:
         foreign: Callable[[Any], None] | None = None,
     ) -> None:
         self._trainer, self._recorders, self._changed = trainer, recorders, changed
-        self._foreign = self._tell if foreign is None else foreign
-        self._told = False
+        self._foreign = self._warn if foreign is None else foreign
+        self._has_warned = False
         self.stop = watch(self.check)
 
     def check(self, stepping: Any = None) -> None:
@@ -50,18 +50,20 @@ class OptimizerChanges:
         Args:
             stepping: an optimizer that is about to step and is not followed. Default None: none is.
         """
-        followed, now = [one.optimizer for one in self._recorders], stepping_optimizers(self._trainer)
-        if stepping is not None and not any(one is stepping for one in now):
+        followed, now = [optimizer.optimizer for optimizer in self._recorders], stepping_optimizers(self._trainer)
+        if stepping is not None and not any(optimizer is stepping for optimizer in now):
             for recorder in self._recorders:
-                recorder.follow_within()
+                recorder.follow_inner()
             if any(recorder.follows(stepping) for recorder in self._recorders):
                 return
             now = self._with(stepping, now)
-            if not any(one is stepping for one in now):
+            if not any(optimizer is stepping for optimizer in now):
                 if not type(stepping).__name__.startswith("Lightning"):  # what wraps one of them
                     self._foreign(stepping)
                 return
-        if len(now) != len(followed) or any(one is not other for one, other in zip(now, followed, strict=True)):
+        if len(now) != len(followed) or any(
+            optimizer is not other for optimizer, other in zip(now, followed, strict=True)
+        ):
             self._changed(now)
 
     def _with(self, stepping: Any, now: list[Optimizer]) -> list[Optimizer]:
@@ -69,16 +71,16 @@ class OptimizerChanges:
         listed = list(self._trainer.optimizers)
         if len(now) != len(listed):
             return now
-        return [one if one is stepping else other for one, other in zip(listed, now, strict=True)]
+        return [optimizer if optimizer is stepping else other for optimizer, other in zip(listed, now, strict=True)]
 
-    def _tell(self, stepping: Any) -> None:
+    def _warn(self, stepping: Any) -> None:
         """Tell once of an optimizer that steps driven parameters and is not the Trainer's."""
-        mine = parameters_of(stepping)
-        sharing = [one for one in self._recorders if mine & parameters_of(one.optimizer)]
+        parameters = parameters_of(stepping)
+        sharing = [recorder for recorder in self._recorders if parameters & parameters_of(recorder.optimizer)]
         for recorder in sharing:
-            recorder.doubt()
-        if sharing and not self._told:
-            self._told = True
+            recorder.note_untracked_steps()
+        if sharing and not self._has_warned:
+            self._has_warned = True
             kind, other = type(stepping).__name__, type(sharing[0].optimizer).__name__
             rank_zero_warn(
                 f"LearningRateScheduler: {kind}, which is not one of the Trainer's optimizers, steps parameters of "
@@ -113,10 +115,14 @@ class UnseenSteps:
     ) -> None:
         self._trainer, self._recorder, self._who = trainer, recorder, who
         self.reported = reported
-        shared = {one for other in others if other is not recorder for one in parameters_of(other.optimizer)}
+        shared = {
+            parameter for other in others if other is not recorder for parameter in parameters_of(other.optimizer)
+        }
         groups = recorder.optimizer.param_groups
-        self._parameters = [one for group in groups for one in group["params"] if id(one) not in shared]
-        self.counts = counts or _has_other_steps(recorder.optimizer) or not recorder.hears_steps
+        self._parameters = [
+            parameter for group in groups for parameter in group["params"] if id(parameter) not in shared
+        ]
+        self.counts = counts or _has_other_steps(recorder.optimizer) or not recorder.sees_steps
         self._at_batch: tuple[int, list[Any]] | None = None
         self._at_epoch: tuple[int, list[Any]] | None = None
         self._seen = self._seen_before = recorder.seen_steps
@@ -128,7 +134,7 @@ class UnseenSteps:
         unseen = seen == self._seen_before and self._at_epoch is not None
         if unseen and not self.counts and self._state() != self._at_epoch:
             self.counts = True
-            self._tell()
+            self._warn()
         self._seen_before, self._at_epoch = seen, self._state()
 
     def new_batch(self) -> None:
@@ -147,9 +153,9 @@ class UnseenSteps:
         if trainer.lightning_module.automatic_optimization and trainer.global_step == self._global_step:
             return  # Lightning has not stepped: something else has changed the weights
         recorder.count_unseen_step()
-        self._tell()
+        self._warn()
 
-    def _tell(self) -> None:
+    def _warn(self) -> None:
         kind = type(self._recorder.optimizer).__name__
         if kind not in self.reported:
             self.reported.add(kind)
@@ -191,10 +197,10 @@ def _sums(tensors: Sequence[torch.Tensor]) -> list[Any]:
         >>> _sums([torch.ones(3), torch.ones(2, dtype=torch.float64), torch.ones(4)])
         [3.0, 4.0, 2.0]
     """
-    alike: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    by_kind: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for tensor in tensors:
-        alike.setdefault((tensor.device, tensor.dtype), []).append(tensor.sum())
-    return [value for sums in alike.values() for value in torch.stack(sums).tolist()]
+        by_kind.setdefault((tensor.device, tensor.dtype), []).append(tensor.sum())
+    return [value for sums in by_kind.values() for value in torch.stack(sums).tolist()]
 
 
 def _is_readable(parameter: torch.Tensor) -> bool:
@@ -223,7 +229,7 @@ class CountedSteps:
     """
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
-        self._trainer, self._told = trainer, False
+        self._trainer, self._has_warned = trainer, False
         # Where the last batch of an epoch is done, the coming one is in the next.
         self.epoch = trainer.current_epoch + is_at_last_batch(trainer)
         self.steps, self.global_step = steps, trainer.global_step
@@ -235,21 +241,21 @@ class CountedSteps:
             steps: how many are counted now.
             at_the_end: whether this is the end of the fit.
         """
-        ours, lightnings = steps - self.steps, self._trainer.global_step - self.global_step
-        if ours == lightnings:
+        ours, theirs = steps - self.steps, self._trainer.global_step - self.global_step
+        if ours == theirs:
             return
-        said = f"LearningRateScheduler counted {ours} optimizer steps in this fit, Lightning counted"
-        if getattr(self._trainer.precision_plugin, "scaler", None) is not None and ours < lightnings:
+        message = f"LearningRateScheduler counted {ours} optimizer steps in this fit, Lightning counted"
+        if getattr(self._trainer.precision_plugin, "scaler", None) is not None and ours < theirs:
             if at_the_end:  # an ordinary thing, which every start in half precision shows
-                rank_zero_warn(f"{said} {lightnings}: a gradient scaler has skipped {lightnings - ours}. {_COUNTED}")
-        elif at_the_end or not self._told:
-            self._told = True
-            rank_zero_warn(f"{said} {lightnings}{self._why(ours, lightnings)}. {_COUNTED}")
+                rank_zero_warn(f"{message} {theirs}: a gradient scaler has skipped {theirs - ours}. {_COUNTED}")
+        elif at_the_end or not self._has_warned:
+            self._has_warned = True
+            rank_zero_warn(f"{message} {theirs}{self._why(ours, theirs)}. {_COUNTED}")
 
-    def _why(self, ours: int, lightnings: int) -> str:
+    def _why(self, ours: int, theirs: int) -> str:
         if self._trainer.lightning_module.automatic_optimization:
             return ""
-        if ours > lightnings:
+        if ours > theirs:
             return ", which does not see steps of an optimizer that self.optimizers() has not wrapped"
         return ", and some of those did not happen or could not be seen"
 

@@ -23,7 +23,7 @@ from lr_plugins._lightning.run_length import is_a
 _ATTRIBUTE = "_lr_plugins_results"  # of Lightning's TrainerState, which is a plain dataclass
 
 
-def bring_back(trainer: Trainer, callback: Callback, state: Mapping[str, Any]) -> None:
+def send_to_main_process(trainer: Trainer, callback: Callback, state: Mapping[str, Any]) -> None:
     """Set attributes of a callback in the main process, too; call it in the callback's `teardown`.
 
     Does nothing where the fit runs in the process of the user's program. A fit that raises in a worker never gets
@@ -90,9 +90,9 @@ def _fitting_trainer() -> Trainer | None:
 
 def _attach_callbacks_of_module(trainer: Trainer, keys: set[str]) -> None:
     """Let the module's own callbacks with some keys override the Trainer's, as Lightning did in the workers."""
-    brought = trainer.lightning_module.configure_callbacks()
-    callbacks: list[Any] = list(brought) if isinstance(brought, Sequence) else [brought]
+    configured = trainer.lightning_module.configure_callbacks()
+    callbacks: list[Any] = list(configured) if isinstance(configured, Sequence) else [configured]
     own = [callback for callback in callbacks if callback.state_key in keys]
     overridden = {type(callback) for callback in own}
-    others = [one for one in trainer.callbacks if type(one) not in overridden]  # type: ignore[attr-defined]
+    others = [callback for callback in trainer.callbacks if type(callback) not in overridden]  # type: ignore[attr-defined]
     trainer.callbacks = [*own, *others]  # type: ignore[attr-defined]

@@ -25,25 +25,25 @@ def log_once(line: str) -> None:
 
 
 def advise(
-    module: LightningModule, drive: DrivenGroups, total_steps: float | None, say: Callable[[str], object]
+    module: LightningModule, driven: DrivenGroups, total_steps: float | None, report: Callable[[str], object]
 ) -> None:
     """Report where a learning rate departs from the rules of thumb.
 
     Args:
         module: what is trained: a network with normalization is not a plain one, and may start higher.
-        drive: the schedule, whose first value has been written.
+        driven: the param groups and their schedule, whose first value has been written.
         total_steps: of the run; None or infinite if unknown.
-        say: called with each line.
+        report: called with each line.
     """
-    for line in _lines(module, drive, total_steps):
+    for line in _lines(module, driven, total_steps):
         if line:
-            say(line)
+            report(line)
 
 
-def _lines(module: LightningModule, drive: DrivenGroups, total_steps: float | None) -> Iterator[str]:
-    if drive.hyper != LEARNING_RATE:
+def _lines(module: LightningModule, driven: DrivenGroups, total_steps: float | None) -> Iterator[str]:
+    if driven.hyper != LEARNING_RATE:
         return
-    values = [drive.value, *_ahead(drive, total_steps)]
+    values = [driven.value, *_ahead(driven, total_steps)]
     is_plain = not any("Norm" in type(layer).__name__ for layer in module.modules())
     if is_plain:
         yield start_line(values[0], max(values))
@@ -51,22 +51,22 @@ def _lines(module: LightningModule, drive: DrivenGroups, total_steps: float | No
         yield fall_line(max(values), values[-1])
 
 
-def _ahead(drive: DrivenGroups, total_steps: float | None) -> list[float]:
+def _ahead(driven: DrivenGroups, total_steps: float | None) -> list[float]:
     """Some values up to the last step; none where they cannot be computed ahead."""
-    if total_steps is None or total_steps == float("inf") or not drive.schedule.is_pure or drive.schedule.monitors:
+    if total_steps is None or total_steps == float("inf") or not driven.schedule.is_pure or driven.schedule.monitors:
         return []
     try:
-        values = [_value_at(drive, step) for step in sampled_steps(0, total_steps - 1)]
-        before = _value_at(drive, max(round(total_steps) - 2, 0))
+        values = [_value_at(driven, step) for step in sampled_steps(0, total_steps - 1)]
+        before = _value_at(driven, max(round(total_steps) - 2, 0))
         # A fall that is complete only at the end of the run counts as complete; past the end there may be no value.
         return [*values, min(values[-1], max(2 * values[-1] - before, 0.0))]
     except LearningRateError:  # which is raised when the value is needed
         return []
 
 
-def _value_at(drive: DrivenGroups, step: int) -> float:
+def _value_at(driven: DrivenGroups, step: int) -> float:
     """The value at a step to come, in the epoch of that step."""
-    position = drive.position_at(step, drive.base)
+    position = driven.position_at(step, driven.base_value)
     if position.run.steps_per_epoch is not None:
         position = position._replace(epoch=position.run.position(step).epoch)
-    return float(drive.schedule(position, drive.state))
+    return float(driven.schedule(position, driven.state))

@@ -11,7 +11,7 @@ from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.epoch_results import are_batches_done, is_at_last_batch, means_of_all_processes
 from lr_plugins._lightning.metrics import MetricCursor
 from lr_plugins._lightning.pickling import state_without_fit
-from lr_plugins._lightning.worker_results import bring_back
+from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks.last_lr import LastLR, is_scheduled
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, flag, list_of, optional, real
 from lr_plugins.console.keras_styles import LEARNING_RATE_NAMES, STYLES, Style
@@ -213,7 +213,7 @@ class History(ChecksState, Callback):
             "learning_rates": self.learning_rates,
             "is_scheduled": self.is_scheduled,
         }
-        bring_back(trainer, self, results)
+        send_to_main_process(trainer, self, results)
 
     def _add_epoch(self, trainer: Trainer) -> None:
         """Add the epoch that is due, if any."""

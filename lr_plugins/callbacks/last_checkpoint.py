@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, GradientAccumul
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins import validation
-from lr_plugins._lightning.distributed import of_all_processes
+from lr_plugins._lightning.distributed import gather_objects
 from lr_plugins._lightning.epoch_results import SUMS, epoch_sums, restore_epoch_sums, validation_follows
 from lr_plugins.checkpoint_names import LAST, PREVIOUS
 from lr_plugins.checkpoint_state import (
@@ -86,7 +86,7 @@ class LastCheckpoint(KeepsState, Callback):
         self._saved_at, self._saved_step = 0.0, 0
         self._stopped_early = False  # of the checkpoint being saved
         self._signals: _Signals | None = None
-        self._heard = False  # one of several processes has received a signal
+        self._signal_received = False  # one of several processes has received a signal
         self._place = ""  # what is being saved: BETWEEN epochs, WITHIN one; empty: a checkpoint of others
 
     # --- the run ------------------------------------------------------------------------------------------
@@ -102,7 +102,10 @@ class LastCheckpoint(KeepsState, Callback):
                     "LastCheckpoint.dirpath", str(self.path.parent), f"a folder ({error})"
                 ) from error
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            callbacks[:] = [*(one for one in callbacks if not isinstance(one, _AfterOthers)), _AfterOthers(self)]
+            callbacks[:] = [
+                *(callback for callback in callbacks if not isinstance(callback, _AfterOthers)),
+                _AfterOthers(self),
+            ]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what cannot be resumed; train no further where early stopping has ended the run."""
@@ -137,7 +140,7 @@ class LastCheckpoint(KeepsState, Callback):
             parameter.grad = gradient.to(parameter.device)
         self._pending, self._saved_at, self._saved_step = False, time.monotonic(), trainer.global_step
         self.interrupted = False
-        self._heard = False
+        self._signal_received = False
         if threading.current_thread() is threading.main_thread():
             self._signals = _Signals(trainer, self._interrupt)
 
@@ -157,11 +160,11 @@ class LastCheckpoint(KeepsState, Callback):
 
     def after_batch(self, trainer: pl.Trainer) -> None:
         """Save within an epoch, when it is time."""
-        apart = trainer.world_size > 1
-        if apart and trainer.fit_loop._should_accumulate():
+        is_distributed = trainer.world_size > 1
+        if is_distributed and trainer.fit_loop._should_accumulate():
             return  # each process has gradients of its own
         due = self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
-        if apart:
+        if is_distributed:
             due = self._agree(trainer, due)
         if self.every_n_steps is not None and trainer.global_step - self._saved_step >= self.every_n_steps:
             due = True
@@ -171,18 +174,18 @@ class LastCheckpoint(KeepsState, Callback):
     def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
         """Whether it is time by the first process's clock; all processes act on a signal at the same batch."""
         signalled = self._signals is not None and self._signals.waiting
-        mine = [float(due and trainer.is_global_zero), float(signalled)]
-        told = trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="sum")
-        assert isinstance(told, torch.Tensor)
-        time_has_come, signals = told.tolist()
-        self._heard = self._heard or signals > 0
-        if self._heard and not validation_follows(trainer):  # Lightning would break it off
+        local = [float(due and trainer.is_global_zero), float(signalled)]
+        totals = trainer.strategy.reduce(torch.tensor(local, device=trainer.strategy.root_device), reduce_op="sum")
+        assert isinstance(totals, torch.Tensor)
+        is_time, signals = totals.tolist()
+        self._signal_received = self._signal_received or signals > 0
+        if self._signal_received and not validation_follows(trainer):  # Lightning would break it off
             _stop_after_batch(trainer)
-        return bool(time_has_come)
+        return bool(is_time)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Act on a signal that came during the validation."""
-        if self._heard:
+        if self._signal_received:
             _stop_after_batch(trainer)
         elif self._signals is not None and trainer.world_size == 1:
             self._signals.deliver()
@@ -251,11 +254,13 @@ class LastCheckpoint(KeepsState, Callback):
             for epochs in progress["epoch_progress"].values():
                 epochs["ready"] = epochs["started"]  # the epoch that has just been announced will be again
         elif self._place == WITHIN:
-            mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
-            mine["epoch_sums"] = of_all_processes(trainer, epoch_sums(trainer))
+            state: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+            state["epoch_sums"] = gather_objects(trainer, epoch_sums(trainer))
             if trainer.fit_loop._should_accumulate():
                 parameters = pl_module.named_parameters()
-                mine["gradients"] = {name: one.grad for name, one in parameters if one.grad is not None}
+                state["gradients"] = {
+                    name: parameter.grad for name, parameter in parameters if parameter.grad is not None
+                }
             batches = progress["epoch_loop.batch_progress"]
             if batches["current"]["completed"] == batches["current"]["processed"]:
                 # After a signal, when the batch's end is over. As it was within it, which is what Lightning counts on
@@ -282,9 +287,9 @@ class _AfterOthers(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Accumulate as the epoch under way asks for: Lightning's scheduler would wait until the next one starts."""
-        for one in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(one, GradientAccumulationScheduler):
-                one.on_train_epoch_start(trainer, pl_module)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                callback.on_train_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -308,7 +313,7 @@ def _stop_after_batch(trainer: pl.Trainer) -> None:
 
 
 def _stops_early(trainer: pl.Trainer) -> bool:
-    return any(isinstance(one, EarlyStopping) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    return any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _link(path: Path, name: Path) -> None:
@@ -353,10 +358,10 @@ class _Signals:
 
     def deliver(self) -> None:
         """Pass a signal that has come to Lightning."""
-        lightnings = self._before[signal.SIGTERM]
-        if self.waiting and callable(lightnings):
+        handler = self._before[signal.SIGTERM]
+        if self.waiting and callable(handler):
             self.waiting = False
-            lightnings(signal.SIGTERM, None)
+            handler(signal.SIGTERM, None)
 
     def release(self) -> None:
         """Restore the signal handlers that were there before."""

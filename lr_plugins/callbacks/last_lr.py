@@ -41,8 +41,8 @@ class LastLR:
 
 def is_scheduled(trainer: Trainer) -> bool:
     """Whether a callback or a scheduler of torch sets the learning rate: only then does Keras show it."""
-    schedulers = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]  # type: ignore[attr-defined]
-    drives = any(one.to == LEARNING_RATE.name for scheduler in schedulers for one in scheduler.assignments)
+    schedulers = [callback for callback in trainer.callbacks if isinstance(callback, LearningRateScheduler)]  # type: ignore[attr-defined]
+    drives = any(callback.to == LEARNING_RATE.name for scheduler in schedulers for callback in scheduler.assignments)
     return drives or bool(trainer.lr_scheduler_configs)
 
 

@@ -13,17 +13,17 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lr_plugins import renamed
-from lr_plugins._lightning.callback_order import put_in_order
+from lr_plugins._lightning.callback_order import order_scheduler
 from lr_plugins._lightning.checkpoint_optimizers import SavedOptimizer, saved_optimizers
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
-from lr_plugins._lightning.distributed import of_all_processes
+from lr_plugins._lightning.distributed import gather_objects
 from lr_plugins._lightning.epoch_results import epoch_sums, is_at_last_batch, is_within_epoch, validation_follows
 from lr_plugins._lightning.length_check import check_lengths
 from lr_plugins._lightning.lr_scheduler_conflicts import check_added, check_configured, source_of
 from lr_plugins._lightning.observations import Changes, Measure, Observations, apply_observation, check_measures
 from lr_plugins._lightning.pickling import state_without_fit
-from lr_plugins._lightning.progress_bar import ShownInBar
-from lr_plugins._lightning.rank_agreement import Agreement
+from lr_plugins._lightning.progress_bar import ProgressBarLR
+from lr_plugins._lightning.rank_agreement import RankAgreement
 from lr_plugins._lightning.resume_steps import Counts
 from lr_plugins._lightning.run_clock import RunClock
 from lr_plugins._lightning.run_length import is_detached
@@ -34,11 +34,11 @@ from lr_plugins._lightning.stepping_optimizers import (
     stepping_optimizers,
     unseen_steps,
 )
-from lr_plugins._lightning.worker_results import bring_back
+from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks import messages
 from lr_plugins.callbacks.advice import advise, log_once
 from lr_plugins.callbacks.messages import STYLES, Style
-from lr_plugins.callbacks.resume import Start, decide_plan, decide_position, is_set_back
+from lr_plugins.callbacks.resume import Start, decide_plan, decide_position, was_reset
 from lr_plugins.callbacks.scheduler_state import FORMAT, Progress, check_fields
 from lr_plugins.checkpoint_state import KeepsState
 from lr_plugins.engine.audit import ON_CONFLICT, Audit, OnConflict, unknown
@@ -65,8 +65,8 @@ class _Fit:
     changes: OptimizerChanges
     unseen: list[UnseenSteps]  # of each optimizer
     counted: CountedSteps
-    bar: ShownInBar
-    agreement: Agreement = field(default_factory=Agreement)
+    bar: ProgressBarLR
+    agreement: RankAgreement = field(default_factory=RankAgreement)
     changes_of_coming_epoch: Changes = ()  # to be printed below its title
 
 
@@ -172,10 +172,10 @@ class LearningRateScheduler(KeepsState, Callback):
             return
         super().setup(trainer, pl_module, stage)
         self._saved_optimizers = None
-        schedulers = [one for one in trainer.callbacks if isinstance(one, LearningRateScheduler)]  # type: ignore[attr-defined]
+        schedulers = [callback for callback in trainer.callbacks if isinstance(callback, LearningRateScheduler)]  # type: ignore[attr-defined]
         if len(schedulers) > 1:
             raise InvalidArgumentError("Trainer.callbacks", schedulers, "a list with only one LearningRateScheduler")
-        put_in_order(trainer, self)
+        order_scheduler(trainer, self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training starts.
@@ -188,7 +188,7 @@ class LearningRateScheduler(KeepsState, Callback):
 
     def check_state_dict(self, state_dict: Any) -> dict[str, Any]:
         """The fields of a state, checked against each other and against the schedules."""
-        schedules = {one.scope: one.schedule for one in self.assignments.assignments}
+        schedules = {assignment.scope: assignment.schedule for assignment in self.assignments.assignments}
         return FORMAT.read(state_dict, lambda state: check_fields(state, schedules))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -206,7 +206,7 @@ class LearningRateScheduler(KeepsState, Callback):
         driven = DrivenOptimizers(optimizers, self.assignments, self._clock.position_at, names, self.audit)
         self._driven = driven
         saved = Progress.of(self._restored).groups if self._restored is not None else []
-        driven.check_groups(saved, [one.sizes for one in self._saved_optimizers or ()])
+        driven.check_groups(saved, [optimizer.sizes for optimizer in self._saved_optimizers or ()])
         check_configured(trainer, pl_module, driven, self.on_conflict)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -221,10 +221,10 @@ class LearningRateScheduler(KeepsState, Callback):
         decide_plan(self.on_resume, self.on_conflict, driven, self._clock, start)
         observations = Observations(trainer, driven, self.measure, start.progress.steps)
         observations.restore(start.progress.waiting)
-        check_lengths(trainer, self.run_length, [drive.schedule for _, drive in driven.drives()])
+        check_lengths(trainer, self.run_length, [driven_groups.schedule for _, driven_groups in driven.driven_groups()])
         driven.attach(self.trace, start.progress.steps, self.run_length.steps, is_detached(self, trainer))
         unseen, counted = unseen_steps(trainer, driven.writers), CountedSteps(trainer, driven.steps_taken)
-        bar = ShownInBar(trainer, driven.writers)
+        bar = ProgressBarLR(trainer, driven.writers)
         # Last, because it registers a hook that only the end of the fit removes.
         changes = OptimizerChanges(trainer, driven.writers, self._replace_optimizers)
         self._fit = _Fit(trainer, driven, observations, changes, unseen, counted, bar)
@@ -255,7 +255,7 @@ class LearningRateScheduler(KeepsState, Callback):
         """Observe the epoch before, set the learning rate, and print it."""
         fit = self._fit
         assert fit is not None
-        self._restart_if_set_back(fit, trainer)
+        self._restart_if_reset(fit, trainer)
         self._start_epoch(fit, trainer, pl_module)
 
     def _start_epoch(self, fit: _Fit, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -270,8 +270,8 @@ class LearningRateScheduler(KeepsState, Callback):
         fit.observations.observe(BEGIN)
         driven.refresh()
         if self.advice and not driven.steps_taken and driven.active:
-            for _, drive in driven.drives():
-                advise(pl_module, drive, self.run_length.steps, self._report_advice)
+            for _, driven_groups in driven.driven_groups():
+                advise(pl_module, driven_groups, self.run_length.steps, self._report_advice)
         of_this_epoch, fit.changes_of_coming_epoch = fit.changes_of_coming_epoch, ()
         self._report(fit, trainer.current_epoch + 1, of_this_epoch)
         messages.announce(trainer.current_epoch + 1, driven, self.verbose, self.style)
@@ -297,7 +297,7 @@ class LearningRateScheduler(KeepsState, Callback):
         fit.changes.check()
         writers = fit.driven.writers
         if not writers[0].seen_steps:
-            self._restart_if_set_back(fit, trainer)
+            self._restart_if_reset(fit, trainer)
         if trainer.num_training_batches != self._clock.epoch_batches:  # of an epoch whose start was not announced
             self._clock.take_epoch_size(trainer, None)
         for writer, unseen in zip(writers, fit.unseen, strict=True):
@@ -314,10 +314,10 @@ class LearningRateScheduler(KeepsState, Callback):
         assert fit is not None
         for unseen in fit.unseen:
             unseen.count()
-        for writer, observer in fit.observations.by_writer.items():
-            observer.add_loss(outputs)
-            for when in observer.due(writer.step):
-                changes = apply_observation(writer, observer.observation(when, {}))
+        for writer, collector in fit.observations.by_writer.items():
+            collector.add_loss(outputs)
+            for when in collector.due(writer.step):
+                changes = apply_observation(writer, collector.observation(when, {}))
                 self._report(fit, trainer.current_epoch + 1, changes)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -342,9 +342,9 @@ class LearningRateScheduler(KeepsState, Callback):
         fit.observations.follow(fit.driven.replace(optimizers))
         fit.unseen = unseen_steps(fit.trainer, fit.driven.writers, fit.unseen)
 
-    def _restart_if_set_back(self, fit: _Fit, trainer: Trainer) -> None:
+    def _restart_if_reset(self, fit: _Fit, trainer: Trainer) -> None:
         """Restart the plan where a callback has set Lightning's epochs back since training started."""
-        if not is_set_back(self.on_resume, trainer, fit.driven, fit.counted, self._progress):
+        if not was_reset(self.on_resume, trainer, fit.driven, fit.counted, self._progress):
             return
         self._progress = Progress([0] * len(fit.driven.writers))
         fit.counted = CountedSteps(trainer, 0)
@@ -377,7 +377,7 @@ class LearningRateScheduler(KeepsState, Callback):
             state: dict[str, Any] = checkpoint["callbacks"][self.state_key]
             last = is_at_last_batch(trainer)
             kept = last or is_within_epoch(trainer)
-            state["sums"] = of_all_processes(trainer, epoch_sums(trainer)) if kept else []
+            state["sums"] = gather_objects(trainer, epoch_sums(trainer)) if kept else []
             state["unended"] = validation_follows(trainer) if last else None
 
     def _current(self) -> Progress:
@@ -421,7 +421,7 @@ class LearningRateScheduler(KeepsState, Callback):
         self._saved_optimizers = None
         self._release()
         audit = dataclasses.replace(self.audit, source=unknown)
-        bring_back(trainer, self, {"trace": self.trace, "audit": audit, "_clock": self._clock})
+        send_to_main_process(trainer, self, {"trace": self.trace, "audit": audit, "_clock": self._clock})
 
     def _release(self) -> None:
         fit, driven = self._fit, self._driven
@@ -432,7 +432,7 @@ class LearningRateScheduler(KeepsState, Callback):
             driven.detach()
         if fit is not None:
             fit.changes.stop()
-            fit.bar.end()
+            fit.bar.restore()
         self._clock.stop()
         self._driven = self._fit = None
 

@@ -28,8 +28,12 @@ MESSAGES: dict[Style, str] = {
 
 def announce(epoch: int, driven: DrivenOptimizers, verbose: int, style: Style) -> None:
     """Print, at the start of an epoch, the values that schedules of time set."""
-    of_time = [drive for _, drive in driven.drives() if not isinstance(drive.schedule, MetricDriven)]
-    changes = [(drive, drive.schedule.announcement(drive.state)) for drive in of_time]
+    of_time = [
+        driven_groups
+        for _, driven_groups in driven.driven_groups()
+        if not isinstance(driven_groups.schedule, MetricDriven)
+    ]
+    changes = [(driven_groups, driven_groups.schedule.announcement(driven_groups.state)) for driven_groups in of_time]
     report(epoch, changes, driven, verbose, style)
 
 
@@ -51,22 +55,24 @@ def report(
     for _, change in changes if verbose <= 0 else ():
         if change.warning and not change.asked:
             rank_zero_warn(f"{change.who}, epoch {epoch}: {change.why}")
-    printed = [(drive, change) for drive, change in changes if verbose > 0 or change.asked]
+    printed = [(driven_groups, change) for driven_groups, change in changes if verbose > 0 or change.asked]
     if not printed:
         return
     targets = describe_targets(driven.writers)
     printed.sort(key=lambda pair: list(targets).index(pair[0]))  # one hyper-parameter after the other
-    lines = [_sentence(epoch, drive, change, targets[drive], style) for drive, change in printed]
+    lines = [
+        _sentence(epoch, driven_groups, change, targets[driven_groups], style) for driven_groups, change in printed
+    ]
     for line in dict.fromkeys(lines):
         print(line, flush=True)
 
 
-def _sentence(epoch: int, drive: DrivenGroups, change: Change, target: str, style: Style) -> str:
+def _sentence(epoch: int, driven_groups: DrivenGroups, change: Change, target: str, style: Style) -> str:
     return MESSAGES[style].format(
         epoch=epoch,
         who=change.who,
         verb=change.verb,
         what=target,
-        value=format_rate(drive.value if change.value is None else change.value, style),
-        why="".join(f" ({why})" for why in (change.why, drive.span) if why),
+        value=format_rate(driven_groups.value if change.value is None else change.value, style),
+        why="".join(f" ({why})" for why in (change.why, driven_groups.value_range) if why),
     )

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lr_plugins._lightning.distributed import of_all_processes
+from lr_plugins._lightning.distributed import gather_objects
 from lr_plugins.checkpoint_state import (
     Check,
     KeepsState,
@@ -98,8 +98,8 @@ class RandomStates(KeepsState, Callback):
     ) -> None:
         """Add the states of the other processes."""
         if trainer.world_size > 1:
-            mine: dict[str, Any] = checkpoint["callbacks"][self.state_key]
-            mine["by_rank"] = of_all_processes(trainer, dict(mine))
+            own_state: dict[str, Any] = checkpoint["callbacks"][self.state_key]
+            own_state["by_rank"] = gather_objects(trainer, dict(own_state))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Continue with the numbers that would have come next."""
@@ -113,4 +113,4 @@ class RandomStates(KeepsState, Callback):
         np.random.set_state(_of_numpy(state["numpy"]))  # noqa: NPY002
         torch.set_rng_state(state["torch"].cpu())
         if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+            torch.cuda.set_rng_state_all([state_of_device.cpu() for state_of_device in state["cuda"]])

@@ -17,7 +17,7 @@ from lr_plugins._lightning.resume_steps import (
     Counts,
     check_counts,
     check_rates,
-    report_set_back,
+    report_reset,
     steps_of_each,
 )
 from lr_plugins._lightning.run_clock import RunClock
@@ -96,11 +96,11 @@ def decide_plan(
         if on_conflict == "theirs":
             _stop_writing_as_before(driven, progress.active)
         if start.saved_optimizers is not None:
-            drives = driven.drives_without_plan(progress.schedules, progress.active)
-            check_rates(on_resume, drives, progress.steps, start.saved_optimizers)
+            without_plan = driven.without_plan(progress.schedules, progress.active)
+            check_rates(on_resume, without_plan, progress.steps, start.saved_optimizers)
 
 
-def is_set_back(
+def was_reset(
     on_resume: OnResume, trainer: Trainer, driven: DrivenOptimizers, counted: CountedSteps, progress: Progress
 ) -> bool:
     """Whether the plan has to restart, because a callback has set Lightning's epochs back since training started.
@@ -114,7 +114,7 @@ def is_set_back(
     if trainer.current_epoch:
         check_counts(on_resume, trainer, then, progress.steps)
         return False
-    report_set_back(trainer, then, progress.steps)
+    report_reset(trainer, then, progress.steps)
     return True
 
 

@@ -108,7 +108,7 @@ class Progress:
             counts=counts,
             begins=clock.epoch_starts,
             series=[[known.series or "" for known in writer.groups] for writer in writers],
-            begun=[[list(known.begun) for known in writer.groups] for writer in writers],
+            begun=[[list(known.added_at) for known in writer.groups] for writer in writers],
             active=[writer.active for writer in writers],
         )
 

@@ -26,7 +26,7 @@ class ConstrainedSteps(RealSteps):
         rules: which parameters have which constraint.
     """
 
-    happens_captured = True
+    capturable = True
 
     def __init__(self, optimizer: Any, module: nn.Module, rules: Rules) -> None:
         super().__init__(optimizer)
@@ -133,7 +133,7 @@ def constrain(optimizer: Any, module: nn.Module, constraints: Patterns, layout: 
     rules.check(module)
     steps = ConstrainedSteps(optimizer, module, rules)
     steps.follow()
-    if not steps.hears_steps:
+    if not steps.sees_steps:
         steps.detach()
         kind = type(optimizer).__name__
         raise TrainingError(

@@ -75,16 +75,16 @@ class Audit:
             return
         self.foreign[source] = ForeignWrite(step, name, expected, found)
         when = "during" if during else "before"
-        told = f"{when} step {step}, {source} has set {name} to {found:.6g}; the plan has {expected:.6g}"
+        message = f"{when} step {step}, {source} has set {name} to {found:.6g}; the plan has {expected:.6g}"
         if self.choice == "error":
-            raise TrainingError(f"{told} (on_conflict=error). on_conflict can also be ours or theirs.")
+            raise TrainingError(f"{message} (on_conflict=error). on_conflict can also be ours or theirs.")
         if self.choice == "theirs":
             rank_zero_warn(
-                f"{self.who}: {told}. From here on it only records, and writes nothing (on_conflict=theirs)."
+                f"{self.who}: {message}. From here on it only records, and writes nothing (on_conflict=theirs)."
             )
             return
         used = "The step may have used it" if during else "The plan's value is used"
-        rank_zero_warn(f"{self.who}: {told}. {used}; further writes by {source} are only counted.")
+        rank_zero_warn(f"{self.who}: {message}. {used}; further writes by {source} are only counted.")
 
     def __str__(self) -> str:
         """One line.
@@ -101,7 +101,7 @@ class Audit:
     def summary(self) -> str:
         """At how many steps the plan was followed, and which other code has written."""
         writes = [
-            f"overwritten by {source} {one.count:,} time{'s' * (one.count != 1)}"
-            for source, one in self.foreign.items()
+            f"overwritten by {source} {write.count:,} time{'s' * (write.count != 1)}"
+            for source, write in self.foreign.items()
         ]
         return "; ".join([f"at {self.followed:,} of {self.steps:,} steps", *writes])

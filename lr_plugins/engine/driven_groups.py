@@ -32,7 +32,7 @@ def sampled_steps(first: float, last: float) -> list[int]:
         >>> sampled_steps(0, 4)
         [0, 1, 2, 3, 4]
     """
-    return sorted({round(first + (last - first) * share / _SAMPLES) for share in range(_SAMPLES + 1)})
+    return sorted({round(first + (last - first) * index / _SAMPLES) for index in range(_SAMPLES + 1)})
 
 
 class DrivenGroups:
@@ -46,9 +46,9 @@ class DrivenGroups:
         number: its index among those of this assignment: there is one for each own value that groups start from.
         schedule: the schedule.
         hyper: what it drives.
-        base: the optimizer's own value, which a schedule without an initial value starts from.
+        base_value: the optimizer's own value, which a schedule without an initial value starts from.
         position_at: the position of a step in the run.
-        begun: the optimizer step and the epoch from which its schedule counts. Default (0, 0): those of the run.
+        start: the optimizer step and the epoch from which its schedule counts. Default (0, 0): those of the run.
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class DrivenGroups:
         number: int,
         schedule: Schedule,
         hyper: HyperParameter,
-        base: float,
+        base_value: float,
         position_at: PositionAt,
-        begun: tuple[int, int] = (0, 0),
+        start: tuple[int, int] = (0, 0),
     ) -> None:
         self.assignment, self.number = assignment, number
-        self.schedule, self.hyper, self.base = schedule, hyper, base
+        self.schedule, self.hyper, self.base_value = schedule, hyper, base_value
         self.state = schedule.start()
         self.value = math.nan  # of the coming step; not known before the first is written
-        self.shares: dict[KnownGroup, float] = {}  # of the schedule's value
-        self.begun = begun
-        self.position_at = position_at if begun == (0, 0) else lambda step, own: position_at(step, own).since(*begun)
+        self.scales: dict[KnownGroup, float] = {}  # of the schedule's value
+        self.start = start
+        self.position_at = position_at if start == (0, 0) else lambda step, base: position_at(step, base).since(*start)
         self._plain: list[Group] = []
         self._scaled: list[tuple[Group, float]] = []
         self._special: list[tuple[Callable[[float], None], Group, float]] = []
@@ -77,16 +77,16 @@ class DrivenGroups:
         """Take the dictionaries of the param groups as they are now; call `write` afterwards."""
         self._plain, self._scaled, self._special = [], [], []
         self._largest = self.hyper.largest
-        for known, share in self.shares.items():
+        for known, scale in self.scales.items():
             for group in (known.group, *known.copies):
-                self._largest = min(self._largest, _largest(self.hyper.largest_in(group), share))
-                write = _special_writer(self.hyper, optimizer, group, share)
+                self._largest = min(self._largest, _largest(self.hyper.largest_in(group), scale))
+                write = _special_writer(self.hyper, optimizer, group, scale)
                 if write is not None:
-                    self._special.append((write, group, share))
-                elif share == 1.0:
+                    self._special.append((write, group, scale))
+                elif scale == 1.0:
                     self._plain.append(group)
                 else:
-                    self._scaled.append((group, share))
+                    self._scaled.append((group, scale))
 
     @property
     def is_plain(self) -> bool:
@@ -110,14 +110,14 @@ class DrivenGroups:
     def value_at(self, step: int) -> float:
         """The schedule's value at a step; NaN where it has none."""
         try:
-            return float(self.schedule(self.position_at(step, self.base), self.state))
+            return float(self.schedule(self.position_at(step, self.base_value), self.state))
         except TrainingError:
             return math.nan
 
     def _positions(self, run: RunLength, steps: Iterable[int]) -> Iterator[Position]:
         """The positions of some steps, each in its own epoch; of some epochs, where their steps are unknown."""
         for step in steps:
-            position = self.position_at(step, self.base)
+            position = self.position_at(step, self.base_value)
             if position.run.steps_per_epoch is not None and isinstance(position.step, int):
                 yield position._replace(epoch=position.run.position(position.step).epoch)
                 continue
@@ -145,11 +145,11 @@ class DrivenGroups:
             return None
 
     @property
-    def span(self) -> str:
+    def value_range(self) -> str:
         """From which to which value its param groups have, in words; empty where all have the schedule's."""
-        if all(share == 1.0 for share in self.shares.values()):
+        if all(scale == 1.0 for scale in self.scales.values()):
             return ""
-        values = sorted({self.value * share for share in self.shares.values()})
+        values = sorted({self.value * scale for scale in self.scales.values()})
         return " to ".join(f"{value:.6g}" for value in dict.fromkeys((values[0], values[-1]))) + " by param group"
 
     def moved(self) -> tuple[dict[str, Any], float, float] | None:
@@ -160,19 +160,19 @@ class DrivenGroups:
             for group in plain:
                 if group[key] is not value and float(group[key]) != value:
                     return group, value, float(group[key])
-        for group, share in self._scaled:
-            if group[key] != value * share:
-                return group, value * share, float(group[key])
-        for _, group, share in self._special:
-            found = self.hyper.read_without_waiting(group)
-            if found is not None and not math.isclose(found, value * share, rel_tol=1e-6):  # it may be of float32
-                return group, value * share, found
+        for group, scale in self._scaled:
+            if group[key] != value * scale:
+                return group, value * scale, float(group[key])
+        for _, group, scale in self._special:
+            current = self.hyper.read_without_waiting(group)
+            if current is not None and not math.isclose(current, value * scale, rel_tol=1e-6):  # it may be of float32
+                return group, value * scale, current
         return None
 
-    def _write_shares(self, value: float) -> None:
+    def _write_scaled(self, value: float) -> None:
         key = self.hyper.key
-        for group, share in self._scaled:
-            group[key] = value * share
+        for group, scale in self._scaled:
+            group[key] = value * scale
         for write, _, _ in self._special:
             write(value)
 
@@ -181,7 +181,7 @@ class DrivenGroups:
     def _values_from(self, step: int, total_steps: float) -> Iterator[None]:
         key, count, ahead = self.hyper.key, 1, self.schedule.is_pure
         first, *others = self._plain or [{}]  # most have one group, for which a loop costs as much as the writing
-        has_shares = bool(self._scaled or self._special)
+        has_scaled = bool(self._scaled or self._special)
         while True:
             values = self._block(step, count) if count > 1 else [self._single(step)]
             for value in values:
@@ -189,8 +189,8 @@ class DrivenGroups:
                 if others:
                     for group in others:
                         group[key] = value
-                if has_shares:
-                    self._write_shares(value)
+                if has_scaled:
+                    self._write_scaled(value)
                 yield
             step, ahead = step + len(values), ahead and len(values) == count
             count = int(max(1, min(max(_FIRST_BLOCK, 4 * count), _LARGEST_BLOCK, total_steps - step))) if ahead else 1
@@ -198,8 +198,8 @@ class DrivenGroups:
     def _block(self, step: int, count: int) -> list[float]:
         """The values of several steps; that of a single one where not all of them can be computed."""
         try:
-            found = self.schedule(self.position_at(np.arange(step, step + count), self.base), self.state)
-            values = np.broadcast_to(np.asarray(found, dtype=np.float64), (count,))
+            computed = self.schedule(self.position_at(np.arange(step, step + count), self.base_value), self.state)
+            values = np.broadcast_to(np.asarray(computed, dtype=np.float64), (count,))
         except Exception:  # an error at a later step is raised when that step comes
             return [self._single(step)]
         if not values.max() <= self._largest:  # the schedule itself refuses negative values and NaN
@@ -209,9 +209,9 @@ class DrivenGroups:
 
     def _single(self, step: int) -> float:
         try:
-            value = float(self.schedule(self.position_at(step, self.base), self.state))
+            value = float(self.schedule(self.position_at(step, self.base_value), self.state))
         except ImpossibleValueError as error:
-            raise error.meant_for(self.hyper.words, self.hyper.allowed) from error
+            raise error.meant_for(self.hyper.label, self.hyper.allowed) from error
         if not value <= self._largest:
             raise self._too_large(value, step)
         return value
@@ -220,30 +220,30 @@ class DrivenGroups:
         """Why a value cannot be written: for the schedule's own, or for what a param group would have of it."""
         allowed, times, end = self.hyper.allowed, "", ""
         if value <= self.hyper.largest:
-            for known, share in self.shares.items():
+            for known, scale in self.scales.items():
                 for group in (known.group, *known.copies):
-                    most = self.hyper.largest_in(group)
-                    if not value * share <= most:
-                        allowed = f"at most {most:.9g}, the largest that a param group can hold"
-                        times = "" if share == 1.0 else f"times {share:g}, a param group's share of it, "
+                    largest = self.hyper.largest_in(group)
+                    if not value * scale <= largest:
+                        allowed = f"at most {largest:.9g}, the largest that a param group can hold"
+                        times = "" if scale == 1.0 else f"times {scale:g}, a param group's share of it, "
         elif self.hyper.largest > 1:
             end = f", and {ENDS}"
         when = f"{times}at step {step}{end}"
-        return ImpossibleValueError(self.hyper.words, allowed, repr(value), when, shown(self.schedule))
+        return ImpossibleValueError(self.hyper.label, allowed, repr(value), when, shown(self.schedule))
 
 
-def _largest(held: float, share: float) -> float:
+def _largest(limit: float, scale: float) -> float:
     """The largest value whose share of `share` is not above what a group can hold."""
-    if share <= 1.0:
-        return held
-    most = held / share
-    while most * share > held:
-        most = math.nextafter(most, 0.0)
-    return most
+    if scale <= 1.0:
+        return limit
+    largest = limit / scale
+    while largest * scale > limit:
+        largest = math.nextafter(largest, 0.0)
+    return largest
 
 
 def _special_writer(
-    hyper: HyperParameter, optimizer: Optimizer, group: Group, share: float
+    hyper: HyperParameter, optimizer: Optimizer, group: Group, scale: float
 ) -> Callable[[float], None] | None:
     """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
     if hyper.own_tensor(optimizer, group) is not None:
@@ -251,9 +251,9 @@ def _special_writer(
         def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
             tensor = hyper.kept(group)
             if isinstance(tensor, torch.Tensor):
-                tensor.fill_(value * share)
+                tensor.fill_(value * scale)
             else:  # a number has been put in its place
-                group[hyper.key] = value * share
+                group[hyper.key] = value * scale
 
         return write
-    return None if hyper.at is None else lambda value: hyper.write_within(group, value * share)
+    return None if hyper.at is None else lambda value: hyper.write_within(group, value * scale)

@@ -67,7 +67,7 @@ class DrivenOptimizers:
         check_chosen(list(assignments), self.writers, self._names)
         self.trace = Trace()
         self._total_steps: float | None = None
-        self._away: Callable[[], bool] | None = None
+        self._is_detached: Callable[[], bool] | None = None
         self._retired_steps = 0  # of optimizers that were removed without a replacement
 
     def _chosen(self, optimizers: Sequence[Optimizer]) -> Iterator[tuple[Optimizer, dict[int, Assign], str]]:
@@ -92,20 +92,25 @@ class DrivenOptimizers:
         """Whether an assignment may split param groups."""
         return any(assignment.splits for assignment in self.assignments)
 
-    def drives(self) -> Iterator[tuple[str, DrivenGroups]]:
+    def driven_groups(self) -> Iterator[tuple[str, DrivenGroups]]:
         """Every schedule at work, by its key in a checkpoint: optimizer/scope/number."""
         for index, writer in enumerate(self.writers):
-            for drive in writer.drives:
-                yield f"{index}/{self.assignments.assignments[drive.assignment].scope}/{drive.number}", drive
+            for driven in writer.driven_groups:
+                yield (
+                    f"{index}/{self.assignments.assignments[driven.assignment].scope}/{driven.number}",
+                    driven,
+                )
 
     def monitors(self) -> list[Monitor]:
         """What the schedules observe."""
-        schedules = [drive.schedule for _, drive in self.drives()] or [one.schedule for one in self.assignments]
+        schedules = [driven.schedule for _, driven in self.driven_groups()] or [
+            assignment.schedule for assignment in self.assignments
+        ]
         return [monitor for schedule in schedules for monitor in schedule.monitors]
 
     def depends_on(self, run: RunLength, steps: Sequence[int]) -> bool:
         """Whether a run of another length would have given a schedule another value at one of the steps."""
-        return any(drive.schedule.is_pure and drive.depends_on(run, steps) for _, drive in self.drives())
+        return any(driven.schedule.is_pure and driven.depends_on(run, steps) for _, driven in self.driven_groups())
 
     # --- resuming ---------------------------------------------------------------------------------------------
 
@@ -142,21 +147,21 @@ class DrivenOptimizers:
         self,
         saved: Mapping[str, Saved],
         series: Sequence[Sequence[str]],
-        begun: Sequence[Sequence[Sequence[int]]],
+        added_at: Sequence[Sequence[Sequence[int]]],
     ) -> None:
         """Restore what the schedules remembered, and what was known of the groups.
 
         Args:
             saved: the schedules of the checkpoint, by key.
             series: the names of each group's series, by optimizer.
-            begun: the step and epoch at which each group came.
+            added_at: the step and epoch at which each group was added.
         """
-        for writer, names, when in zip(self.writers, series, begun, strict=False):
+        for writer, names, when in zip(self.writers, series, added_at, strict=False):
             writer.restore_groups(names, when)
-        for key, drive in self.drives():
-            known = saved.get(key)
-            if known is not None and known.kind == drive.schedule.kind:
-                drive.state = known.state
+        for key, driven in self.driven_groups():
+            saved_schedule = saved.get(key)
+            if saved_schedule is not None and saved_schedule.kind == driven.schedule.kind:
+                driven.state = saved_schedule.state
 
     def apply_resume_policy(
         self, policy: OnResume, saved: Mapping[str, Saved], run: RunLength, steps: Sequence[int]
@@ -166,14 +171,14 @@ class DrivenOptimizers:
         Raises:
             TrainingError: the policy is `"error"` and the learning rate would jump; or it cannot be followed.
         """
-        drives = dict(self.drives())
+        by_key = dict(self.driven_groups())
         for index, step in enumerate(steps):
-            of_optimizer = {key: drive for key, drive in drives.items() if key.startswith(f"{index}/")}
+            of_optimizer = {key: driven for key, driven in by_key.items() if key.startswith(f"{index}/")}
             report = apply_resume_policy(policy, of_optimizer, saved, run, step)
             if report:
                 yield report
 
-    def drives_without_plan(
+    def without_plan(
         self, saved: Mapping[str, Saved], active: Sequence[bool]
     ) -> list[tuple[int, Writer, DrivenGroups]]:
         """The schedules of which a checkpoint has no plan, with the index and the writer of their optimizer.
@@ -182,18 +187,18 @@ class DrivenOptimizers:
             saved: the schedules of the checkpoint, by key.
             active: whether each optimizer was written to.
         """
-        known = {id(drive) for key, drive in self.drives() if key in saved}
+        known = {id(driven) for key, driven in self.driven_groups() if key in saved}
         gave_way = {index for index, was_active in enumerate(active) if not was_active}
         return [
-            (index, writer, drive)
+            (index, writer, driven)
             for index, writer in enumerate(self.writers)
-            for drive in writer.drives
-            if writer.active and (id(drive) not in known or index in gave_way)
+            for driven in writer.driven_groups
+            if writer.active and (id(driven) not in known or index in gave_way)
         ]
 
     def saved(self, run: RunLength) -> dict[str, Saved]:
         """Each schedule and what it remembers, for a checkpoint."""
-        return {key: Saved.of(drive, run) for key, drive in self.drives()}
+        return {key: Saved.of(driven, run) for key, driven in self.driven_groups()}
 
     # --- the run ----------------------------------------------------------------------------------------------
 
@@ -202,7 +207,7 @@ class DrivenOptimizers:
         trace: Trace,
         steps: Sequence[int],
         total_steps: float | None = None,
-        away: Callable[[], bool] | None = None,
+        is_detached: Callable[[], bool] | None = None,
     ) -> None:
         """Start to follow the optimizers and to record in `trace`.
 
@@ -210,13 +215,13 @@ class DrivenOptimizers:
             trace: the record.
             steps: how many steps each optimizer has taken.
             total_steps: the length of the run. Default None: unknown.
-            away: steps that are taken while it returns true are not those of the run. Default None: all are.
+            is_detached: steps taken while it returns true are not part of the run. Default None: all are.
         """
-        self.trace, self._total_steps, self._away = trace, total_steps, away
+        self.trace, self._total_steps, self._is_detached = trace, total_steps, is_detached
         self._retired_steps = 0
         for writer, step in zip(self.writers, steps, strict=True):
             writer.total_steps = total_steps
-            writer.attach(trace, step, away)
+            writer.attach(trace, step, is_detached)
 
     def refresh(self) -> None:
         """Write the values of the coming step, computed anew."""
@@ -232,8 +237,8 @@ class DrivenOptimizers:
         """Go back to step 0, and forget what the schedules remember."""
         for writer in self.writers:
             writer.step = 0
-            for drive in writer.drives:
-                drive.state = drive.schedule.start()
+            for driven in writer.driven_groups:
+                driven.state = driven.schedule.start()
 
     def detach(self) -> None:
         """Stop following the optimizers."""
@@ -254,7 +259,9 @@ class DrivenOptimizers:
                 continued[same] = same
                 continue
             at_index = before[index : index + 1]
-            old = next((one for one in at_index if not any(one.optimizer is other for other in optimizers)), None)
+            old = next(
+                (writer for writer in at_index if not any(writer.optimizer is other for other in optimizers)), None
+            )
             continued[self._writer_instead_of(old, optimizer, assignments, suffix)] = old
         for writer in before:
             if writer not in continued:
@@ -271,14 +278,16 @@ class DrivenOptimizers:
     ) -> Writer:
         if old is not None:
             old.detach()
-        new = Writer(optimizer, assignments, self._position_at, self._names, suffix, self._audit, instead_of=old)
+        new = Writer(optimizer, assignments, self._position_at, self._names, suffix, self._audit, replaces=old)
         new.total_steps = self._total_steps
-        new.attach(self.trace, new.step, self._away)
-        before = {(drive.assignment, drive.number): drive for drive in (old.drives if old is not None else ())}
-        for drive in new.drives:
-            known = before.get((drive.assignment, drive.number))
-            if known is not None:
-                drive.schedule, drive.state = known.schedule, known.state
+        new.attach(self.trace, new.step, self._is_detached)
+        before = {
+            (driven.assignment, driven.number): driven for driven in (old.driven_groups if old is not None else ())
+        }
+        for driven in new.driven_groups:
+            previous = before.get((driven.assignment, driven.number))
+            if previous is not None:
+                driven.schedule, driven.state = previous.schedule, previous.state
         return new
 
 
@@ -354,15 +363,15 @@ def describe_targets(writers: Sequence[Writer]) -> dict[DrivenGroups, str]:
     described = {}
     for writer in writers:
         name_series(writer.groups)
-    drives = [(writer, drive) for writer in writers for drive in writer.drives]
-    names = [drive.hyper.name for _, drive in drives]
-    for writer, drive in sorted(drives, key=lambda pair: names.index(pair[1].hyper.name)):
-        same_hyper = [(of, other) for of, other in drives if other.hyper.name == drive.hyper.name]
+    pairs = [(writer, driven) for writer in writers for driven in writer.driven_groups]
+    names = [driven.hyper.name for _, driven in pairs]
+    for writer, driven in sorted(pairs, key=lambda pair: names.index(pair[1].hyper.name)):
+        same_hyper = [(owner, other) for owner, other in pairs if other.hyper.name == driven.hyper.name]
         agree = len({other.value for _, other in same_hyper}) == 1
-        alone = [of for of, _ in same_hyper].count(writer) == 1
-        groups = "" if agree or alone else ", ".join(_title(known) for known in drive.shares)
-        parts = ("" if agree else writer.suffix.lstrip("/"), groups, drive.hyper.words)
-        described[drive] = " ".join(part for part in parts if part)
+        alone = [owner for owner, _ in same_hyper].count(writer) == 1
+        groups = "" if agree or alone else ", ".join(_title(known) for known in driven.scales)
+        parts = ("" if agree else writer.suffix.lstrip("/"), groups, driven.hyper.label)
+        described[driven] = " ".join(part for part in parts if part)
     return described
 
 

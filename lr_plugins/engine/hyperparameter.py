@@ -71,13 +71,13 @@ class HyperParameter:
         tensor = self.kept(group)
         if not isinstance(tensor, torch.Tensor):
             return None
-        others = [self.kept(one) for one in optimizer.param_groups if one is not group]
+        others = [self.kept(other) for other in optimizer.param_groups if other is not group]
         if any(tensor is other for other in (*others, self.kept(getattr(optimizer, "defaults", {})))):
             tensor = tensor.clone()
             if self.at is None:
                 group[self.key] = tensor
             else:
-                group[self.key] = tuple(tensor if at == self.at else one for at, one in enumerate(group[self.key]))
+                group[self.key] = tuple(tensor if at == self.at else other for at, other in enumerate(group[self.key]))
         return tensor
 
     def kept(self, values: Mapping[str, Any]) -> Any:
@@ -107,7 +107,7 @@ class HyperParameter:
         return "a finite number >= 0" if self.largest > 1 else "a number >= 0 and < 1"
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """Its name in a sentence."""
         return "learning rate" if self.name == "lr" else self.name.replace("_", " ")
 

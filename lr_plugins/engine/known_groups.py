@@ -22,22 +22,22 @@ class KnownGroup:
         group: its current dictionary in the optimizer.
         at: its index when it came; the pieces of a group that was split have that of the group.
         name: its name then, if it had one.
-        owns: the values that it was built with.
-        bases: the optimizer's own values then.
+        initial_values: the values that it was built with.
+        base_values: the optimizer's own values at that time.
         written: the values last written to it.
         series: what follows the hyper-parameter in the names of its series: `""` or `"/backbone"`. None: not named yet.
-        begun: the optimizer step and the epoch at which it came.
+        added_at: the optimizer step and the epoch at which it was added.
         copies: the dictionaries of inner optimizers that hold the same parameters.
     """
 
     group: Group
     at: int
     name: str | None = None
-    owns: dict[HyperParameter, float] = field(default_factory=dict)
-    bases: dict[HyperParameter, float] = field(default_factory=dict)
+    initial_values: dict[HyperParameter, float] = field(default_factory=dict)
+    base_values: dict[HyperParameter, float] = field(default_factory=dict)
     written: dict[HyperParameter, float] = field(default_factory=dict)
     series: str | None = None
-    begun: tuple[int, int] = (0, 0)
+    added_at: tuple[int, int] = (0, 0)
     copies: list[Group] = field(default_factory=list)
 
     @property
@@ -60,8 +60,8 @@ class KnownGroup:
         return dataclasses.replace(
             self,
             group=group,
-            owns=dict(self.owns),
-            bases=dict(self.bases),
+            initial_values=dict(self.initial_values),
+            base_values=dict(self.base_values),
             written=dict(self.written),
             copies=[],
         )
@@ -73,14 +73,14 @@ class _ByIdentity:
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], list[KnownGroup]]] = {}
 
-    def get(self, one: Any) -> list[KnownGroup]:
-        reference, known = self._known.get(id(one), (None, []))
-        return known if reference is not None and reference() is one else []
+    def get(self, target: Any) -> list[KnownGroup]:
+        reference, known = self._known.get(id(target), (None, []))
+        return known if reference is not None and reference() is target else []
 
-    def put(self, one: Any, known: list[KnownGroup]) -> None:
-        key = id(one)
+    def put(self, target: Any, known: list[KnownGroup]) -> None:
+        key = id(target)
         try:
-            reference = weakref.ref(one, lambda _: self._known.pop(key, None))
+            reference = weakref.ref(target, lambda _: self._known.pop(key, None))
         except TypeError:  # an object with slots may have no room for them
             return
         self._known[key] = reference, known
@@ -99,40 +99,41 @@ def remember(optimizer: Any, groups: Iterable[KnownGroup]) -> None:
     _KNOWN.put(optimizer, list(groups))
 
 
-def groups_of(optimizer: Any, within: Sequence[Any]) -> list[Group]:
+def groups_of(optimizer: Any, inner: Sequence[Any]) -> list[Group]:
     """The param groups of an optimizer, and those that only the optimizers within it have."""
     groups = list(optimizer.param_groups)
-    mine = {id(parameter) for group in groups for parameter in group["params"]}
-    for one in within:
+    parameters = {id(parameter) for group in groups for parameter in group["params"]}
+    for inner_optimizer in inner:
         groups += [
             group
-            for group in one.param_groups
-            if not any(group is known for known in groups) and not mine & {id(each) for each in group["params"]}
+            for group in inner_optimizer.param_groups
+            if not any(group is known for known in groups)
+            and not parameters & {id(parameter) for parameter in group["params"]}
         ]
     return groups
 
 
-def find_copies(groups: Sequence[KnownGroup], within: Sequence[Any]) -> None:
+def find_copies(groups: Sequence[KnownGroup], inner: Sequence[Any]) -> None:
     """Find the dictionaries that inner optimizers keep for the same parameters, and split them alike."""
     owner = {id(parameter): known for known in groups for parameter in known.group["params"]}
-    mine = {id(known.group) for known in groups}
+    own_groups = {id(known.group) for known in groups}
     for known in groups:
         known.copies = []
-    for optimizer in within:
-        found: list[Group] = []
+    for optimizer in inner:
+        inner_groups: list[Group] = []
         for group in optimizer.param_groups:
             places: dict[KnownGroup, list[int]] = {}
             for index, parameter in enumerate(group["params"]):
-                if id(group) not in mine and id(parameter) in owner:
+                if id(group) not in own_groups and id(parameter) in owner:
                     places.setdefault(owner[id(parameter)], []).append(index)
             pieces = {known: {**group, **chosen_parameters(group, which)} for known, which in places.items()}
             if len(pieces) < 2:
                 pieces = dict.fromkeys(pieces, group)
             for known, piece in pieces.items():
                 known.copies.append(piece)
-            found += pieces.values() if len(pieces) > 1 else [group]
-        if len(found) > len(optimizer.param_groups):
-            optimizer.param_groups[:] = found
+            inner_groups += pieces.values() if len(pieces) > 1 else [group]
+        if len(inner_groups) > len(optimizer.param_groups):
+            optimizer.param_groups[:] = inner_groups
 
 
 def chosen_parameters(group: Group, which: Sequence[int]) -> Group:
@@ -140,7 +141,7 @@ def chosen_parameters(group: Group, which: Sequence[int]) -> Group:
     return {key: [group[key][index] for index in which] for key in ("params", "param_names") if key in group}
 
 
-def match_groups(groups: list[Group], known: list[KnownGroup], begun: tuple[int, int] = (0, 0)) -> list[KnownGroup]:
+def match_groups(groups: list[Group], known: list[KnownGroup], added_at: tuple[int, int] = (0, 0)) -> list[KnownGroup]:
     """What is known of each group; an entry of its own for a new one.
 
     A group is recognized by its dictionary, or else by its parameters, if their old dictionary is gone, as after
@@ -149,7 +150,7 @@ def match_groups(groups: list[Group], known: list[KnownGroup], begun: tuple[int,
     Args:
         groups: the current groups.
         known: what is remembered; the entry of a replaced group gets the new dictionary.
-        begun: the optimizer step and the epoch at which new groups come.
+        added_at: the optimizer step and the epoch at which new groups are added.
 
     Example:
         >>> import torch
@@ -159,25 +160,27 @@ def match_groups(groups: list[Group], known: list[KnownGroup], begun: tuple[int,
         >>> same is group, group.group["lr"]
         (True, 0.2)
     """
-    by_dictionary = {id(one.group): one for one in known}
-    there = {id(group) for group in groups}
-    gone = [one for one in known if id(one.group) not in there]
-    by_parameter = {parameter: one for one in gone for parameter in one.parameters}
-    following = max((one.at for one in known), default=-1) + 1
-    found: list[KnownGroup] = []
+    by_dictionary = {id(match.group): match for match in known}
+    present = {id(group) for group in groups}
+    removed = [match for match in known if id(match.group) not in present]
+    by_parameter = {parameter: match for match in removed for parameter in match.parameters}
+    next_index = max((match.at for match in known), default=-1) + 1
+    matches: list[KnownGroup] = []
     for group in groups:
-        one = by_dictionary.get(id(group))
-        if one is None:
-            one = next((by_parameter[id(each)] for each in group["params"] if id(each) in by_parameter), None)
-            if one is None:
-                one, following = KnownGroup(group, following, group.get("name"), begun=begun), following + 1
-            elif one in found:  # what was one group are several now
-                one = one.as_group(group)
-                one.series = None
+        match = by_dictionary.get(id(group))
+        if match is None:
+            match = next(
+                (by_parameter[id(parameter)] for parameter in group["params"] if id(parameter) in by_parameter), None
+            )
+            if match is None:
+                match, next_index = KnownGroup(group, next_index, group.get("name"), added_at=added_at), next_index + 1
+            elif match in matches:  # what was one group are several now
+                match = match.as_group(group)
+                match.series = None
             else:
-                one.group = group
-        found.append(one)
-    return found
+                match.group = group
+        matches.append(match)
+    return matches
 
 
 def name_series(groups: list[KnownGroup]) -> None:
@@ -185,13 +188,13 @@ def name_series(groups: list[KnownGroup]) -> None:
 
     A single group needs no name, and stays without one when others come later.
     """
-    taken = {one.series for one in groups if one.series is not None}
+    taken = {known.series for known in groups if known.series is not None}
     if not taken and len(groups) == 1:
         groups[0].series = ""
         return
-    names = [str(one.group.get("name", index)) for index, one in enumerate(groups)]
-    for index, (one, name) in enumerate(zip(groups, names, strict=True)):
-        if one.series is None:
+    names = [str(known.group.get("name", index)) for index, known in enumerate(groups)]
+    for index, (known, name) in enumerate(zip(groups, names, strict=True)):
+        if known.series is None:
             alone = names.count(name) == 1 and f"/{name}" not in taken
-            one.series = f"/{name}" if alone else f"/{name}-{index}"
-            taken.add(one.series)
+            known.series = f"/{name}" if alone else f"/{name}-{index}"
+            taken.add(known.series)

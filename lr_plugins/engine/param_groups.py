@@ -22,7 +22,7 @@ from lr_plugins.engine.known_groups import (
     remember,
     remembered,
 )
-from lr_plugins.engine.step_hooks import optimizers_within
+from lr_plugins.engine.step_hooks import inner_optimizers
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.assign import Assign
 from lr_plugins.schedules.numerics import power
@@ -65,83 +65,85 @@ class Layout:
     def __init__(self, optimizer: Optimizer, assignments: Mapping[int, Assign], names: Names) -> None:
         self._optimizer, self._assignments, self._names = optimizer, assignments, names
         self._layers = {
-            index: layers_of(assignment, [name for name in names.values() if _named(assignment, name)])
+            index: layers_of(assignment, [name for name in names.values() if _matches_name(assignment, name)])
             for index, assignment in assignments.items()
             if assignment.layer_decay != 1.0
         }
-        self._given: set[str] = set()  # names
-        self._gone: list[KnownGroup] = []  # that may come back
-        self.came: dict[int, tuple[int, int]] = {}  # the step and epoch at which each parameter came
+        self._assigned_names: set[str] = set()  # of groups
+        self._removed: list[KnownGroup] = []  # that may come back
+        self.added_at: dict[int, tuple[int, int]] = {}  # the step and epoch at which each parameter came
         self.groups: list[KnownGroup] = []
 
     def parameters(self) -> list[list[str]]:
         """The names of the parameters of each group."""
-        return [[self._name(one) for one in known.group["params"]] for known in self.groups]
+        return [[self._name(parameter) for parameter in known.group["params"]] for known in self.groups]
 
-    def arrange(self, begun: tuple[int, int] = (0, 0)) -> None:
+    def arrange(self, now: tuple[int, int] = (0, 0)) -> None:
         """Take the current groups, and split those of which only some parameters are chosen.
 
         Args:
-            begun: the optimizer step and the epoch at which new groups come.
+            now: the optimizer step and the epoch at which new groups are added.
         """
-        within = optimizers_within(self._optimizer)
-        candidates = [*(self.groups or remembered(self._optimizer)), *self._gone]
-        gone = {id(one): one.group for one in self._gone}
-        known = match_groups(groups_of(self._optimizer, within), candidates, begun)
-        self._gone = [one for one in candidates if one not in known]
-        self._note_coming(known, gone, begun)
-        pieces = {id(one.group): self._pieces(one) for one in known}
+        inner = inner_optimizers(self._optimizer)
+        candidates = [*(self.groups or remembered(self._optimizer)), *self._removed]
+        removed = {id(known): known.group for known in self._removed}
+        matched = match_groups(groups_of(self._optimizer, inner), candidates, now)
+        self._removed = [known for known in candidates if known not in matched]
+        self._note_added(matched, removed, now)
+        pieces = {id(known.group): self._pieces(known) for known in matched}
         self.groups = [piece for parts in pieces.values() for piece in parts]
         if len(self.groups) > len(pieces):
-            for optimizer in (self._optimizer, *within):  # each has a list of its own, or the same one
+            for optimizer in (self._optimizer, *inner):  # each has a list of its own, or the same one
                 groups = optimizer.param_groups
                 split = (pieces.get(id(group)) for group in list(groups))
                 groups[:] = [
-                    one
+                    group
                     for group, parts in zip(list(groups), split, strict=True)
-                    for one in ([part.group for part in parts] if parts else [group])
+                    for group in ([part.group for part in parts] if parts else [group])
                 ]
         for piece in self.groups:
-            came = [self.came[id(parameter)] for parameter in piece.group["params"]]
-            piece.begun = came[0] if came else piece.begun
-        find_copies(self.groups, within)
+            added = [self.added_at[id(parameter)] for parameter in piece.group["params"]]
+            piece.added_at = added[0] if added else piece.added_at
+        find_copies(self.groups, inner)
         remember(self._optimizer, self.groups)
 
-    def _note_coming(self, known: Sequence[KnownGroup], gone: Mapping[int, Group], begun: tuple[int, int]) -> None:
+    def _note_added(self, known: Sequence[KnownGroup], removed: Mapping[int, Group], now: tuple[int, int]) -> None:
         """Note when parameters came, and the own values of groups that come back."""
-        there = {id(parameter): one for one in known for parameter in one.group["params"]}
-        self.came = {parameter: when for parameter, when in self.came.items() if parameter in there}
-        for parameter, one in there.items():
-            is_new = id(one) in gone or bool(self.came)
-            self.came.setdefault(parameter, begun if is_new else one.begun)
-        for one in known:
-            came_back = id(one) in gone and one.group is not gone[id(one)]
-            if came_back and not all(one.holds(hyper) for hyper in one.owns):
-                one.owns, one.bases = {}, {}
+        present = {id(parameter): known_group for known_group in known for parameter in known_group.group["params"]}
+        self.added_at = {parameter: when for parameter, when in self.added_at.items() if parameter in present}
+        for parameter, known_group in present.items():
+            is_new = id(known_group) in removed or bool(self.added_at)
+            self.added_at.setdefault(parameter, now if is_new else known_group.added_at)
+        for known_group in known:
+            has_returned = id(known_group) in removed and known_group.group is not removed[id(known_group)]
+            if has_returned and not all(known_group.holds(hyper) for hyper in known_group.initial_values):
+                known_group.initial_values, known_group.base_values = {}, {}
 
-    def restore_begun(self, begun: Sequence[tuple[int, int]]) -> None:
+    def restore_added_at(self, added_at: Sequence[tuple[int, int]]) -> None:
         """Restore when each of the groups came."""
-        for known, when in zip(self.groups, begun, strict=True):
-            known.begun = when
-            self.came |= {id(parameter): when for parameter in known.group["params"]}
+        for known, when in zip(self.groups, added_at, strict=True):
+            known.added_at = when
+            self.added_at |= {id(parameter): when for parameter in known.group["params"]}
 
     def _pieces(self, known: KnownGroup) -> list[KnownGroup]:
         group = known.group
-        where = [self._place(parameter, known) for parameter in group["params"]]
-        places = list(dict.fromkeys(where)) or [()]
+        parameter_places = [self._place(parameter, known) for parameter in group["params"]]
+        places = list(dict.fromkeys(parameter_places)) or [()]
         if len(places) == 1:
             label = self._label(None, places[0])
             if label and "name" not in group:
                 group["name"] = self._unused(label, group)
             return [known]
         if isinstance(self._optimizer, torch.optim.LBFGS):
-            chosen = next(iter(one.params for one in self._assignments.values() if one.params), None)
+            chosen = next(
+                iter(assignment.params for assignment in self._assignments.values() if assignment.params), None
+            )
             raise InvalidArgumentError("Assign.params", chosen, "left out for LBFGS, whose parameters cannot be split")
         pieces = []
         for place in places:
-            mine = [index for index, other in enumerate(where) if other == place]
+            chosen_indices = [index for index, other in enumerate(parameter_places) if other == place]
             name = self._unused(self._label(known.name, place) or OTHERS, group)
-            piece = known.as_group({**group, **chosen_parameters(group, mine), "name": name})
+            piece = known.as_group({**group, **chosen_parameters(group, chosen_indices), "name": name})
             pieces.append(piece)
         kept = next((piece for piece, place in zip(pieces, places, strict=True) if not place), pieces[0])
         for piece in pieces:
@@ -150,26 +152,32 @@ class Layout:
 
     def _unused(self, name: str, group: Group) -> str:
         """A name that no other group has: Lightning's LearningRateMonitor refuses duplicates."""
-        taken = {one.get("name") for one in self._optimizer.param_groups if one is not group} | self._given
+        taken = {
+            other.get("name") for other in self._optimizer.param_groups if other is not group
+        } | self._assigned_names
         numbered = (f"{name}-{count}" for count in itertools.count(2))
-        unused = name if name not in taken else next(one for one in numbered if one not in taken)
-        self._given.add(unused)
+        unused = name if name not in taken else next(other for other in numbered if other not in taken)
+        self._assigned_names.add(unused)
         return unused
 
-    def _place(self, parameter: nn.Parameter, built: KnownGroup) -> Origin:
+    def _place(self, parameter: nn.Parameter, known: KnownGroup) -> Origin:
         """The assignments that choose a parameter by its name, each with its layer and the time it came."""
         return tuple(
-            (index, self._layer(index, parameter), self.came[id(parameter)] if one.since == "group" else None)
-            for index, one in self._assignments.items()
-            if (one.chooses or one.layer_decay != 1.0 or one.since == "group")
-            and self._fits(one, self._name(parameter), built)
+            (
+                index,
+                self._layer(index, parameter),
+                self.added_at[id(parameter)] if assignment.since == "group" else None,
+            )
+            for index, assignment in self._assignments.items()
+            if (assignment.chooses or assignment.layer_decay != 1.0 or assignment.since == "group")
+            and self._fits(assignment, self._name(parameter), known)
         )
 
     def _label(self, name: str | None, place: Origin) -> str:
         parts = [name]
         for index, layer, _ in place:
-            one = self._assignments[index]
-            parts += [one.name or _cleaned(one.params)] if one.chooses else []
+            assignment = self._assignments[index]
+            parts += [assignment.name or _as_name(assignment.params)] if assignment.chooses else []
             parts += [] if layer is None else [f"layer{layer}"]
         return "/".join(part for part in parts if part)
 
@@ -180,16 +188,16 @@ class Layout:
         return self._layers[index].get(self._name(parameter)) if index in self._layers else None
 
     @staticmethod
-    def _fits(assignment: Assign, name: str, built: KnownGroup) -> bool:
-        by_group = assignment.group is None or assignment.group in (built.name, built.at)
-        return by_group and _named(assignment, name)
+    def _fits(assignment: Assign, name: str, known: KnownGroup) -> bool:
+        by_group = assignment.group is None or assignment.group in (known.name, known.at)
+        return by_group and _matches_name(assignment, name)
 
     def fits(self, assignment: Assign, known: KnownGroup) -> bool:
         """Whether an assignment is for a group."""
         parameters = known.group["params"]
         return self._fits(assignment, self._name(parameters[0]) if parameters else "", known)
 
-    def share(self, index: int, known: KnownGroup) -> float:
+    def layer_scale(self, index: int, known: KnownGroup) -> float:
         """The factor of a group's layer in the assignment `index`."""
         assignment = self._assignments[index]
         layers = self._layers.get(index)
@@ -241,17 +249,17 @@ def _layer_key(layers: Sequence[str] | None, name: str, depth: int | None) -> tu
         end = len(modules) if depth is None else max(depth, 1) if numbered is None else numbered + 1
         return tuple(modules[:end])
     for index, pattern in enumerate(layers):
-        found = re.search(pattern, name)
-        if found:
-            digits = found.group(1) if found.re.groups else None
+        match = re.search(pattern, name)
+        if match:
+            digits = match.group(1) if match.re.groups else None
             return index, int(digits) if digits and digits.isdigit() else 0
     return None
 
 
-def _named(assignment: Assign, name: str) -> bool:
+def _matches_name(assignment: Assign, name: str) -> bool:
     return assignment.params is None or re.search(assignment.params, name) is not None
 
 
-def _cleaned(pattern: str | None) -> str:
+def _as_name(pattern: str | None) -> str:
     """A regular expression as a name: its letters and digits, joined by hyphens."""
     return re.sub(r"\W+", "-", pattern or "").strip("-")

@@ -21,7 +21,7 @@ class RealSteps:
         optimizer: the optimizer, which is not kept alive.
     """
 
-    happens_captured: bool = False
+    capturable: bool = False
     """Whether what happens at a step belongs into a CUDA graph that captures it, and so to each of its replays.
     Counting does not: a captured step is not taken."""
 
@@ -31,16 +31,16 @@ class RealSteps:
         self._following: Following | None = None
         self._under_way: list[int] = []  # the identities of optimizers whose steps have begun: one, and those within
         self._counts = True  # the step under way
-        self._away: Callable[[], bool] | None = None
+        self._is_detached: Callable[[], bool] | None = None
 
     @property
     def optimizer(self) -> Any:
         """The optimizer; None where it is gone."""
         return self._optimizer()
 
-    def follow(self, away: Callable[[], bool] | None = None) -> None:
-        """Start to follow the optimizer; steps that are taken while `away` returns true are not those of the run."""
-        self._away = away
+    def follow(self, is_detached: Callable[[], bool] | None = None) -> None:
+        """Start to follow the optimizer; steps taken while `is_detached` returns true are not part of the run."""
+        self._is_detached = is_detached
         self._following = Following(self.optimizer, self)
 
     def detach(self) -> None:
@@ -54,42 +54,42 @@ class RealSteps:
         return self._following is not None and self._following.has(optimizer)
 
     @property
-    def hears_steps(self) -> bool:
+    def sees_steps(self) -> bool:
         """Whether there is anything that announces the optimizer's steps."""
-        return self._following is not None and self._following.reaches_steps
+        return self._following is not None and self._following.sees_steps
 
     @property
     def is_under_way(self) -> bool:
         """Whether a step has started and is not over."""
         return bool(self._under_way)
 
-    def follow_within(self) -> None:
+    def follow_inner(self) -> None:
         """Follow what the optimizer holds by now, too."""
         if self._following is not None:
             self._following.stop()
             self._following = Following(self.optimizer, self)
 
-    def doubt(self) -> None:
+    def note_untracked_steps(self) -> None:
         """Code that could not be followed changes the weights within a step."""
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
         """A step starts, or one within it."""
-        again = bool(self._under_way) and self._under_way[0] == id(optimizer)
-        if again and not (calls_its_parents(optimizer) and is_stepping(optimizer)):
+        is_repeated = bool(self._under_way) and self._under_way[0] == id(optimizer)
+        if is_repeated and not (calls_its_parents(optimizer) and is_stepping(optimizer)):
             self._under_way.clear()  # the step before has ended by an error
         if not self._under_way:
             # A step that is captured for a CUDA graph does not happen, and each replay would repeat what it writes.
-            is_captured = _captures() and not self.happens_captured
-            self._counts = not (is_captured or (self._away is not None and self._away()))
+            is_captured = _captures() and not self.capturable
+            self._counts = not (is_captured or (self._is_detached is not None and self._is_detached()))
         self._under_way.append(id(optimizer))
         if not self._counts:
             return None
         self._begin_step()
         return self._after_closure(args, given)
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """Ensure the values once more, after the hooks of others."""
         if self._under_way and self._counts:
             self._begin_step()
@@ -146,5 +146,5 @@ def _skipped(optimizer: Any) -> bool:
 
     A gradient scaler leaves it the flag; only then is it looked at, for that waits for the device.
     """
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)

@@ -20,7 +20,7 @@ from lr_plugins.engine.known_groups import (
     remembered,
 )
 from lr_plugins.engine.real_steps import RealSteps
-from lr_plugins.engine.step_hooks import optimizers_within
+from lr_plugins.engine.step_hooks import inner_optimizers
 from lr_plugins.engine.trace import Series, Trace
 from lr_plugins.errors import InvalidArgumentError
 
@@ -57,41 +57,41 @@ class Recorder(RealSteps):
     Args:
         optimizer: the optimizer to follow.
         suffix: follows the hyper-parameter in the names of its series: `""`, or `"/SGD-0"`.
-        instead_of: the recorder of an optimizer that this one replaces during the run. Default None.
+        replaces: the recorder of an optimizer that this one replaces during the run. Default None.
     """
 
-    def __init__(self, optimizer: Optimizer, suffix: str = "", instead_of: Recorder | None = None) -> None:
+    def __init__(self, optimizer: Optimizer, suffix: str = "", replaces: Recorder | None = None) -> None:
         super().__init__(optimizer)
-        self._kept = optimizer  # alive
-        self.step: int = 0 if instead_of is None else instead_of.step  # steps taken
+        self._strong_reference = optimizer  # alive
+        self.step: int = 0 if replaces is None else replaces.step  # steps taken
         self.suffix = suffix
         self.groups: list[KnownGroup] = []
-        self._gone: list[KnownGroup] = []  # that may come back
+        self._removed: list[KnownGroup] = []  # that may come back
         self._trace = Trace()
         self._bound: list[tuple[Any, list[Any]]] = []  # optimizers, with the groups that they had
         self._sizes: list[list[int]] = []  # and how many parameters those had
-        self._doubtful = False  # something steps within its steps that could not be followed
+        self._has_untracked_steps = False  # something steps within its steps that could not be followed
         self._recorded = [LEARNING_RATE.name]
-        self._quantities: list[Quantity] = [] if instead_of is None else list(instead_of._quantities)
+        self._quantities: list[Quantity] = [] if replaces is None else list(replaces._quantities)
         self._columns: list[Column] | None = None
         self._used: list[float] = []  # by the step under way
-        if instead_of is not None:
-            remember(optimizer, instead_of.known_groups())
+        if replaces is not None:
+            remember(optimizer, replaces.known_groups())
         else:
             for known in remembered(optimizer):
-                known.series, known.begun = None, (0, 0)
+                known.series, known.added_at = None, (0, 0)
 
     def known_groups(self) -> list[KnownGroup]:
         """What is known of the groups, for an optimizer that replaces this one."""
         return [known.as_group(known.group) for known in self.groups]
 
-    def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
+    def attach(self, trace: Trace, step: int = 0, is_detached: Callable[[], bool] | None = None) -> None:
         """Start to follow the optimizer after `step` steps, and to record in `trace`.
 
-        Steps that are taken while `away` returns true are not those of the run.
+        Steps taken while `is_detached` returns true are not part of the run.
         """
         self._trace, self.step, self._columns = trace, step, None
-        self.follow(away)
+        self.follow(is_detached)
 
     def measure(self, quantity: Quantity) -> None:
         """Record another quantity from the coming step on; an optimizer that replaces this one continues it.
@@ -124,14 +124,14 @@ class Recorder(RealSteps):
         self._quantities.append(quantity)
         self._columns = None
 
-    def follow_within(self) -> None:
+    def follow_inner(self) -> None:
         """Follow what the optimizer holds by now, too."""
-        super().follow_within()
+        super().follow_inner()
         self._forget_groups()  # those of what has come are to be looked at, too
 
-    def doubt(self) -> None:
+    def note_untracked_steps(self) -> None:
         """Note that something that could not be followed changes the weights within its steps."""
-        self._doubtful = self._doubtful or bool(self._under_way)
+        self._has_untracked_steps = self._has_untracked_steps or bool(self._under_way)
 
     @property
     def recorded(self) -> Sequence[str]:
@@ -166,10 +166,10 @@ class Recorder(RealSteps):
 
     def _take_groups(self) -> None:
         """Take the groups as they are: more may have come, others may be in their places."""
-        within, known = optimizers_within(self.optimizer), self.groups or remembered(self.optimizer)
-        self.groups = match_groups(groups_of(self.optimizer, within), [*known, *self._gone])
-        self._gone = [one for one in [*known, *self._gone] if one not in self.groups]
-        find_copies(self.groups, within)
+        inner, known = inner_optimizers(self.optimizer), self.groups or remembered(self.optimizer)
+        self.groups = match_groups(groups_of(self.optimizer, inner), [*known, *self._removed])
+        self._removed = [group for group in [*known, *self._removed] if group not in self.groups]
+        find_copies(self.groups, inner)
         remember(self.optimizer, self.groups)
         self._bind()
 
@@ -178,8 +178,8 @@ class Recorder(RealSteps):
         self._bound = []
 
     def _bind(self) -> None:
-        everyone = [self.optimizer, *optimizers_within(self.optimizer)]
-        self._bound = [(one, list(one.param_groups)) for one in everyone]
+        optimizers = [self.optimizer, *inner_optimizers(self.optimizer)]
+        self._bound = [(optimizer, list(optimizer.param_groups)) for optimizer in optimizers]
         self._sizes = [[len(group["params"]) for group in groups] for _, groups in self._bound]
         self._columns = None
 
@@ -204,9 +204,9 @@ class Recorder(RealSteps):
     def _open(self) -> Iterator[Column]:
         """What to read before each step, and where to record it."""
         name_series(self.groups)
-        for what in self._recorded:
+        for name in self._recorded:
             for known in self.groups:
-                hyper = HyperParameter.of(what, known.group)
+                hyper = HyperParameter.of(name, known.group)
                 if hyper is not None:
                     yield self._column_of(hyper, known)
 
@@ -222,8 +222,8 @@ class Recorder(RealSteps):
 
     def _as_used(self, hyper: HyperParameter, read: Callable[[], float]) -> Callable[[], float]:
         """Read what a step uses: an optimizer may decay its learning rates by itself, as Keras' SGD does."""
-        everyone = [self.optimizer, *optimizers_within(self.optimizer)] if hyper == LEARNING_RATE else []
-        factors = [one.learning_rate_factor for one in everyone if decays_by_itself(one)]
+        optimizers = [self.optimizer, *inner_optimizers(self.optimizer)] if hyper == LEARNING_RATE else []
+        factors = [optimizer.learning_rate_factor for optimizer in optimizers if decays_by_itself(optimizer)]
         return (lambda: read() * factors[-1]()) if factors else read
 
     def _name(self, hyper: HyperParameter, known: KnownGroup) -> str:

@@ -104,7 +104,7 @@ class Saved:
         """A drive's, in a run."""
         config = to_config(drive.schedule, functions_by_name=True)
         kept = list(relevant_run(drive.schedule, run)[:4])
-        return cls(config, drive.base, kept, drive.schedule.kind, drive.state)
+        return cls(config, drive.base_value, kept, drive.schedule.kind, drive.state)
 
 
 @dataclass
@@ -155,7 +155,7 @@ def apply_resume_policy(
         plan = other.plan if policy == "checkpoint" else stretched[id(other)]
         if plan is None:
             raise TrainingError(f"on_resume={policy} cannot be applied: {_why_not(other, run, step)}.\n{table}")
-        other.drive.schedule, other.drive.base, other.drive.state = plan, other.saved.base, other.saved.state
+        other.drive.schedule, other.drive.base_value, other.drive.state = plan, other.saved.base, other.saved.state
     return f"Resuming at step {step:g} with the plan of the checkpoint (on_resume={policy}).\n{table}"
 
 
@@ -167,7 +167,7 @@ def _compare(drive: DrivenGroups, saved: Saved | None, run: RunLength, step: int
     if same and saved.base == new.base and not _depends_on_length(drive, saved.length, run, step):
         return None
     plan = _plan(drive, saved, same)
-    now = _value(drive.schedule, drive.position_at(step, drive.base), drive.state)
+    now = _value(drive.schedule, drive.position_at(step, drive.base_value), drive.state)
     then = None if plan is None else _value(plan, drive.position_at(step, saved.base), saved.state)
     return _ChangedPlan(drive, saved, plan, now, then)
 
@@ -258,7 +258,7 @@ def _table(
             None if new is None else _value(new, other.drive.position_at(step, other.saved.base), other.saved.state)
         )
         values: dict[OnResume, float | None] = {"config": other.now, "checkpoint": other.then, "rescale": rescaled}
-        rows = [("on_resume", f"{other.drive.hyper.words} at this step", "")]
+        rows = [("on_resume", f"{other.drive.hyper.label} at this step", "")]
         rows += [(name, "-" if value is None else f"{value:.6g}", POLICIES[name]) for name, value in values.items()]
         yield from _aligned(rows)
 
@@ -272,14 +272,18 @@ def _aligned(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
 def _differences(other: _ChangedPlan, run: RunLength) -> Iterator[tuple[str, str, str]]:
     old = {**_flat(other.saved.schedule), **_length(other.saved.length), _own(other): other.saved.base}
     new_schedule = to_config(other.drive.schedule, functions_by_name=True)
-    new = {**_flat(new_schedule), **_length(relevant_run(other.drive.schedule, run)), _own(other): other.drive.base}
+    new = {
+        **_flat(new_schedule),
+        **_length(relevant_run(other.drive.schedule, run)),
+        _own(other): other.drive.base_value,
+    }
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):
             yield name, _told(old, name), _told(new, name)
 
 
 def _own(other: _ChangedPlan) -> str:
-    return f"the optimizer's {other.drive.hyper.words}"
+    return f"the optimizer's {other.drive.hyper.label}"
 
 
 def _told(values: Mapping[str, Any], name: str) -> str:

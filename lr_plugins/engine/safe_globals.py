@@ -42,5 +42,5 @@ def register_schedules() -> None:
 def safe_classes() -> list[Any]:
     """Every class that a schedule of this package consists of."""
     parts = Length, Boundaries, Lengths
-    shown = {one for one in (*vars(schedules).values(), *vars(keras).values(), *parts) if inspect.isclass(one)}
-    return [one for one in shown if one.__module__.startswith(_HOME) and not inspect.isabstract(one)]
+    classes = {kind for kind in (*vars(schedules).values(), *vars(keras).values(), *parts) if inspect.isclass(kind)}
+    return [kind for kind in classes if kind.__module__.startswith(_HOME) and not inspect.isabstract(kind)]

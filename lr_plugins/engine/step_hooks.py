@@ -35,17 +35,17 @@ _TORCH = Optimizer.profile_hook_step.__code__.co_filename  # the file in which s
 
 _followers: dict[int, list[Follower]] = {}  # by the identity of an optimizer, until it is gone
 _watchers: list[Callable[[Any], None]] = []
-_strangers: dict[int, weakref.ref[Any]] = {}  # optimizers that no watcher has wanted, by their identity
+_ignored: dict[int, weakref.ref[Any]] = {}  # optimizers that no watcher has wanted, by their identity
 _handles: list[Any] = []
-_last_looks: dict[int, Any] = {}  # handles of hooks behind all others, by the identity of an optimizer
+_recheck_handles: dict[int, Any] = {}  # handles of hooks behind all others, by the identity of an optimizer
 
 
-def weak_reference(one: Any, gone: Callable[[], None] = lambda: None) -> Callable[[], Any]:
+def weak_reference(target: Any, on_gone: Callable[[], None] = lambda: None) -> Callable[[], Any]:
     """A weak reference, or a strong one to an object whose slots leave no room for a weak one."""
     try:
-        return weakref.ref(one, lambda _: gone())
+        return weakref.ref(target, lambda _: on_gone())
     except TypeError:
-        return lambda: one
+        return lambda: target
 
 
 class Following:
@@ -58,8 +58,10 @@ class Following:
 
     def __init__(self, optimizer: Any, follower: Follower) -> None:
         self._follower = follower
-        optimizers = [optimizer, *optimizers_within(optimizer)]
-        self._references = [weak_reference(one, functools.partial(_leave, id(one), follower)) for one in optimizers]
+        optimizers = [optimizer, *inner_optimizers(optimizer)]
+        self._references = [
+            weak_reference(one, functools.partial(_remove_follower, id(one), follower)) for one in optimizers
+        ]
         unhooked = [(one, _wrap_step(one)) for one in optimizers if not _calls_hooks(one)]
         self._wrapped = [(weak_reference(one), weakref.ref(step)) for one, step in unhooked if step is not None]
         for one in optimizers:
@@ -72,7 +74,7 @@ class Following:
         return [one for reference in self._references if (one := reference()) is not None]
 
     @property
-    def reaches_steps(self) -> bool:
+    def sees_steps(self) -> bool:
         """Whether there is anything that announces a step."""
         return bool(self._wrapped) or any(map(_calls_hooks, self.optimizers))
 
@@ -83,43 +85,43 @@ class Following:
     def stop(self) -> None:
         """Stop following, and restore the optimizers."""
         for one in self.optimizers:
-            _leave(id(one), self._follower)
+            _remove_follower(id(one), self._follower)
         for reference, step in self._wrapped:
             _unwrap_step(reference(), step())
         self._references, self._wrapped = [], []
         _install()
 
 
-def _leave(identity: int, follower: Follower) -> None:
+def _remove_follower(identity: int, follower: Follower) -> None:
     """Remove a follower of an optimizer, which may be gone."""
     followers = _followers.get(identity, [])
     if follower in followers:
         followers.remove(follower)
     if not followers:
         _followers.pop(identity, None)
-        if identity in _last_looks:
-            _last_looks.pop(identity).remove()
+        if identity in _recheck_handles:
+            _recheck_handles.pop(identity).remove()
 
 
-def watch(found: Callable[[Any], None]) -> Callable[[], None]:
+def watch(callback: Callable[[Any], None]) -> Callable[[], None]:
     """Call `found`, once for each, with an optimizer that is about to step and is not followed; it may follow it.
 
     Returns:
         A function that ends this.
     """
-    _strangers.clear()
-    _watchers.append(found)
+    _ignored.clear()
+    _watchers.append(callback)
     _install()
 
     def stop() -> None:
-        if found in _watchers:
-            _watchers.remove(found)
+        if callback in _watchers:
+            _watchers.remove(callback)
         _install()
 
     return stop
 
 
-def optimizers_within(optimizer: Any) -> list[Any]:
+def inner_optimizers(optimizer: Any) -> list[Any]:
     """The optimizers that an optimizer holds, at any depth, whose parameters are its own as well.
 
     Example:
@@ -134,7 +136,7 @@ def optimizers_within(optimizer: Any) -> list[Any]:
     mine, seen = parameters_of(optimizer), {id(optimizer)}
 
     def search(holder: Any) -> Iterator[Any]:
-        for one in _held(holder):
+        for one in _optimizers_in(holder):
             if id(one) in seen:
                 continue
             seen.add(id(one))
@@ -145,7 +147,7 @@ def optimizers_within(optimizer: Any) -> list[Any]:
     return list(search(optimizer))
 
 
-def _held(holder: Any) -> Iterator[Any]:
+def _optimizers_in(holder: Any) -> Iterator[Any]:
     """The optimizers among the attributes of an object, or in a list or dictionary there."""
     for name, value in list(getattr(holder, "__dict__", {}).items()):
         if name in ("state", "param_groups", "defaults"):
@@ -185,7 +187,7 @@ def is_stepping(optimizer: Any) -> bool:
 def _before_step(optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
     followers = _followers.get(id(optimizer))
     if followers is None:
-        followers = _found(optimizer)
+        followers = _claim(optimizer)
         if followers is None:
             return None
     if len(followers) == 1:
@@ -198,7 +200,7 @@ def _before_step(optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -
                 changed = args, given = new
     # Hooks of others come behind this one, and may write.
     if getattr(optimizer, "_optimizer_step_pre_hooks", None):
-        _look_last(optimizer)
+        _recheck_last(optimizer)
     return changed
 
 
@@ -208,34 +210,34 @@ def _after_step(optimizer: Any, *_: Any) -> None:
         follower.after_step(optimizer)
 
 
-def _found(optimizer: Any) -> list[Follower] | None:
+def _claim(optimizer: Any) -> list[Follower] | None:
     """The followers of an optimizer that was unknown, after the watchers were called."""
-    known = _strangers.get(id(optimizer))
+    known = _ignored.get(id(optimizer))
     if known is not None and known() is optimizer:
         return None
     for watcher in list(_watchers):
         watcher(optimizer)
     if id(optimizer) not in _followers:
-        _strangers[id(optimizer)] = weakref.ref(optimizer)
+        _ignored[id(optimizer)] = weakref.ref(optimizer)
     return _followers.get(id(optimizer))
 
 
-def _look_last(optimizer: Any) -> None:
+def _recheck_last(optimizer: Any) -> None:
     """Call the followers once more after the hooks of others."""
-    hooks, handle = optimizer._optimizer_step_pre_hooks, _last_looks.get(id(optimizer))
+    hooks, handle = optimizer._optimizer_step_pre_hooks, _recheck_handles.get(id(optimizer))
     if handle is not None and next(reversed(hooks)) == handle.id:
         return
     if handle is not None:
         handle.remove()
-    _last_looks[id(optimizer)] = optimizer.register_step_pre_hook(_look_again)
+    _recheck_handles[id(optimizer)] = optimizer.register_step_pre_hook(_recheck)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _look_again(optimizer: Any, *_: Any) -> None:
+def _recheck(optimizer: Any, *_: Any) -> None:
     for follower in _followers.get(id(optimizer), ()):
-        look = getattr(follower, "look_again", None)
-        if look is not None:
-            look()
+        recheck = getattr(follower, "look_again", None)
+        if recheck is not None:
+            recheck()
 
 
 def _install() -> None:

@@ -142,14 +142,17 @@ class Trace(Mapping[str, Series]):
         series = [self._series.get(name) for name in shares]
         column = series[0].column if series[0] is not None else array("d")
         common = all(
-            one is not None and one.next_step == first_step and one.column is column and one.share == share
-            for one, share in zip(series, shares.values(), strict=True)
+            existing is not None
+            and existing.next_step == first_step
+            and existing.column is column
+            and existing.share == share
+            for existing, share in zip(series, shares.values(), strict=True)
         )
         if common:
             return column
-        for one in series:
-            if one is not None:
-                one.part()
+        for existing in series:
+            if existing is not None:
+                existing.part()
         return None
 
     def __getitem__(self, name: str) -> Series:
@@ -178,7 +181,7 @@ class Trace(Mapping[str, Series]):
         first, end = self._span
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(["step", *self])
-            columns = (_cells(one, first, end) for one in self.values())
+            columns = (_cells(series, first, end) for series in self.values())
             file.writelines(",".join(row) + "\r\n" for row in zip(map(str, range(first, end)), *columns, strict=True))
         return path
 
@@ -206,13 +209,15 @@ class Trace(Mapping[str, Series]):
     @property
     def _span(self) -> tuple[int, int]:
         """The first optimizer step of all, and the one after the last."""
-        known = [one for _, one in self._known]
-        return min((one.first_step for one in known), default=0), max((one.next_step for one in known), default=0)
+        known = [series for _, series in self._known]
+        return min((series.first_step for series in known), default=0), max(
+            (series.next_step for series in known), default=0
+        )
 
     @property
     def _known(self) -> list[tuple[str, Series]]:
         """Those that have values, by name."""
-        return [(name, one) for name, one in self.items() if len(one)]
+        return [(name, series) for name, series in self.items() if len(series)]
 
 
 def _cells(series: Series, first: int, end: int) -> Iterator[str]:

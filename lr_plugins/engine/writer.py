@@ -11,12 +11,12 @@ from torch.optim import Optimizer
 from lr_plugins.engine.audit import Audit
 from lr_plugins.engine.driven_groups import DrivenGroups, PositionAt
 from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter, check_hyper_parameter
+from lr_plugins.engine.initial_values import base_value, initial_value, scale_of
 from lr_plugins.engine.known_groups import (
     Group,
     KnownGroup,
     name_series,
 )
-from lr_plugins.engine.own_values import base_value, own_value, share_of
 from lr_plugins.engine.param_groups import Layout, Names
 from lr_plugins.engine.recorder import Column, Recorder
 from lr_plugins.engine.trace import Trace
@@ -42,7 +42,7 @@ class Writer(Recorder):
         names: the names of the module's parameters.
         suffix: follows the hyper-parameter in the names of this optimizer's series.
         audit: counts the writes of other code. Default None: one of its own.
-        instead_of: the writer of an optimizer that this one replaces during the run. Default None.
+        replaces: the writer of an optimizer that this one replaces during the run. Default None.
     """
 
     def __init__(
@@ -53,33 +53,39 @@ class Writer(Recorder):
         names: Names | None = None,
         suffix: str = "",
         audit: Audit | None = None,
-        instead_of: Writer | None = None,
+        replaces: Writer | None = None,
     ) -> None:
-        super().__init__(optimizer, suffix, instead_of)
+        super().__init__(optimizer, suffix, replaces)
         self.active = True  # false: it only records
         self._audit = Audit() if audit is None else audit
-        self.drives: list[DrivenGroups] = []
+        self.driven_groups: list[DrivenGroups] = []
         self.total_steps: float | None = None  # of the run, where they are known
         self._assignments, self._position_at = assignments, position_at
-        self._recorded = list(dict.fromkeys([LEARNING_RATE.name, *(one.to for one in assignments.values())]))
-        self._bases: dict[HyperParameter, float] = {}
+        self._recorded = list(
+            dict.fromkeys([LEARNING_RATE.name, *(assignment.to for assignment in assignments.values())])
+        )
+        self._base_values: dict[HyperParameter, float] = {}
         self._written = False  # the values of the coming step
-        self._found: list[tuple[HyperParameter, KnownGroup, float]] = []  # in the groups, before the first were written
-        self._alone: DrivenGroups | None = None  # the only one, where it is for all groups alike
-        self._begun = instead_of is not None  # groups that come now have not been there before
+        # What the groups held before the first value was written.
+        self._values_before: list[tuple[HyperParameter, KnownGroup, float]] = []
+        self._only: DrivenGroups | None = None  # the only one, where it is for all groups alike
+        self._is_running = replaces is not None  # groups that come now have not been there before
         self.advance: Callable[[], object] = self.refresh  # writes the values of the step after the last one written
-        if instead_of is not None:
-            self.active, self.total_steps = instead_of.active, instead_of.total_steps
+        if replaces is not None:
+            self.active, self.total_steps = replaces.active, replaces.total_steps
         self.layout = Layout(optimizer, assignments, names or {})
-        if instead_of is not None:
-            self.layout.came = dict(instead_of.layout.came)
+        if replaces is not None:
+            self.layout.added_at = dict(replaces.layout.added_at)
         self._take_groups()
-        self._note_found()
+        self._note_values_before()
 
     @property
     def learning_rate(self) -> float:
         """The value of the first schedule of a learning rate for the coming step; NaN before `refresh`."""
-        return next((drive.value for drive in self.drives if drive.hyper == LEARNING_RATE), math.nan)
+        return next(
+            (driven.value for driven in self.driven_groups if driven.hyper == LEARNING_RATE),
+            math.nan,
+        )
 
     @property
     def is_written(self) -> bool:
@@ -95,46 +101,48 @@ class Writer(Recorder):
     def _take_groups(self) -> None:
         """Take the groups as they are, and drive those that are new."""
         self._note_written()
-        self.layout.arrange(self._here())
+        self.layout.arrange(self._now())
         self.groups = self.layout.groups
-        there = set(self.groups)
-        for drive in self.drives:
-            drive.shares = {known: share for known, share in drive.shares.items() if known in there}
+        present = set(self.groups)
+        for driven in self.driven_groups:
+            driven.scales = {known: scale for known, scale in driven.scales.items() if known in present}
         self._bind()
         if self._written:
             self._detect_foreign_writes(replaced=True)  # what was put in the place of a group may have another value
-        driven = {known for drive in self.drives for known in drive.shares}
-        new = [known for known in self.groups if known not in driven]
+        covered = {known for driven in self.driven_groups for known in driven.scales}
+        new = [known for known in self.groups if known not in covered]
         if new:
-            for what in dict.fromkeys(one.to for one in self._assignments.values()):
-                self._drive_hyper_parameter(what, new)
+            for name in dict.fromkeys(assignment.to for assignment in self._assignments.values()):
+                self._drive_hyper_parameter(name, new)
             self._bind()
 
-    def _here(self) -> tuple[int, int]:
+    def _now(self) -> tuple[int, int]:
         """The optimizer step and the epoch that come now."""
-        if not self._begun:
+        if not self._is_running:
             return 0, 0
         epoch = self._position_at(self.step, 0.0).epoch
         return self.step, 0 if epoch is None else int(epoch)
 
     def _bind(self) -> None:
         super()._bind()
-        for drive in self.drives:
-            drive.bind(self.optimizer)
+        for driven in self.driven_groups:
+            driven.bind(self.optimizer)
         # Usually one schedule drives all groups, with no optimizer within: then one pass over the values is enough.
-        alone = len(self.drives) == len(self._bound) == 1 and self.drives[0].is_plain
-        self._alone = self.drives[0] if alone and len(self.drives[0].shares) == len(self.groups) else None
+        is_only = len(self.driven_groups) == len(self._bound) == 1 and self.driven_groups[0].is_plain
+        self._only = (
+            self.driven_groups[0] if is_only and len(self.driven_groups[0].scales) == len(self.groups) else None
+        )
 
     def _forget_groups(self) -> None:
         super()._forget_groups()
-        self._alone = None
+        self._only = None
 
     def _is_as_written(self) -> bool:
         """Whether all current groups hold what was written; False where that takes `_detect_foreign_writes`."""
-        drive = self._alone
-        if drive is None:
+        driven = self._only
+        if driven is None:
             return False
-        key, value, groups = drive.hyper.key, drive.value, self.optimizer.param_groups
+        key, value, groups = driven.hyper.key, driven.value, self.optimizer.param_groups
         try:
             for group in groups:
                 if group[key] is not value:
@@ -143,75 +151,83 @@ class Writer(Recorder):
             return False
         return len(groups) == len(self.groups)
 
-    def _drive_hyper_parameter(self, what: str, groups: Sequence[KnownGroup]) -> None:
+    def _drive_hyper_parameter(self, name: str, groups: Sequence[KnownGroup]) -> None:
         """Drive one of the hyper-parameters of new groups."""
-        meant = {}
+        chosen = {}
         for known in groups:
-            fitting = [
-                index for index, one in self._assignments.items() if one.to == what and self.layout.fits(one, known)
+            matching = [
+                index
+                for index, assignment in self._assignments.items()
+                if assignment.to == name and self.layout.fits(assignment, known)
             ]
-            if fitting and what in known.group and known.group[what] is None:
-                check_hyper_parameter(what, self.optimizer, [known.group])
-            hyper = HyperParameter.of(what, known.group)
-            if fitting and hyper is not None:
-                meant[known] = hyper, fitting[-1]
-        for hyper in dict.fromkeys(hyper for hyper, _ in meant.values()):
-            self._read_own_values(hyper)
-        for known, (hyper, index) in meant.items():
-            self._drive(index, hyper, known)
+            if matching and name in known.group and known.group[name] is None:
+                check_hyper_parameter(name, self.optimizer, [known.group])
+            hyper = HyperParameter.of(name, known.group)
+            if matching and hyper is not None:
+                chosen[known] = hyper, matching[-1]
+        for hyper in dict.fromkeys(hyper for hyper, _ in chosen.values()):
+            self._read_initial_values(hyper)
+        for known, (hyper, index) in chosen.items():
+            self._drive_group(index, hyper, known)
 
-    def _drive(self, index: int, hyper: HyperParameter, known: KnownGroup) -> None:
-        base, share = self._bases[hyper], self.layout.share(index, known)
+    def _drive_group(self, index: int, hyper: HyperParameter, known: KnownGroup) -> None:
+        base_value, scale = self._base_values[hyper], self.layout.layer_scale(index, known)
         if self._assignments[index].chooses:
-            base = known.owns[hyper]
+            base_value = known.initial_values[hyper]
         else:
-            share *= share_of(known.owns[hyper], base, hyper, self.optimizer, self.groups.index(known))
-        if not math.isfinite(share):
+            scale *= scale_of(known.initial_values[hyper], base_value, hyper, self.optimizer, self.groups.index(known))
+        if not math.isfinite(scale):
             allowed = "such that each param group's share of the schedule's value is a finite number"
-            raise InvalidArgumentError("Assign.layer_decay and the groups' own values", share, allowed)
-        self._drive_of(index, hyper, base, known.begun).shares[known] = share
+            raise InvalidArgumentError("Assign.layer_decay and the groups' own values", scale, allowed)
+        self._driven_groups_for(index, hyper, base_value, known.added_at).scales[known] = scale
 
-    def _drive_of(self, index: int, hyper: HyperParameter, base: float, begun: tuple[int, int]) -> DrivenGroups:
+    def _driven_groups_for(
+        self, index: int, hyper: HyperParameter, base_value: float, start: tuple[int, int]
+    ) -> DrivenGroups:
         assignment = self._assignments[index]
-        begun = begun if assignment.since == "group" else (0, 0)
-        mine = [drive for drive in self.drives if drive.assignment == index]
-        for drive in mine:
-            if (drive.hyper, drive.base, drive.begun) == (hyper, base, begun):
-                return drive
-        drive = DrivenGroups(index, len(mine), assignment.schedule, hyper, base, self._position_at, begun)
-        self.drives.append(drive)
-        return drive
+        start = start if assignment.since == "group" else (0, 0)
+        existing = [driven for driven in self.driven_groups if driven.assignment == index]
+        for driven in existing:
+            if (driven.hyper, driven.base_value, driven.start) == (hyper, base_value, start):
+                return driven
+        driven = DrivenGroups(index, len(existing), assignment.schedule, hyper, base_value, self._position_at, start)
+        self.driven_groups.append(driven)
+        return driven
 
-    def _read_own_values(self, hyper: HyperParameter) -> None:
+    def _read_initial_values(self, hyper: HyperParameter) -> None:
         """What the groups were built with, and the optimizer's own value that a schedule starts from."""
-        able = [known for known in self.groups if HyperParameter.of(hyper.name, known.group) == hyper]
-        for known in able:
-            if hyper in known.owns and (hyper in self._bases or known.holds(hyper)):
+        holders = [known for known in self.groups if HyperParameter.of(hyper.name, known.group) == hyper]
+        for known in holders:
+            if hyper in known.initial_values and (hyper in self._base_values or known.holds(hyper)):
                 continue  # what the group holds is ours, not its own
-            known.owns[hyper] = own_value(hyper, known.group, self.optimizer)
-            known.bases.pop(hyper, None)
-        if hyper in self._bases:
+            known.initial_values[hyper] = initial_value(hyper, known.group, self.optimizer)
+            known.base_values.pop(hyper, None)
+        if hyper in self._base_values:
             return
-        bases = {known.bases.get(hyper) for known in able}
-        if len(bases) == 1 and None not in bases:
-            self._bases[hyper] = bases.pop()  # type: ignore[assignment]
+        base_values = {known.base_values.get(hyper) for known in holders}
+        if len(base_values) == 1 and None not in base_values:
+            self._base_values[hyper] = base_values.pop()  # type: ignore[assignment]
         else:
-            self._bases[hyper] = base_value([known.owns[hyper] for known in able], hyper.default(self.optimizer))
-        for known in able:
-            known.bases[hyper] = self._bases[hyper]
+            self._base_values[hyper] = base_value(
+                [known.initial_values[hyper] for known in holders], hyper.default(self.optimizer)
+            )
+        for known in holders:
+            known.base_values[hyper] = self._base_values[hyper]
 
-    def attach(self, trace: Trace, step: int = 0, away: Callable[[], bool] | None = None) -> None:
+    def attach(self, trace: Trace, step: int = 0, is_detached: Callable[[], bool] | None = None) -> None:
         """Start to follow, as a recorder does; groups that appear from now on appear during the run."""
-        super().attach(trace, step, away)
-        self._begun = True
+        super().attach(trace, step, is_detached)
+        self._is_running = True
         if step or not self.has_groups:  # a checkpoint has changed what the groups hold
             self._take_groups()
-            self._note_found()
+            self._note_values_before()
 
-    def _note_found(self) -> None:
+    def _note_values_before(self) -> None:
         """Note what the groups hold before anything is written, to detect writes before the first step."""
-        self._found = [
-            (drive.hyper, known, drive.hyper.read(known.group)) for drive in self.drives for known in drive.shares
+        self._values_before = [
+            (driven.hyper, known, driven.hyper.read(known.group))
+            for driven in self.driven_groups
+            for known in driven.scales
         ]
 
     def detach(self) -> None:
@@ -225,24 +241,24 @@ class Writer(Recorder):
         return super().known_groups()
 
     def _note_written(self) -> None:
-        for drive in self.drives:
-            for known, share in drive.shares.items() if not math.isnan(drive.value) else ():
-                known.written[drive.hyper] = drive.value * share
+        for driven in self.driven_groups:
+            for known, scale in driven.scales.items() if not math.isnan(driven.value) else ():
+                known.written[driven.hyper] = driven.value * scale
 
     def chosen_by(self, index: int) -> list[KnownGroup]:
         """The groups that an assignment chooses."""
-        one = self._assignments.get(index)
-        return [known for known in self.groups if one is not None and self.layout.fits(one, known)]
+        assignment = self._assignments.get(index)
+        return [known for known in self.groups if assignment is not None and self.layout.fits(assignment, known)]
 
-    def restore_groups(self, series: Sequence[str], begun: Sequence[Sequence[int]]) -> None:
+    def restore_groups(self, series: Sequence[str], added_at: Sequence[Sequence[int]]) -> None:
         """Restore what a checkpoint knows of the groups: the names of their series, and when they came."""
-        if not len(series) == len(begun) == len(self.groups):
+        if not len(series) == len(added_at) == len(self.groups):
             return
         for known, name in zip(self.groups, series, strict=True):
             known.series = name
-        self.layout.restore_begun([(when[0], when[1]) for when in begun])
-        if any(one.since == "group" for one in self._assignments.values()):
-            self.drives = []
+        self.layout.restore_added_at([(when[0], when[1]) for when in added_at])
+        if any(assignment.since == "group" for assignment in self._assignments.values()):
+            self.driven_groups = []
             self._take_groups()
 
     # --- writing ----------------------------------------------------------------------------------------------
@@ -261,13 +277,13 @@ class Writer(Recorder):
             self._take_groups()
         elif self._written:
             self._detect_foreign_writes()
-        if self._found:
+        if self._values_before:
             self._detect_early_writes()
         if self.active:  # it has not given way to what was found
             self._write()
 
     def _write(self) -> None:
-        updates = [drive.write(self.step, self.total_steps) for drive in self.drives]
+        updates = [driven.write(self.step, self.total_steps) for driven in self.driven_groups]
         # A call in between would cost half as much as the writing itself.
         self.advance = updates[0] if len(updates) == 1 else lambda: [update() for update in updates]
         self._written = True
@@ -275,46 +291,49 @@ class Writer(Recorder):
     def _open(self) -> Iterator[Column]:
         """A driven value is read from its schedule, and recorded once for all groups of that schedule."""
         name_series(self.groups)
-        for what in self._recorded:
-            driven: set[KnownGroup] = set()
-            for drive in self.drives if self.active else ():
-                if drive.hyper.name != what:
+        for name in self._recorded:
+            covered: set[KnownGroup] = set()
+            for driven in self.driven_groups if self.active else ():
+                if driven.hyper.name != name:
                     continue
-                mine = {self._name(drive.hyper, known): share for known, share in drive.shares.items()}
-                column = self._trace.column(mine, self.step) if mine else None
+                scales = {self._name(driven.hyper, known): scale for known, scale in driven.scales.items()}
+                column = self._trace.column(scales, self.step) if scales else None
                 if column is not None:
-                    driven |= set(drive.shares)
-                    yield Column(self._as_used(drive.hyper, functools.partial(getattr, drive, "value")), column.append)
+                    covered |= set(driven.scales)
+                    yield Column(
+                        self._as_used(driven.hyper, functools.partial(getattr, driven, "value")),
+                        column.append,
+                    )
             for known in self.groups:
-                hyper = HyperParameter.of(what, known.group)
-                if known not in driven and hyper is not None:
+                hyper = HyperParameter.of(name, known.group)
+                if known not in covered and hyper is not None:
                     yield self._column_of(hyper, known)
 
     def _detect_foreign_writes(self, during: bool = False, replaced: bool = False) -> bool:
         """Note who has written since; returns whether anyone has."""
-        found = [(drive, moved) for drive in self.drives if (moved := drive.moved())]
-        if not found:
+        moved_groups = [(driven, moved) for driven in self.driven_groups if (moved := driven.moved())]
+        if not moved_groups:
             return False
-        foreign = [self._note(drive, *moved, during, replaced) for drive, moved in found]
+        foreign = [self._note(driven, *moved, during, replaced) for driven, moved in moved_groups]
         return any(foreign)
 
     def _detect_early_writes(self) -> None:
         """Note who has written between the start of the fit and our first value."""
-        found, self._found = self._found, []
-        drives = {(drive.hyper, known): drive for drive in self.drives for known in drive.shares}
-        for hyper, known, value in found:
-            drive = drives.get((hyper, known))
-            now = value if drive is None else hyper.read(known.group)
-            if drive is not None and not math.isclose(now, value, rel_tol=1e-6):
-                self._note(drive, known.group, math.nan, now)
+        values_before, self._values_before = self._values_before, []
+        by_group = {(driven.hyper, known): driven for driven in self.driven_groups for known in driven.scales}
+        for hyper, known, value in values_before:
+            driven = by_group.get((hyper, known))
+            now = value if driven is None else hyper.read(known.group)
+            if driven is not None and not math.isclose(now, value, rel_tol=1e-6):
+                self._note(driven, known.group, math.nan, now)
 
-    def _last_used(self, drive: DrivenGroups, known: KnownGroup) -> float | None:
-        name = self._name(drive.hyper, known)
+    def _last_used(self, driven: DrivenGroups, known: KnownGroup) -> float | None:
+        name = self._name(driven.hyper, known)
         return self._trace[name].last() if name in self._trace else None
 
     def _note(
         self,
-        drive: DrivenGroups,
+        driven: DrivenGroups,
         group: Group,
         expected: float,
         value: float,
@@ -322,15 +341,17 @@ class Writer(Recorder):
         replaced: bool = False,
     ) -> bool:
         """Note that a group has another value than was written to it, unless that is the plan's value all the same."""
-        known = next(one for one in self.groups if any(group is each for each in (one.group, *one.copies)))
+        known = next(
+            known for known in self.groups if any(group is dictionary for dictionary in (known.group, *known.copies))
+        )
         if not during:  # another epoch may have begun since, or a metric have been observed
-            expected = drive.value_at(self.step) * drive.shares[known]
+            expected = driven.value_at(self.step) * driven.scales[known]
             if math.isclose(value, expected, rel_tol=1e-6):
                 return False
         name_series(self.groups)
-        if replaced and value == self._last_used(drive, known):
+        if replaced and value == self._last_used(driven, known):
             return False  # a copy of what was there at the last step
-        self._audit.note(self.step, self._name(drive.hyper, known), expected, value, during)
+        self._audit.note(self.step, self._name(driven.hyper, known), expected, value, during)
         if self._audit.choice == "theirs":
             self.stop_writing()
         return True
@@ -351,7 +372,7 @@ class Writer(Recorder):
     def _end_step(self) -> None:
         self._record()
         followed = self.active and (self._is_as_written() or not self._detect_foreign_writes(during=True))
-        self._audit.count(followed and not self._doubtful)
+        self._audit.count(followed and not self._has_untracked_steps)
         self.step += 1
         self._stepped()
 

@@ -142,12 +142,12 @@ class ScheduleLR(LRScheduler):
     def _write_value(self) -> None:
         writer, follows = self._current_writer(), self._follows
         writer.step = self.last_epoch
-        for drive in writer.drives:
-            if drive.state is not None:
-                position = self.run_length.position(self.last_epoch, drive.base)
-                previous = drive.state
-                drive.state = drive.schedule.observe(previous, position, Observation(BEGIN))
-                follows = follows and drive.state == previous
+        for driven in writer.driven_groups:
+            if driven.state is not None:
+                position = self.run_length.position(self.last_epoch, driven.base_value)
+                previous = driven.state
+                driven.state = driven.schedule.observe(previous, position, Observation(BEGIN))
+                follows = follows and driven.state == previous
         if follows and writer.has_groups:
             writer.advance()
         else:
@@ -191,9 +191,9 @@ class ScheduleLR(LRScheduler):
     def _targets(self) -> set[tuple[str, int]]:
         """What it drives: each hyper-parameter with the identity of a parameter."""
         return {
-            (f"{drive.hyper.key} {drive.hyper.at}", parameter)
-            for drive in self._current_writer().drives
-            for group in drive.shares
+            (f"{driven.hyper.key} {driven.hyper.at}", parameter)
+            for driven in self._current_writer().driven_groups
+            for group in driven.scales
             for parameter in group.parameters
         }
 
@@ -201,8 +201,10 @@ class ScheduleLR(LRScheduler):
         if not shared:
             return
         keys = {key for key, _ in shared}
-        drives = self._current_writer().drives
-        names = dict.fromkeys(drive.hyper.words for drive in drives if f"{drive.hyper.key} {drive.hyper.at}" in keys)
+        driven_groups = self._current_writer().driven_groups
+        names = dict.fromkeys(
+            driven.hyper.label for driven in driven_groups if f"{driven.hyper.key} {driven.hyper.at}" in keys
+        )
         schedules = ", ".join(repr(assign.schedule) for assign in other.assignments)
         rank_zero_warn(
             f"ScheduleLR: another ScheduleLR, of {schedules}, drives the {' and the '.join(names)} of the same "
@@ -262,7 +264,7 @@ class _WriterState(NamedTuple):
         """Make the next writer of this optimizer start from these groups."""
         groups = [known.as_group(group) for known, group in zip(self.groups, optimizer.param_groups, strict=False)]
         for known in groups:
-            known.written = {hyper: hyper.read(known.group) for hyper in known.owns}
+            known.written = {hyper: hyper.read(known.group) for hyper in known.initial_values}
         remember(optimizer, groups)
 
 
@@ -270,12 +272,12 @@ class _LoopWriter(Writer):
     """A writer that can be rebuilt on a copy of its optimizer."""
 
     def state(self) -> _WriterState:
-        schedule_states = {(drive.assignment, drive.number): drive.state for drive in self.drives}
+        schedule_states = {(driven.assignment, driven.number): driven.state for driven in self.driven_groups}
         return _WriterState([group.as_group({}) for group in self.groups], schedule_states)
 
     def restore(self, state: _WriterState) -> None:
-        for drive in self.drives:
-            drive.state = state.schedule_states.get((drive.assignment, drive.number), drive.state)
+        for driven in self.driven_groups:
+            driven.state = state.schedule_states.get((driven.assignment, driven.number), driven.state)
 
 
 def _check_optimizer(optimizer: Any, assignments: Assignments) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins._lightning.artifacts import make_folder
+from lr_plugins._lightning.artifacts import check_folder
 from lr_plugins._lightning.compat import LightningModule, Trainer
 from lr_plugins.callbacks.history import History
 from lr_plugins.callbacks.last_lr import in_float32
@@ -65,7 +65,7 @@ class CSVLogger(History):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        make_folder("CSVLogger.filename", self.filename.parent)
+        check_folder("CSVLogger.filename", self.filename.parent)
         if self.filename.is_dir():
             raise InvalidArgumentError("CSVLogger.filename", str(self.filename), "a file; it is a folder")
 

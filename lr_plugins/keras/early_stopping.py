@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lr_plugins._lightning import compat
 from lr_plugins._lightning.compat import LightningModule, Trainer
-from lr_plugins._lightning.metrics import MetricCursor, Observer
+from lr_plugins._lightning.metrics import MetricCollector, MetricCursor
 from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, anything, count, dict_of, number_or_name, optional
 from lr_plugins.console.keras_styles import STYLES, Style
@@ -155,9 +155,9 @@ class EarlyStopping(ChecksState, compat.EarlyStopping):
         local = float(logged[self.monitor]) if self.monitor in logged else None
         if trainer.world_size == 1:
             return local
-        observer = Observer(trainer, {EPOCH: [self.monitor]})
-        observer.add(EPOCH, {} if local is None else {self.monitor: local})
-        value = observer.observation(EPOCH, {}).metrics.get(self.monitor)
+        collector = MetricCollector(trainer, {EPOCH: [self.monitor]})
+        collector.add(EPOCH, {} if local is None else {self.monitor: local})
+        value = collector.observation(EPOCH, {}).metrics.get(self.monitor)
         return None if value is None else float(value)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

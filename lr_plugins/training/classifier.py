@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lr_plugins._lightning.distributed import of_all_processes
+from lr_plugins._lightning.distributed import gather_objects
 from lr_plugins.checkpoint_state import StateFormat, count, list_of, real, row
 from lr_plugins.errors import InvalidArgumentError
 
@@ -198,7 +198,7 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the sums of the running epoch of each process, so that its means survive an interruption."""
-        checkpoint["epoch_means"] = of_all_processes(self.trainer, self._train_mean.state_dict())
+        checkpoint["epoch_means"] = gather_objects(self.trainer, self._train_mean.state_dict())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of the running epoch until training starts: a module can also be loaded without a Trainer."""

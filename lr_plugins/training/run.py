@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins import validation
-from lr_plugins._lightning.artifacts import make_folder
+from lr_plugins._lightning.artifacts import check_folder
 from lr_plugins._lightning.length_check import check_end
 from lr_plugins.callbacks import LearningRateRangeTest, LearningRateScheduler
 from lr_plugins.errors import InvalidArgumentError, LearningRateError, TrackingError
@@ -149,7 +149,7 @@ def _mask_what_hydra_wrote() -> None:
 
 def _check(config: DictConfig) -> None:
     """Check settings that Lightning or torch would only reject later."""
-    make_folder("output_dir", Path(config.output_dir))
+    check_folder("output_dir", Path(config.output_dir))
     if not os.access(config.output_dir, os.W_OK):
         raise InvalidArgumentError("output_dir", str(config.output_dir), "a folder that can be written to")
     validation.seed("seed", config.seed)

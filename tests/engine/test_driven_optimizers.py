@@ -91,7 +91,7 @@ def test_steps_of_a_removed_optimizer_still_count():
 def test_restart_clears_the_memory_of_schedules():
     optimizer = sgd(0.1)
     driven = drive(lp.LossDriven(0.1, monitor="loss"), optimizer)
-    [(_, only)] = driven.drives()
+    [(_, only)] = driven.driven_groups()
     start = only.state
     for loss in (1.0, 0.5):
         only.state = only.schedule.observe(only.state, Position(0, 0, RUN, 0.1), Observation("epoch", {"loss": loss}))

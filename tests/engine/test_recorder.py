@@ -86,7 +86,7 @@ def test_replacement_optimizer_continues_the_quantities():
     first.step()
     recorder.detach()
     second = torch.optim.SGD(first.param_groups[0]["params"], lr=0.1)
-    after = Recorder(second, instead_of=recorder)
+    after = Recorder(second, replaces=recorder)
     after.attach(trace, recorder.step)
     second.step()
     assert trace["gradient_norm"].steps.tolist() == [0, 1]

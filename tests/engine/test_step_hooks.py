@@ -2,7 +2,7 @@
 
 import torch
 
-from lr_plugins.engine.step_hooks import Following, optimizers_within, watch
+from lr_plugins.engine.step_hooks import Following, inner_optimizers, watch
 from tests.engine.loops import parameters, sgd
 
 
@@ -55,7 +55,7 @@ def test_inner_optimizer_is_followed_with_the_outer_one():
 
     base, counter = sgd(0.1), Counter()
     wrapper = Wrapper(base)
-    assert optimizers_within(wrapper) == [base]
+    assert inner_optimizers(wrapper) == [base]
     following = Following(wrapper, counter)
     base.step()
     assert counter.after == 1

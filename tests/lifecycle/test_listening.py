@@ -20,7 +20,7 @@ from lr_plugins import (
     ReduceLROnPlateau,
     RunLength,
 )
-from lr_plugins._lightning.metrics import Observer
+from lr_plugins._lightning.metrics import MetricCollector
 from lr_plugins.errors import TrainingError
 from tests.toys import QUIET, Toy, fit, loader
 
@@ -127,13 +127,13 @@ def test_step_metric_is_read_at_its_latest_value():
 
 def test_losses_are_not_read_before_a_decision_is_due():
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    observer = Observer(trainer, {"3st": ["loss"]})
+    collector = MetricCollector(trainer, {"3st": ["loss"]})
     for step in (1, 2):
-        observer.add_loss({"loss": torch.ones((), device="meta")})  # reading its value raises
-        assert observer.due(step) == []
-    assert observer.due(3) == ["3st"]
+        collector.add_loss({"loss": torch.ones((), device="meta")})  # reading its value raises
+        assert collector.due(step) == []
+    assert collector.due(3) == ["3st"]
     with pytest.raises(RuntimeError, match="meta"):
-        observer.observation("3st", {})
+        collector.observation("3st", {})
 
 
 def test_each_optimizer_has_its_clock():

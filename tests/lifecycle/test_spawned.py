@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lr_plugins import CosineDecay, LearningRateScheduler, RunLength, StepDecay
-from lr_plugins._lightning.worker_results import bring_back
+from lr_plugins._lightning.worker_results import send_to_main_process
 from tests.toys import fit, plan
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +110,6 @@ def test_no_temporary_files_are_left(trained):
 def test_fit_in_the_main_process_keeps_the_trainer_state():
     scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
     trainer = fit(None, scheduler, epochs=1)
-    bring_back(trainer, scheduler, {"trace": None})
+    send_to_main_process(trainer, scheduler, {"trace": None})
     assert sorted(vars(trainer.state)) == ["fn", "stage", "status"]
     assert len(scheduler.trace["lr"]) == 6

@@ -9,11 +9,11 @@ from typing import Any, get_args
 import torch
 
 from lr_plugins import renamed
-from lr_plugins._lightning.artifacts import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
+from lr_plugins._lightning.artifacts import check_folder, has_matplotlib, log_artifacts, warn_without_matplotlib
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.monitor_names import Names
 from lr_plugins._lightning.pickling import state_without_fit
-from lr_plugins._lightning.worker_results import bring_back
+from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.learning_rate_trace import epoch_metrics
 from lr_plugins.callbacks.learning_rate_trace.epoch_metrics import EpochMetrics
@@ -107,13 +107,15 @@ class LearningRateTrace(KeepsState, Callback):
         self._scheduler = None
         if self.dirpath is None:
             return
-        make_folder("LearningRateTrace.dirpath", self.dirpath)
-        warn_of_no_picture("LearningRateTrace")
+        check_folder("LearningRateTrace.dirpath", self.dirpath)
+        warn_without_matplotlib("LearningRateTrace")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the scheduler of the run, or start to record."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        self._scheduler = next((one for one in callbacks if isinstance(one, LearningRateScheduler)), None)
+        self._scheduler = next(
+            (callback for callback in callbacks if isinstance(callback, LearningRateScheduler)), None
+        )
         if self._scheduler is None:
             self._recorded = Trace()
             self._own_record = OwnRecord(trainer, self, self._recorded)
@@ -172,7 +174,7 @@ class LearningRateTrace(KeepsState, Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the trace to the process that called `fit` as well."""
-        bring_back(trainer, self, {"_scheduler": None, "_recorded": self.trace})
+        send_to_main_process(trainer, self, {"_scheduler": None, "_recorded": self.trace})
 
     @rank_zero_only
     def publish(self, trainer: Trainer) -> None:
@@ -185,9 +187,9 @@ class LearningRateTrace(KeepsState, Callback):
         if self.dirpath is None or not self.trace:
             return
         files = [self.trace.to_csv(self.dirpath / "lr_trace.csv")]
-        if can_draw():
+        if has_matplotlib():
             files.append(self._draw(self.dirpath / "lr_trace.png"))
-        hand_to_loggers(trainer, files)
+        log_artifacts(trainer, files)
 
     def _draw(self, path: Path) -> Path:
         from lr_plugins.plotting.learning_rate import plot_learning_rate

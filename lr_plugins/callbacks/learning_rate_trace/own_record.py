@@ -50,7 +50,7 @@ class OwnRecord:
             if old is not None and old.optimizer is optimizer:
                 recorders.append(old)
                 continue
-            recorder = Recorder(optimizer, suffix, instead_of=old)
+            recorder = Recorder(optimizer, suffix, replaces=old)
             step = first_step if old is None else old.step
             recorder.attach(self._trace, step, is_detached(self._callback, self._trainer))
             recorders.append(recorder)

@@ -58,7 +58,7 @@ class TracePublisher:
         if self._trace is not trace:  # of another run than the last one
             self._trace, self._next_steps = trace, {}
         if self._monitor_names is not None:
-            self._monitor_names.see(recorders, trainer.lr_scheduler_configs)
+            self._monitor_names.register(recorders, trainer.lr_scheduler_configs)
         for name, series in trace.by_name.items():
             first = max(self._next_steps.get(name, 0), series.first_step)
             values = series.tail(first)

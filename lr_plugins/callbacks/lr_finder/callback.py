@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 from torch.nn.parameter import is_lazy
 
 from lr_plugins import renamed
-from lr_plugins._lightning.artifacts import can_draw, hand_to_loggers, make_folder, warn_of_no_picture
+from lr_plugins._lightning.artifacts import check_folder, has_matplotlib, log_artifacts, warn_without_matplotlib
 from lr_plugins._lightning.callback_order import put_before
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.pickling import state_without_fit
-from lr_plugins._lightning.worker_results import bring_back
+from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.lr_finder.curve import LossCurve, Mode, rates_between
 from lr_plugins.callbacks.lr_finder.optimizer_lr import OptimizerLR
@@ -175,8 +175,8 @@ class LearningRateRangeTest(ChecksState, Callback):
         self._restored = None  # of a checkpoint that was loaded for `test`; the fit loads its own after this
         put_before(trainer, self, "LearningRateScheduler")
         if self.dirpath is not None:
-            make_folder(_field("dirpath"), self.dirpath)
-            warn_of_no_picture(type(self).__name__)
+            check_folder(_field("dirpath"), self.dirpath)
+            warn_without_matplotlib(type(self).__name__)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, or keep an earlier result, and use it as the optimizer's learning rate."""
@@ -235,7 +235,7 @@ class LearningRateRangeTest(ChecksState, Callback):
         if self.dirpath is None:
             return
         files = [curve.to_csv(self.dirpath / "lr_finder.csv")]
-        if can_draw():
+        if has_matplotlib():
             from lr_plugins.plotting.lr_finder import plot_range_test
 
             picture = self.dirpath / "lr_finder.png"
@@ -243,7 +243,7 @@ class LearningRateRangeTest(ChecksState, Callback):
             files.append(
                 plot_range_test(curve.rates, curve.losses, curve.smoothed, picture, suggestion, self.suggestion, linear)
             )
-        hand_to_loggers(trainer, files)
+        log_artifacts(trainer, files)
 
     @rank_zero_only
     def _report(self, line: str, is_failure: bool = False) -> None:
@@ -254,7 +254,7 @@ class LearningRateRangeTest(ChecksState, Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the result to the process that called `fit` as well."""
-        bring_back(trainer, self, {"found": self.found, "curve": self.curve, "outcome": self.outcome})
+        send_to_main_process(trainer, self, {"found": self.found, "curve": self.curve, "outcome": self.outcome})
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the module of a fit."""
@@ -306,14 +306,18 @@ def _check_supported(trainer: Trainer, pl_module: LightningModule, apply: bool) 
 def _check_applicable(trainer: Trainer) -> None:
     """Reject a suggestion that no schedule would start from."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    scheduler = next((one for one in callbacks if isinstance(one, LearningRateScheduler)), None)
+    scheduler = next((callback for callback in callbacks if isinstance(callback, LearningRateScheduler)), None)
     if trainer.lr_scheduler_configs and (scheduler is None or scheduler.on_conflict == "theirs"):
         names = ", ".join(type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs)
         raise UnsupportedError(
             "LearningRateRangeTest cannot apply its suggestion to the module's LR schedulers "
             f"({names}), which were built with another learning rate. Set apply=False to only show it."
         )
-    schedules = [one.schedule for one in scheduler.assignments if one.to == "lr"] if scheduler is not None else []
+    schedules = (
+        [callback.schedule for callback in scheduler.assignments if callback.to == "lr"]
+        if scheduler is not None
+        else []
+    )
     if schedules and not any(schedule.uses_optimizer_lr for schedule in schedules):
         raise UnsupportedError(
             "LearningRateRangeTest cannot apply its suggestion, because the schedule has its own learning rates "

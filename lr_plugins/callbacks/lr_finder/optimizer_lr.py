@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lr_plugins.engine.hyperparameter import LEARNING_RATE
-from lr_plugins.engine.own_values import base_value, own_value, share_of
+from lr_plugins.engine.initial_values import base_value, initial_value, scale_of
 
 
 class OptimizerLR:
@@ -32,9 +32,12 @@ class OptimizerLR:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        owns = [own_value(LEARNING_RATE, group, optimizer) for group in optimizer.param_groups]
-        self.value = base_value(owns, LEARNING_RATE.default(optimizer))
-        self._ratios = [share_of(own, self.value, LEARNING_RATE, optimizer, group) for group, own in enumerate(owns)]
+        initial_values = [initial_value(LEARNING_RATE, group, optimizer) for group in optimizer.param_groups]
+        self.value = base_value(initial_values, LEARNING_RATE.default(optimizer))
+        self._ratios = [
+            scale_of(initial, self.value, LEARNING_RATE, optimizer, group)
+            for group, initial in enumerate(initial_values)
+        ]
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter
 from lr_plugins.errors import InvalidArgumentError
 
 
-def own_value(hyper: HyperParameter, group: dict[str, Any], optimizer: Optimizer) -> float:
+def initial_value(hyper: HyperParameter, group: dict[str, Any], optimizer: Optimizer) -> float:
     """What a param group was built with. A scheduler of torch has kept it, if there was one.
 
     Example:
@@ -28,25 +28,25 @@ def own_value(hyper: HyperParameter, group: dict[str, Any], optimizer: Optimizer
     return default if "max_lr" in group and default is not None else float(group["initial_lr"])
 
 
-def base_value(owns: Collection[float], default: float | None) -> float:
+def base_value(initial_values: Collection[float], default: float | None) -> float:
     """The optimizer's own value: that of its groups, where they agree; otherwise its default, if it has one.
 
     Args:
-        owns: the own values of its groups, at least one.
+        initial_values: those of its groups, at least one.
         default: the optimizer's default; None: it has none.
 
     Example:
         >>> base_value([0.1, 0.1], default=0.3), base_value([0.1, 0.2], default=0.3), base_value([0.1, 0.2], None)
         (0.1, 0.3, 0.1)
     """
-    return next(iter(owns)) if default is None or len(set(owns)) == 1 else default
+    return next(iter(initial_values)) if default is None or len(set(initial_values)) == 1 else default
 
 
-def share_of(own: float, base: float, hyper: HyperParameter, optimizer: Optimizer, group: int) -> float:
+def scale_of(initial: float, base: float, hyper: HyperParameter, optimizer: Optimizer, group: int) -> float:
     """The ratio of a group's own value to the optimizer's, which it keeps while a schedule drives it.
 
     Args:
-        own: the value that the group was built with.
+        initial: the value that the group was built with.
         base: the optimizer's own value.
         hyper: which of them.
         optimizer: the optimizer, for the message.
@@ -55,13 +55,13 @@ def share_of(own: float, base: float, hyper: HyperParameter, optimizer: Optimize
     Raises:
         InvalidArgumentError: there is no ratio: the optimizer's own value is 0, and the group's is not.
     """
-    if own == base:
+    if initial == base:
         return 1.0
     if base > 0:
-        return own / base
+        return initial / base
     raise InvalidArgumentError(
         f"the default {hyper.name} of {type(optimizer).__name__}",
         base,
         "greater than 0 where param groups have values of their own",
-        f"Group {group} has {hyper.name} {own:g}, and groups keep their ratio to the default.",
+        f"Group {group} has {hyper.name} {initial:g}, and groups keep their ratio to the default.",
     )
