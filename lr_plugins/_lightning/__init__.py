@@ -1,1 +1,1 @@
-"""Everything private or version-dependent that is taken from a Trainer, in one place."""
+"""The only code that uses private or version-dependent parts of Lightning's Trainer."""

@@ -1,4 +1,4 @@
-"""Files that a callback writes: where they go, and to whom they are handed."""
+"""The files that a callback writes: their folder, and the loggers that receive them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lr_plugins.rank_zero import rank_zero_warn
 
 
 def check_folder(field: str, folder: Path) -> None:
-    """Make sure that files can be written, before anything is trained.
+    """Check, before training starts, that files can be written to a folder; create it if necessary.
 
     Args:
-        field: the name of the folder's setting.
+        field: the name of the argument that gives the folder.
         folder: the folder.
 
     Raises:
-        InvalidArgumentError: there can be no such folder.
+        InvalidArgumentError: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,12 +28,12 @@ def check_folder(field: str, folder: Path) -> None:
 
 
 def has_matplotlib() -> bool:
-    """Whether there is what pictures are drawn with."""
+    """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def warn_without_matplotlib(who: str) -> None:
-    """Tell that there will be a table only, if that is so."""
+    """Warn that only the table will be written if matplotlib is missing."""
     if not has_matplotlib():
         rank_zero_warn(
             f"{who} writes only the table, because matplotlib is not installed. For the plot: {install('plot')}"
@@ -41,7 +41,7 @@ def warn_without_matplotlib(who: str) -> None:
 
 
 def log_artifacts(trainer: Trainer, files: Iterable[Path]) -> None:
-    """Give files to each logger that takes artifacts."""
+    """Pass files to each logger that accepts artifacts."""
     for logger in trainer.loggers:
         if hasattr(logger, "log_artifact"):
             for file in files:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and loaded without running code."""
+"""Checkpoint files that are either complete or absent, and that are loaded without running code."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from lightning_fabric.plugins import TorchCheckpointIO
 
 
 class AtomicFiles(TorchCheckpointIO):
-    """Write each checkpoint beside its place and move it there, and load them without running code that is in them.
+    """Write each checkpoint to a temporary file beside its path and rename it; load it without running code from it.
 
-    A process that is killed leaves no half file.
-
-    Lightning writes to the system's temporary folder, and from another disk a file is copied, not moved.
+    A process that is killed leaves no partial checkpoint. Lightning uses the system's temporary folder, which may be on
+    another disk; from there a file is copied, not renamed.
     """
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **settings: Any) -> dict[str, Any]:
-        """Read a checkpoint file: tensors, plain values, and what is known to be safe."""
+        """Read a checkpoint file: tensors, plain values, and classes registered as safe."""
         if "weights_only" in inspect.signature(TorchCheckpointIO.load_checkpoint).parameters:
             return super().load_checkpoint(path, *arguments, **{**settings, "weights_only": True})
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -34,7 +33,7 @@ class AtomicFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
-        part.unlink(missing_ok=True)  # a link would be followed
+        part.unlink(missing_ok=True)  # otherwise a link would be followed
         with part.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()

@@ -1,4 +1,4 @@
-"""Where the scheduler stands among the callbacks of a Trainer."""
+"""The order of the scheduler among the callbacks of a Trainer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _READERS = ("LearningRateMonitor", "LearningRateTrace")
 
 
 def order_scheduler(trainer: Trainer, scheduler: Callback) -> None:
-    """Let a scheduler follow those callbacks that build param groups, and those that read follow it.
+    """Move a scheduler behind the callbacks that build param groups and in front of those that read its values.
 
-    At the begin of an epoch, LearningRateMonitor reads the learning rate that the scheduler writes there, and
-    LearningRateTrace what the scheduler measures there. A finetuning callback adds the groups of what it unfreezes
-    there, and in a resumed run rebuilds them when the fit begins: they have to be there before the scheduler looks. A
-    scheduler that the module brings along is always behind the Trainer's own callbacks, so that the user could not
-    change the order.
+    At the start of an epoch, LearningRateMonitor reads the learning rate that the scheduler writes, and
+    LearningRateTrace reads what it measures. A finetuning callback adds the groups that it unfreezes at the start of an
+    epoch, and rebuilds them at the start of a resumed fit; they must exist before the scheduler reads the groups. Users
+    cannot change the order themselves if the scheduler comes from the module: Lightning puts the module's callbacks
+    behind the Trainer's own.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     index = callbacks.index(scheduler)
@@ -25,12 +25,12 @@ def order_scheduler(trainer: Trainer, scheduler: Callback) -> None:
     readers = [callback for callback in callbacks[:index] if any(is_a(name, callback) for name in _READERS)]
     before = [callback for callback in callbacks[:index] if callback not in readers]
     after = [callback for callback in callbacks[index + 1 :] if callback not in builders]
-    # A new list: Lightning is going through the old one.
+    # A new list, because Lightning is iterating over the old one.
     trainer.callbacks = [*before, *builders, scheduler, *readers, *after]  # type: ignore[attr-defined]
 
 
 def put_before(trainer: Trainer, callback: Callback, *names: str) -> None:
-    """Let a callback stand before the first one of some classes, given by their names."""
+    """Move a callback in front of the first callback of one of the named classes."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     others = (index for index, other in enumerate(callbacks) if any(is_a(name, other) for name in names))
     first = next(others, len(callbacks))

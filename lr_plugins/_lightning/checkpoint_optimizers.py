@@ -1,4 +1,4 @@
-"""What a Lightning checkpoint tells of its optimizers, where it holds nothing of ours."""
+"""The optimizers in a Lightning checkpoint, for checkpoints that were saved without LearningRateScheduler."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 @dataclass
 class SavedOptimizer:
-    """An optimizer as a checkpoint has it.
+    """An optimizer in a checkpoint.
 
     Args:
-        sizes: how many parameters each of its param groups has.
-        rates: the learning rate of each group; None where it is no number.
-        steps: how often it has stepped; None where its state does not say.
-        scheduled: whether the checkpoint is of a run with schedulers of torch.
+        sizes: the number of parameters in each param group.
+        rates: the learning rate of each group; None if it is not a number.
+        steps: the number of steps taken; None if the state does not contain it.
+        scheduled: whether the run had torch schedulers.
     """
 
     sizes: list[int] = field(default_factory=list)
@@ -53,7 +53,7 @@ def _saved_optimizer(state: Any, scheduled: bool) -> SavedOptimizer:
 
 
 def _with_groups(state: Any) -> Iterator[Mapping[str, Any]]:
-    """What has param groups: the state, or that of an optimizer within (a wrapper keeps its base's under a name)."""
+    """The states with param groups: this one, and those of inner optimizers, which a wrapper keeps under a name."""
     if isinstance(state, Mapping):
         if isinstance(state.get("param_groups"), list):
             yield state
@@ -63,7 +63,7 @@ def _with_groups(state: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _steps(state: Any, groups: list[Mapping[str, Any]]) -> int | None:
-    """The most steps that a parameter has had; SGD does not count them."""
+    """The largest step count of a parameter; SGD does not keep one."""
     states = state.values() if isinstance(state, Mapping) else ()
     counts = [
         _number(state_or_group.get("step"))

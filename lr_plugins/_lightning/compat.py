@@ -1,8 +1,8 @@
 """The Lightning in use: `pytorch_lightning` or `lightning.pytorch`, two names of one library.
 
-A Trainer of either calls its callbacks by the names of their hooks, so one base class serves both. We take
-the one that the program has already imported: importing the other would cost it seconds for nothing. Where both are
-there, a callback is one of both: LightningCLI takes only classes of its own package.
+A Trainer of either package calls callbacks by the names of their hooks, so one base class serves both. The package
+that the program has already imported is used, because importing the other takes seconds. If both are imported, a
+callback derives from both base classes, because LightningCLI accepts only classes of its own package.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ else:
             """A callback of both packages."""
 
         class EarlyStopping(EarlyStopping, _OtherStopping):
-            """An early stopping of both packages; their constructors do not call each other."""
+            """The early stopping of both packages; their constructors do not call each other."""
 
 
 __all__ = [

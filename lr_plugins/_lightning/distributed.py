@@ -1,4 +1,4 @@
-"""What several processes that train together have to tell each other."""
+"""Communication between the processes of a distributed training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lr_plugins._lightning.compat import Trainer
 
 
 def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
-    """What each process has, by rank; all of them have to call it.
+    """Gather a value from each process, ordered by rank. A collective call.
 
     Args:
         trainer: the Trainer of the run.

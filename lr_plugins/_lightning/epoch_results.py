@@ -1,4 +1,4 @@
-"""An epoch under way: what `self.log(..., on_epoch=True)` has summed up, which Lightning's checkpoints leave out."""
+"""The sums that `self.log(..., on_epoch=True)` accumulates in an epoch; Lightning's checkpoints do not contain them."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ SUMS = list_of(
         }
     )
 )
-"""What `epoch_sums` gives, to be checked in a checkpoint: what reduces is called by its name."""
+"""The form of `epoch_sums` in a checkpoint; a reduction is stored by its name."""
 
 
 def is_within_epoch(trainer: Trainer) -> bool:
-    """Whether some of an epoch's batches are done, and not all."""
+    """Whether some of the epoch's batches are done, but not all."""
     loop = trainer.fit_loop.epoch_loop
     return loop.batch_progress.current.ready > 0 and not are_batches_done(trainer)
 
 
 def are_batches_done(trainer: Trainer) -> bool:
-    """Whether all of an epoch's batches are done; its validation and its end may be to follow."""
+    """Whether all of the epoch's batches are done; its validation and its end may still follow."""
     loop = trainer.fit_loop.epoch_loop
     batches: Any = loop.batch_progress.current
-    # A batch that an exception has ended was ready, and is trained again when the run resumes.
+    # A batch that raised an exception is ready but not processed; it is trained again when the run resumes.
     return bool(loop._num_ready_batches_reached()) and batches.processed >= batches.ready
 
 
 def is_at_last_batch(trainer: Trainer) -> bool:
-    """Whether an epoch's last batch is done, but its end is not: its validation, and its means."""
+    """Whether the epoch's last batch is done, but its end (validation, means) is not."""
     epochs = trainer.fit_loop.epoch_progress.current
     return are_batches_done(trainer) and epochs.processed < epochs.started  # type: ignore[attr-defined]
 
 
 def epoch_sums(trainer: Trainer) -> list[dict[str, Any]]:
-    """The sums of the training epoch under way, as plain values and tensors.
+    """The sums of the current training epoch, as plain values and tensors.
 
-    A metric that is logged as an object of torchmetrics is not among them: it has a state of its own.
+    Torchmetrics objects are not included: they keep a state of their own.
     """
     sums = []
     for item in trainer.fit_loop.epoch_loop._results.result_metrics:
@@ -69,7 +69,7 @@ def epoch_sums(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def restore_epoch_sums(trainer: Trainer, sums: list[dict[str, Any]]) -> None:
-    """Go on from sums, once training has begun."""
+    """Continue from saved sums, after training has started."""
     results = trainer.fit_loop.epoch_loop._results
     for entry in sums:
         device = trainer.strategy.root_device
@@ -83,12 +83,12 @@ def restore_epoch_sums(trainer: Trainer, sums: list[dict[str, Any]]) -> None:
         if count is not None:
             item.cumulated_batch_size = count.to(device)
     if sums:
-        # In what it takes for an epoch's first batch, Lightning would set them back.
+        # In what it takes for the first batch of an epoch, Lightning would reset them.
         trainer._logger_connector._first_loop_iter = True
 
 
 def epoch_means(sums: list[dict[str, Any]]) -> dict[str, float]:
-    """What the sums of a whole epoch come to, by the names under which Lightning would have logged it."""
+    """The means of a complete epoch, by the names under which Lightning would have logged them."""
     means = {}
     for entry in sums:
         value = float(entry["value"] / entry["count"]) if entry["count"] is not None else float(entry["value"])
@@ -99,7 +99,7 @@ def epoch_means(sums: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def means_of_all_processes(trainer: Trainer) -> dict[str, float]:
-    """What the epoch comes to so far, with what is logged with `sync_dist` reduced; all processes have to call it."""
+    """The means of the epoch so far, reduced over the processes if logged with `sync_dist`. A collective call."""
     by_rank = gather_objects(trainer, epoch_sums(trainer))
     own = by_rank[trainer.global_rank]
     by_entry = [list(entries) for entries in zip(*by_rank, strict=False)]
@@ -120,14 +120,14 @@ def _reduced(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def validation_follows(trainer: Trainer) -> bool:
-    """Whether a validation run comes after the batch that is being completed, and has not come yet."""
+    """Whether a validation run is still to follow the batch that is being completed."""
     fetcher = trainer.fit_loop._data_fetcher
     follows = fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
     return bool(follows and not trainer.validating)
 
 
 def validate(trainer: Trainer) -> None:
-    """Run the validation within a training, as Lightning does it at the end of an epoch."""
+    """Run the validation during training, as Lightning does at the end of an epoch."""
     connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop.val_loop
     first_batch = connector._first_loop_iter
     trainer.validating = True
@@ -137,11 +137,11 @@ def validate(trainer: Trainer) -> None:
 
 
 def metrics_so_far(results: Any) -> dict[str, Any]:
-    """What a loop has logged so far, by the names under which Lightning logs it; tensors.
+    """The metrics that a loop has logged so far, as tensors, by the names under which Lightning logs them.
 
-    Of what is logged for the epoch it is the mean (or sum, or whatever it reduces to) over the batches so far, in this
-    process; of what is logged for steps only, and of an object of torchmetrics, which may take its time to compute, the
-    value of the last batch, if it is logged for steps. Nothing is waited for.
+    A metric logged for the epoch is reduced over the batches so far, in this process. A metric logged only for steps
+    has the value of the last batch. So has a torchmetrics object, which may be slow to compute, if it is logged for
+    steps. No device is synchronized.
 
     Args:
         results: the loop's collection, e.g. `trainer.fit_loop.epoch_loop._results`.
@@ -160,7 +160,7 @@ def metrics_so_far(results: Any) -> dict[str, Any]:
 
 
 def without_forks(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out `loss_step` and `loss_epoch` where Lightning made them of one `loss` logged for both."""
+    """Leave out `loss_step` and `loss_epoch` if Lightning created them from one `loss` logged for both."""
     kept = dict(metrics)
     for name in metrics:
         base, slash, loader = name.partition("/dataloader_idx_")

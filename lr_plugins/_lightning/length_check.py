@@ -1,4 +1,4 @@
-"""Refuse, before the first epoch, a schedule whose lengths this run does not tell."""
+"""Refuse, before the first epoch, schedules whose lengths are unknown in this run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lr_plugins.schedules.lengths import counts_samples, lengths_in
 
 
 def check_lengths(trainer: Trainer, run: RunLength, schedules: Iterable[Schedule]) -> None:
-    """Refuse a length in percent of a run without an end, and one in samples where the batch size is unknown.
+    """Refuse a length in percent of an endless run, and a length in samples if the batch size is unknown.
 
-    Without it, training would stop at the step that first asks for the length: the first one, or one after hours.
+    Otherwise training would fail at the step that first needs the length, possibly after hours.
 
     Raises:
-        TrainingError: a length cannot be told; the message says which, why, and what to do.
+        TrainingError: a length is unknown; the message says which one, why, and what to do.
     """
     for schedule in schedules:
         if run.batch_size is None and counts_samples(schedule):
@@ -26,14 +26,14 @@ def check_lengths(trainer: Trainer, run: RunLength, schedules: Iterable[Schedule
 
 
 def check_end(trainer: Trainer, schedules: Iterable[Schedule]) -> None:
-    """Refuse a length in percent of a run without an end, as soon as there is a Trainer.
+    """Refuse a length in percent of an endless run, as soon as the Trainer exists.
 
     Raises:
-        TrainingError: the run has no end, and a schedule has to know it.
+        TrainingError: the run has no end, and a schedule depends on it.
     """
     if trainer.max_steps < 0 and (trainer.max_epochs is None or trainer.max_epochs < 0):
         for schedule in schedules:
-            _check(schedule, RunLength(steps_per_epoch=1, batch_size=1))  # what is known later is no question here
+            _check(schedule, RunLength(steps_per_epoch=1, batch_size=1))  # these become known later
 
 
 def _check(schedule: Schedule, run: RunLength) -> None:
@@ -43,11 +43,11 @@ def _check(schedule: Schedule, run: RunLength) -> None:
 
 def _check_samples(schedule: Schedule, run: RunLength, trainer: Trainer) -> None:
     _, why = samples_per_step(trainer)
-    # In a run of steps of any size, to find the length before a part's begin asks for it.
+    # With any batch size, so that the length itself is found before the start of a part needs it.
     for length, of in lengths_in(schedule, _start(run._replace(batch_size=1))):
         if length.unit == "sp" and of.batch_size == 1:
             raise TrainingError(
-                f"the length {length} is in samples, and how many an optimizer step has is unknown: {why}. "
+                f"the length {length} is in samples, and the number of samples in an optimizer step is unknown: {why}. "
                 "Give the length in steps or epochs."
             )
 

@@ -1,4 +1,4 @@
-"""Schedulers of torch that Lightning runs on the optimizers that a schedule of ours drives."""
+"""Torch schedulers that Lightning runs on optimizers that LearningRateScheduler drives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lr_plugins.rank_zero import rank_zero_warn
 
 
 def source_of(trainer: Trainer, value: float) -> str:
-    """Who has written a value: a scheduler that Lightning runs, if it is one of its values."""
+    """The source of a value: the Lightning-run scheduler that has it among its last values, or other code."""
     for config in trainer.lr_scheduler_configs:
         if any(math.isclose(value, float(rate)) for rate in getattr(config.scheduler, "_last_lr", ())):
             return type(config.scheduler).__name__
@@ -22,7 +22,7 @@ def source_of(trainer: Trainer, value: float) -> str:
 def check_configured(
     trainer: Trainer, module: LightningModule, driven: DrivenOptimizers, on_conflict: OnConflict
 ) -> None:
-    """Do what `on_conflict` says where the module returns schedulers, too.
+    """Apply `on_conflict` if the module returns schedulers as well.
 
     Raises:
         TrainingError: the choice is `"error"`.
@@ -33,7 +33,7 @@ def check_configured(
 
 
 def check_added(trainer: Trainer, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
-    """Give way to schedulers that a callback has added; those appear at the start of an epoch."""
+    """Yield to schedulers that a callback has added, which happens at the start of an epoch."""
     if on_conflict == "theirs" and trainer.lr_scheduler_configs and driven.active:
         _handle(f"{_names(trainer)} was added in epoch {trainer.current_epoch}", driven, on_conflict)
 
@@ -43,7 +43,7 @@ def _names(trainer: Trainer) -> str:
 
 
 def _handle(conflict: str, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
-    choices = "Choose on_conflict='ours' or 'theirs'. Or return only the optimizer, or remove LearningRateScheduler."
+    choices = "Choose on_conflict='ours' or 'theirs', return only the optimizer, or remove LearningRateScheduler."
     if on_conflict == "error":
         raise TrainingError(f"{conflict}, and LearningRateScheduler has on_conflict='error'. {choices}")
     if on_conflict == "theirs":

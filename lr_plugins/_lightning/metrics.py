@@ -1,4 +1,4 @@
-"""The metrics that a Trainer has logged: what is new since the last look, and what schedules observe of it."""
+"""The metrics that a Trainer has logged: which are new, and what schedules observe of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lr_plugins.checkpoint_state import count, dict_of, list_of, real, record, r
 from lr_plugins.schedules.observation import EPOCH, VALIDATION, Observation, steps_between
 
 LOSS = "loss"
-"""The name under which the mean training loss of some steps is observed."""
+"""The name under which the mean training loss over some steps is observed."""
 
 WAITING = record(
     {
@@ -27,11 +27,11 @@ WAITING = record(
 
 
 class MetricCursor:
-    """How far the metrics of a Trainer have been read: separates newly logged ones from those of earlier occasions.
+    """Separates the newly logged metrics of a Trainer from those already read.
 
     Lightning keeps a metric in `trainer.callback_metrics` until the next value replaces it, and logs a new tensor each
     time. It may hand out another view of the same tensor at each access, so tensors are compared by their memory. The
-    cursor holds on to the tensors that it has passed, so no other tensor can take their memory.
+    cursor keeps a reference to the tensors it has passed, so that no other tensor can reuse their memory.
 
     Args:
         metrics: the metrics that are not new, e.g. `trainer.callback_metrics`. Default: none.
@@ -68,14 +68,14 @@ def scalars(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class MetricCollector:
-    """Collects what is logged between two occasions of a kind, for the schedules of one optimizer.
+    """Collects what is logged between two observations of a kind, for the schedules of one optimizer.
 
-    Losses stay tensors and are summed on their device until the occasion comes.
+    Losses stay tensors and are summed on their device until they are observed.
 
     Args:
         trainer: the Trainer of the run.
-        watched: for each occasion, the metrics that schedules monitor then.
-        measured: quantities that are measured for an occasion; their logged values are outdated by the next one.
+        watched: for each occasion (`when`), the metrics that schedules monitor at it.
+        measured: quantities that are measured for an observation; their logged values are outdated at the next one.
         step: optimizer steps taken so far.
     """
 
@@ -84,9 +84,9 @@ class MetricCollector:
     ) -> None:
         self._trainer, self._measured = trainer, frozenset(measured)
         self._watched = {when: sorted(names) for when, names in watched.items()}
-        # Metrics from before training belong to another run, or to the checkpoint's.
+        # Metrics logged before training belong to another run, or to the run of the checkpoint.
         self._cursors = {when: MetricCursor(trainer.callback_metrics) for when in watched}
-        self.over: set[str] = set()  # the occasions that have come at least once: an epoch, a validation run
+        self.over: set[str] = set()  # EPOCH and VALIDATION, once one has been completed
         self._pending: dict[str, dict[str, float]] = {}
         self.known: set[str] = set()
         intervals = {when: steps_between(when) for when in watched}
@@ -101,7 +101,7 @@ class MetricCollector:
                 mean.add(loss)
 
     def add(self, when: str, metrics: Mapping[str, float]) -> None:
-        """Add metrics that Lightning has not logged, to be observed at the next occasion of a kind."""
+        """Add metrics that Lightning has not logged to the next observation of a kind."""
         watched = {name: value for name, value in metrics.items() if name in self._watched[when]}
         self._pending[when] = {**self._pending.get(when, {}), **watched}
 
@@ -113,7 +113,7 @@ class MetricCollector:
         return due
 
     def observation(self, when: str, measured: Mapping[str, SupportsFloat]) -> Observation:
-        """What was logged since the last occasion of this kind; the next one gets what is logged from here on.
+        """What was logged since the last observation of this kind; the next one covers what is logged from now on.
 
         Args:
             when: the occasion.
@@ -138,7 +138,7 @@ class MetricCollector:
         return {name: value for name, value in new.items() if name not in self._measured}
 
     def _reduced(self, metrics: Mapping[str, SupportsFloat], names: list[str]) -> dict[str, SupportsFloat]:
-        """The means over the ranks that have a metric, the same on all ranks. A collective call."""
+        """The mean of each metric over the ranks that have it, the same on all ranks. A collective call."""
         device = self._trainer.strategy.root_device
         dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's devices have no float64
         local = [(float(metrics[name]), 1.0) if _is_scalar(metrics.get(name)) else (0.0, 0.0) for name in names]

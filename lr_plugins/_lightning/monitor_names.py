@@ -15,14 +15,14 @@ class MonitorNames:
 
     The name is `lr-SGD`; with several param groups `lr-SGD/pg1`; for a second SGD `lr-SGD-1`. A param group's `name`
     replaces `pg1`, and a scheduler's configured name replaces `lr-SGD`. Other hyper-parameters get a suffix, as in
-    `lr-SGD-momentum`. Names are kept when a group is removed.
+    `lr-SGD-momentum`. A series keeps its name when its group is removed.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
     def of(self, series: str) -> str:
-        """The monitor's name for a series, or the series' own name if its optimizer is unknown."""
+        """The monitor's name for a series; the series' own name if its optimizer is unknown."""
         return self._known.get(series, series)
 
     def register(self, recorders: Sequence[Recorder], configs: Sequence[Any] = ()) -> None:
@@ -30,7 +30,7 @@ class MonitorNames:
 
         Args:
             recorders: their recorders.
-            configs: the module's schedulers, as in `trainer.lr_scheduler_configs`.
+            configs: the configured schedulers, `trainer.lr_scheduler_configs`.
         """
         named = {id(config.scheduler.optimizer): config.name for config in configs if config.name is not None}
         kinds: list[type] = []
@@ -47,7 +47,7 @@ class MonitorNames:
 
 
 def _groups(recorder: Recorder) -> Iterator[tuple[str, str]]:
-    """The suffixes of each param group's names, in the trace and in LearningRateMonitor."""
+    """The suffix of each param group in the trace, and in LearningRateMonitor."""
     for index, known in enumerate(recorder.groups):
         own = known.group.get("name")
         if own is None and len(recorder.groups) > 1:

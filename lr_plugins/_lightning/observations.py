@@ -1,4 +1,4 @@
-"""What the schedules of a run observe in a Trainer: metrics, when they are complete, for each driven optimizer."""
+"""Passes the metrics of a Trainer to the schedules of each optimizer, once they are complete."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Measure = Callable[[Trainer, LightningModule], float]
 """A quantity to measure at the start of each epoch."""
 
 Changes = Sequence[tuple[DrivenGroups, Change]]
-"""Decisions of schedules, each with what it changes."""
+"""Decisions of schedules, each with the param groups it changes."""
 
 
 class Observations:
-    """Lets the schedules of each optimizer observe what a Trainer logs, and writes what they decide.
+    """Lets the schedules of each optimizer observe what a Trainer logs, and writes their new values.
 
     Args:
         trainer: the Trainer of the run.
         driven: its optimizers and their schedules.
-        measure: what is measured for an epoch, by the name under which schedules monitor it.
-        steps: how many steps each optimizer has taken.
+        measure: the quantities measured for an epoch, by the names under which schedules monitor them.
+        steps: the number of steps that each optimizer has taken.
 
     Attributes:
-        by_writer: what each optimizer's schedules observe; for what is done at every batch.
+        by_writer: the metrics for each optimizer's schedules; used directly at every batch.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Observations:
         self.restart(steps)
 
     def check_validation(self) -> None:
-        """Refuse to observe a validation that never happens.
+        """Refuse a schedule that observes a validation if the fit has none.
 
         Raises:
             TrainingError: a schedule observes after each validation, and this fit has none.
@@ -56,7 +56,7 @@ class Observations:
                 )
 
     def restart(self, steps: Iterable[int]) -> None:
-        """Forget what was logged so far."""
+        """Discard what was logged so far."""
         self.by_writer = {
             writer: self._collector(writer, step) for writer, step in zip(self._driven.writers, steps, strict=True)
         }
@@ -65,10 +65,10 @@ class Observations:
         return MetricCollector(self._trainer, _watched(writer), self._measure, step)
 
     def follow(self, continued: Mapping[Writer, Writer | None]) -> None:
-        """Optimizers were replaced: a new one observes what the one before it would have.
+        """Follow replaced optimizers: the schedules of a new one observe what those of the old one would have.
 
         Args:
-            continued: each writer that there is now, with the one whose run it continues.
+            continued: each current writer, with the writer whose run it continues.
         """
         self.by_writer = {
             writer: self._collector(writer, writer.step) if before is None else self.by_writer[before]
@@ -82,28 +82,28 @@ class Observations:
 
     @property
     def never_logged(self) -> list[str]:
-        """The metrics that a schedule observes and that were never logged."""
+        """The metrics that a schedule observes, but that were never logged."""
         return sorted({monitor.metric for monitor in self._driven.monitors()} - self.known)
 
     @property
     def needs_epoch_sums(self) -> bool:
-        """Whether a schedule observes what is logged for whole epochs or validations, and is not measured here."""
+        """Whether a schedule observes a metric that is logged for an epoch or a validation, not measured here."""
         names = {monitor.metric for monitor in self._driven.monitors() if monitor.when in (EPOCH, VALIDATION)}
         return bool(names - set(self._measure))
 
     # --- occasions --------------------------------------------------------------------------------------------
 
     def note(self, occasion: str) -> None:
-        """An epoch or a validation is over. Its metrics are complete only later."""
+        """Note that an epoch or a validation is over. Its metrics are not complete yet."""
         for collector in self.by_writer.values():
             collector.over.add(occasion)
 
     def observe(self, when: str, measured: Mapping[str, SupportsFloat] | None = None) -> Changes:
-        """Let all schedules observe on an occasion.
+        """Let all schedules observe.
 
         Args:
-            when: the occasion.
-            measured: what was measured for it. Default: nothing.
+            when: the occasion, such as `"epoch"`.
+            measured: the quantities that were measured for it. Default: none.
         """
         changes: list[tuple[DrivenGroups, Change]] = []
         for writer, collector in self.by_writer.items():
@@ -111,23 +111,23 @@ class Observations:
         return changes
 
     def is_epoch_due(self, trainer: Trainer) -> bool:
-        """Whether the epoch before has not been observed yet; true only once an epoch."""
+        """Whether the previous epoch is still to be observed; true only once per epoch."""
         if self._observed_until >= trainer.current_epoch:
             return False
         self._observed_until = trainer.current_epoch
         return True
 
     def observe_epoch(self, trainer: Trainer, module: LightningModule, last: bool) -> tuple[Changes, Changes]:
-        """Measure, and let the schedules observe what the epoch before has logged.
+        """Measure, and let the schedules observe what the previous epoch has logged.
 
         Args:
             trainer: the Trainer of the run.
-            module: what is trained.
-            last: whether that was the last epoch: then nothing is measured for the next.
+            module: the module being trained.
+            last: whether it was the last epoch; if so, nothing is measured for the next.
 
         Returns:
-            The decisions that come from the epoch before, and those that come only from what was measured now, which
-            belong to the coming epoch.
+            The decisions based on the previous epoch, and those based only on what was measured now, which belong to
+            the coming epoch.
         """
         measured = {} if last else {name: measure(trainer, module) for name, measure in self._measure.items()}
         for name, value in measured.items():
@@ -141,7 +141,7 @@ class Observations:
     # --- the checkpoint ---------------------------------------------------------------------------------------
 
     def state(self) -> list[dict[str, Any]]:
-        """Of each optimizer what is logged and not observed yet; all ranks have to call it."""
+        """For each optimizer, what is logged and not observed yet. A collective call."""
         return [collector.state() for collector in self.by_writer.values()]
 
     def restore(self, waiting: Sequence[Mapping[str, Any]]) -> None:
@@ -150,14 +150,14 @@ class Observations:
             collector.load(state)
 
     def resume_epoch(self, sums_by_rank: Sequence[list[dict[str, Any]]], validates: bool | None) -> None:
-        """Continue an epoch that a checkpoint interrupted; complete it where its last batch was done.
+        """Continue an epoch that was interrupted; complete it if its last batch was done.
 
         Lightning considers such an epoch over: it neither validates nor logs its means. What the module itself logs at
         the end of an epoch remains unknown.
 
         Args:
-            sums_by_rank: what each process had summed up.
-            validates: whether a validation was to follow the last batch; None: not all batches were done.
+            sums_by_rank: the sums of each process.
+            validates: whether a validation was to follow the last batch; None if not all batches were done.
         """
         trainer = self._trainer
         sums = sums_by_rank[trainer.global_rank] if len(sums_by_rank) == trainer.world_size else []
@@ -172,7 +172,7 @@ class Observations:
 
 
 def apply_observation(writer: Writer, observation: Observation) -> list[tuple[DrivenGroups, Change]]:
-    """Let the schedules of one optimizer observe; writes and returns what they decide."""
+    """Let the schedules of one optimizer observe; write and return their decisions."""
     before = [driven.state for driven in writer.driven_groups]
     for driven in writer.driven_groups:
         if driven.state is not None:
@@ -186,7 +186,7 @@ def apply_observation(writer: Writer, observation: Observation) -> list[tuple[Dr
 
 
 def _watched(writer: Writer) -> dict[str, set[str]]:
-    """What the schedules of an optimizer monitor, by occasion."""
+    """The metrics that the schedules of an optimizer monitor, by occasion."""
     watched: dict[str, set[str]] = {BEGIN: set(), EPOCH: set(), VALIDATION: set()}
     for driven in writer.driven_groups:
         for monitor in driven.schedule.monitors:
@@ -195,7 +195,7 @@ def _watched(writer: Writer) -> dict[str, set[str]]:
 
 
 def check_measures(field: str, measure: Mapping[str, Measure]) -> dict[str, Measure]:
-    """Quantities to measure, by name, if all of them are functions."""
+    """The quantities to measure, by name; each must be a function."""
     for name, function in measure.items():
         if not callable(function):
             raise InvalidArgumentError(

@@ -9,18 +9,18 @@ from lr_plugins._lightning.compat import LightningModule, Trainer
 from lr_plugins.engine.recorder import Recorder
 
 MAX_SHOWN = 3
-"""So many learning rates are shown; of more param groups, the first."""
+"""The number of learning rates shown; those of further param groups are left out."""
 
 
 class ProgressBarLR:
-    """Lets the progress bar of a Trainer show the learning rate of the step just taken, until `end`.
+    """Shows the learning rate of the last step in the progress bar of a Trainer, until `restore`.
 
-    A bar asks for what it shows when it refreshes, and only then: logging the learning rate for it would cost every
-    step, and leave it among the metrics. What the module logs to the bar under the same name is shown instead.
+    The bar calls `get_metrics` only when it refreshes. Logging the learning rate instead would cost time at every step,
+    and add it to the metrics. A metric that the module logs to the bar under the same name takes precedence.
 
     Args:
-        trainer: the Trainer whose bar is meant, if it has one.
-        recorders: of each optimizer.
+        trainer: the Trainer, which may have no bar.
+        recorders: the recorders of the optimizers.
     """
 
     def __init__(self, trainer: Trainer, recorders: Sequence[Recorder]) -> None:
@@ -34,12 +34,12 @@ class ProgressBarLR:
             added = {name: text for name, text in learning_rates(recorders).items() if name not in shown}
             return {**shown, **added}
 
-        # On this bar alone, and not on its class, whatever that is.
+        # On this instance only, not on its class.
         self._get_metrics, self._previous = get_metrics, vars(self._bar).get("get_metrics")
         vars(self._bar)["get_metrics"] = get_metrics
 
     def restore(self) -> None:
-        """Leave the bar as it was."""
+        """Restore the bar."""
         if self._bar is None or vars(self._bar).get("get_metrics") is not self._get_metrics:
             return
         del vars(self._bar)["get_metrics"]
@@ -48,8 +48,8 @@ class ProgressBarLR:
 
 
 def learning_rates(recorders: Sequence[Recorder]) -> dict[str, str]:
-    """The learning rates of the step just taken, by name, as text: a bar's own format may have few decimals."""
+    """The learning rates of the last step, by name, as text: the bar's own format may show too few decimals."""
     series = {name: values for recorder in recorders for name, values in recorder.learning_rates() if len(values)}
     if len({(id(values.column), values.share) for values in series.values()}) == 1:
-        series = {"lr": next(iter(series.values()))}  # groups of one schedule, which always agree
+        series = {"lr": next(iter(series.values()))}  # groups of one schedule always agree
     return {name: f"{values.last():.3g}" for name, values in list(series.items())[:MAX_SHOWN]}

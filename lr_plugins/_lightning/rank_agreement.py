@@ -1,4 +1,4 @@
-"""Whether all ranks use the same values."""
+"""Checks that all ranks use the same values."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from lr_plugins.errors import TrainingError
 
 
 class RankAgreement:
-    """Compares, between ranks, the values that steps have used.
+    """Compares the values that the steps have used between ranks.
 
-    Schedules make the same decisions on every rank, from the same observations. A function of the user may not, and
-    then the ranks would train with different learning rates.
+    Schedules make the same decisions on every rank, because they observe the same values. A user's function may not,
+    and the ranks would then train with different learning rates.
     """
 
     def __init__(self) -> None:
-        self._checked: dict[str, int] = {}  # by name: the first step that has not been compared
+        self._checked: dict[str, int] = {}  # by name: the first step not compared yet
 
     def check(self, trainer: Trainer, trace: Trace) -> None:
-        """Compare what was recorded since the last time; all ranks have to call it.
+        """Compare what was recorded since the last call. A collective call.
 
         Raises:
-            TrainingError: on all ranks, where two of them disagree; it names step, series and values.
+            TrainingError: two ranks disagree; raised on all ranks, with the step, the series and the values.
         """
         if trainer.world_size == 1:
             return
-        shared = trace.hyperparameters  # what a rank measures for itself may differ
+        shared = trace.hyperparameters  # what each rank measures for itself may differ
         new_values = [
             np.array([value for _, value in series.since(self._checked.get(name, 0))])
             for name, series in shared.items()
@@ -53,7 +53,7 @@ def _difference(names: Sequence[str], first_steps: Sequence[int], new_values: Se
         (first_step + at, name, values)
         for index, (name, first_step) in enumerate(zip(names, first_steps, strict=True))
         for at, values in enumerate(zip(*(rank[index] for rank in ranks), strict=False))
-        if len(set(values)) > 1 and not all(map(math.isnan, values))  # a gap that all ranks have
+        if len(set(values)) > 1 and not all(map(math.isnan, values))  # a gap on all ranks
     ]
     where = "the ranks have taken different numbers of steps"
     if differences:
@@ -62,5 +62,5 @@ def _difference(names: Sequence[str], first_steps: Sequence[int], new_values: Se
         where = f"at step {step}, {name} was {by_rank}"
     return (
         f"the ranks disagree: {where}. Every rank must compute the same; look for a schedule function that depends on "
-        "the rank, on random numbers or on a metric of its own."
+        "the rank, on random numbers or on a metric of one rank."
     )

@@ -1,4 +1,4 @@
-"""The steps that a run resumes from, checked against what Lightning has counted."""
+"""The step at which each optimizer of a run resumes, checked against Lightning's counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOW_TO_CHOOSE = (
 
 
 class Counts(NamedTuple):
-    """What Lightning has counted.
+    """Lightning's own counts.
 
     Attributes:
         epoch: `current_epoch`.
@@ -38,18 +38,18 @@ def check_counts(policy: str, trainer: Trainer, then: Counts | None, steps: Sequ
     Args:
         policy: the value of `on_resume`.
         trainer: the Trainer that resumes the run.
-        then: what Lightning had counted when the steps were; None if it is unknown.
-        steps: of each optimizer, as a checkpoint or the last fit has them.
+        then: Lightning's counts at the time of `steps`; None if they are unknown.
+        steps: the steps of each optimizer in the checkpoint or the last fit.
 
     Raises:
-        TrainingError: Lightning counts otherwise now, and the policy is `"error"`.
+        TrainingError: Lightning's counts differ now, and the policy is `"error"`.
     """
     now = Counts(trainer.current_epoch, trainer.global_step)
-    # In a run that goes on in epoch 0, this is under way, or its last batch is done.
+    # A run that really resumes in epoch 0 is within that epoch, or at its last batch.
     if sum(steps) and now.epoch == 0 and not is_within_epoch(trainer) and not is_at_last_batch(trainer):
         report_reset(trainer, then, steps)
         return None
-    # At the end of an epoch, Lightning may have counted it or not.
+    # At the end of an epoch, Lightning may or may not have counted it.
     if then is None or (now.global_step == then.global_step and 0 <= now.epoch - then.epoch <= 1):
         return list(steps)
     mismatch = (
@@ -80,12 +80,12 @@ def _taken(then: Counts | None, steps: Sequence[int]) -> str:
 def steps_of_each(
     policy: str, trainer: Trainer, writers: Sequence[Writer], loaded: Sequence[SavedOptimizer] | None
 ) -> list[int]:
-    """How many steps each optimizer has taken, where nothing of ours tells.
+    """The number of steps that each optimizer has taken, without a record of ours.
 
-    Lightning counts the steps of several optimizers together; the state of most optimizers has their own count.
+    Lightning counts the steps of several optimizers together; most optimizers keep a count in their own state.
 
     Raises:
-        TrainingError: it cannot be told, it matters to a schedule, and the policy is `"error"`.
+        TrainingError: the counts are unknown, a schedule depends on them, and the policy is `"error"`.
     """
     total, count = trainer.global_step, len(writers)
     equal_shares = [total // count] * count
@@ -132,16 +132,16 @@ def check_rates(
     steps: Sequence[int],
     loaded: Sequence[SavedOptimizer],
 ) -> None:
-    """Refuse that the learning rate jumps from what a checkpoint's optimizers have, where no plan of ours is known.
+    """Refuse a jump of the learning rate from that in the checkpoint's optimizers, if the checkpoint has no plan.
 
     Args:
         policy: the value of `on_resume`.
         without_plan: the driven groups to check, with the optimizers' indices and writers.
-        steps: of each optimizer.
+        steps: the steps of each optimizer.
         loaded: the checkpoint's optimizers, in the order of `steps`.
 
     Raises:
-        TrainingError: it would jump; unless the policy is `"config"`, or `"error"` where the checkpoint's optimizer
+        TrainingError: it would jump, unless the policy is `"config"`, or is `"error"` and the checkpoint's optimizer
             held its own learning rate.
     """
     jumps = list(_jumps(without_plan, steps, loaded))
@@ -168,7 +168,7 @@ class _Jump(NamedTuple):
     then: float
     now: float
     schedule: str
-    driven: bool  # then, by something; otherwise it was the optimizer's own
+    driven: bool  # whether something drove it in the checkpoint; otherwise it was the optimizer's own
 
 
 def _jumps(
@@ -181,7 +181,7 @@ def _jumps(
             then = loaded[index].rates[writer.groups.index(known)]
             if then is None or not steps[index]:
                 continue
-            # A scheduler of torch may have set the coming step's value already, or not yet.
+            # A torch scheduler may or may not have set the value of the coming step already.
             near = [driven.value_at(step) * scale for step in (steps[index], steps[index] - 1)]
             if not any(math.isclose(then, value, rel_tol=1e-6) for value in near):
                 was_driven = loaded[index].scheduled or not math.isclose(

@@ -1,4 +1,4 @@
-"""Where a Trainer stands in its run: the position of each step, and whether the run is as long as planned."""
+"""The position of each step in a Trainer's run, and whether the run is as long as planned."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lr_plugins.schedules.position import Count
 
 
 class RunClock:
-    """Tells schedules the position of a step in a Trainer's run.
+    """Maps optimizer steps to positions in a Trainer's run.
 
     Attributes:
-        run_length: the length of the run as it was planned when training started. It outlasts the fit.
-        epoch_batches: the batches of the epoch under way, as far as it was announced.
+        run_length: the length of the run as planned when training started. It outlasts the fit.
+        epoch_batches: the number of batches in the current epoch, as last announced by Lightning.
     """
 
     def __init__(self) -> None:
@@ -30,27 +30,27 @@ class RunClock:
         self._trainer: Trainer | None = None  # while training
         self._optimizers: Sized = ()
         self._epochs = EpochStarts()
-        self.epoch_batches: float = -1  # of the epoch under way
+        self.epoch_batches: float = -1  # of the current epoch
         self._epochs_ahead = 0  # of the coming step, relative to Lightning's count
         self._is_as_planned = True  # as far as is known
 
     def start(self, trainer: Trainer, optimizers: Sized) -> None:
-        """Training starts.
+        """Start a training.
 
         Args:
             trainer: the Trainer of the run.
-            optimizers: those that are driven. With several the length of an epoch is unknown, because Lightning counts
+            optimizers: the driven optimizers. With several, the length of an epoch is unknown, because Lightning counts
                 their steps together.
         """
         self._trainer, self._optimizers = trainer, optimizers
         self.run_length, self._is_as_planned = run_length(trainer), True
 
     def stop(self) -> None:
-        """Let go of the Trainer; the length of the run remains."""
+        """Release the Trainer; keep the length of the run."""
         self._trainer, self._optimizers = None, ()
 
     def position_at(self, step: Count, base: float) -> Position:
-        """The position of a step (or steps), for a schedule that starts from the own value `base`."""
+        """The position of a step (or steps), for a schedule that starts from the optimizer's own value `base`."""
         assert self._trainer is not None
         return Position(step, self._trainer.current_epoch + self._epochs_ahead, self.run_length, base)
 
@@ -58,7 +58,7 @@ class RunClock:
     def at_coming_step(self) -> Iterator[None]:
         """Within this context, positions are those of the coming step.
 
-        It belongs to the next epoch where the last batch of an epoch is done: Lightning has not counted that yet.
+        After the last batch of an epoch, it belongs to the next epoch, which Lightning has not counted yet.
         """
         assert self._trainer is not None
         self._epochs_ahead = int(is_at_last_batch(self._trainer))
@@ -71,21 +71,21 @@ class RunClock:
 
     @property
     def epoch_starts(self) -> list[int]:
-        """The steps at which the epochs started, for a checkpoint; empty where all are as long as planned."""
+        """The steps at which the epochs started, for a checkpoint; empty if all are as long as planned."""
         return self._epochs.begins if self.run_length.clock is not None else []
 
     def restore(self, epoch_starts: Sequence[int], planned: RunLength | None, step: int) -> None:
         """Resume the run at a step.
 
         Args:
-            epoch_starts: the steps at which the epochs so far started, as a checkpoint has them.
-            planned: the length of the run as the checkpoint has it, if it does.
+            epoch_starts: the steps at which the epochs so far started, from the checkpoint.
+            planned: the length of the run in the checkpoint, if it has one.
             step: the coming step.
         """
         trainer, self._epochs = self._trainer, EpochStarts(epoch_starts)
         assert trainer is not None
         if self._epochs.begins and planned is not None:
-            # Epochs of different sizes: the size of the one under way says nothing about the plan.
+            # With epochs of different sizes, the size of the current one says nothing about the plan.
             steps = trainer.max_steps if trainer.max_steps >= 0 else None
             now = self.run_length
             self.run_length = RunLength.of(planned.steps_per_epoch, now.epochs, steps, now.batch_size)
@@ -93,12 +93,12 @@ class RunClock:
         self.take_epoch_size(trainer, None if within else step)
 
     def restart(self, trainer: Trainer) -> None:
-        """The run begins anew, at step 0 of epoch 0."""
+        """Restart the run at step 0 of epoch 0."""
         self._epochs = EpochStarts()
         self.take_epoch_size(trainer, 0)
 
     def take_epoch_size(self, trainer: Trainer, step: int | None) -> None:
-        """Take up the size of the epoch under way, and that it starts at a step, if it does."""
+        """Note the size of the current epoch, and the step at which it starts; None if it is already under way."""
         self.epoch_batches = trainer.num_training_batches
         planned, size = self.run_length.steps_per_epoch, run_length(trainer).steps_per_epoch
         if planned is None or size is None or len(self._optimizers) > 1:
@@ -109,19 +109,19 @@ class RunClock:
     # --- the length of the run --------------------------------------------------------------------------------
 
     def check_at_epoch_start(self, trainer: Trainer, driven: DrivenOptimizers) -> None:
-        """Warn, once, if the run turns out to be of another length than the schedules were given."""
+        """Warn, once, if the run turns out to have another length than the schedules assume."""
         planned, now = self.run_length, run_length(trainer)
         if now.steps_per_epoch != planned.steps_per_epoch:
             what = f"epoch {trainer.current_epoch} has {now.steps_per_epoch} steps, unlike the first one"
         elif now.epochs != planned.epochs:
             what = f"max_epochs is {now.epochs} now; it was {planned.epochs} when the run began"
         else:
-            what = f"the run is to have {now.steps} steps now (max_steps={trainer.max_steps})"
+            what = f"the run now has {now.steps} steps (max_steps={trainer.max_steps})"
         self._report(now, what, driven, rank_zero_warn)
 
     def check_at_end(self, trainer: Trainer, driven: DrivenOptimizers, report: Callable[[str], None]) -> None:
-        """Report, once, if the run has ended earlier or later than the schedules were told."""
-        # With the steps that a gradient scaler has skipped.
+        """Report, once, if the run has ended earlier or later than the schedules assume."""
+        # Including the steps that a gradient scaler has skipped.
         length = self.run_length._replace(steps=trainer.global_step)
         self._report(length, f"the run has ended after {trainer.global_step} steps", driven, report)
 

@@ -1,4 +1,4 @@
-"""What a Trainer knows that schedules want to know."""
+"""The length of a Trainer's run, and other facts about it that schedules need."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lr_plugins.schedules import RunLength
 
 
 def run_length(trainer: Trainer) -> RunLength:
-    """How long a Trainer's run will be, in optimizer steps; call it once its training data are set up.
+    """The length of a Trainer's run in optimizer steps; call it after its training data are set up.
 
-    A step's samples are those of a full batch, times the batches of a step and the processes that share the data. A
-    last batch that is smaller than the others, and a last step of fewer batches, count as full ones.
+    The samples of a step are those of a full batch, times the batches per step and the processes that share the data. A
+    smaller last batch, and a last step of fewer batches, count as full.
 
-    Unknown are the steps of an epoch under manual optimization, where the module decides when to step, and under an
-    accumulation that changes on the way; a run of those has a known length only where nothing but `max_steps` ends
-    it. Of several optimizers nothing is known, for `max_steps` counts them together. Where a step's samples are
-    unknown, `samples_per_step` says why.
+    The steps of an epoch are unknown under manual optimization, because the module decides when to step, and if
+    gradient accumulation changes during the run. The length of such a run is known only if `max_steps` alone ends it.
+    With several optimizers the length is unknown, because `max_steps` counts their steps together. If the samples of a
+    step are unknown, `samples_per_step` says why.
     """
     epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else None
     steps = trainer.max_steps if trainer.max_steps >= 0 else None
@@ -38,7 +38,7 @@ def run_length(trainer: Trainer) -> RunLength:
 
 
 def samples_per_step(trainer: Trainer) -> tuple[int | None, str]:
-    """(the samples of one optimizer step, nothing), or (None, why they are unknown)."""
+    """(the samples of one optimizer step, ""), or (None, why they are unknown)."""
     if not trainer.lightning_module.automatic_optimization:
         return None, "under manual optimization the module decides when to step"
     if _changes_accumulation(trainer):
@@ -51,12 +51,12 @@ def samples_per_step(trainer: Trainer) -> tuple[int | None, str]:
         names = ", ".join(type(loader).__name__ for loader, size in zip(loaders, sizes, strict=True) if size is None)
         return None, f"the training data come from {names or 'nowhere'} without a batch_size"
     if len(known) > 1 and combined._mode == "max_size":
-        return None, 'of several loaders in the mode "max_size", those that have ended are missing in a batch'
+        return None, 'in the mode "max_size", a batch lacks the loaders that are exhausted'
     return sum(known) * trainer.accumulate_grad_batches * _data_processes(trainer), ""
 
 
 def _batch_size(loader: Any) -> int | None:
-    """The size of a loader's full batches; None where neither the loader nor its batch sampler tells it."""
+    """The size of a loader's full batches; None if neither the loader nor its batch sampler has it."""
     for source in (loader, getattr(loader, "batch_sampler", None)):
         size = getattr(source, "batch_size", None)
         if isinstance(size, numbers.Integral) and not isinstance(size, bool) and int(size) >= 1:
@@ -65,7 +65,7 @@ def _batch_size(loader: Any) -> int | None:
 
 
 def _data_processes(trainer: Trainer) -> int:
-    """Between how many processes the data are divided: all, except those that share a model's layers."""
+    """The number of processes that the data are divided among: all, except those that share a model's layers."""
     divided = trainer.distributed_sampler_kwargs or {}
     return int(divided.get("num_replicas") or trainer.world_size)
 
@@ -81,9 +81,9 @@ def is_a(name: str, callback: object) -> bool:
 
 
 def is_detached(callback: Callback, trainer: Trainer) -> Callable[[], bool]:
-    """Whether a Trainer does without a callback of its run for the moment.
+    """A function that returns whether a callback is currently removed from the Trainer.
 
-    Lightning's searches for a learning rate and for a batch size, which a user may start on the way, put other
-    callbacks in the place of all, try some steps, and undo them.
+    Lightning's learning-rate finder and batch-size finder, which may run during a fit, replace all callbacks, try some
+    steps, and undo them.
     """
     return lambda: callback not in trainer.callbacks  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Which optimizers of a Trainer step, and whether all of their steps are seen."""
+"""The optimizers that a Trainer steps, and checks that all of their steps are seen."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lr_plugins.rank_zero import rank_zero_warn
 
 
 def stepping_optimizers(trainer: Trainer) -> list[Optimizer]:
-    """The optimizers that Lightning steps, in their order; others may stand in the list of the Trainer."""
+    """The optimizers that Lightning steps, in order; `trainer.optimizers` may hold others."""
     wrapped = getattr(trainer.strategy, "_lightning_optimizers", None) or []
     return [wrapper.optimizer for wrapper in wrapped] or list(trainer.optimizers)
 
 
 class OptimizerChanges:
-    """Notices that other optimizers step than those that are followed.
+    """Detects optimizers that step but are not followed.
 
     Args:
         trainer: the Trainer of the run.
-        recorders: follow its optimizers; a list that `changed` changes.
-        changed: is given the optimizers that are to be followed from now on.
-        foreign: is given an optimizer that is about to step and is not the Trainer's. Default None: if it steps
-            parameters of the Trainer's, a warning says that it is not driven.
+        recorders: the recorders of its optimizers; `changed` updates this list.
+        changed: called with the optimizers to follow from now on.
+        foreign: called with an optimizer that is about to step and is not the Trainer's. Default None: warn that it is
+            not driven, if it shares parameters with the Trainer's optimizers.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class OptimizerChanges:
         self.stop = watch(self.check)
 
     def check(self, stepping: Any = None) -> None:
-        """Follow the optimizers that step now, where others have come in the place of those that are followed.
+        """Follow the optimizers that step now, if they are not those that are followed.
 
         Args:
-            stepping: an optimizer that is about to step and is not followed. Default None: none is.
+            stepping: an optimizer that is about to step and is not followed. Default None.
         """
         followed, now = [optimizer.optimizer for optimizer in self._recorders], stepping_optimizers(self._trainer)
         if stepping is not None and not any(optimizer is stepping for optimizer in now):
@@ -58,7 +58,7 @@ class OptimizerChanges:
                 return
             now = self._with(stepping, now)
             if not any(optimizer is stepping for optimizer in now):
-                if not type(stepping).__name__.startswith("Lightning"):  # what wraps one of them
+                if not type(stepping).__name__.startswith("Lightning"):  # a wrapper of a followed optimizer
                     self._foreign(stepping)
                 return
         if len(now) != len(followed) or any(
@@ -67,14 +67,14 @@ class OptimizerChanges:
             self._changed(now)
 
     def _with(self, stepping: Any, now: list[Optimizer]) -> list[Optimizer]:
-        """Those that are followed, with one that only the Trainer's list has and that steps all the same."""
+        """The stepping optimizers, with `stepping` in its place if the Trainer's list has it."""
         listed = list(self._trainer.optimizers)
         if len(now) != len(listed):
             return now
         return [optimizer if optimizer is stepping else other for optimizer, other in zip(listed, now, strict=True)]
 
     def _warn(self, stepping: Any) -> None:
-        """Tell once of an optimizer that steps driven parameters and is not the Trainer's."""
+        """Warn once of an optimizer that is not the Trainer's and steps driven parameters."""
         parameters = parameters_of(stepping)
         sharing = [recorder for recorder in self._recorders if parameters & parameters_of(recorder.optimizer)]
         for recorder in sharing:
@@ -89,19 +89,19 @@ class OptimizerChanges:
 
 
 class UnseenSteps:
-    """Notices that weights have changed in a batch, and that no step of their optimizer was announced.
+    """Detects batches that change the weights without a step of their optimizer being seen.
 
-    An optimizer may step by a method of its own, as some implementations of SAM do: then each batch that changes its
-    weights is counted as one step. Where an optimizer announces its steps and has no such method, something else may
-    have changed them: only an epoch without any step tells.
+    An optimizer may step through a method of its own, as some implementations of SAM do. Each batch that changes its
+    weights is then counted as one step. If an optimizer has no such method, other code may have changed the weights;
+    only an epoch without any step proves that steps were missed.
 
     Args:
         trainer: the Trainer of the run.
-        recorder: follows the optimizer.
-        others: those of the other optimizers, whose steps may change parameters of this one, too.
-        reported: the classes of optimizers that have been reported.
-        counts: whether it is known already that steps are not announced. Default False.
-        who: who tells of them. Default `"LearningRateScheduler"`.
+        recorder: the recorder of the optimizer.
+        others: the recorders of all optimizers; their steps may change parameters of this one, too.
+        reported: the optimizer classes that have been reported.
+        counts: whether steps are already known to go unseen. Default False.
+        who: the sender of the warning. Default `"LearningRateScheduler"`.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class UnseenSteps:
         self._global_step = 0
 
     def end_epoch(self) -> None:
-        """An epoch is over, or the optimizer about to be replaced: look whether none of its steps was seen."""
+        """Check, at the end of an epoch or before the optimizer is replaced, whether no step was seen."""
         seen = self._recorder.seen_steps
         unseen = seen == self._seen_before and self._at_epoch is not None
         if unseen and not self.counts and self._state() != self._at_epoch:
@@ -138,7 +138,7 @@ class UnseenSteps:
         self._seen_before, self._at_epoch = seen, self._state()
 
     def new_batch(self) -> None:
-        """A batch begins."""
+        """Note the state of the weights at the start of a batch."""
         if self._at_epoch is None:
             self._at_epoch = self._state()
         if self.counts:
@@ -146,12 +146,12 @@ class UnseenSteps:
             self._global_step = self._trainer.global_step
 
     def count(self) -> None:
-        """A batch is over: count the step that it has taken unseen."""
+        """Count the unseen step of a batch at its end, if there was one."""
         recorder, trainer = self._recorder, self._trainer
         if not self.counts or recorder.seen_steps != self._seen or self._state() == self._at_batch:
             return
         if trainer.lightning_module.automatic_optimization and trainer.global_step == self._global_step:
-            return  # Lightning has not stepped: something else has changed the weights
+            return  # Lightning has not stepped: other code has changed the weights
         recorder.count_unseen_step()
         self._warn()
 
@@ -165,22 +165,22 @@ class UnseenSteps:
             )
 
     def _state(self) -> tuple[int, list[Any]]:
-        """What changes with the weights: how often they were written; and until a step was seen, their sums."""
+        """A fingerprint of the weights: their version counters and, until a step is seen, their sums."""
         versions = sum(parameter._version for parameter in self._parameters)
         if self._recorder.seen_steps:
-            return versions, []  # nothing that would wait for a device
+            return versions, []  # no device is synchronized
         return versions, _sums([parameter.detach() for parameter in self._parameters if _is_readable(parameter)])
 
 
 def unseen_steps(
     trainer: Trainer, recorders: Sequence[RealSteps], before: Sequence[UnseenSteps] = ()
 ) -> list[UnseenSteps]:
-    """Look for unseen steps of several optimizers.
+    """The `UnseenSteps` of each optimizer.
 
     Args:
         trainer: the Trainer of the run.
-        recorders: follow the optimizers.
-        before: those of the optimizers that were followed before, at the same places. Default: none were.
+        recorders: the recorders of the optimizers.
+        before: those of the previously followed optimizers, in the same order. Default: none.
     """
     reported: set[str] = before[0].reported if before else set()
     return [
@@ -190,7 +190,7 @@ def unseen_steps(
 
 
 def _sums(tensors: Sequence[torch.Tensor]) -> list[Any]:
-    """The sum of each tensor, with one wait for each device.
+    """The sum of each tensor, with one synchronization per device and dtype.
 
     Example:
         >>> import torch
@@ -204,7 +204,7 @@ def _sums(tensors: Sequence[torch.Tensor]) -> list[Any]:
 
 
 def _is_readable(parameter: torch.Tensor) -> bool:
-    """Whether a parameter can be read without other processes; shards and tensors without data cannot.
+    """Whether a parameter can be read by this process alone; shards and tensors without data cannot.
 
     Example:
         >>> import torch
@@ -215,30 +215,30 @@ def _is_readable(parameter: torch.Tensor) -> bool:
 
 
 def _has_other_steps(optimizer: Any) -> bool:
-    """Whether an optimizer has methods by whose names it may step, beside `step`."""
+    """Whether an optimizer has other methods than `step` that may take steps, judging by their names."""
     names = set(dir(type(optimizer))) - set(dir(Optimizer))
     return any("step" in name and not name.startswith("_") and callable(getattr(optimizer, name)) for name in names)
 
 
 class CountedSteps:
-    """Compare our count of steps with Lightning's.
+    """Compares our count of steps with Lightning's.
 
     Args:
         trainer: the Trainer of the run.
-        steps: how many were counted when it began.
+        steps: the count at the start of the fit.
     """
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self._trainer, self._has_warned = trainer, False
-        # Where the last batch of an epoch is done, the coming one is in the next.
+        # After the last batch of an epoch, the coming batch is in the next one.
         self.epoch = trainer.current_epoch + is_at_last_batch(trainer)
         self.steps, self.global_step = steps, trainer.global_step
 
     def compare(self, steps: int, at_the_end: bool = False) -> None:
-        """Report where the counts differ: once, and at the end.
+        """Report a difference between the counts: once, and at the end.
 
         Args:
-            steps: how many are counted now.
+            steps: the current count.
             at_the_end: whether this is the end of the fit.
         """
         ours, theirs = steps - self.steps, self._trainer.global_step - self.global_step
@@ -246,7 +246,7 @@ class CountedSteps:
             return
         message = f"LearningRateScheduler counted {ours} optimizer steps in this fit, Lightning counted"
         if getattr(self._trainer.precision_plugin, "scaler", None) is not None and ours < theirs:
-            if at_the_end:  # an ordinary thing, which every start in half precision shows
+            if at_the_end:  # ordinary: a scaler skips the first steps in half precision
                 rank_zero_warn(f"{message} {theirs}: a gradient scaler has skipped {theirs - ours}. {_COUNTED}")
         elif at_the_end or not self._has_warned:
             self._has_warned = True
@@ -256,8 +256,8 @@ class CountedSteps:
         if self._trainer.lightning_module.automatic_optimization:
             return ""
         if ours > theirs:
-            return ", which does not see steps of an optimizer that self.optimizers() has not wrapped"
-        return ", and some of those did not happen or could not be seen"
+            return ", which misses steps of optimizers that self.optimizers() has not wrapped"
+        return ", some of which did not happen or could not be seen"
 
 
-_COUNTED = "The schedules use the first count."
+_COUNTED = "The schedules use the former."

@@ -1,9 +1,9 @@
-"""Results of a fit that ran in processes of its own, brought back to the process that asked for it.
+"""Sends the results of a fit that runs in worker processes back to the process that called `fit`.
 
 With `strategy="ddp_spawn"`, `"ddp_fork"` and `"ddp_notebook"`, `Trainer.fit` trains in worker processes. The callbacks
-of the main process never see the fit: Lightning returns the weights, `callback_metrics` and `trainer.state` only. What
-depends on how it does that is in this file. The worker attaches a `_Parcel` to its `trainer.state`, and the parcel is
-delivered when the main process unpickles that state.
+of the main process never see the fit: Lightning returns the weights, `callback_metrics` and `trainer.state` only. The
+code that depends on how Lightning does that is in this file. The worker attaches a `_Parcel` to its `trainer.state`,
+and the parcel is delivered when the main process unpickles that state.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ _ATTRIBUTE = "_lr_plugins_results"  # of Lightning's TrainerState, which is a pl
 
 
 def send_to_main_process(trainer: Trainer, callback: Callback, state: Mapping[str, Any]) -> None:
-    """Set attributes of a callback in the main process, too; call it in the callback's `teardown`.
+    """Set attributes of a callback in the main process as well; to be called in the callback's `teardown`.
 
-    Does nothing where the fit runs in the process of the user's program. A fit that raises in a worker never gets
-    there: then the main process keeps what it had.
+    Does nothing if the fit runs in the main process. If the fit raises in a worker, `teardown` is not called, and the
+    main process keeps what it had.
 
     Args:
         trainer: the Trainer of the run.
         callback: one of the Trainer's callbacks.
-        state: the attributes by name. They are pickled, and set on the callback that is the worker's in the main
-            process.
+        state: the attributes by name. They are pickled, and set on the corresponding callback of the main process.
     """
     strategy: Any = trainer.strategy
     if not is_a("_MultiProcessingLauncher", strategy.launcher) or trainer.state.fn != "fit" or strategy.local_rank:
@@ -46,17 +45,17 @@ def send_to_main_process(trainer: Trainer, callback: Callback, state: Mapping[st
 
 
 class _Parcel:
-    """What is delivered by being unpickled in the main process."""
+    """Results that are delivered by being unpickled in the main process."""
 
     def __init__(self) -> None:
-        self.results: dict[str, dict[str, Any]] = {}  # by the key that tells a Trainer's callbacks apart in checkpoints
+        self.results: dict[str, dict[str, Any]] = {}  # by the callbacks' `state_key`
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Parcel:
-        return self  # Lightning copies the state on the way
+        return self  # Lightning copies the state before sending it
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Through a file, as Lightning sends the weights: it joins the workers before it reads their queue, and a worker
-        # that puts more into the queue than a pipe holds (64 KiB) would wait for it forever.
+        # Through a file, as Lightning sends the weights: Lightning joins the workers before it reads their queue, so a
+        # worker that puts more into the queue than a pipe holds (64 KiB) would block forever.
         handle, path = tempfile.mkstemp(prefix="lr_plugins_", suffix=".results")
         with os.fdopen(handle, "wb") as file:
             pickle.dump(self.results, file)
@@ -64,7 +63,7 @@ class _Parcel:
 
 
 def _deliver(path: str) -> None:
-    """Set what a worker has sent; nothing of it is kept in the Trainer's state."""
+    """Set what a worker has sent; the Trainer's state keeps none of it."""
     trainer = _fitting_trainer()
     if trainer is None:
         return
@@ -77,7 +76,7 @@ def _deliver(path: str) -> None:
 
 
 def _fitting_trainer() -> Trainer | None:
-    """The Trainer that waits for its workers: `Trainer.fit` is among the callers, its launcher unpickles the state."""
+    """The Trainer that waits for its workers: its launcher unpickles the state, so its `fit` is among the callers."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         owner: Any = frame.f_locals.get("self")
@@ -89,7 +88,7 @@ def _fitting_trainer() -> Trainer | None:
 
 
 def _attach_callbacks_of_module(trainer: Trainer, keys: set[str]) -> None:
-    """Let the module's own callbacks with some keys override the Trainer's, as Lightning did in the workers."""
+    """Let the module's callbacks with these keys override the Trainer's, as Lightning did in the workers."""
     configured = trainer.lightning_module.configure_callbacks()
     callbacks: list[Any] = list(configured) if isinstance(configured, Sequence) else [configured]
     own = [callback for callback in callbacks if callback.state_key in keys]

@@ -239,7 +239,7 @@ def test_inconsistent_counters_are_refused_with_the_numbers(tmp_path):
     fit(None, LearningRateScheduler(CosineDecay(0.1)), epochs=3).save_checkpoint(tmp_path / "a.ckpt")
     changed(tmp_path / "a.ckpt", change)
     with pytest.raises(
-        TrainingError, match="18 optimizer steps were taken, in epoch 3 at global_step 18, and the Trainer"
+        TrainingError, match="18 optimizer steps were taken, in epoch 3 at global_step 18, but the Trainer"
     ):
         resume(tmp_path / "a.ckpt", CosineDecay(0.1))
 

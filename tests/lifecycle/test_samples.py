@@ -199,7 +199,7 @@ UNKNOWN = {
         Any,
         lambda: CombinedLoader([loader(24, 4), loader(8, 4)], "max_size"),
         {},
-        r'in the mode "max_size", those',
+        r'in the mode "max_size", a batch lacks',
     ),
     "manual": (Manual, loader, {}, r"under manual optimization the module decides when to step"),
     "two optimizers": (Two, loader, {}, r"under manual optimization the module decides when to step"),
@@ -216,7 +216,8 @@ UNKNOWN = {
 def test_unknown_samples_per_step_are_refused(module, train, options, why):
     callbacks = options.get("callbacks", [])
     told = (
-        rf"the length 8sp is in samples, and how many an optimizer step has is unknown: .*{why}.*\. Give the length in"
+        r"the length 8sp is in samples, and the number of samples in an optimizer step is unknown: "
+        rf".*{why}.*\. Give the length in"
     )
     epochs = []
     for schedule in (HALVED, Constant(0.1).then(HALVED, after="2ep"), Constant(0.1).with_warmup("8sp")):
