@@ -1,1 +1,1 @@
-"""When the learning rate is written and recorded: torch, without Lightning."""
+"""Writes and records the learning rate of each optimizer step. Depends on torch, not on Lightning."""

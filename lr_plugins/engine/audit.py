@@ -1,4 +1,4 @@
-"""Whether every step followed the plan, and which other code has written."""
+"""Counts the steps that followed the plan, and the writes of other code."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from lr_plugins.errors import TrainingError
 from lr_plugins.rank_zero import rank_zero_warn
 
 OnConflict = Literal["ours", "theirs", "error"]
-"""What to do when other code writes what a schedule drives: use the schedule's value; give way, and only record from
-then on; stop training."""
+"""What to do when other code writes what a schedule drives: overwrite it, stop writing and only record, or raise."""
 
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 
 
 def unknown(found: float) -> str:
-    """The source of a value, where nothing is known of schedulers that Lightning runs."""
+    """The source of a value if no schedulers are known."""
     return "other code"
 
 
@@ -26,11 +25,11 @@ class ForeignWrite:
     """A value of other code, found in place of the plan's.
 
     Args:
-        step: the optimizer step before which (or during which) it was written.
-        name: the series of the trace for what was overwritten.
+        step: the optimizer step before or during which it was written.
+        name: the series of the trace that was overwritten.
         expected: the plan's value.
         found: the other value.
-        count: how often the same source has written.
+        count: the number of writes by the same source.
     """
 
     step: int
@@ -46,8 +45,8 @@ class Audit:
 
     Args:
         choice: what happens when other code writes.
-        source: found value -> the name of the code that has written it.
-        who: the name of the plan's owner in messages.
+        source: maps a value to the name of the code that wrote it.
+        who: the sender of messages.
     """
 
     choice: OnConflict = "ours"
@@ -58,15 +57,15 @@ class Audit:
     who: str = "LearningRateScheduler"
 
     def count(self, followed: bool) -> None:
-        """One more step."""
+        """Count a step."""
         self.steps += 1
         self.followed += followed
 
     def note(self, step: int, name: str, expected: float, found: float, during: bool = False) -> None:
-        """Count a foreign write; the first one of each source is reported.
+        """Count a foreign write; report the first of each source.
 
         Raises:
-            TrainingError: the choice is `"error"`.
+            TrainingError: `choice` is `"error"`.
         """
         source = self.source(found)
         known = self.foreign.get(source)
@@ -79,9 +78,7 @@ class Audit:
         if self.choice == "error":
             raise TrainingError(f"{message} (on_conflict=error). on_conflict can also be ours or theirs.")
         if self.choice == "theirs":
-            rank_zero_warn(
-                f"{self.who}: {message}. From here on it only records, and writes nothing (on_conflict=theirs)."
-            )
+            rank_zero_warn(f"{self.who}: {message}. From here on it only records (on_conflict=theirs).")
             return
         used = "The step may have used it" if during else "The plan's value is used"
         rank_zero_warn(f"{self.who}: {message}. {used}; further writes by {source} are only counted.")
@@ -99,7 +96,7 @@ class Audit:
 
     @property
     def summary(self) -> str:
-        """At how many steps the plan was followed, and which other code has written."""
+        """The number of steps that followed the plan, and the writes of other code."""
         writes = [
             f"overwritten by {source} {write.count:,} time{'s' * (write.count != 1)}"
             for source, write in self.foreign.items()

@@ -1,4 +1,4 @@
-"""The param groups of an optimizer in which one schedule drives one hyper-parameter."""
+"""The param groups of an optimizer in which a schedule drives a hyper-parameter."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lr_plugins.schedules.position import Count, Value
 from lr_plugins.validation import ENDS
 
 PositionAt = Callable[[Count, float], Position]
-"""Optimizer step (or steps) and the optimizer's own value -> the position in the run."""
+"""Maps an optimizer step (or steps) and the optimizer's own value to the position in the run."""
 
 _SAMPLES = 64
-_FEW = 8  # groups, for which a plain loop is the fastest
-_FIRST_BLOCK, _LARGEST_BLOCK = 16, 4096  # steps; a block is thrown away when the epoch or the state changes
+_FEW = 8  # groups: a plain loop is faster for fewer
+_FIRST_BLOCK, _LARGEST_BLOCK = 16, 4096  # steps; a block is discarded when the epoch or the state changes
 
 
 def sampled_steps(first: float, last: float) -> list[int]:
-    """Some optimizer steps from `first` to `last`, both included, at which to compare schedules.
+    """Sample optimizer steps from `first` to `last`, both included, at which to compare schedules.
 
     Example:
         >>> sampled_steps(0, 4)
@@ -36,16 +36,16 @@ def sampled_steps(first: float, last: float) -> list[int]:
 
 
 class DrivenGroups:
-    """Writes a schedule's values of one step after another.
+    """Writes the values of a schedule, step by step.
 
     Values are computed in blocks, because a NumPy call for many steps costs little more than one for a single step. A
-    block is valid as long as the epoch and the state are: call `write` again when one of these changes.
+    block is valid while the epoch and the state stay the same: call `write` again when one of them changes.
 
     Args:
-        assignment: the index of its assignment.
-        number: its index among those of this assignment: there is one for each own value that groups start from.
+        assignment: the index of the assignment.
+        number: its index among the instances for this assignment; there is one for each base value and start.
         schedule: the schedule.
-        hyper: what it drives.
+        hyper: the hyper-parameter that it drives.
         base_value: the optimizer's own value, which a schedule without an initial value starts from.
         position_at: the position of a step in the run.
         start: the optimizer step and the epoch from which its schedule counts. Default (0, 0): those of the run.
@@ -64,17 +64,17 @@ class DrivenGroups:
         self.assignment, self.number = assignment, number
         self.schedule, self.hyper, self.base_value = schedule, hyper, base_value
         self.state = schedule.start()
-        self.value = math.nan  # of the coming step; not known before the first is written
-        self.scales: dict[KnownGroup, float] = {}  # of the schedule's value
+        self.value = math.nan  # of the coming step; NaN before the first is written
+        self.scales: dict[KnownGroup, float] = {}  # a group's value is its scale times the schedule's
         self.start = start
         self.position_at = position_at if start == (0, 0) else lambda step, base: position_at(step, base).since(*start)
         self._plain: list[Group] = []
         self._scaled: list[tuple[Group, float]] = []
         self._special: list[tuple[Callable[[float], None], Group, float]] = []
-        self._largest = hyper.largest  # that the schedule's value may be, for all groups to have one that they can hold
+        self._largest = hyper.largest  # value of the schedule that all groups can hold when scaled
 
     def bind(self, optimizer: Optimizer) -> None:
-        """Take the dictionaries of the param groups as they are now; call `write` afterwards."""
+        """Bind to the current dictionaries of the param groups; call `write` afterwards."""
         self._plain, self._scaled, self._special = [], [], []
         self._largest = self.hyper.largest
         for known, scale in self.scales.items():
@@ -90,7 +90,7 @@ class DrivenGroups:
 
     @property
     def is_plain(self) -> bool:
-        """Whether all its groups hold the schedule's value itself, as a plain number."""
+        """Whether all groups hold the unscaled value as a plain number."""
         return not self._scaled and not self._special
 
     def write(self, step: int, total_steps: float | None = None) -> Callable[[], object]:
@@ -98,24 +98,24 @@ class DrivenGroups:
 
         Args:
             step: the optimizer step, from 0.
-            total_steps: how many steps the run has, if known.
+            total_steps: the number of steps in the run, if known.
 
         Raises:
-            TrainingError: the schedule's value is not one that the hyper-parameter can have.
+            TrainingError: the hyper-parameter cannot have the schedule's value.
         """
         following = self._values_from(step, math.inf if total_steps is None else total_steps).__next__
         following()
         return following
 
     def value_at(self, step: int) -> float:
-        """The schedule's value at a step; NaN where it has none."""
+        """The schedule's value at a step; NaN if it has none there."""
         try:
             return float(self.schedule(self.position_at(step, self.base_value), self.state))
         except TrainingError:
             return math.nan
 
     def _positions(self, run: RunLength, steps: Iterable[int]) -> Iterator[Position]:
-        """The positions of some steps, each in its own epoch; of some epochs, where their steps are unknown."""
+        """The positions of some steps, each in its own epoch; sampled epochs if the steps per epoch are unknown."""
         for step in steps:
             position = self.position_at(step, self.base_value)
             if position.run.steps_per_epoch is not None and isinstance(position.step, int):
@@ -127,7 +127,7 @@ class DrivenGroups:
             yield position
 
     def depends_on(self, run: RunLength, steps: Iterable[int]) -> bool:
-        """Whether at some of the steps another length of the whole run would have given another value."""
+        """Whether the value at one of the steps would differ with this length of the run."""
         positions = list(self._positions(run, steps))
         others = [
             position._replace(run=position.run._replace(epochs=run.epochs, steps=run.steps)) for position in positions
@@ -138,7 +138,7 @@ class DrivenGroups:
         )
 
     def _value_or_none(self, position: Position) -> Value | None:
-        """The schedule's value, or None if it is not one that a hyper-parameter can have."""
+        """The schedule's value; None if no hyper-parameter can have it."""
         try:
             return self.schedule(position, self.state)
         except ImpossibleValueError:
@@ -146,14 +146,14 @@ class DrivenGroups:
 
     @property
     def value_range(self) -> str:
-        """From which to which value its param groups have, in words; empty where all have the schedule's."""
+        """The range of values over the param groups, as a text; empty if no group is scaled."""
         if all(scale == 1.0 for scale in self.scales.values()):
             return ""
         values = sorted({self.value * scale for scale in self.scales.values()})
         return " to ".join(f"{value:.6g}" for value in dict.fromkeys((values[0], values[-1]))) + " by param group"
 
     def moved(self) -> tuple[dict[str, Any], float, float] | None:
-        """(group, what was written, what it has now) of a group that has another value by now, if there is one."""
+        """(group, written value, current value) of the first group that no longer holds what was written, if any."""
         key, value = self.hyper.key, self.value
         plain = self._plain
         if len(plain) < _FEW or [group[key] for group in plain].count(value) != len(plain):
@@ -176,11 +176,11 @@ class DrivenGroups:
         for write, _, _ in self._special:
             write(value)
 
-    # A generator keeps its place and its variables between two steps. A method would spend more time on looking up
-    # attributes than on writing: see benchmarks/update.py, in which one update costs about as much as a bare loop.
+    # A generator keeps its local variables between steps. A method would spend more time on attribute lookups than on
+    # writing: in benchmarks/update.py, an update costs about as much as a bare loop.
     def _values_from(self, step: int, total_steps: float) -> Iterator[None]:
         key, count, ahead = self.hyper.key, 1, self.schedule.is_pure
-        first, *others = self._plain or [{}]  # most have one group, for which a loop costs as much as the writing
+        first, *others = self._plain or [{}]  # usually one group: a loop would double the cost
         has_scaled = bool(self._scaled or self._special)
         while True:
             values = self._block(step, count) if count > 1 else [self._single(step)]
@@ -196,11 +196,11 @@ class DrivenGroups:
             count = int(max(1, min(max(_FIRST_BLOCK, 4 * count), _LARGEST_BLOCK, total_steps - step))) if ahead else 1
 
     def _block(self, step: int, count: int) -> list[float]:
-        """The values of several steps; that of a single one where not all of them can be computed."""
+        """The values of several steps; only the first if they cannot all be computed."""
         try:
             computed = self.schedule(self.position_at(np.arange(step, step + count), self.base_value), self.state)
             values = np.broadcast_to(np.asarray(computed, dtype=np.float64), (count,))
-        except Exception:  # an error at a later step is raised when that step comes
+        except Exception:  # an error at a later step is raised at that step
             return [self._single(step)]
         if not values.max() <= self._largest:  # the schedule itself refuses negative values and NaN
             return [self._single(step)]
@@ -217,7 +217,7 @@ class DrivenGroups:
         return value
 
     def _too_large(self, value: float, step: int) -> ImpossibleValueError:
-        """Why a value cannot be written: for the schedule's own, or for what a param group would have of it."""
+        """The error for a value that the hyper-parameter cannot have, or that is too large for a param group."""
         allowed, times, end = self.hyper.allowed, "", ""
         if value <= self.hyper.largest:
             for known, scale in self.scales.items():
@@ -233,7 +233,7 @@ class DrivenGroups:
 
 
 def _largest(limit: float, scale: float) -> float:
-    """The largest value whose share of `share` is not above what a group can hold."""
+    """The largest value that does not exceed `limit` when scaled."""
     if scale <= 1.0:
         return limit
     largest = limit / scale
@@ -245,14 +245,14 @@ def _largest(limit: float, scale: float) -> float:
 def _special_writer(
     hyper: HyperParameter, optimizer: Optimizer, group: Group, scale: float
 ) -> Callable[[float], None] | None:
-    """How to write a share of a value where a group keeps no plain number: into a tuple, or into a tensor."""
+    """A function that writes a scaled value to a group that keeps a tuple or a tensor; None for a plain number."""
     if hyper.own_tensor(optimizer, group) is not None:
 
-        def write(value: float) -> None:  # in place: compiled and captured optimizers hold on to the tensor
+        def write(value: float) -> None:  # in place: compiled and captured optimizers keep the tensor
             tensor = hyper.kept(group)
             if isinstance(tensor, torch.Tensor):
                 tensor.fill_(value * scale)
-            else:  # a number has been put in its place
+            else:  # it has been replaced by a number
                 group[hyper.key] = value * scale
 
         return write

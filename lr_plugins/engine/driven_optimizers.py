@@ -1,4 +1,4 @@
-"""The optimizers of a run with the schedules that drive them."""
+"""The optimizers of a run, and the schedules that drive them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lr_plugins.schedules.observation import Monitor
 
 
 class DrivenOptimizers:
-    """One `Writer` per optimizer, kept in step with the optimizers while these are replaced.
+    """A `Writer` for each optimizer, replaced when its optimizer is replaced.
 
     Args:
-        optimizers: the optimizers, in their order, as they were built.
-        assignments: which schedule drives what.
+        optimizers: the optimizers, as they were built.
+        assignments: which schedule drives which hyper-parameters.
         position_at: the position of a step in the run.
-        names: the names of the module's parameters. Default: none are known.
-        audit: counts the writes of other code. Default: one of its own.
+        names: the names of the module's parameters. Default: unknown.
+        audit: counts the writes of other code. Default: a new one.
 
     Raises:
-        InvalidArgumentError: an assignment is for something that neither the optimizers nor the module have.
+        InvalidArgumentError: an assignment selects something that neither the optimizers nor the module have.
 
     Example:
         >>> import torch
@@ -60,7 +60,7 @@ class DrivenOptimizers:
         self.assignments = assignments
         self._position_at, self._names = position_at, names or {}
         self._audit = Audit() if audit is None else audit
-        self.writers: list[Writer] = [  # changed in place: those who follow the writers share the list
+        self.writers: list[Writer] = [  # changed in place, because OptimizerChanges shares the list
             Writer(optimizer, chosen, position_at, self._names, suffix, self._audit)
             for optimizer, chosen, suffix in self._chosen(optimizers)
         ]
@@ -68,7 +68,7 @@ class DrivenOptimizers:
         self.trace = Trace()
         self._total_steps: float | None = None
         self._is_detached: Callable[[], bool] | None = None
-        self._retired_steps = 0  # of optimizers that were removed without a replacement
+        self._retired_steps = 0  # of optimizers removed without a replacement
 
     def _chosen(self, optimizers: Sequence[Optimizer]) -> Iterator[tuple[Optimizer, dict[int, Assign], str]]:
         """Each optimizer with its assignments and the suffix of its series."""
@@ -79,12 +79,12 @@ class DrivenOptimizers:
 
     @property
     def active(self) -> bool:
-        """Whether the first optimizer is written to; false once it has given way to other code."""
+        """Whether the first optimizer is written to; false once its writer has stopped because of other code."""
         return self.writers[0].active
 
     @property
     def steps_taken(self) -> int:
-        """The steps of all optimizers, of removed ones too."""
+        """The steps of all optimizers, including removed ones."""
         return self._retired_steps + sum(writer.step for writer in self.writers)
 
     @property
@@ -93,7 +93,7 @@ class DrivenOptimizers:
         return any(assignment.splits for assignment in self.assignments)
 
     def driven_groups(self) -> Iterator[tuple[str, DrivenGroups]]:
-        """Every schedule at work, by its key in a checkpoint: optimizer/scope/number."""
+        """All driven groups, by their key in a checkpoint: optimizer/scope/number."""
         for index, writer in enumerate(self.writers):
             for driven in writer.driven_groups:
                 yield (
@@ -102,35 +102,35 @@ class DrivenOptimizers:
                 )
 
     def monitors(self) -> list[Monitor]:
-        """What the schedules observe."""
+        """The metrics that the schedules observe."""
         schedules = [driven.schedule for _, driven in self.driven_groups()] or [
             assignment.schedule for assignment in self.assignments
         ]
         return [monitor for schedule in schedules for monitor in schedule.monitors]
 
     def depends_on(self, run: RunLength, steps: Sequence[int]) -> bool:
-        """Whether a run of another length would have given a schedule another value at one of the steps."""
+        """Whether a schedule's value at one of the steps would differ with this length of the run."""
         return any(driven.schedule.is_pure and driven.depends_on(run, steps) for _, driven in self.driven_groups())
 
     # --- resuming ---------------------------------------------------------------------------------------------
 
     def parameters(self) -> list[list[list[str]]]:
-        """The parameter names of each group, by optimizer, for a checkpoint; empty where no group can be split."""
+        """The parameter names of each group, by optimizer, for a checkpoint; empty if no group can be split."""
         return [writer.layout.parameters() for writer in self.writers] if self.splits else []
 
     def check_groups(self, saved: Sequence[Sequence[Sequence[str]]], sizes: Sequence[Sequence[int]]) -> None:
-        """Refuse a checkpoint with other param groups: torch would give parameters each other's state.
+        """Refuse a checkpoint with other param groups: torch would assign optimizer state to the wrong parameters.
 
         Args:
-            saved: the parameter names of each group, by optimizer; empty where the checkpoint has none.
-            sizes: the number of parameters in each group, which any checkpoint tells.
+            saved: the parameter names of each group, by optimizer; empty if the checkpoint has none.
+            sizes: the number of parameters in each group, which every checkpoint has.
 
         Raises:
             InvalidArgumentError: the groups differ.
         """
         before: Sequence[Sequence[Sequence[str]]] = saved
         now = [writer.layout.parameters() for writer in self.writers]
-        if not saved and self.splits:  # the run was saved without these assignments: only the sizes can be compared
+        if not saved and self.splits:  # saved without these assignments: only sizes can be compared
             before = [[[""] * size for size in of_optimizer] for of_optimizer in sizes]
             now = [[[""] * len(known.group["params"]) for known in writer.groups] for writer in self.writers]
         for writer, old, new in zip(self.writers, before, now, strict=False):
@@ -140,7 +140,7 @@ class DrivenOptimizers:
                     f"the param groups of {type(writer.optimizer).__name__}",
                     f"{shown[1]} parameters",
                     f"those of the checkpoint, {shown[0]} parameters, each with the same ones",
-                    "The params and layers of the assignments have to be those of the run that is resumed.",
+                    "The params and layers of the assignments must be those of the resumed run.",
                 )
 
     def restore(
@@ -149,7 +149,7 @@ class DrivenOptimizers:
         series: Sequence[Sequence[str]],
         added_at: Sequence[Sequence[Sequence[int]]],
     ) -> None:
-        """Restore what the schedules remembered, and what was known of the groups.
+        """Restore the states of the schedules, and the history of the groups.
 
         Args:
             saved: the schedules of the checkpoint, by key.
@@ -166,7 +166,7 @@ class DrivenOptimizers:
     def apply_resume_policy(
         self, policy: OnResume, saved: Mapping[str, Saved], run: RunLength, steps: Sequence[int]
     ) -> Iterator[str]:
-        """Decide between the plan of the checkpoint and the new one, optimizer by optimizer; yields what to report.
+        """Decide, for each optimizer, between the plan of the checkpoint and the new one; yield what to report.
 
         Raises:
             TrainingError: the policy is `"error"` and the learning rate would jump; or it cannot be followed.
@@ -181,11 +181,11 @@ class DrivenOptimizers:
     def without_plan(
         self, saved: Mapping[str, Saved], active: Sequence[bool]
     ) -> list[tuple[int, Writer, DrivenGroups]]:
-        """The schedules of which a checkpoint has no plan, with the index and the writer of their optimizer.
+        """The driven groups for which a checkpoint has no plan, with the index and the writer of their optimizer.
 
         Args:
             saved: the schedules of the checkpoint, by key.
-            active: whether each optimizer was written to.
+            active: whether each optimizer was being written to.
         """
         known = {id(driven) for key, driven in self.driven_groups() if key in saved}
         gave_way = {index for index, was_active in enumerate(active) if not was_active}
@@ -197,7 +197,7 @@ class DrivenOptimizers:
         ]
 
     def saved(self, run: RunLength) -> dict[str, Saved]:
-        """Each schedule and what it remembers, for a checkpoint."""
+        """Each schedule and its state, for a checkpoint."""
         return {key: Saved.of(driven, run) for key, driven in self.driven_groups()}
 
     # --- the run ----------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class DrivenOptimizers:
 
         Args:
             trace: the record.
-            steps: how many steps each optimizer has taken.
+            steps: the number of steps that each optimizer has taken.
             total_steps: the length of the run. Default None: unknown.
             is_detached: steps taken while it returns true are not part of the run. Default None: all are.
         """
@@ -224,17 +224,17 @@ class DrivenOptimizers:
             writer.attach(trace, step, is_detached)
 
     def refresh(self) -> None:
-        """Write the values of the coming step, computed anew."""
+        """Recompute and write the values of the coming step."""
         for writer in self.writers:
             writer.refresh()
 
     def stop_writing(self) -> None:
-        """Write nothing from now on, and record what others write."""
+        """Stop writing, and record what other code writes."""
         for writer in self.writers:
             writer.stop_writing()
 
     def restart(self) -> None:
-        """Go back to step 0, and forget what the schedules remember."""
+        """Return to step 0, and reset the states of the schedules."""
         for writer in self.writers:
             writer.step = 0
             for driven in writer.driven_groups:
@@ -246,10 +246,10 @@ class DrivenOptimizers:
             writer.detach()
 
     def replace(self, optimizers: Sequence[Optimizer]) -> dict[Writer, Writer | None]:
-        """Drive these optimizers from now on; a new one continues at the position of the one that it replaces.
+        """Drive these optimizers from now on; a new one continues at the position of the optimizer it replaces.
 
         Returns:
-            Each writer with the one whose run it continues: itself, that of a replaced optimizer, or None.
+            Each writer with the writer whose run it continues: itself, that of a replaced optimizer, or None.
         """
         before = list(self.writers)
         continued: dict[Writer, Writer | None] = {}
@@ -295,10 +295,10 @@ class DrivenOptimizers:
 
 
 def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]) -> list[dict[int, Assign]]:
-    """The assignments of each optimizer, by their index among all.
+    """The assignments for each optimizer, by their index among all.
 
     Raises:
-        InvalidArgumentError: an assignment names an optimizer, or a hyper-parameter, that does not exist.
+        InvalidArgumentError: an assignment names an optimizer or a hyper-parameter that does not exist.
     """
     by_optimizer: list[dict[int, Assign]] = [{} for _ in optimizers]
     for index, assignment in enumerate(assignments):
@@ -309,11 +309,15 @@ def optimizers_of(assignments: Sequence[Assign], optimizers: Sequence[Optimizer]
         for at in chosen:
             groups = optimizers[at].param_groups
             if any(assignment.to in group and group[assignment.to] is None for group in groups):
-                check_hyper_parameter(assignment.to, optimizers[at], [{assignment.to: None}])  # says what to do
+                check_hyper_parameter(
+                    assignment.to, optimizers[at], [{assignment.to: None}]
+                )  # raises an error that says what to do
         able = [at for at in chosen if has_hyper_parameter(assignment.to, optimizers[at])]
         if not able:
             first = optimizers[chosen[0]]
-            check_hyper_parameter(assignment.to, first, first.param_groups)  # says what there is
+            check_hyper_parameter(
+                assignment.to, first, first.param_groups
+            )  # raises an error that lists the existing ones
         for at in able:
             by_optimizer[at][index] = assignment
     return by_optimizer
@@ -324,12 +328,12 @@ def _is_for(assignment: Assign, at: int, optimizer: Optimizer) -> bool:
 
 
 def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names: Names) -> None:
-    """Refuse an assignment that chooses nothing.
+    """Refuse an assignment that selects nothing.
 
     Parameters that are in no param group yet may join one later, when they are unfrozen.
 
     Raises:
-        InvalidArgumentError: an assignment chooses nothing; the message lists what there is.
+        InvalidArgumentError: an assignment selects nothing; the message lists what could be selected.
     """
     for index, assignment in enumerate(assignments):
         pattern = assignment.params
@@ -359,7 +363,7 @@ def _parameters_to_come(writers: Sequence[Writer], names: Names) -> list[str]:
 
 
 def describe_targets(writers: Sequence[Writer]) -> dict[DrivenGroups, str]:
-    """What each schedule sets, in words: with optimizer and param groups where the values of these differ."""
+    """What each schedule sets, as a text: with the optimizer and the param groups if their values differ."""
     described = {}
     for writer in writers:
         name_series(writer.groups)
@@ -376,5 +380,5 @@ def describe_targets(writers: Sequence[Writer]) -> dict[DrivenGroups, str]:
 
 
 def _title(known: KnownGroup) -> str:
-    """The name of a group in a sentence."""
+    """The name of a group in a message."""
     return (known.series or "").lstrip("/") or str(known.group.get("name", known.at))

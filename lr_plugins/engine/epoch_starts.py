@@ -1,4 +1,4 @@
-"""The steps at which the epochs of a run really started."""
+"""The steps at which the epochs of a run actually started."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lr_plugins.schedules.position import EpochClock
 
 
 class EpochStarts:
-    """The optimizer steps at which epochs began, as they come.
+    """The optimizer steps at which epochs started, added as they start.
 
     Args:
-        begins: those of the epochs so far, from epoch 0 on. Default: none.
+        begins: the steps at which the epochs so far started, from epoch 0 on. Default: none.
 
     Example:
         >>> epochs = EpochStarts()
@@ -24,10 +24,10 @@ class EpochStarts:
         self.begins = list(begins)
 
     def begin(self, epoch: int, step: int | None, planned: float) -> None:
-        """An epoch starts at a step; None: it started when it was planned to.
+        """Add an epoch that starts at a step; None if it started as planned.
 
-        Earlier epochs of which nothing is known are taken to have started as planned, if that fits the step, and else
-        to have had equally many steps each.
+        Unknown earlier epochs are assumed to have started as planned, if that is consistent with the step, or else to
+        have had equally many steps each.
         """
         known = len(self.begins)
         if step is None:
@@ -49,8 +49,8 @@ class EpochStarts:
         """The clock that maps a step to its epoch; None if all epochs are as long as planned.
 
         Args:
-            size: how many steps the epoch under way will have.
-            planned: how many each was to have.
+            size: the number of steps in the current epoch.
+            planned: the planned number of steps in each epoch.
         """
         regular = all(step == index * planned for index, step in enumerate(self.begins))
         if regular and size == planned:

@@ -1,4 +1,4 @@
-"""The numbers in an optimizer's param groups that a schedule can drive."""
+"""The hyper-parameters in an optimizer's param groups that a schedule can drive."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BETAS = {"beta1": 0, "beta2": 1}
 
 @dataclass(frozen=True)
 class HyperParameter:
-    """Where a hyper-parameter is kept in a param group, and which values it may have.
+    """The place of a hyper-parameter in a param group, and its allowed values.
 
     Args:
         name: its name in messages and in the trace.
         key: its key in a param group.
-        at: its index, if a tuple of numbers is kept under the key.
+        at: its index, if the key holds a tuple of numbers.
     """
 
     name: str
@@ -32,7 +32,7 @@ class HyperParameter:
 
     @classmethod
     def of(cls, name: str, group: Mapping[str, Any]) -> HyperParameter | None:
-        """The one of a param group, or None if the group has no such number. Groups of one optimizer may differ."""
+        """The hyper-parameter in a group; None if the group does not have it. Groups of an optimizer may differ."""
         if name == "momentum" and "momentum" not in group and "betas" in group:
             return cls("momentum", "betas", 0)
         if name in _BETAS:
@@ -47,12 +47,12 @@ class HyperParameter:
         return float(value if self.at is None else value[self.at])
 
     def read_without_waiting(self, values: dict[str, Any]) -> float | None:
-        """The same, or None where reading it would have to wait for an accelerator."""
+        """Its value; None if reading it would synchronize with an accelerator."""
         value = values[self.key] if self.at is None else values[self.key][self.at]
         return None if isinstance(value, torch.Tensor) and value.device.type != "cpu" else float(value)
 
     def default(self, optimizer: Optimizer) -> float | None:
-        """The optimizer's default, if it has one."""
+        """The default of an optimizer, if it has one."""
         defaults = getattr(optimizer, "defaults", {})  # a wrapper may have none
         return self.read(defaults) if self == HyperParameter.of(self.name, defaults) else None
 
@@ -64,9 +64,9 @@ class HyperParameter:
         group[self.key] = tuple(numbers)
 
     def own_tensor(self, optimizer: Optimizer, group: dict[str, Any]) -> torch.Tensor | None:
-        """The tensor of a group, if it keeps one, made the group's own.
+        """The tensor of a group, if it keeps one; a shared tensor is replaced by a copy.
 
-        In torch, groups may share a tensor with each other and with the optimizer's default.
+        In torch, groups may share a tensor with each other and with the optimizer's defaults.
         """
         tensor = self.kept(group)
         if not isinstance(tensor, torch.Tensor):
@@ -81,18 +81,18 @@ class HyperParameter:
         return tensor
 
     def kept(self, values: Mapping[str, Any]) -> Any:
-        """The number or tensor that is kept; None if there is neither."""
+        """The number or tensor that the group holds; None if there is neither."""
         kept = values.get(self.key)
         return kept if self.at is None or kept is None else kept[self.at]
 
     @property
     def largest(self) -> float:
-        """The largest value it may have."""
+        """Its largest allowed value."""
         # torch refuses a beta of 1: the running mean would never change.
         return math.nextafter(1.0, 0.0) if self.key == "betas" else LARGEST
 
     def largest_in(self, group: Mapping[str, Any]) -> float:
-        """The largest value that a param group can hold: less, where it is kept in a tensor of fewer bits."""
+        """The largest value that a param group can hold; lower for a tensor of lower precision."""
         kept = self.kept(group)
         if not isinstance(kept, torch.Tensor) or not kept.dtype.is_floating_point or kept.dtype == torch.float64:
             return self.largest
@@ -103,12 +103,12 @@ class HyperParameter:
 
     @property
     def allowed(self) -> str:
-        """The allowed values, as the end of the sentence "the <name> must be ..."."""
+        """The allowed values, completing the sentence "the <name> must be ..."."""
         return "a finite number >= 0" if self.largest > 1 else "a number >= 0 and < 1"
 
     @property
     def label(self) -> str:
-        """Its name in a sentence."""
+        """Its name in messages."""
         return "learning rate" if self.name == "lr" else self.name.replace("_", " ")
 
 
@@ -116,17 +116,17 @@ LEARNING_RATE = HyperParameter("lr", "lr")
 
 
 def has_hyper_parameter(name: str, optimizer: Optimizer) -> bool:
-    """Whether any of an optimizer's param groups has such a number; of one without groups, whether its defaults do."""
+    """Whether one of an optimizer's param groups has it; without groups, whether the defaults have it."""
     groups = optimizer.param_groups or [getattr(optimizer, "defaults", {})]
     return any(HyperParameter.of(name, group) is not None for group in groups)
 
 
 def check_hyper_parameter(name: str, optimizer: Optimizer, groups: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse a hyper-parameter that none of some param groups has.
+    """Refuse a hyper-parameter that none of the param groups has.
 
     Raises:
-        InvalidArgumentError: none has; the message says what they have, or that the optimizer chooses its own learning
-            rate.
+        InvalidArgumentError: no group has it; the message lists those they have, or says that the optimizer chooses its
+            own learning rate.
     """
     groups = list(groups)
     if any(HyperParameter.of(name, group) is not None for group in groups):

@@ -1,4 +1,4 @@
-"""The param groups of an optimizer, recognized when a dictionary is replaced by another."""
+"""The param groups of an optimizer, recognized even if their dictionaries are replaced."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Group = dict[str, Any]
 
 @dataclass(eq=False)
 class KnownGroup:
-    """A param group, and what is remembered of it.
+    """A param group and its history.
 
     Args:
         group: its current dictionary in the optimizer.
-        at: its index when it came; the pieces of a group that was split have that of the group.
-        name: its name then, if it had one.
+        at: its index when it was added; the pieces of a split group have that of the whole group.
+        name: its name at that time, if it had one.
         initial_values: the values that it was built with.
         base_values: the optimizer's own values at that time.
         written: the values last written to it.
-        series: what follows the hyper-parameter in the names of its series: `""` or `"/backbone"`. None: not named yet.
+        series: the suffix in the names of its series: `""` or `"/backbone"`. None: not named yet.
         added_at: the optimizer step and the epoch at which it was added.
-        copies: the dictionaries of inner optimizers that hold the same parameters.
+        copies: the dictionaries for the same parameters in inner optimizers.
     """
 
     group: Group
@@ -42,21 +42,21 @@ class KnownGroup:
 
     @property
     def parameters(self) -> set[int]:
-        """The identities of its parameters."""
+        """The ids of its parameters."""
         return {id(parameter) for parameter in self.group["params"]}
 
     @property
     def used(self) -> Group:
-        """The dictionary whose values a step uses, which is that of the innermost optimizer."""
+        """The dictionary whose values a step uses: that of the innermost optimizer."""
         return self.copies[-1] if self.copies else self.group
 
     def holds(self, hyper: HyperParameter) -> bool:
-        """Whether it holds what was written to it last."""
+        """Whether it still holds what was written last."""
         written = self.written.get(hyper)
         return written is not None and math.isclose(hyper.read(self.group), written, rel_tol=1e-6)
 
     def as_group(self, group: Group) -> KnownGroup:
-        """The same for another dictionary: its replacement, or a part of it."""
+        """A copy for another dictionary: its replacement, or a part of it."""
         return dataclasses.replace(
             self,
             group=group,
@@ -68,7 +68,7 @@ class KnownGroup:
 
 
 class _ByIdentity:
-    """What is known of objects, for as long as they live, by identity: they may have no hash."""
+    """Maps objects to their known groups, weakly and by identity: they may not be hashable."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], list[KnownGroup]]] = {}
@@ -81,7 +81,7 @@ class _ByIdentity:
         key = id(target)
         try:
             reference = weakref.ref(target, lambda _: self._known.pop(key, None))
-        except TypeError:  # an object with slots may have no room for them
+        except TypeError:  # an object with slots may not support weak references
             return
         self._known[key] = reference, known
 
@@ -90,17 +90,17 @@ _KNOWN = _ByIdentity()
 
 
 def remembered(optimizer: Any) -> list[KnownGroup]:
-    """What is remembered of an optimizer's groups."""
+    """The known groups of an optimizer."""
     return _KNOWN.get(optimizer)
 
 
 def remember(optimizer: Any, groups: Iterable[KnownGroup]) -> None:
-    """Keep it for as long as the optimizer lives."""
+    """Keep the known groups for as long as the optimizer exists."""
     _KNOWN.put(optimizer, list(groups))
 
 
 def groups_of(optimizer: Any, inner: Sequence[Any]) -> list[Group]:
-    """The param groups of an optimizer, and those that only the optimizers within it have."""
+    """The param groups of an optimizer, and those that only its inner optimizers have."""
     groups = list(optimizer.param_groups)
     parameters = {id(parameter) for group in groups for parameter in group["params"]}
     for inner_optimizer in inner:
@@ -114,7 +114,7 @@ def groups_of(optimizer: Any, inner: Sequence[Any]) -> list[Group]:
 
 
 def find_copies(groups: Sequence[KnownGroup], inner: Sequence[Any]) -> None:
-    """Find the dictionaries that inner optimizers keep for the same parameters, and split them alike."""
+    """Find the dictionaries of inner optimizers for the same parameters, and split them in the same way."""
     owner = {id(parameter): known for known in groups for parameter in known.group["params"]}
     own_groups = {id(known.group) for known in groups}
     for known in groups:
@@ -137,19 +137,18 @@ def find_copies(groups: Sequence[KnownGroup], inner: Sequence[Any]) -> None:
 
 
 def chosen_parameters(group: Group, which: Sequence[int]) -> Group:
-    """A group's parameters, and what it keeps for each of them, at some places."""
+    """The parameters of a group at some indices, and their names."""
     return {key: [group[key][index] for index in which] for key in ("params", "param_names") if key in group}
 
 
 def match_groups(groups: list[Group], known: list[KnownGroup], added_at: tuple[int, int] = (0, 0)) -> list[KnownGroup]:
-    """What is known of each group; an entry of its own for a new one.
+    """Match each group to a known one, or to a new entry.
 
-    A group is recognized by its dictionary, or else by its parameters, if their old dictionary is gone, as after
-    `load_state_dict`.
+    A group is recognized by its dictionary; if that has been replaced, as by `load_state_dict`, by its parameters.
 
     Args:
         groups: the current groups.
-        known: what is remembered; the entry of a replaced group gets the new dictionary.
+        known: the known groups; the entry of a replaced group gets the new dictionary.
         added_at: the optimizer step and the epoch at which new groups are added.
 
     Example:
@@ -174,7 +173,7 @@ def match_groups(groups: list[Group], known: list[KnownGroup], added_at: tuple[i
             )
             if match is None:
                 match, next_index = KnownGroup(group, next_index, group.get("name"), added_at=added_at), next_index + 1
-            elif match in matches:  # what was one group are several now
+            elif match in matches:  # one group has become several
                 match = match.as_group(group)
                 match.series = None
             else:
@@ -184,9 +183,9 @@ def match_groups(groups: list[Group], known: list[KnownGroup], added_at: tuple[i
 
 
 def name_series(groups: list[KnownGroup]) -> None:
-    """Name the series of groups that have no name yet: by the group's name, or else by its index.
+    """Name the series of groups that have none yet, by the group's name or else its index.
 
-    A single group needs no name, and stays without one when others come later.
+    A single group needs no name, and keeps none if others are added later.
     """
     taken = {known.series for known in groups if known.series is not None}
     if not taken and len(groups) == 1:

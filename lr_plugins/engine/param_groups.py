@@ -1,4 +1,4 @@
-"""Which assignment is for which param group. A group is split where only some of its parameters are chosen."""
+"""Maps assignments to param groups. A group is split if an assignment selects only some of its parameters."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from lr_plugins.schedules.assign import Assign
 from lr_plugins.schedules.numerics import power
 
 Names = Mapping[int, str]
-"""The names of parameters, by their identity."""
+"""Maps the id of a parameter to its name."""
 
 Origin = tuple[tuple[int, int | None, tuple[int, int] | None], ...]
-"""The assignments for a parameter, each with its layer, and when it came, if that matters."""
+"""The assignments for a parameter, each with its layer and, if it matters, the time the parameter was added."""
 
 OTHERS = "others"
 
@@ -42,7 +42,7 @@ def parameter_names(module: nn.Module) -> Names:
 
 
 def names_in_groups(optimizer: Optimizer) -> Names:
-    """The names that an optimizer was given with its parameters, if it was."""
+    """The parameter names that the optimizer was built with, if any."""
     return {
         id(parameter): name
         for group in optimizer.param_groups
@@ -55,11 +55,11 @@ class Layout:
 
     Args:
         optimizer: the optimizer.
-        assignments: those for it, by their index among all.
+        assignments: the assignments for it, by their index among all.
         names: the names of the module's parameters.
 
     Raises:
-        InvalidArgumentError: a parameter is in none of the layers that an assignment names.
+        InvalidArgumentError: a parameter belongs to none of an assignment's layers.
     """
 
     def __init__(self, optimizer: Optimizer, assignments: Mapping[int, Assign], names: Names) -> None:
@@ -70,8 +70,8 @@ class Layout:
             if assignment.layer_decay != 1.0
         }
         self._assigned_names: set[str] = set()  # of groups
-        self._removed: list[KnownGroup] = []  # that may come back
-        self.added_at: dict[int, tuple[int, int]] = {}  # the step and epoch at which each parameter came
+        self._removed: list[KnownGroup] = []  # they may be added again
+        self.added_at: dict[int, tuple[int, int]] = {}  # parameter id -> step and epoch
         self.groups: list[KnownGroup] = []
 
     def parameters(self) -> list[list[str]]:
@@ -79,7 +79,7 @@ class Layout:
         return [[self._name(parameter) for parameter in known.group["params"]] for known in self.groups]
 
     def arrange(self, now: tuple[int, int] = (0, 0)) -> None:
-        """Take the current groups, and split those of which only some parameters are chosen.
+        """Read the current groups, and split those of which an assignment selects only some parameters.
 
         Args:
             now: the optimizer step and the epoch at which new groups are added.
@@ -93,7 +93,7 @@ class Layout:
         pieces = {id(known.group): self._pieces(known) for known in matched}
         self.groups = [piece for parts in pieces.values() for piece in parts]
         if len(self.groups) > len(pieces):
-            for optimizer in (self._optimizer, *inner):  # each has a list of its own, or the same one
+            for optimizer in (self._optimizer, *inner):  # they may share one list
                 groups = optimizer.param_groups
                 split = (pieces.get(id(group)) for group in list(groups))
                 groups[:] = [
@@ -108,7 +108,7 @@ class Layout:
         remember(self._optimizer, self.groups)
 
     def _note_added(self, known: Sequence[KnownGroup], removed: Mapping[int, Group], now: tuple[int, int]) -> None:
-        """Note when parameters came, and the own values of groups that come back."""
+        """Note when parameters were added, and reset the initial values of groups that were added again."""
         present = {id(parameter): known_group for known_group in known for parameter in known_group.group["params"]}
         self.added_at = {parameter: when for parameter, when in self.added_at.items() if parameter in present}
         for parameter, known_group in present.items():
@@ -120,7 +120,7 @@ class Layout:
                 known_group.initial_values, known_group.base_values = {}, {}
 
     def restore_added_at(self, added_at: Sequence[tuple[int, int]]) -> None:
-        """Restore when each of the groups came."""
+        """Restore when each of the groups was added."""
         for known, when in zip(self.groups, added_at, strict=True):
             known.added_at = when
             self.added_at |= {id(parameter): when for parameter in known.group["params"]}
@@ -138,7 +138,7 @@ class Layout:
             chosen = next(
                 iter(assignment.params for assignment in self._assignments.values() if assignment.params), None
             )
-            raise InvalidArgumentError("Assign.params", chosen, "left out for LBFGS, whose parameters cannot be split")
+            raise InvalidArgumentError("Assign.params", chosen, "omitted for LBFGS, whose parameters cannot be split")
         pieces = []
         for place in places:
             chosen_indices = [index for index, other in enumerate(parameter_places) if other == place]
@@ -147,11 +147,11 @@ class Layout:
             pieces.append(piece)
         kept = next((piece for piece, place in zip(pieces, places, strict=True) if not place), pieces[0])
         for piece in pieces:
-            piece.series = known.series if piece is kept else None  # one piece keeps the column of the whole group
+            piece.series = known.series if piece is kept else None  # one piece continues the series of the whole group
         return pieces
 
     def _unused(self, name: str, group: Group) -> str:
-        """A name that no other group has: Lightning's LearningRateMonitor refuses duplicates."""
+        """A unique name: Lightning's LearningRateMonitor refuses duplicates."""
         taken = {
             other.get("name") for other in self._optimizer.param_groups if other is not group
         } | self._assigned_names
@@ -161,7 +161,7 @@ class Layout:
         return unused
 
     def _place(self, parameter: nn.Parameter, known: KnownGroup) -> Origin:
-        """The assignments that choose a parameter by its name, each with its layer and the time it came."""
+        """The assignments that select a parameter by name, each with its layer and the time it was added."""
         return tuple(
             (
                 index,
@@ -193,7 +193,7 @@ class Layout:
         return by_group and _matches_name(assignment, name)
 
     def fits(self, assignment: Assign, known: KnownGroup) -> bool:
-        """Whether an assignment is for a group."""
+        """Whether an assignment applies to a group."""
         parameters = known.group["params"]
         return self._fits(assignment, self._name(parameters[0]) if parameters else "", known)
 
@@ -220,7 +220,7 @@ def layers_of(assignment: Assign, names: Sequence[str]) -> dict[str, int]:
     """The layer of each parameter, numbered from 0, the lowest.
 
     Raises:
-        InvalidArgumentError: a parameter is in none of the assignment's layers.
+        InvalidArgumentError: a parameter belongs to none of the assignment's layers.
     """
     keys = {name: _layer_key(assignment.layers, name, _depth(names)) for name in names}
     strays = [name for name, key in keys.items() if key is None]
@@ -237,7 +237,7 @@ def layers_of(assignment: Assign, names: Sequence[str]) -> dict[str, int]:
 
 
 def _depth(names: Sequence[str]) -> int | None:
-    """The depth of the outermost numbered modules; None where no module is numbered."""
+    """The depth of the outermost numbered modules; None if no module is numbered."""
     depths = [index for name in names for index, part in enumerate(name.split(".")) if part.isdigit()]
     return min(depths, default=None)
 
@@ -261,5 +261,5 @@ def _matches_name(assignment: Assign, name: str) -> bool:
 
 
 def _as_name(pattern: str | None) -> str:
-    """A regular expression as a name: its letters and digits, joined by hyphens."""
+    """A name made from a regular expression: its letters and digits, joined by hyphens."""
     return re.sub(r"\W+", "-", pattern or "").strip("-")

@@ -1,4 +1,4 @@
-"""The real steps of an optimizer, each of them once."""
+"""Follows the real steps of an optimizer, each exactly once."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from lr_plugins.engine.step_hooks import Arguments, Following, calls_its_parents
 
 
 class RealSteps:
-    """Follows one optimizer: calls `_begin_step` before each of its real steps, and `_end_step` after it.
+    """Follows an optimizer: calls `_begin_step` before each of its real steps, and `_end_step` after it.
 
     A step within a step (that of SAM's base optimizer, or of a parent class) belongs to the outer one. Steps that a
-    gradient scaler skips, that fail, or that a search takes while it borrows the Trainer do not count.
+    gradient scaler skips, that fail, or that a finder takes during the fit do not count.
 
     Args:
-        optimizer: the optimizer, which is not kept alive.
+        optimizer: the optimizer; only a weak reference is kept.
     """
 
     capturable: bool = False
-    """Whether what happens at a step belongs into a CUDA graph that captures it, and so to each of its replays.
-    Counting does not: a captured step is not taken."""
+    """Whether a CUDA graph should capture what happens at a step, so that each replay repeats it. Counting must not
+    be captured: capturing a step does not take it."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = weak_reference(optimizer)
-        self.seen_steps = 0  # those that were announced while it followed
+        self.seen_steps = 0  # steps announced while following
         self._following: Following | None = None
-        self._under_way: list[int] = []  # the identities of optimizers whose steps have begun: one, and those within
-        self._counts = True  # the step under way
+        self._under_way: list[int] = []  # ids of the optimizers in a step: outer first
+        self._counts = True  # whether the current step counts
         self._is_detached: Callable[[], bool] | None = None
 
     @property
     def optimizer(self) -> Any:
-        """The optimizer; None where it is gone."""
+        """The optimizer; None if it no longer exists."""
         return self._optimizer()
 
     def follow(self, is_detached: Callable[[], bool] | None = None) -> None:
@@ -44,43 +44,43 @@ class RealSteps:
         self._following = Following(self.optimizer, self)
 
     def detach(self) -> None:
-        """Stop following it."""
+        """Stop following the optimizer."""
         if self._following is not None:
             self._following.stop()
         self._following = None
 
     def follows(self, optimizer: Any) -> bool:
-        """Whether it follows an optimizer: its own, or one within."""
+        """Whether an optimizer is followed: the outer one or an inner one."""
         return self._following is not None and self._following.has(optimizer)
 
     @property
     def sees_steps(self) -> bool:
-        """Whether there is anything that announces the optimizer's steps."""
+        """Whether the optimizer's steps are announced at all."""
         return self._following is not None and self._following.sees_steps
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a step has started and is not over."""
+        """Whether a step is in progress."""
         return bool(self._under_way)
 
     def follow_inner(self) -> None:
-        """Follow what the optimizer holds by now, too."""
+        """Follow the current inner optimizers as well."""
         if self._following is not None:
             self._following.stop()
             self._following = Following(self.optimizer, self)
 
     def note_untracked_steps(self) -> None:
-        """Code that could not be followed changes the weights within a step."""
+        """Called if code that cannot be followed changes the weights within a step."""
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
-        """A step starts, or one within it."""
+        """A step starts, or a step within it."""
         is_repeated = bool(self._under_way) and self._under_way[0] == id(optimizer)
         if is_repeated and not (calls_its_parents(optimizer) and is_stepping(optimizer)):
-            self._under_way.clear()  # the step before has ended by an error
+            self._under_way.clear()  # the previous step has raised
         if not self._under_way:
-            # A step that is captured for a CUDA graph does not happen, and each replay would repeat what it writes.
+            # Capturing a step in a CUDA graph does not take it, and each replay would repeat what is written.
             is_captured = _captures() and not self.capturable
             self._counts = not (is_captured or (self._is_detached is not None and self._is_detached()))
         self._under_way.append(id(optimizer))
@@ -90,12 +90,12 @@ class RealSteps:
         return self._after_closure(args, given)
 
     def recheck(self) -> None:
-        """Ensure the values once more, after the hooks of others."""
+        """Check the values again, after the hooks of other code."""
         if self._under_way and self._counts:
             self._begin_step()
 
     def after_step(self, optimizer: Any) -> None:
-        """A step is over; it has been taken when the steps around it are over, too."""
+        """A step is over; it counts when the outermost step is over."""
         if not self._under_way:
             return
         self._under_way.pop()
@@ -109,7 +109,7 @@ class RealSteps:
         self._end_step()
 
     def _after_closure(self, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
-        """A step's arguments with the closure wrapped: the step starts after it, because a module may write in it."""
+        """The arguments with a wrapped closure: the step starts after the closure, which may write values."""
         closure = given.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
             return None
@@ -119,7 +119,7 @@ class RealSteps:
             try:
                 loss = closure()
             except BaseException:
-                self._under_way.clear()  # the end of the step is not announced
+                self._under_way.clear()  # the end of a failed step is not announced
                 raise
             if self._under_way and self._counts:
                 self._begin_step()
@@ -130,7 +130,7 @@ class RealSteps:
         return (args[0], then_begin, *args[2:]), given
 
     def _begin_step(self) -> None:
-        """Called before a step, possibly several times for one."""
+        """Called before a step, possibly several times."""
 
     def _end_step(self) -> None:
         """Called once a step has been taken."""
@@ -142,9 +142,9 @@ def _captures() -> bool:
 
 
 def _skipped(optimizer: Any) -> bool:
-    """Whether a fused optimizer has skipped the step under way, in its kernel, because a gradient was not finite.
+    """Whether a fused optimizer has skipped the current step in its kernel, because a gradient was not finite.
 
-    A gradient scaler leaves it the flag; only then is it looked at, for that waits for the device.
+    A gradient scaler sets `found_inf` for it. Reading the flag synchronizes with the device, so it is read only if set.
     """
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)

@@ -1,4 +1,4 @@
-"""The record of an optimizer's steps, counted where they happen, and of the learning rate that each uses."""
+"""Counts the steps of an optimizer and records the learning rate that each step uses."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from lr_plugins.errors import InvalidArgumentError
 class Quantity(Protocol):
     """A number to record at every step beside the hyper-parameters, such as a gradient norm.
 
-    It is read just before the step, when the gradients are complete. With a closure, which computes them within the
-    step, it is read before the closure as well; the last value counts.
+    It is read just before the step, when the gradients are complete. If a closure computes them within the step, it is
+    read before and after the closure; the last value counts.
 
     Attributes:
         name: the name of its series.
@@ -42,39 +42,39 @@ class Quantity(Protocol):
 
 
 class Column(NamedTuple):
-    """What is read before each step, and where it is recorded."""
+    """A value to read before each step, and where to record it."""
 
     read: Callable[[], float]
     note: Callable[[float], None]
 
 
 class Recorder(RealSteps):
-    """Follows one optimizer: counts its real steps, and records the learning rate that each of them uses.
+    """Follows an optimizer: counts its real steps, and records the learning rate that each of them uses.
 
     It counts inside the optimizer's step, so the count is right under gradient accumulation, in manual optimization and
-    with a scaler that skips steps. It reads the values at that moment, from the groups that the optimizer has then.
+    with a scaler that skips steps. It reads the values at that moment, from the optimizer's current groups.
 
     Args:
         optimizer: the optimizer to follow.
-        suffix: follows the hyper-parameter in the names of its series: `""`, or `"/SGD-0"`.
+        suffix: what follows the hyper-parameter in the names of its series: `""` or `"/SGD-0"`.
         replaces: the recorder of an optimizer that this one replaces during the run. Default None.
     """
 
     def __init__(self, optimizer: Optimizer, suffix: str = "", replaces: Recorder | None = None) -> None:
         super().__init__(optimizer)
-        self._strong_reference = optimizer  # alive
+        self._strong_reference = optimizer
         self.step: int = 0 if replaces is None else replaces.step  # steps taken
         self.suffix = suffix
         self.groups: list[KnownGroup] = []
-        self._removed: list[KnownGroup] = []  # that may come back
+        self._removed: list[KnownGroup] = []  # they may be added again
         self._trace = Trace()
-        self._bound: list[tuple[Any, list[Any]]] = []  # optimizers, with the groups that they had
-        self._sizes: list[list[int]] = []  # and how many parameters those had
-        self._has_untracked_steps = False  # something steps within its steps that could not be followed
+        self._bound: list[tuple[Any, list[Any]]] = []  # the optimizers and their groups
+        self._sizes: list[list[int]] = []  # the number of parameters in each of these groups
+        self._has_untracked_steps = False  # an optimizer that cannot be followed steps within its steps
         self._recorded = [LEARNING_RATE.name]
         self._quantities: list[Quantity] = [] if replaces is None else list(replaces._quantities)
         self._columns: list[Column] | None = None
-        self._used: list[float] = []  # by the step under way
+        self._used: list[float] = []  # by the current step
         if replaces is not None:
             remember(optimizer, replaces.known_groups())
         else:
@@ -82,7 +82,7 @@ class Recorder(RealSteps):
                 known.series, known.added_at = None, (0, 0)
 
     def known_groups(self) -> list[KnownGroup]:
-        """What is known of the groups, for an optimizer that replaces this one."""
+        """The known groups, for an optimizer that replaces this one."""
         return [known.as_group(known.group) for known in self.groups]
 
     def attach(self, trace: Trace, step: int = 0, is_detached: Callable[[], bool] | None = None) -> None:
@@ -94,10 +94,10 @@ class Recorder(RealSteps):
         self.follow(is_detached)
 
     def measure(self, quantity: Quantity) -> None:
-        """Record another quantity from the coming step on; an optimizer that replaces this one continues it.
+        """Record another quantity from the coming step on; the recorder of a replacing optimizer continues it.
 
         Raises:
-            InvalidArgumentError: something of this name is recorded already.
+            InvalidArgumentError: the name is recorded already.
 
         Example:
             >>> import torch
@@ -125,12 +125,12 @@ class Recorder(RealSteps):
         self._columns = None
 
     def follow_inner(self) -> None:
-        """Follow what the optimizer holds by now, too."""
+        """Follow the current inner optimizers as well."""
         super().follow_inner()
-        self._forget_groups()  # those of what has come are to be looked at, too
+        self._forget_groups()  # new inner optimizers have groups of their own
 
     def note_untracked_steps(self) -> None:
-        """Note that something that could not be followed changes the weights within its steps."""
+        """Note that an optimizer that cannot be followed changes the weights within its steps."""
         self._has_untracked_steps = self._has_untracked_steps or bool(self._under_way)
 
     @property
@@ -139,7 +139,7 @@ class Recorder(RealSteps):
         return self._recorded
 
     def learning_rates(self) -> Iterator[tuple[str, Series]]:
-        """What has been recorded of the learning rates of the groups that there are now, by name."""
+        """The learning-rate series of the current groups, by name."""
         for known in self.groups:
             name = f"{LEARNING_RATE.name}{self.suffix}{known.series}"
             if name in self._trace:
@@ -149,7 +149,7 @@ class Recorder(RealSteps):
 
     @property
     def has_groups(self) -> bool:
-        """Whether the optimizer's groups are those that were taken."""
+        """Whether the optimizer still has the groups that are bound."""
         for optimizer, groups in self._bound:
             now = optimizer.param_groups
             if len(now) != len(groups) or not all(map(operator.is_, now, groups)):
@@ -158,14 +158,14 @@ class Recorder(RealSteps):
 
     @property
     def has_parameters(self) -> bool:
-        """Whether these have as many parameters as they had: more may have been put into one."""
+        """Whether no parameters have been added to the bound groups."""
         return all(
             [len(group["params"]) for group in groups] == sizes
             for (_, groups), sizes in zip(self._bound, self._sizes, strict=True)
         )
 
     def _take_groups(self) -> None:
-        """Take the groups as they are: more may have come, others may be in their places."""
+        """Bind to the current groups: groups may have been added or replaced."""
         inner, known = inner_optimizers(self.optimizer), self.groups or remembered(self.optimizer)
         self.groups = match_groups(groups_of(self.optimizer, inner), [*known, *self._removed])
         self._removed = [group for group in [*known, *self._removed] if group not in self.groups]
@@ -174,7 +174,7 @@ class Recorder(RealSteps):
         self._bind()
 
     def _forget_groups(self) -> None:
-        """Take the groups anew before the next step."""
+        """Bind to the groups again before the next step."""
         self._bound = []
 
     def _bind(self) -> None:
@@ -186,7 +186,7 @@ class Recorder(RealSteps):
     # --- a step -----------------------------------------------------------------------------------------------
 
     def new_batch(self) -> None:
-        """Forget steps that an error has ended, and notice parameters that were added to a group."""
+        """Discard steps that have raised, and detect parameters added to a group."""
         self._under_way.clear()
         if self._bound and not self.has_parameters:
             self._forget_groups()
@@ -202,7 +202,7 @@ class Recorder(RealSteps):
         self._used = [read() for read, _ in self._columns]
 
     def _open(self) -> Iterator[Column]:
-        """What to read before each step, and where to record it."""
+        """The values to read before each step, and where to record them."""
         name_series(self.groups)
         for name in self._recorded:
             for known in self.groups:
@@ -217,11 +217,11 @@ class Recorder(RealSteps):
 
     def _column_of(self, hyper: HyperParameter, known: KnownGroup) -> Column:
         series = self._trace.series(self._name(hyper, known), self.step)
-        series.part()  # from whatever a schedule has driven before
+        series.part()  # a schedule may have driven it in a shared column before
         return Column(self._as_used(hyper, lambda: hyper.read(known.used)), series.append)
 
     def _as_used(self, hyper: HyperParameter, read: Callable[[], float]) -> Callable[[], float]:
-        """Read what a step uses: an optimizer may decay its learning rates by itself, as Keras' SGD does."""
+        """Read what a step uses: an optimizer may decay its learning rates itself, as Keras' SGD does."""
         optimizers = [self.optimizer, *inner_optimizers(self.optimizer)] if hyper == LEARNING_RATE else []
         factors = [optimizer.learning_rate_factor for optimizer in optimizers if decays_by_itself(optimizer)]
         return (lambda: read() * factors[-1]()) if factors else read
@@ -235,7 +235,7 @@ class Recorder(RealSteps):
         self._stepped()
 
     def _record(self) -> None:
-        # Now that the step has happened.
+        # Recorded only after the step has been taken.
         for column, value in zip(self._columns or (), self._used, strict=True):
             column.note(value)
 
@@ -244,5 +244,5 @@ class Recorder(RealSteps):
 
 
 def decays_by_itself(optimizer: Any) -> bool:
-    """Whether an optimizer multiplies the learning rates in its groups by a factor of its own at each step."""
+    """Whether an optimizer multiplies the learning rates of its groups by its own factor at each step."""
     return callable(getattr(optimizer, "learning_rate_factor", None))

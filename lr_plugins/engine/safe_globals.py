@@ -1,8 +1,8 @@
-"""Schedules in checkpoints, where torch loads only what is known to be safe (`weights_only=True`, its default).
+"""Registers schedules as safe for `torch.load(weights_only=True)`, torch's default.
 
-`save_hyperparameters()` puts a module's arguments into each checkpoint, and a schedule may be one of them. Ours are
-safe: they keep what their constructor was given, and building one runs nothing but the checks of its arguments. The
-functions and classes of a user are not ours to call safe.
+`save_hyperparameters()` stores a module's arguments in each checkpoint, and a schedule may be one of them. The
+schedules of this package are safe: they keep the arguments of their constructor, and building one only checks them.
+Functions and classes of users are not registered.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _HOME = "lr_plugins.schedules."
 
 
 def register_schedules() -> None:
-    """Let torch load our schedules, and what they consist of, from any checkpoint.
+    """Let torch load schedules of this package from any checkpoint.
 
-    Called where something of this package that needs torch is imported, and by `import lr_plugins` after torch. Call it
-    in a program that does neither: one that imports nothing but schedules, and those before torch.
+    It is called when a part of this package that needs torch is imported, and by `import lr_plugins` after torch. Call
+    it yourself in a program that imports only schedules, and imports them before torch.
 
     Example:
         >>> import io
@@ -40,7 +40,7 @@ def register_schedules() -> None:
 
 
 def safe_classes() -> list[Any]:
-    """Every class that a schedule of this package consists of."""
+    """All classes that the schedules of this package consist of."""
     parts = Length, Boundaries, Lengths
     classes = {kind for kind in (*vars(schedules).values(), *vars(keras).values(), *parts) if inspect.isclass(kind)}
     return [kind for kind in classes if kind.__module__.startswith(_HOME) and not inspect.isabstract(kind)]

@@ -1,8 +1,8 @@
-"""Calls at every real step of an optimizer, whatever kind of optimizer it is.
+"""Hooks around every real step of an optimizer of any kind.
 
-An optimizer of torch announces its steps to torch's hooks. Any other object, or one whose class torch has not prepared
-(a Lookahead that skips `Optimizer.__init__`), gets its `step` wrapped while it is followed. An optimizer within another
-(the base optimizer of SAM or Lookahead) is followed with it: it may be the only one that ever steps.
+torch optimizers announce their steps to torch's hooks. For any other object, or one whose class torch has not patched
+(a Lookahead that skips `Optimizer.__init__`), `step` is wrapped while the object is followed. Inner optimizers (the
+base optimizer of SAM or Lookahead) are followed as well: an inner one may be the only one that ever steps.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Follower(Protocol):
-    """What is called around each step of an optimizer that is followed."""
+    """The callbacks around each step of a followed optimizer."""
 
     def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
-        """A step starts; returns its arguments, if they are to be changed."""
+        """A step starts; returns its new arguments, or None to keep them."""
 
     def after_step(self, optimizer: Any) -> None:
         """A step has been taken."""
 
 
-_TORCH = Optimizer.profile_hook_step.__code__.co_filename  # the file in which steps are announced
+_TORCH = Optimizer.profile_hook_step.__code__.co_filename  # the file that announces steps
 
-_followers: dict[int, list[Follower]] = {}  # by the identity of an optimizer, until it is gone
+_followers: dict[int, list[Follower]] = {}  # by the id of an optimizer, while it exists
 _watchers: list[Callable[[Any], None]] = []
-_ignored: dict[int, weakref.ref[Any]] = {}  # optimizers that no watcher has wanted, by their identity
+_ignored: dict[int, weakref.ref[Any]] = {}  # optimizers that no watcher follows, by id
 _handles: list[Any] = []
-_recheck_handles: dict[int, Any] = {}  # handles of hooks behind all others, by the identity of an optimizer
+_recheck_handles: dict[int, Any] = {}  # hooks that run after all others, by the id of an optimizer
 
 
 def weak_reference(target: Any, on_gone: Callable[[], None] = lambda: None) -> Callable[[], Any]:
-    """A weak reference, or a strong one to an object whose slots leave no room for a weak one."""
+    """A weak reference; a strong one if the object does not support weak references."""
     try:
         return weakref.ref(target, lambda _: on_gone())
     except TypeError:
@@ -49,43 +49,46 @@ def weak_reference(target: Any, on_gone: Callable[[], None] = lambda: None) -> C
 
 
 class Following:
-    """Follows an optimizer, and those within it, until `stop`. It keeps none of them alive.
+    """Follows an optimizer and its inner optimizers until `stop`, with weak references.
 
     Args:
         optimizer: the optimizer.
-        follower: is called around each of its steps.
+        follower: called around each of its steps.
     """
 
     def __init__(self, optimizer: Any, follower: Follower) -> None:
         self._follower = follower
         optimizers = [optimizer, *inner_optimizers(optimizer)]
         self._references = [
-            weak_reference(one, functools.partial(_remove_follower, id(one), follower)) for one in optimizers
+            weak_reference(optimizer, functools.partial(_remove_follower, id(optimizer), follower))
+            for optimizer in optimizers
         ]
-        unhooked = [(one, _wrap_step(one)) for one in optimizers if not _calls_hooks(one)]
-        self._wrapped = [(weak_reference(one), weakref.ref(step)) for one, step in unhooked if step is not None]
-        for one in optimizers:
-            _followers.setdefault(id(one), []).append(follower)
+        unhooked = [(optimizer, _wrap_step(optimizer)) for optimizer in optimizers if not _calls_hooks(optimizer)]
+        self._wrapped = [
+            (weak_reference(optimizer), weakref.ref(step)) for optimizer, step in unhooked if step is not None
+        ]
+        for optimizer in optimizers:
+            _followers.setdefault(id(optimizer), []).append(follower)
         _install()
 
     @property
     def optimizers(self) -> list[Any]:
-        """The optimizers that it follows and that still exist, the outermost first."""
-        return [one for reference in self._references if (one := reference()) is not None]
+        """The followed optimizers that still exist, the outermost first."""
+        return [optimizer for reference in self._references if (optimizer := reference()) is not None]
 
     @property
     def sees_steps(self) -> bool:
-        """Whether there is anything that announces a step."""
+        """Whether any step is announced."""
         return bool(self._wrapped) or any(map(_calls_hooks, self.optimizers))
 
     def has(self, optimizer: Any) -> bool:
-        """Whether it follows an optimizer."""
-        return any(one is optimizer for one in self.optimizers)
+        """Whether an optimizer is followed."""
+        return any(followed is optimizer for followed in self.optimizers)
 
     def stop(self) -> None:
         """Stop following, and restore the optimizers."""
-        for one in self.optimizers:
-            _remove_follower(id(one), self._follower)
+        for optimizer in self.optimizers:
+            _remove_follower(id(optimizer), self._follower)
         for reference, step in self._wrapped:
             _unwrap_step(reference(), step())
         self._references, self._wrapped = [], []
@@ -93,7 +96,7 @@ class Following:
 
 
 def _remove_follower(identity: int, follower: Follower) -> None:
-    """Remove a follower of an optimizer, which may be gone."""
+    """Remove a follower of an optimizer, which may no longer exist."""
     followers = _followers.get(identity, [])
     if follower in followers:
         followers.remove(follower)
@@ -104,10 +107,10 @@ def _remove_follower(identity: int, follower: Follower) -> None:
 
 
 def watch(callback: Callable[[Any], None]) -> Callable[[], None]:
-    """Call `found`, once for each, with an optimizer that is about to step and is not followed; it may follow it.
+    """Call `callback` once for each unfollowed optimizer that is about to step; it may start to follow it.
 
     Returns:
-        A function that ends this.
+        A function that stops watching.
     """
     _ignored.clear()
     _watchers.append(callback)
@@ -122,7 +125,7 @@ def watch(callback: Callable[[Any], None]) -> Callable[[], None]:
 
 
 def inner_optimizers(optimizer: Any) -> list[Any]:
-    """The optimizers that an optimizer holds, at any depth, whose parameters are its own as well.
+    """The optimizers that an optimizer holds, at any depth, and that share parameters with it.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(1))
@@ -130,47 +133,53 @@ def inner_optimizers(optimizer: Any) -> list[Any]:
         ...     def __init__(self, base):
         ...         self.base, self.param_groups, self.step = base, base.param_groups, base.step
         >>> base = torch.optim.SGD([weight], lr=0.1)
-        >>> optimizers_within(Wrapper(base)) == [base]
+        >>> inner_optimizers(Wrapper(base)) == [base]
         True
     """
-    mine, seen = parameters_of(optimizer), {id(optimizer)}
+    parameters, seen = parameters_of(optimizer), {id(optimizer)}
 
     def search(holder: Any) -> Iterator[Any]:
-        for one in _optimizers_in(holder):
-            if id(one) in seen:
+        for candidate in _optimizers_in(holder):
+            if id(candidate) in seen:
                 continue
-            seen.add(id(one))
-            if parameters_of(one) & mine:
-                yield one
-            yield from search(one)
+            seen.add(id(candidate))
+            if parameters_of(candidate) & parameters:
+                yield candidate
+            yield from search(candidate)
 
     return list(search(optimizer))
 
 
 def _optimizers_in(holder: Any) -> Iterator[Any]:
-    """The optimizers among the attributes of an object, or in a list or dictionary there."""
+    """The optimizers in the attributes of an object, including those in lists and dictionaries."""
     for name, value in list(getattr(holder, "__dict__", {}).items()):
         if name in ("state", "param_groups", "defaults"):
             continue
-        many = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
-        for one in many:
-            if not isinstance(one, type) and hasattr(type(one), "step") and hasattr(one, "param_groups"):
-                yield one
+        values = (
+            value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
+        )
+        for candidate in values:
+            if (
+                not isinstance(candidate, type)
+                and hasattr(type(candidate), "step")
+                and hasattr(candidate, "param_groups")
+            ):
+                yield candidate
 
 
 def parameters_of(optimizer: Any) -> set[int]:
-    """The identities of an optimizer's parameters."""
+    """The ids of an optimizer's parameters."""
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def calls_its_parents(optimizer: Any) -> bool:
-    """Whether a step may be announced several times, as that of a `step` that calls its parent class's is."""
+    """Whether a step may be announced several times, because `step` calls that of its parent class."""
     steps = [vars(kind).get("step") for kind in type(optimizer).__mro__]
     return sum(bool(getattr(step, "hooked", False)) for step in steps) > 1
 
 
 def is_stepping(optimizer: Any) -> bool:
-    """Whether a step of an optimizer was under way before the one that has just been announced."""
+    """Whether another step of the optimizer encloses the one that has just been announced."""
     frame, steps = sys._getframe(), 0
     while frame.f_back is not None:
         frame = frame.f_back
@@ -182,7 +191,7 @@ def is_stepping(optimizer: Any) -> bool:
 # --- the calls --------------------------------------------------------------------------------------------------------
 
 
-# A compiled `step` would be compiled together with its hooks, and anew for what they count.
+# A compiled `step` would include its hooks, and would be recompiled whenever their counters change.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _before_step(optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
     followers = _followers.get(id(optimizer))
@@ -198,7 +207,7 @@ def _before_step(optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -
             new = follower.before_step(optimizer, args, given)
             if new is not None:
                 changed = args, given = new
-    # Hooks of others come behind this one, and may write.
+    # Hooks of other code run after this one, and may write.
     if getattr(optimizer, "_optimizer_step_pre_hooks", None):
         _recheck_last(optimizer)
     return changed
@@ -211,7 +220,7 @@ def _after_step(optimizer: Any, *_: Any) -> None:
 
 
 def _claim(optimizer: Any) -> list[Follower] | None:
-    """The followers of an optimizer that was unknown, after the watchers were called."""
+    """The followers of an unknown optimizer, after calling the watchers."""
     known = _ignored.get(id(optimizer))
     if known is not None and known() is optimizer:
         return None
@@ -223,7 +232,7 @@ def _claim(optimizer: Any) -> list[Follower] | None:
 
 
 def _recheck_last(optimizer: Any) -> None:
-    """Call the followers once more after the hooks of others."""
+    """Call the followers again after the hooks of other code."""
     hooks, handle = optimizer._optimizer_step_pre_hooks, _recheck_handles.get(id(optimizer))
     if handle is not None and next(reversed(hooks)) == handle.id:
         return
@@ -255,7 +264,7 @@ def _install() -> None:
 
 
 def _calls_hooks(optimizer: Any) -> bool:
-    """Whether torch calls its hooks at the steps of an optimizer: it has prepared the class."""
+    """Whether torch has patched the optimizer's class to call step hooks."""
     return (
         isinstance(optimizer, Optimizer)
         and hasattr(optimizer, "_optimizer_step_pre_hooks")
@@ -264,7 +273,7 @@ def _calls_hooks(optimizer: Any) -> bool:
 
 
 def _wrap_step(optimizer: Any) -> Any:
-    """Wrap the `step` of an object to announce its steps; None where the object takes no attributes."""
+    """Wrap the `step` of an object to announce its steps; None if its attributes cannot be set."""
     present: Any = getattr(vars(optimizer).get("step"), "__func__", None) if hasattr(optimizer, "__dict__") else None
     if getattr(present, "followers", 0):
         present.followers += 1
@@ -272,7 +281,7 @@ def _wrap_step(optimizer: Any) -> Any:
     original = optimizer.step
 
     def step(self: Any, *args: Any, **given: Any) -> Any:
-        if not announced.followers:  # other code has kept it
+        if not announced.followers:  # other code may keep a reference to the wrapper
             return original(*args, **given)
         changed = _before_step(self, (self, *args), given)
         if changed is not None:
@@ -296,7 +305,7 @@ def _unwrap_step(optimizer: Any, step: Any) -> None:
     original: Any = step.original
     step.followers -= 1
     if step.followers or getattr(vars(optimizer).get("step"), "__func__", None) is not step:
-        return  # where something has been put around it, it remains, and does nothing
+        return  # other code has wrapped it: it remains, and does nothing
     del optimizer.step
-    if optimizer.step != original:  # it had a method of its own before
+    if optimizer.step != original:  # the instance had its own `step`
         optimizer.step = original

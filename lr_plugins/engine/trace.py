@@ -1,4 +1,4 @@
-"""The one record: the learning rate used at each optimizer step, for every param group."""
+"""The trace: the learning rate used at each optimizer step, for every param group."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 class Series:
     """One param group's learning rates at consecutive optimizer steps, 8 bytes a step.
 
-    Groups that one schedule drives share a column, each with a factor of its own: a step then costs one append and 8
-    bytes, whatever the number of groups.
+    Groups that one schedule drives share a column, each with its own factor: a step then costs one append and 8 bytes,
+    regardless of the number of groups.
 
     Args:
         first_step: the optimizer step (from 0) that the first value belongs to.
-        column: the values that it shares with other series. Default None: its own.
+        column: the values shared with other series. Default None: its own.
         share: the factor of the shared values. Default 1.
 
     Attributes:
         is_measured: true for a quantity that each process measures for itself, such as a gradient norm; false for a
-            hyper-parameter, on which all ranks have to agree.
+            hyper-parameter, on which all ranks must agree.
     """
 
     def __init__(self, first_step: int = 0, column: array[float] | None = None, share: float = 1.0) -> None:
@@ -88,8 +88,8 @@ class Series:
 class Trace(Mapping[str, Series]):
     """The learning rate used at each optimizer step, by name: `lr`, or `lr/<group>` where there are several.
 
-    The other hyper-parameters that a schedule drives are in it too, and so are the quantities that a `Recorder` was
-    asked to measure. A group that goes and comes back has NaN in between.
+    It also contains the other hyper-parameters that schedules drive, and the quantities that a `Recorder` measures. A
+    group that is removed and added again has NaN in between.
 
     Example:
         >>> trace = Trace()
@@ -108,20 +108,19 @@ class Trace(Mapping[str, Series]):
 
     @property
     def hyperparameters(self) -> dict[str, Series]:
-        """The series on which all ranks have to agree."""
+        """The series on which all ranks must agree."""
         return {name: series for name, series in self._series.items() if not series.is_measured}
 
     def series(self, name: str, first_step: int = 0, is_measured: bool = False) -> Series:
-        """The series of a name, created at `first_step` if it does not exist; one that has ended continues after a gap.
+        """The series of a name, created at `first_step` if missing; a series that has ended continues after a gap.
 
         Args:
             name: its name.
             first_step: the optimizer step of the next value.
-            is_measured: whether it is a quantity that each process measures for itself. Default False: a
-                hyper-parameter.
+            is_measured: whether each process measures the quantity for itself. Default False: a hyper-parameter.
         """
         series = self._series.setdefault(name, Series(first_step))
-        series.is_measured = series.is_measured or is_measured  # a checkpoint's values are put back without saying
+        series.is_measured = series.is_measured or is_measured  # values of a checkpoint are restored without it
         if series.next_step < first_step:
             series.part()
             series.column.extend(repeat(math.nan, first_step - series.next_step))
@@ -130,11 +129,11 @@ class Trace(Mapping[str, Series]):
     def column(self, shares: Mapping[str, float], first_step: int) -> array[float] | None:
         """A column that several names share, each with a factor, starting at `first_step` if the names are new.
 
-        None if their values so far are not shared (a group has joined them): then each continues with its own.
+        None if their values so far are not shared, because a group has joined them: each then continues with its own.
         """
         for name, other in self._series.items():
             if name not in shares and any(other.column is self[each].column for each in shares if each in self):
-                other.part()  # its group has gone, and those that it shared the column with continue
+                other.part()  # its group is gone, and the others continue the column
         if not any(name in self._series for name in shares):
             column = array("d")
             self._series |= {name: Series(first_step, column, share) for name, share in shares.items()}
@@ -170,7 +169,7 @@ class Trace(Mapping[str, Series]):
 
     def last(self) -> float | None:
         """The learning rate of the first group at the most recent optimizer step, or None before the first."""
-        # Series end where groups come and names change.
+        # A series may have ended, because groups are added and names change.
         known = [series for series in self._series.values() if len(series) and not series.is_measured]
         recent = max((series.next_step for series in known), default=0)
         return next((series.last() for series in known if series.next_step == recent), None)
@@ -208,7 +207,7 @@ class Trace(Mapping[str, Series]):
 
     @property
     def _span(self) -> tuple[int, int]:
-        """The first optimizer step of all, and the one after the last."""
+        """The first optimizer step, and the step after the last."""
         known = [series for _, series in self._known]
         return min((series.first_step for series in known), default=0), max(
             (series.next_step for series in known), default=0
@@ -216,12 +215,12 @@ class Trace(Mapping[str, Series]):
 
     @property
     def _known(self) -> list[tuple[str, Series]]:
-        """Those that have values, by name."""
+        """The series that have values, by name."""
         return [(name, series) for name, series in self.items() if len(series)]
 
 
 def _cells(series: Series, first: int, end: int) -> Iterator[str]:
-    """The values from one step to before another, as text; empty where there are none."""
+    """The values from `first` to before `end`, as text; empty where there is none."""
     if not len(series):
         return repeat("", end - first)
     values = ("" if math.isnan(value) else repr(value) for value in series.values.tolist())

@@ -1,4 +1,4 @@
-"""The one writer: has the schedules' values in place before each step of an optimizer."""
+"""Writes the values of schedules before each step of an optimizer."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from lr_plugins.schedules.assign import Assign
 
 
 class Writer(Recorder):
-    """A recorder that first writes what the schedules say.
+    """A recorder that also writes the values of schedules.
 
-    The post-step hook writes the value of the coming step, so code that reads `param_groups` between steps sees it; the
-    pre-step hook ensures that it is still in place, so nothing written in between is used. A group's value is the
-    schedule's times the group's share (see `Assign`).
+    The post-step hook writes the value of the coming step, so code that reads `param_groups` between steps sees it. The
+    pre-step hook ensures that it is still in place, so a value written in between is not used. A group's value is the
+    schedule's times the group's scale (see `Assign`).
 
-    Its attributes are many, because what a step needs is computed once, when the groups change, and kept: the update
-    of a step is then a few operations (see `benchmarks/update.py`).
+    It has many attributes, because everything that a step needs is computed when the groups change, and kept: an update
+    is then a few operations (see `benchmarks/update.py`).
 
     Args:
-        optimizer: the optimizer to write to, as it was built: its own values are read here, and groups are split
-            where an assignment is for some of their parameters only.
-        assignments: those for this optimizer, by their index among all.
+        optimizer: the optimizer to write to, as it was built: its initial values are read here, and groups are split if
+            an assignment selects only some of their parameters.
+        assignments: the assignments for this optimizer, by their index among all.
         position_at: the position of a step of this optimizer in the run.
         names: the names of the module's parameters.
-        suffix: follows the hyper-parameter in the names of this optimizer's series.
-        audit: counts the writes of other code. Default None: one of its own.
+        suffix: what follows the hyper-parameter in the names of this optimizer's series.
+        audit: counts the writes of other code. Default None: a new one.
         replaces: the writer of an optimizer that this one replaces during the run. Default None.
     """
 
@@ -56,21 +56,21 @@ class Writer(Recorder):
         replaces: Writer | None = None,
     ) -> None:
         super().__init__(optimizer, suffix, replaces)
-        self.active = True  # false: it only records
+        self.active = True  # if false, it only records
         self._audit = Audit() if audit is None else audit
         self.driven_groups: list[DrivenGroups] = []
-        self.total_steps: float | None = None  # of the run, where they are known
+        self.total_steps: float | None = None  # of the run, if known
         self._assignments, self._position_at = assignments, position_at
         self._recorded = list(
             dict.fromkeys([LEARNING_RATE.name, *(assignment.to for assignment in assignments.values())])
         )
         self._base_values: dict[HyperParameter, float] = {}
-        self._written = False  # the values of the coming step
+        self._written = False  # whether the values of the coming step are written
         # What the groups held before the first value was written.
         self._values_before: list[tuple[HyperParameter, KnownGroup, float]] = []
-        self._only: DrivenGroups | None = None  # the only one, where it is for all groups alike
-        self._is_running = replaces is not None  # groups that come now have not been there before
-        self.advance: Callable[[], object] = self.refresh  # writes the values of the step after the last one written
+        self._only: DrivenGroups | None = None  # set if a single schedule drives all groups
+        self._is_running = replaces is not None  # groups that appear now were added during the run
+        self.advance: Callable[[], object] = self.refresh  # writes the values of the next step
         if replaces is not None:
             self.active, self.total_steps = replaces.active, replaces.total_steps
         self.layout = Layout(optimizer, assignments, names or {})
@@ -81,7 +81,7 @@ class Writer(Recorder):
 
     @property
     def learning_rate(self) -> float:
-        """The value of the first schedule of a learning rate for the coming step; NaN before `refresh`."""
+        """The learning rate of the first schedule for the coming step; NaN before `refresh`."""
         return next(
             (driven.value for driven in self.driven_groups if driven.hyper == LEARNING_RATE),
             math.nan,
@@ -89,17 +89,17 @@ class Writer(Recorder):
 
     @property
     def is_written(self) -> bool:
-        """Whether the values of the coming step have been written, if they are to be."""
+        """Whether the values of the coming step are written, or need not be."""
         return (not self.active or self._written) and self.has_groups
 
     def stop_writing(self) -> None:
-        """Write nothing from now on, and record what others write."""
+        """Stop writing, and record what other code writes."""
         self.active, self._columns = False, None
 
     # --- param groups and their own values --------------------------------------------------------------------
 
     def _take_groups(self) -> None:
-        """Take the groups as they are, and drive those that are new."""
+        """Bind to the current groups, and drive the new ones."""
         self._note_written()
         self.layout.arrange(self._now())
         self.groups = self.layout.groups
@@ -108,7 +108,7 @@ class Writer(Recorder):
             driven.scales = {known: scale for known, scale in driven.scales.items() if known in present}
         self._bind()
         if self._written:
-            self._detect_foreign_writes(replaced=True)  # what was put in the place of a group may have another value
+            self._detect_foreign_writes(replaced=True)  # a replaced group may have another value
         covered = {known for driven in self.driven_groups for known in driven.scales}
         new = [known for known in self.groups if known not in covered]
         if new:
@@ -117,7 +117,7 @@ class Writer(Recorder):
             self._bind()
 
     def _now(self) -> tuple[int, int]:
-        """The optimizer step and the epoch that come now."""
+        """The coming optimizer step and its epoch."""
         if not self._is_running:
             return 0, 0
         epoch = self._position_at(self.step, 0.0).epoch
@@ -127,7 +127,7 @@ class Writer(Recorder):
         super()._bind()
         for driven in self.driven_groups:
             driven.bind(self.optimizer)
-        # Usually one schedule drives all groups, with no optimizer within: then one pass over the values is enough.
+        # Usually one schedule drives all groups and there is no inner optimizer: one pass over the values is enough.
         is_only = len(self.driven_groups) == len(self._bound) == 1 and self.driven_groups[0].is_plain
         self._only = (
             self.driven_groups[0] if is_only and len(self.driven_groups[0].scales) == len(self.groups) else None
@@ -138,7 +138,7 @@ class Writer(Recorder):
         self._only = None
 
     def _is_as_written(self) -> bool:
-        """Whether all current groups hold what was written; False where that takes `_detect_foreign_writes`."""
+        """Whether all groups hold what was written; a quick check that may return False if only a full one can tell."""
         driven = self._only
         if driven is None:
             return False
@@ -152,7 +152,7 @@ class Writer(Recorder):
         return len(groups) == len(self.groups)
 
     def _drive_hyper_parameter(self, name: str, groups: Sequence[KnownGroup]) -> None:
-        """Drive one of the hyper-parameters of new groups."""
+        """Drive a hyper-parameter of new groups."""
         chosen = {}
         for known in groups:
             matching = [
@@ -195,11 +195,11 @@ class Writer(Recorder):
         return driven
 
     def _read_initial_values(self, hyper: HyperParameter) -> None:
-        """What the groups were built with, and the optimizer's own value that a schedule starts from."""
+        """Read the values that the groups were built with, and the optimizer's own value."""
         holders = [known for known in self.groups if HyperParameter.of(hyper.name, known.group) == hyper]
         for known in holders:
             if hyper in known.initial_values and (hyper in self._base_values or known.holds(hyper)):
-                continue  # what the group holds is ours, not its own
+                continue  # the group holds a value written here, not its own
             known.initial_values[hyper] = initial_value(hyper, known.group, self.optimizer)
             known.base_values.pop(hyper, None)
         if hyper in self._base_values:
@@ -215,15 +215,15 @@ class Writer(Recorder):
             known.base_values[hyper] = self._base_values[hyper]
 
     def attach(self, trace: Trace, step: int = 0, is_detached: Callable[[], bool] | None = None) -> None:
-        """Start to follow, as a recorder does; groups that appear from now on appear during the run."""
+        """Start to follow the optimizer; groups that appear from now on count as added during the run."""
         super().attach(trace, step, is_detached)
         self._is_running = True
-        if step or not self.has_groups:  # a checkpoint has changed what the groups hold
+        if step or not self.has_groups:  # a checkpoint has changed the groups
             self._take_groups()
             self._note_values_before()
 
     def _note_values_before(self) -> None:
-        """Note what the groups hold before anything is written, to detect writes before the first step."""
+        """Note what the groups hold before the first write, to detect foreign writes before the first step."""
         self._values_before = [
             (driven.hyper, known, driven.hyper.read(known.group))
             for driven in self.driven_groups
@@ -231,12 +231,12 @@ class Writer(Recorder):
         ]
 
     def detach(self) -> None:
-        """Stop following, and remember what was written for another fit with the same optimizer."""
+        """Stop following; keep the written values for another fit with the same optimizer."""
         super().detach()
         self._note_written()
 
     def known_groups(self) -> list[KnownGroup]:
-        """What is known of the groups, for another optimizer that comes in the place of this one."""
+        """The known groups, for an optimizer that replaces this one."""
         self._note_written()
         return super().known_groups()
 
@@ -246,12 +246,12 @@ class Writer(Recorder):
                 known.written[driven.hyper] = driven.value * scale
 
     def chosen_by(self, index: int) -> list[KnownGroup]:
-        """The groups that an assignment chooses."""
+        """The groups that an assignment selects."""
         assignment = self._assignments.get(index)
         return [known for known in self.groups if assignment is not None and self.layout.fits(assignment, known)]
 
     def restore_groups(self, series: Sequence[str], added_at: Sequence[Sequence[int]]) -> None:
-        """Restore what a checkpoint knows of the groups: the names of their series, and when they came."""
+        """Restore the names of the groups' series, and when the groups were added, from a checkpoint."""
         if not len(series) == len(added_at) == len(self.groups):
             return
         for known, name in zip(self.groups, series, strict=True):
@@ -264,10 +264,10 @@ class Writer(Recorder):
     # --- writing ----------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Write the values of the coming step, computed anew.
+        """Recompute and write the values of the coming step.
 
         Raises:
-            TrainingError: a schedule's value is not one that the hyper-parameter can have.
+            TrainingError: the hyper-parameter cannot have the schedule's value.
         """
         if not self.active:
             if not self.has_groups:
@@ -279,17 +279,17 @@ class Writer(Recorder):
             self._detect_foreign_writes()
         if self._values_before:
             self._detect_early_writes()
-        if self.active:  # it has not given way to what was found
+        if self.active:  # unless a foreign write has just stopped it
             self._write()
 
     def _write(self) -> None:
         updates = [driven.write(self.step, self.total_steps) for driven in self.driven_groups]
-        # A call in between would cost half as much as the writing itself.
+        # With a single update, an extra call would cost half as much as the writing itself.
         self.advance = updates[0] if len(updates) == 1 else lambda: [update() for update in updates]
         self._written = True
 
     def _open(self) -> Iterator[Column]:
-        """A driven value is read from its schedule, and recorded once for all groups of that schedule."""
+        """Read a driven value from its schedule, and record it once for all groups of the schedule."""
         name_series(self.groups)
         for name in self._recorded:
             covered: set[KnownGroup] = set()
@@ -310,7 +310,7 @@ class Writer(Recorder):
                     yield self._column_of(hyper, known)
 
     def _detect_foreign_writes(self, during: bool = False, replaced: bool = False) -> bool:
-        """Note who has written since; returns whether anyone has."""
+        """Note foreign writes since the last write; return whether there are any."""
         moved_groups = [(driven, moved) for driven in self.driven_groups if (moved := driven.moved())]
         if not moved_groups:
             return False
@@ -318,7 +318,7 @@ class Writer(Recorder):
         return any(foreign)
 
     def _detect_early_writes(self) -> None:
-        """Note who has written between the start of the fit and our first value."""
+        """Note foreign writes between the start of the fit and our first write."""
         values_before, self._values_before = self._values_before, []
         by_group = {(driven.hyper, known): driven for driven in self.driven_groups for known in driven.scales}
         for hyper, known, value in values_before:
@@ -340,17 +340,17 @@ class Writer(Recorder):
         during: bool = False,
         replaced: bool = False,
     ) -> bool:
-        """Note that a group has another value than was written to it, unless that is the plan's value all the same."""
+        """Note that a group does not hold what was written, unless it holds the plan's value anyway."""
         known = next(
             known for known in self.groups if any(group is dictionary for dictionary in (known.group, *known.copies))
         )
-        if not during:  # another epoch may have begun since, or a metric have been observed
+        if not during:  # an epoch may have started or a metric been observed since
             expected = driven.value_at(self.step) * driven.scales[known]
             if math.isclose(value, expected, rel_tol=1e-6):
                 return False
         name_series(self.groups)
         if replaced and value == self._last_used(driven, known):
-            return False  # a copy of what was there at the last step
+            return False  # a copy of the value at the last step
         self._audit.note(self.step, self._name(driven.hyper, known), expected, value, during)
         if self._audit.choice == "theirs":
             self.stop_writing()
@@ -363,7 +363,7 @@ class Writer(Recorder):
             elif not self._written or not self.has_groups:
                 self.refresh()
             elif self._detect_foreign_writes() and self.active:
-                self._bind()  # whatever has been put in the place of a number is to be taken
+                self._bind()  # a tensor may have replaced a number, or vice versa
                 self._write()
             self._read()
         else:
@@ -377,7 +377,7 @@ class Writer(Recorder):
         self._stepped()
 
     def _stepped(self) -> None:
-        # Past the end no value is needed, and a schedule may have none.
+        # After the last step no value is needed, and the schedule may have none.
         self._written = self.active and (self.total_steps is None or self.step < self.total_steps)
         if self._written:
             self.advance()
