@@ -1,4 +1,4 @@
-"""When the learning rate is applied and shown: callbacks for Lightning's Trainer."""
+"""Callbacks for Lightning's Trainer that apply, record and show the learning rate."""
 
 from lr_plugins.callbacks.full_pass import FullPass
 from lr_plugins.callbacks.history import History

@@ -1,4 +1,4 @@
-"""Where a learning rate departs from the rules of thumb, reported when a fit starts."""
+"""Reports, when a fit starts, where a learning rate departs from rules of thumb."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lr_plugins.errors import LearningRateError
 from lr_plugins.rank_zero import rank_zero_info
 from lr_plugins.schedules.rules_of_thumb import fall_line, start_line
 
-_LOGGED: set[str] = set()  # in this process: a search with a hundred fits needs each line once
+_LOGGED: set[str] = set()  # in this process: a sweep with a hundred fits needs each line only once
 
 
 def log_once(line: str) -> None:
-    """Write a line to Lightning's log, once; where the log is silenced, the next fit may write it."""
+    """Write a line to Lightning's log, once; if the log is silenced, a later fit may write it."""
     if line not in _LOGGED and rank_zero.log.isEnabledFor(logging.INFO):
         _LOGGED.add(line)
         rank_zero_info(f"LearningRateScheduler: {line} (advice=False leaves this out)")
@@ -30,9 +30,9 @@ def advise(
     """Report where a learning rate departs from the rules of thumb.
 
     Args:
-        module: what is trained: a network with normalization is not a plain one, and may start higher.
+        module: the module being trained; with normalization layers it may start higher.
         driven: the param groups and their schedule, whose first value has been written.
-        total_steps: of the run; None or infinite if unknown.
+        total_steps: the length of the run; None or infinite if unknown.
         report: called with each line.
     """
     for line in _lines(module, driven, total_steps):
@@ -52,20 +52,20 @@ def _lines(module: LightningModule, driven: DrivenGroups, total_steps: float | N
 
 
 def _ahead(driven: DrivenGroups, total_steps: float | None) -> list[float]:
-    """Some values up to the last step; none where they cannot be computed ahead."""
+    """Sampled values up to the last step; none if they cannot be computed ahead."""
     if total_steps is None or total_steps == float("inf") or not driven.schedule.is_pure or driven.schedule.monitors:
         return []
     try:
         values = [_value_at(driven, step) for step in sampled_steps(0, total_steps - 1)]
         before = _value_at(driven, max(round(total_steps) - 2, 0))
-        # A fall that is complete only at the end of the run counts as complete; past the end there may be no value.
+        # A decay that is complete only after the last step counts as complete; past the end there may be no value.
         return [*values, min(values[-1], max(2 * values[-1] - before, 0.0))]
-    except LearningRateError:  # which is raised when the value is needed
+    except LearningRateError:  # it is raised when the value is needed
         return []
 
 
 def _value_at(driven: DrivenGroups, step: int) -> float:
-    """The value at a step to come, in the epoch of that step."""
+    """The value at a future step, in the epoch of that step."""
     position = driven.position_at(step, driven.base_value)
     if position.run.steps_per_epoch is not None:
         position = position._replace(epoch=position.run.position(step).epoch)

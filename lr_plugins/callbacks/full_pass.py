@@ -1,4 +1,4 @@
-"""The loss over a whole data set, measured just before a schedule decides."""
+"""The loss over a whole data set, measured just before a schedule observes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FullPass:
             method `compute_loss(batch)`.
 
     Raises:
-        InvalidArgumentError: at the first call, where no `loss` is given and the module has no `compute_loss`, or no
+        InvalidArgumentError: at the first call, if no `loss` is given and the module has no `compute_loss`, or if no
             `loader` is given and the Trainer's training set cannot be read in order.
 
     Example:
@@ -42,7 +42,7 @@ class FullPass:
         self.loss = loss
 
     def __call__(self, trainer: Trainer, pl_module: LightningModule) -> float:
-        """Measure now."""
+        """Measure the loss."""
         loss = self.loss or _own_loss(pl_module)
         loader = self.loader if self.loader is not None else _training_set(trainer)
         modes = {module: module.training for module in pl_module.modules()}
@@ -51,7 +51,7 @@ class FullPass:
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 return _mean(trainer, loader, lambda batch: loss(pl_module, batch))
         finally:
-            for module, training in modes.items():  # each as it was: some may be frozen in eval mode
+            for module, training in modes.items():  # individually: some may be frozen in eval mode
                 module.training = training
 
 

@@ -32,8 +32,8 @@ class History(ChecksState, Callback):
     The names are Lightning's, including `loss_step`, in Keras' order.
 
     If the learning rate is scheduled, `lr` is that of the epoch's last optimizer step (of the first param group; Keras
-    rounds it to float32), unless the module logs a metric of that name. `history.learning_rates` has it by epoch in any
-    case.
+    rounds it to float32), unless the module logs a metric of that name. `history.learning_rates` always has it, by
+    epoch.
 
     The metrics of an epoch are collected once they are complete, including those that a module logs in its own
     `on_train_epoch_end`: at the start of the next epoch, or at the end of training. Place this callback before any that
@@ -85,7 +85,7 @@ class History(ChecksState, Callback):
         """Whether the learning rate is scheduled; Keras' history has it only then."""
         self._rate = LastLR()
         self._cursor = MetricCursor()  # past the metrics of the epochs that are in the history
-        self._waiting: dict[str, float] = {}  # from a checkpoint: logged in an epoch that is not in the history yet
+        self._waiting: dict[str, float] = {}  # from a checkpoint: metrics of an epoch that is not in the history yet
         self._ended: int | None = None  # an epoch that has ended and is not in the history yet
         self._ended_with: float | None = None  # the learning rate of that epoch
         self._trainer: Trainer | None = None  # while training
@@ -182,14 +182,16 @@ class History(ChecksState, Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the learning rate, in case no callback keeps a trace of it."""
-        if self._ended is not None:  # resumed after an epoch's last batch: Lightning skips the start of the next epoch
+        if self._ended is not None:  # resumed after an epoch's last batch: the start of the next one is skipped
             self._add_epoch(trainer)
         self._rate.note(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the epoch is due, with its learning rate."""
+        """Note that the epoch has ended, with its learning rate."""
         self._ended, used = trainer.current_epoch, self._rate.value(trainer)
-        self._ended_with = self._ended_with if used is None else used  # no step since the checkpoint: its own
+        self._ended_with = (
+            self._ended_with if used is None else used
+        )  # without a step since the checkpoint, keep its value
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the last epoch."""
@@ -197,7 +199,7 @@ class History(ChecksState, Callback):
         self._trainer = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add an epoch that was complete; release the Trainer, as Lightning skips `teardown` after an error."""
+        """Add an epoch that was complete; release the Trainer, because Lightning skips `teardown` after an error."""
         if self._ended is not None:
             self._add_epoch(trainer)
         self._waiting, self._trainer = self._new_metrics(trainer), None  # for a checkpoint saved because of the error
@@ -216,7 +218,7 @@ class History(ChecksState, Callback):
         send_to_main_process(trainer, self, results)
 
     def _add_epoch(self, trainer: Trainer) -> None:
-        """Add the epoch that is due, if any."""
+        """Add the epoch that has ended, if any."""
         if self._ended is not None:
             for name, value in self._new_metrics(trainer).items():
                 self.values.setdefault(name, {})[self._ended] = value
@@ -251,7 +253,7 @@ class History(ChecksState, Callback):
         return self.state_format.stamped(state)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the means of an epoch whose batches are all done, which Lightning's checkpoints do not contain."""
+        """Add the means of an epoch whose batches are all done: Lightning's checkpoints do not contain them."""
         if self._trainer is None or self._ended is not None or not are_batches_done(trainer):
             return
         state: dict[str, Any] = checkpoint["callbacks"][self.state_key]

@@ -1,4 +1,4 @@
-"""An exact resume point for an interrupted run, with the state that Lightning's checkpoints lack."""
+"""An exact resume point for an interrupted run, including state that Lightning's checkpoints lack."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ BETWEEN, WITHIN = "between epochs", "within an epoch"
 class LastCheckpoint(KeepsState, Callback):
     """Keep `last.ckpt`, an exact resume point: training continues as if it had never stopped.
 
-    It is written at the start of each epoch, the first included, when the loggers have received all that the epoch
-    before has logged; periodically within an epoch; when training ends; and on SIGTERM or Ctrl-C, as soon as the
-    batch in progress is complete (a validation is completed first; a second Ctrl-C stops at once). The file is either
-    complete or absent: it gets its name only when it is written and the loggers have stored what happened before. The
-    checkpoint before is kept as `previous.ckpt`.
+    It is written at the start of each epoch (including the first), when the loggers have received everything that the
+    previous epoch logged; periodically within an epoch; at the end of training; and on SIGTERM or Ctrl-C, as soon as
+    the current batch is complete (a validation is completed first; a second Ctrl-C stops at once). The file is either
+    complete or absent: it is renamed to its final name only after it is written and the loggers have stored everything
+    before it. The previous checkpoint is kept as `previous.ckpt`.
 
-    Put it behind callbacks that collect an epoch's metrics and before those that act on them. Within an epoch it saves
-    after all callbacks have seen the batch.
+    Put it behind callbacks that collect an epoch's metrics, and in front of those that act on them. Within an epoch it
+    saves after all callbacks have seen the batch.
 
-    With several processes, the first one's clock decides, a signal to any of them is a signal to all, and both take
-    effect when an optimizer step is complete. A checkpoint from within an epoch can be resumed only with the number of
-    processes that wrote it.
+    With several processes, the clock of the first one decides, a signal to any process is a signal to all, and both
+    take effect when an optimizer step is complete. A checkpoint from within an epoch can be resumed only with the same
+    number of processes.
 
     Args:
         dirpath: folder for the checkpoints.
-        every_seconds: time between checkpoints within an epoch, > 0. Default 60; None: none by time.
-        every_n_steps: optimizer steps between checkpoints within an epoch, >= 1. Default None: none by steps.
+        every_seconds: time between checkpoints within an epoch, > 0. Default 60; None: not by time.
+        every_n_steps: optimizer steps between checkpoints within an epoch, >= 1. Default None: not by steps.
 
     Raises:
         InvalidArgumentError: an argument outside its range; when training starts, a checkpoint from within an epoch
-            that another number of processes wrote.
+            that was written by another number of processes.
 
     Example:
         >>> LastCheckpoint("outputs/checkpoints", every_n_steps=500).path.name
@@ -82,17 +82,17 @@ class LastCheckpoint(KeepsState, Callback):
         self.every_seconds, self.every_n_steps = every_seconds, every_n_steps
         self.interrupted = False  # by Ctrl-C
         self._part = self.path.with_suffix(".part")
-        self._pending = False  # a checkpoint is written and does not have its name yet
+        self._pending = False  # a checkpoint is written, but not renamed yet
         self._saved_at, self._saved_step = 0.0, 0
         self._stopped_early = False  # of the checkpoint being saved
         self._signals: _Signals | None = None
-        self._signal_received = False  # one of several processes has received a signal
-        self._place = ""  # what is being saved: BETWEEN epochs, WITHIN one; empty: a checkpoint of others
+        self._signal_received = False  # by one of several processes
+        self._place = ""  # of the checkpoint being saved; empty for checkpoints of other callbacks
 
     # --- the run ------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make sure that the files can be written, before anything is trained."""
+        """Check that the files can be written, before training starts."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             try:
@@ -108,7 +108,7 @@ class LastCheckpoint(KeepsState, Callback):
             ]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse what cannot be resumed; train no further where early stopping has ended the run."""
+        """Refuse a checkpoint that cannot be resumed; stop if early stopping has ended its run."""
         restored = self._restored or {}
         if restored.get("stopped_early") and _stops_early(trainer):
             trainer.should_stop = True
@@ -127,10 +127,10 @@ class LastCheckpoint(KeepsState, Callback):
                 raise InvalidArgumentError("the checkpoint", described(f"another for {name!r}"), allowed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the signals; start with a whole epoch after a checkpoint from between two."""
+        """Install the signal handlers; start a whole epoch after a checkpoint from between two epochs."""
         restored = self.take_restored() or {}
         if restored.get("place") == BETWEEN:
-            # With a limit of steps Lightning takes any checkpoint for one from within an epoch.
+            # With a limit of steps, Lightning assumes that every checkpoint is from within an epoch.
             loop = trainer.fit_loop
             loop.epoch_loop.restarting, loop._restarting = False, False
         by_process = restored.get("epoch_sums")
@@ -148,21 +148,21 @@ class LastCheckpoint(KeepsState, Callback):
         self.interrupted = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save: the epoch before is complete, and nothing of this one has been done."""
+        """Save: the previous epoch is complete, and nothing of this one has been done."""
         self._save(trainer, BETWEEN)
         self._commit(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Commit the checkpoint of the batch before: the loggers have what its step has logged."""
+        """Commit the checkpoint of the previous batch: the loggers now have what its step logged."""
         self._commit(trainer)
 
     def after_batch(self, trainer: pl.Trainer) -> None:
-        """Save within an epoch, when it is time."""
+        """Save within an epoch, if a checkpoint is due."""
         is_distributed = trainer.world_size > 1
         if is_distributed and trainer.fit_loop._should_accumulate():
-            return  # each process has gradients of its own
+            return  # each process has its own gradients
         due = self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
         if is_distributed:
             due = self._agree(trainer, due)
@@ -172,19 +172,19 @@ class LastCheckpoint(KeepsState, Callback):
             self._save(trainer, WITHIN)
 
     def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
-        """Whether it is time by the first process's clock; all processes act on a signal at the same batch."""
+        """Whether a checkpoint is due by the first process's clock; all processes act on a signal at the same batch."""
         signalled = self._signals is not None and self._signals.waiting
         local = [float(due and trainer.is_global_zero), float(signalled)]
         totals = trainer.strategy.reduce(torch.tensor(local, device=trainer.strategy.root_device), reduce_op="sum")
         assert isinstance(totals, torch.Tensor)
         is_time, signals = totals.tolist()
         self._signal_received = self._signal_received or signals > 0
-        if self._signal_received and not validation_follows(trainer):  # Lightning would break it off
+        if self._signal_received and not validation_follows(trainer):  # Lightning would abort it
             _stop_after_batch(trainer)
         return bool(is_time)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Act on a signal that came during the validation."""
+        """Act on a signal that arrived during the validation."""
         if self._signal_received:
             _stop_after_batch(trainer)
         elif self._signals is not None and trainer.world_size == 1:
@@ -197,7 +197,7 @@ class LastCheckpoint(KeepsState, Callback):
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save on SIGTERM, which Lightning hears between batches; any other error may have come amid a step."""
+        """Save on SIGTERM, which Lightning raises between batches; any other error may have interrupted a step."""
         try:
             if isinstance(exception, SIGTERMException):
                 self._save_between_batches(trainer)
@@ -232,7 +232,7 @@ class LastCheckpoint(KeepsState, Callback):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _commit(self, trainer: pl.Trainer) -> None:
-        """Give the checkpoint its name, once the loggers have stored all that it will not log again."""
+        """Rename the checkpoint, after the loggers have stored everything that a resumed run will not log again."""
         if not self._pending:
             return
         self._pending = False
@@ -248,11 +248,11 @@ class LastCheckpoint(KeepsState, Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Correct Lightning's counts so that it resumes at the right place, and add the sums of an epoch under way."""
+        """Correct Lightning's counts so that it resumes at the right place, and add the sums of the current epoch."""
         progress = checkpoint["loops"]["fit_loop"]
         if self._place == BETWEEN:
             for epochs in progress["epoch_progress"].values():
-                epochs["ready"] = epochs["started"]  # the epoch that has just been announced will be again
+                epochs["ready"] = epochs["started"]  # the epoch that has just started will start again
         elif self._place == WITHIN:
             state: dict[str, Any] = checkpoint["callbacks"][self.state_key]
             state["epoch_sums"] = gather_objects(trainer, epoch_sums(trainer))
@@ -263,20 +263,20 @@ class LastCheckpoint(KeepsState, Callback):
                 }
             batches = progress["epoch_loop.batch_progress"]
             if batches["current"]["completed"] == batches["current"]["processed"]:
-                # After a signal, when the batch's end is over. As it was within it, which is what Lightning counts on
-                # from without validating again.
+                # Saved on a signal, after the end of the batch. Store the counts as they were within the batch: from
+                # those Lightning continues without validating again.
                 for count in (batches["current"], batches["total"]):
                     count["completed"] -= 1
                 stepped = not trainer.fit_loop._should_accumulate()
                 progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= stepped
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the run this checkpoint was taken."""
+        """The place in the run at which this checkpoint was saved."""
         return self.state_format.stamped({"place": self._place, "stopped_early": self._stopped_early})
 
 
 class _AfterOthers(Callback):
-    """The last of all callbacks: calls a LastCheckpoint at the end of each batch.
+    """The last callback: calls a LastCheckpoint at the end of each batch.
 
     Args:
         last: the LastCheckpoint.
@@ -286,7 +286,7 @@ class _AfterOthers(Callback):
         self._last = last
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Accumulate as the epoch under way asks for: Lightning's scheduler would wait until the next one starts."""
+        """Set the gradient accumulation of the current epoch: Lightning's scheduler would wait for the next one."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):
                 callback.on_train_epoch_start(trainer, pl_module)
@@ -294,7 +294,7 @@ class _AfterOthers(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """All others have seen the batch."""
+        """Save, if due: all other callbacks have seen the batch."""
         self._last.after_batch(trainer)
 
 
@@ -304,9 +304,9 @@ def _followed_by_more_than_a_batch(trainer: pl.Trainer) -> bool:
 
 
 def _stop_after_batch(trainer: pl.Trainer) -> None:
-    """Have Lightning end the run when the batch in progress is complete; all processes call it at the same batch.
+    """Let Lightning stop the run when the current batch is complete; all processes call it at the same batch.
 
-    Lightning's own signal handler communicates with the other processes at any moment, in the middle of their
+    Lightning's own signal handler communicates with the other processes immediately, possibly in the middle of their
     collectives.
     """
     trainer._signal_connector.received_sigterm = True
@@ -328,9 +328,9 @@ def _link(path: Path, name: Path) -> None:
 
 
 class _Signals:
-    """Passes SIGTERM and Ctrl-C to Lightning when they interrupt nothing; it then stops after the batch in progress.
+    """Passes SIGTERM and Ctrl-C to Lightning when they interrupt nothing; it then stops after the current batch.
 
-    With several processes they wait here until all processes have agreed.
+    With several processes, signals wait here until all processes have agreed.
 
     Args:
         trainer: the Trainer, in training.
@@ -347,23 +347,23 @@ class _Signals:
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         self.waiting = True
-        # Lightning would break a validation off, and what it has seen would be lost.
+        # Lightning would abort a validation, and its results so far would be lost.
         if not self._trainer.validating and self._trainer.world_size == 1:
             self.deliver()
 
     def _on_ctrl_c(self, number: int, frame: FrameType | None) -> None:
         self._interrupted()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one ends at once
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one stops at once
         self._on_sigterm(signal.SIGTERM, frame)
 
     def deliver(self) -> None:
-        """Pass a signal that has come to Lightning."""
+        """Pass a waiting signal to Lightning."""
         handler = self._before[signal.SIGTERM]
         if self.waiting and callable(handler):
             self.waiting = False
             handler(signal.SIGTERM, None)
 
     def release(self) -> None:
-        """Restore the signal handlers that were there before."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

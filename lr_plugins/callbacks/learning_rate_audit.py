@@ -10,8 +10,8 @@ from lr_plugins.rank_zero import rank_zero_only
 class LearningRateAudit(Callback):
     """Print at the end of training whether every step followed the schedule.
 
-    `lr followed the plan at 12,000 of 12,000 steps`, and which other code has written. The counts are those of
-    `LearningRateScheduler.audit`.
+    The line is `lr followed the plan at 12,000 of 12,000 steps`, followed by the writes of other code. The counts are
+    those of `LearningRateScheduler.audit`.
 
     Example:
         >>> callback = LearningRateAudit()

@@ -1,4 +1,4 @@
-"""The callback that makes schedules drive a Trainer's optimizers."""
+"""The callback with which schedules drive a Trainer's optimizers."""
 
 from __future__ import annotations
 
@@ -57,45 +57,45 @@ from lr_plugins.validation import choice, flag
 
 @dataclass
 class _Fit:
-    """What exists only while a Trainer trains."""
+    """The objects that exist only during training."""
 
     trainer: Trainer
     driven: DrivenOptimizers
     observations: Observations
     changes: OptimizerChanges
-    unseen: list[UnseenSteps]  # of each optimizer
+    unseen: list[UnseenSteps]  # one for each optimizer
     counted: CountedSteps
     bar: ProgressBarLR
     agreement: RankAgreement = field(default_factory=RankAgreement)
-    changes_of_coming_epoch: Changes = ()  # to be printed below its title
+    changes_of_coming_epoch: Changes = ()  # printed below its header
 
 
 @renamed.arguments
 class LearningRateScheduler(KeepsState, Callback):
     """Set the learning rate of every optimizer step to what a schedule says.
 
-    Works with any LightningModule and optimizer, in Trainers of `pytorch_lightning` and `lightning.pytorch`. The
-    value is in place before each real optimizer step, computed from the position in the run; param
-    groups keep their ratio to the optimizer's default lr. Several schedules can be given, for different param groups,
-    optimizers and hyper-parameters (see `Assign`). The values used are in `trace`.
+    Works with any LightningModule and optimizer, in Trainers of `pytorch_lightning` and `lightning.pytorch`. The value
+    is in place before each real optimizer step, computed from the position in the run; param groups keep their ratio to
+    the optimizer's default lr. Several schedules can drive different param groups, optimizers and hyper-parameters
+    (see `Assign`). The values used are in `trace`.
 
     Args:
         schedule: a schedule; a function of `epoch` or `(epoch, lr)`, called once per epoch as in Keras; or a list (or a
             dictionary) of schedules and `Assign`s. If several match a param group, the last one wins.
-        verbose: 1 prints what Keras prints: a line at the start of each epoch for a schedule of time, and a line for
+        verbose: 1 prints Keras' messages: a line at the start of each epoch for a time-based schedule, and a line for
             each decision of a metric-driven one; 0 prints nothing. Default 0.
         style: `"keras2"` for `Epoch 00004: ...` (the default), `"keras3"` for `Epoch 4: ...`.
-        measure: quantities to measure at the start of each epoch, by the name under which the schedule can
-            monitor them (they are logged, too): functions of (trainer, module), e.g. a
-            `lr_plugins.callbacks.FullPass`. Default: none.
+        measure: quantities to measure at the start of each epoch, by the name under which the schedule monitors them
+            (they are logged as well): functions of (trainer, module), e.g. a `lr_plugins.callbacks.FullPass`. Default:
+            none.
         on_resume: what to do when a run resumes (from a checkpoint, or in another fit) under another schedule, run
             length or optimizer's own learning rate, so that the learning rate would jump: `"error"` (the default)
-            refuses and shows what differs; `"config"` takes the new configuration at the same position;
-            `"checkpoint"` keeps the plan of the checkpoint; `"rescale"` stretches what is left of it to the new
+            refuses and shows the differences; `"config"` uses the new configuration at the same position;
+            `"checkpoint"` keeps the plan of the checkpoint; `"rescale"` stretches the rest of that plan to the new
             length.
         on_conflict: what to do when other code writes what the schedule drives (a scheduler that the module
-            returns as well, StochasticWeightAveraging, code of yours): `"ours"` (the default) overwrites it and
-            warns once per source; `"theirs"` stops writing at the first conflict and only records; `"error"` raises.
+            returns as well, StochasticWeightAveraging, your own code): `"ours"` (the default) overwrites it and warns
+            once per source; `"theirs"` stops writing at the first conflict and only records; `"error"` raises.
             Conflicts are counted in `audit`.
         advice: log a hint when the fit starts if the schedule breaks a rule of thumb: without normalization layers,
             start between 0.001 and 0.01, and decay by at least 100x. True (the default) writes to Lightning's log,
@@ -104,7 +104,7 @@ class LearningRateScheduler(KeepsState, Callback):
     Raises:
         InvalidArgumentError: an argument of the wrong kind; at the start of the fit, an assignment for something that
             the module or its optimizers do not have.
-        TrainingError: during training, when the next learning rate cannot be known or is not a finite number.
+        TrainingError: during training, if the next learning rate is unknown or not a finite number.
 
     Source: keras.callbacks.LearningRateScheduler.
 
@@ -116,8 +116,8 @@ class LearningRateScheduler(KeepsState, Callback):
         >>> callback = LearningRateScheduler([OneCycle(0.1), Assign(CycleThrough(0.95, 0.85, 0.95), to="momentum")])
     """
 
-    # Its attributes: the seven arguments; three records that outlast a fit (audit, trace, and the clock with the length
-    # of the run); four for resuming; and two objects that exist only during a fit.
+    # Its attributes are the seven arguments; three records that outlast a fit (audit, trace, and the clock with the
+    # length of the run); four for resuming; and two that are set only during a fit.
 
     state_format = FORMAT
 
@@ -144,30 +144,30 @@ class LearningRateScheduler(KeepsState, Callback):
         self.trace = Trace()
         self._clock = RunClock()
         self._progress = Progress()  # at the end of the last fit
-        self._previous_fit: tuple[weakref.ref[Trainer], int] | None = None  # its Trainer, and that one's global_step
+        self._previous_fit: tuple[weakref.ref[Trainer], int] | None = None  # its Trainer, and global_step at its end
         self._saved_optimizers: list[SavedOptimizer] | None = None  # of a checkpoint, until training starts
         self._driven: DrivenOptimizers | None = None  # from `on_fit_start` on
         self._fit: _Fit | None = None  # from `on_train_start` on
 
     @property
     def learning_rate(self) -> float:
-        """The schedule's value for the coming step of the first optimizer; NaN outside of training."""
+        """The learning rate of the first optimizer's coming step; NaN outside of training."""
         return self._driven.writers[0].learning_rate if self._driven is not None else math.nan
 
     @property
     def run_length(self) -> RunLength:
-        """The length of the run, as it was planned when training started."""
+        """The length of the run, as planned when training started."""
         return self._clock.run_length
 
     @property
     def recorders(self) -> Sequence[Recorder]:
-        """What counts and records the steps of each optimizer; empty outside of training."""
+        """The objects that count and record the steps of each optimizer; empty outside of training."""
         return self._driven.writers if self._driven is not None else []
 
     # --- the fit starts -----------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a second scheduler, and take a place among the callbacks."""
+        """Refuse a second scheduler, and put this one in order among the callbacks."""
         if stage != "fit":
             return
         super().setup(trainer, pl_module, stage)
@@ -180,8 +180,8 @@ class LearningRateScheduler(KeepsState, Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training starts.
 
-        A search for a learning rate or a batch size restores its checkpoint in the middle of a run. Then there is
-        nothing to take up: its steps were not counted.
+        Lightning's learning-rate and batch-size finders restore a checkpoint in the middle of a run. That state is
+        ignored, because their steps were not counted.
         """
         if self._fit is None:
             super().load_state_dict(state_dict)
@@ -192,14 +192,14 @@ class LearningRateScheduler(KeepsState, Callback):
         return FORMAT.read(state_dict, lambda state: check_fields(state, schedules))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what a checkpoint tells of its optimizers: it may have been written without this callback."""
+        """Keep the checkpoint's optimizers: it may have been saved without this callback."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if self._fit is None:
             self._saved_optimizers = saved_optimizers(checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the base learning rates: the optimizers are built, and no checkpoint has changed them yet."""
-        if not any(optimizer.param_groups for optimizer in trainer.optimizers):  # Lightning's stand-in has none
+        if not any(optimizer.param_groups for optimizer in trainer.optimizers):  # Lightning's mock optimizer has none
             raise InvalidArgumentError("configure_optimizers()", None, "a method that returns an optimizer to drive")
         self.audit = Audit(self.on_conflict, functools.partial(source_of, trainer))
         optimizers, names = stepping_optimizers(trainer), parameter_names(pl_module)
@@ -231,7 +231,7 @@ class LearningRateScheduler(KeepsState, Callback):
         observations.check_validation()
         if start.progress.sums:
             observations.resume_epoch(start.progress.sums, start.progress.pending_epoch_end)
-            # Lightning does not announce the next epoch then.
+            # Lightning does not call on_train_epoch_start for the next epoch then.
             if start.progress.pending_epoch_end is not None and trainer.fit_loop.restarted_mid_epoch:
                 self._start_epoch(self._fit, trainer, pl_module)
 
@@ -243,7 +243,7 @@ class LearningRateScheduler(KeepsState, Callback):
         return decide_position(self.on_resume, trainer, driven, checkpoint, last_fit, optimizers)
 
     def _continues_fit(self, trainer: Trainer) -> bool:
-        """Whether this Trainer has trained last, and has taken no step since."""
+        """Whether the last fit was by this Trainer, which has taken no step since."""
         if self._previous_fit is None:
             return False
         last_trainer, global_step = self._previous_fit
@@ -252,7 +252,7 @@ class LearningRateScheduler(KeepsState, Callback):
     # --- epochs -------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe the epoch before, set the learning rate, and print it."""
+        """Observe the previous epoch, set the learning rate, and print it."""
         fit = self._fit
         assert fit is not None
         self._restart_if_reset(fit, trainer)
@@ -277,19 +277,19 @@ class LearningRateScheduler(KeepsState, Callback):
         messages.announce(trainer.current_epoch + 1, driven, self.verbose, self.style)
 
     def observe_epoch(self, trainer: Trainer, pl_module: LightningModule, last: bool = False) -> None:
-        """Observe the epoch before, once, at the start of an epoch or after the `last` one."""
+        """Observe the previous epoch, once, at the start of an epoch or after the `last` one."""
         fit = self._fit
         if fit is None or not fit.observations.is_epoch_due(trainer):
             return
         fit.agreement.check(trainer, self.trace)
         of_before, of_coming = fit.observations.observe_epoch(trainer, pl_module, last)
         self._report(fit, trainer.current_epoch, of_before)
-        fit.changes_of_coming_epoch = of_coming  # the title of that epoch may not have been printed yet
+        fit.changes_of_coming_epoch = of_coming  # the header of that epoch may not be printed yet
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take notice of replaced optimizers and param groups, and of other schedulers.
+        """Detect replaced optimizers and param groups, and other schedulers.
 
-        Where training resumes within an epoch, this writes the first value: the epoch's start is not announced.
+        If training resumes within an epoch, this writes the first value, because the start of the epoch is skipped.
         """
         fit = self._fit
         assert fit is not None
@@ -298,7 +298,7 @@ class LearningRateScheduler(KeepsState, Callback):
         writers = fit.driven.writers
         if not writers[0].seen_steps:
             self._restart_if_reset(fit, trainer)
-        if trainer.num_training_batches != self._clock.epoch_batches:  # of an epoch whose start was not announced
+        if trainer.num_training_batches != self._clock.epoch_batches:  # of an epoch without a start
             self._clock.take_epoch_size(trainer, None)
         for writer, unseen in zip(writers, fit.unseen, strict=True):
             writer.new_batch()
@@ -309,7 +309,7 @@ class LearningRateScheduler(KeepsState, Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Observe what is to be observed after a number of optimizer steps."""
+        """Let schedules observe that do so every few optimizer steps."""
         fit = self._fit
         assert fit is not None
         for unseen in fit.unseen:
@@ -321,7 +321,7 @@ class LearningRateScheduler(KeepsState, Callback):
                 self._report(fit, trainer.current_epoch + 1, changes)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe what the validation has logged."""
+        """Let the schedules observe what the validation has logged."""
         if self._fit is not None and not trainer.sanity_checking:
             self._fit.observations.note(VALIDATION)
             self._report(self._fit, trainer.current_epoch + 1, self._fit.observations.observe(VALIDATION))
@@ -331,7 +331,7 @@ class LearningRateScheduler(KeepsState, Callback):
         if self._fit is not None:
             self._fit.observations.note(EPOCH)
 
-    # --- what may happen on the way -----------------------------------------------------------------------
+    # --- changes during the fit ---------------------------------------------------------------------------
 
     def _replace_optimizers(self, optimizers: list[Optimizer]) -> None:
         """Drive these optimizers from now on."""
@@ -343,7 +343,7 @@ class LearningRateScheduler(KeepsState, Callback):
         fit.unseen = unseen_steps(fit.trainer, fit.driven.writers, fit.unseen)
 
     def _restart_if_reset(self, fit: _Fit, trainer: Trainer) -> None:
-        """Restart the plan where a callback has set Lightning's epochs back since training started."""
+        """Restart the plan if a callback has reset Lightning's epoch counter since training started."""
         if not was_reset(self.on_resume, trainer, fit.driven, fit.counted, self._progress):
             return
         self._progress = Progress([0] * len(fit.driven.writers))
@@ -363,11 +363,11 @@ class LearningRateScheduler(KeepsState, Callback):
     # --- the checkpoint -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers: the steps of each optimizer, what the schedules remember, and what they will observe next."""
+        """The steps of each optimizer, the states of the schedules, and what they will observe next; plain values."""
         return (self._current() if self._restored is None else Progress.of(self._restored)).state()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what an epoch under way has summed up: Lightning's checkpoints do not keep it."""
+        """Add the sums of the current epoch, which Lightning's checkpoints do not contain."""
         fit = self._fit
         if fit is None:
             return
@@ -381,7 +381,7 @@ class LearningRateScheduler(KeepsState, Callback):
             state["unended"] = validation_follows(trainer) if last else None
 
     def _current(self) -> Progress:
-        """Where the schedules stand now."""
+        """The current progress of the schedules."""
         fit = self._fit
         if fit is None:
             return self._progress
@@ -391,16 +391,16 @@ class LearningRateScheduler(KeepsState, Callback):
     # --- the fit ends -------------------------------------------------------------------------------------
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Observe the last epoch: its message is due, and another fit would continue from there."""
+        """Observe the last epoch: its message is due, and another fit continues from here."""
         fit = self._fit
         assert fit is not None
         fit.agreement.check(trainer, self.trace)
         fit.counted.compare(fit.driven.steps_taken, at_the_end=True)
-        # Whoever stops a run knows that it is not over.
+        # Code that stops a run early knows that its plan is not complete.
         self._clock.check_at_end(trainer, fit.driven, rank_zero_info if trainer.should_stop else rank_zero_warn)
         try:
             self.observe_epoch(trainer, pl_module, last=True)
-        except TrainingError as error:  # there is nothing left to be decided
+        except TrainingError as error:  # no further value is needed
             rank_zero_warn(f"LearningRateScheduler: {error}")
         logged = ", ".join(sorted(fit.observations.known)) or "none"
         for name in fit.observations.never_logged:
@@ -409,13 +409,13 @@ class LearningRateScheduler(KeepsState, Callback):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the optimizers: Lightning does not tear callbacks down after an error."""
+        """Release the optimizers, because Lightning skips `teardown` after an error."""
         self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the optimizers and the Trainer."""
+        """Release the optimizers and the Trainer."""
         restored = self.take_restored()
-        if stage == "fit" and restored is not None:  # the checkpoint was that of a finished run
+        if stage == "fit" and restored is not None:  # the checkpoint of a finished run
             self._progress, self.trace = Progress.of(restored), Trace()
             self._previous_fit = weakref.ref(trainer), trainer.global_step
         self._saved_optimizers = None
@@ -437,6 +437,6 @@ class LearningRateScheduler(KeepsState, Callback):
         self._driven = self._fit = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to a fit."""
+        """Everything except what belongs to a fit."""
         audit = dataclasses.replace(self.audit, source=unknown)
         return state_without_fit(self, audit=audit, _driven=None, _fit=None, _previous_fit=None)

@@ -1,4 +1,4 @@
-"""What LearningRateScheduler prints: Keras' sentences, and the reasons of schedules for their decisions."""
+"""The messages of LearningRateScheduler: Keras' sentences, with the schedules' reasons for their decisions."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from lr_plugins.schedules.metric_driven.base import MetricDriven
 from lr_plugins.schedules.observation import Change
 
 Style = Literal["keras2", "keras3"]
-"""Whose sentence is printed: that of Keras 2 or of Keras 3."""
+"""The form of the message: that of Keras 2 or of Keras 3."""
 
 STYLES: tuple[Style, ...] = get_args(Style)
 
 # At the start of an epoch, Keras prints "Epoch 00004: LearningRateScheduler setting learning rate to 0.001." `who` and
-# `verb` are those of the schedule's `Change`, `what` names the hyper-parameter, `why` is a schedule's reason.
+# `verb` come from the schedule's `Change`, `what` is the hyper-parameter, `why` is the schedule's reason.
 MESSAGES: dict[Style, str] = {
     "keras2": "\nEpoch {epoch:05d}: {who} {verb} {what} to {value}.{why}",
     "keras3": "\nEpoch {epoch}: {who} {verb} {what} to {value}.{why}",
 }
-"""The sentence of each style, character by character Keras' own."""
+"""The sentence of each style, identical to that of Keras."""
 
 
 def announce(epoch: int, driven: DrivenOptimizers, verbose: int, style: Style) -> None:
-    """Print, at the start of an epoch, the values that schedules of time set."""
-    of_time = [
+    """Print, at the start of an epoch, the values of time-based schedules."""
+    time_based = [
         driven_groups
         for _, driven_groups in driven.driven_groups()
         if not isinstance(driven_groups.schedule, MetricDriven)
     ]
-    changes = [(driven_groups, driven_groups.schedule.announcement(driven_groups.state)) for driven_groups in of_time]
+    changes = [
+        (driven_groups, driven_groups.schedule.announcement(driven_groups.state)) for driven_groups in time_based
+    ]
     report(epoch, changes, driven, verbose, style)
 
 
@@ -41,14 +43,14 @@ def announce(epoch: int, driven: DrivenOptimizers, verbose: int, style: Style) -
 def report(
     epoch: int, changes: Sequence[tuple[DrivenGroups, Change]], driven: DrivenOptimizers, verbose: int, style: Style
 ) -> None:
-    """Print what schedules have decided.
+    """Print the decisions of schedules.
 
     Args:
         epoch: the number to print, from 1.
-        changes: the decisions, each with what it changes.
-        driven: the optimizers. Nothing is printed once they have given way to other code.
-        verbose: 0 prints only what a schedule itself asks for, and gives warnings as warnings; 1 prints all.
-        style: whose sentence.
+        changes: the decisions, each with the param groups it changes.
+        driven: the optimizers. Nothing is printed once they are no longer written to.
+        verbose: 0 prints only what a schedule itself asks for, and issues warnings as warnings; 1 prints everything.
+        style: the form of the message.
     """
     if not changes or not driven.active:
         return

@@ -1,4 +1,4 @@
-"""A base class for LightningModules that bring their learning-rate schedule along."""
+"""A mixin for LightningModules that define their own learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SETTINGS = [name for name in inspect.signature(LearningRateScheduler).parameter
 
 
 class LearningRateScheduleMixin(_Base):
-    """Lets a LightningModule bring its learning-rate schedule along; the Trainer needs no callback.
+    """Lets a LightningModule define its learning-rate schedule; the Trainer needs no callback.
 
-    Name it before LightningModule in the bases, and either set the attribute `learning_rate_schedule` or override
-    `configure_learning_rate_schedule`. It hands Lightning a `LearningRateScheduler` through `configure_callbacks`:
-    the same engine, messages and checkpoint state. A LearningRateScheduler on the Trainer gives way to it.
+    List it before LightningModule in the bases, and either set the attribute `learning_rate_schedule` or override
+    `configure_learning_rate_schedule`. It returns a `LearningRateScheduler` from `configure_callbacks`, with the same
+    engine, messages and checkpoint state. It replaces a LearningRateScheduler on the Trainer.
 
     Attributes:
         learning_rate_schedule: the schedule, or a function of `epoch` or `(epoch, lr)`; or several, as in
@@ -38,11 +38,12 @@ class LearningRateScheduleMixin(_Base):
         learning_rate_measure: quantities to measure for the schedule, as in `LearningRateScheduler`.
         learning_rate_on_resume: what to do when a resumed run has another plan, as there. Default `"error"`.
         learning_rate_on_conflict: what to do when other code writes the learning rate, as there. Default `"ours"`.
-        learning_rate_advice: whether, or to which function, to report departures from a rule of thumb, as there.
+        learning_rate_advice: whether to report departures from rules of thumb, or a function that receives them, as
+            there.
             Default True.
 
     Raises:
-        InvalidArgumentError: at the start of the fit, when the module names no schedule; as the class is made, when
+        InvalidArgumentError: at the start of the fit, if the module defines no schedule; when the class is defined, if
             LightningModule comes first.
 
     Example:
@@ -62,7 +63,7 @@ class LearningRateScheduleMixin(_Base):
     learning_rate_advice: bool | Callable[[str], object] = True
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Refuse an order of bases in which Lightning would never call the mixin."""
+        """Refuse base classes in an order in which Lightning would never call the mixin."""
         super().__init_subclass__(**arguments)
         names = [base.__name__ for base in cls.__mro__]
         if "LightningModule" in names and names.index("LightningModule") < names.index("LearningRateScheduleMixin"):
@@ -73,7 +74,7 @@ class LearningRateScheduleMixin(_Base):
             )
 
     def configure_learning_rate_schedule(self) -> Schedules:
-        """The schedule of this module; override it to build one from what the module knows."""
+        """The schedule of this module; override it to build one from the module's attributes."""
         schedule: Schedules | None = self._setting("learning_rate_schedule")
         if schedule is None:
             raise InvalidArgumentError(
@@ -85,7 +86,7 @@ class LearningRateScheduleMixin(_Base):
         return schedule
 
     def _setting(self, name: str) -> Any:
-        """An attribute; a plain function of the class as it is, and not bound to the module."""
+        """An attribute; a plain function in the class is returned as it is, not bound to the module."""
         static = inspect.getattr_static(self, name)
         return static if inspect.isfunction(static) else getattr(self, name)
 
@@ -95,7 +96,7 @@ class LearningRateScheduleMixin(_Base):
         return [*(others if isinstance(others, (list, tuple)) else [others]), self._scheduler()]
 
     def _scheduler(self) -> LearningRateScheduler:
-        """One for the life of the module: Lightning asks at every fit, and the next continues where the last ended."""
+        """The same scheduler for every fit of the module, so that each fit continues where the last one ended."""
         schedule = self.configure_learning_rate_schedule()
         settings = {name: self._setting(f"learning_rate_{name}") for name in _SETTINGS}
         known = vars(self).get("_learning_rate_scheduler")

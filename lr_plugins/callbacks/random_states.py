@@ -1,4 +1,4 @@
-"""The states of the random number generators, with which a run resumes bit for bit."""
+"""Keeps the states of the random number generators in checkpoints, so that a run resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lr_plugins.errors import described
 
 def _of_python(state: Sequence[Any]) -> tuple[Any, ...]:
     version, numbers, gauss = state
-    optional(real)(gauss, "gauss")  # Python takes anything
+    optional(real)(gauss, "gauss")  # Python does not check it
     return version, tuple(numbers), gauss
 
 
@@ -44,7 +44,7 @@ def _accepted(load: Callable[[Any], object], allowed: str) -> Check:
     def checked(value: Any, where: str) -> None:
         try:
             load(value)
-        except Exception:  # of many types, and none says what is wrong
+        except Exception:  # of many types, none of which says what is wrong
             raise WrongStateError(where, described(f"an invalid {type(value).__name__}"), allowed) from None
 
     return checked
@@ -64,10 +64,10 @@ _RANDOM: dict[str, Check] = {
 
 
 class RandomStates(KeepsState, Callback):
-    """Keep the states of the random numbers in checkpoints: dropout continues as if training had never stopped.
+    """Keep random number generator states in checkpoints: dropout continues as if training had never stopped.
 
-    Each of several processes continues with its own; if their number has changed, all continue with the first's.
-    Put it last: what other callbacks draw when training starts must not be drawn from the restored states.
+    Each of several processes continues with its own states; if their number has changed, all continue with the first's.
+    Put it last: numbers that other callbacks draw when training starts must not come from the restored states.
 
     Example:
         >>> states = RandomStates()
@@ -82,7 +82,7 @@ class RandomStates(KeepsState, Callback):
     state_format = StateFormat("RandomStates", _RANDOM, {"by_rank": list_of(record(_RANDOM, {"version": count}))})
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of Python's, NumPy's and torch's random numbers; plain values and tensors."""
+        """The states of Python's, NumPy's and torch's generators; plain values and tensors."""
         version, numbers, gauss = random.getstate()
         name, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
         state = {
@@ -102,7 +102,7 @@ class RandomStates(KeepsState, Callback):
             own_state["by_rank"] = gather_objects(trainer, dict(own_state))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Continue with the numbers that would have come next."""
+        """Restore the states."""
         state = self.take_restored()
         if state is None:
             return

@@ -1,7 +1,7 @@
 """Where a fit of LearningRateScheduler starts: the step of each optimizer, and the plan from there on.
 
 The position comes from the checkpoint, from the last fit of the same Trainer, or else from Lightning's counts
-(`_lightning/resume_steps.py`). The plan is that of the checkpoint or the new one, as `on_resume` says
+(`_lightning/resume_steps.py`). The plan is that of the checkpoint or the new one, depending on `on_resume`
 (`engine/resume_policy.py`).
 """
 
@@ -31,12 +31,12 @@ from lr_plugins.rank_zero import rank_zero_info, rank_zero_warn
 
 @dataclass
 class Start:
-    """Where a fit starts.
+    """The start of a fit.
 
     Args:
-        progress: the steps, and what was saved with them.
+        progress: the steps, and the state saved with them.
         continues_fit: whether it continues the last fit of the same Trainer, and its trace.
-        saved_optimizers: those of the checkpoint, where their learning rates are to be compared with the new ones.
+        saved_optimizers: those of the checkpoint, if their learning rates must be compared with the new ones.
     """
 
     progress: Progress
@@ -52,28 +52,28 @@ def decide_position(
     last_fit: Progress | None,
     saved_optimizers: Sequence[SavedOptimizer] | None,
 ) -> Start:
-    """Decide at which step each optimizer continues.
+    """Decide at which step each optimizer resumes.
 
     Args:
-        on_resume: what to do where Lightning's counts and ours differ.
+        on_resume: what to do if Lightning's counts differ from ours.
         trainer: the Trainer of the run.
         driven: the optimizers.
-        checkpoint: what a checkpoint holds of this callback, if it does.
-        last_fit: where the last fit of this Trainer ended, if there was one and no step was taken since.
+        checkpoint: the state of this callback in the checkpoint, if any.
+        last_fit: the end of this Trainer's last fit, if there was one and no step was taken since.
         saved_optimizers: the optimizers of the checkpoint, if there is one.
 
     Raises:
-        TrainingError: the counts differ, or do not tell the steps, and `on_resume` is `"error"`.
+        TrainingError: the counts differ, or the steps are unknown, and `on_resume` is `"error"`.
     """
     count = len(driven.writers)
     continues = checkpoint is None and last_fit is not None and len(last_fit.steps) == count
     known = last_fit if continues else checkpoint
     if known is None or len(known.steps) != count:
-        # A new Trainer, or a checkpoint that was written without this callback: Lightning's counts have to do.
+        # A new Trainer, or a checkpoint saved without this callback: use Lightning's counts.
         steps = steps_of_each(on_resume, trainer, driven.writers, saved_optimizers)
         return Start(Progress(steps), False, saved_optimizers)
     counted = check_counts(on_resume, trainer, known.counts, known.steps)
-    if counted is None:  # Lightning's counters were set back to 0
+    if counted is None:  # Lightning's counters were reset
         return Start(Progress([0] * count), False, None)
     return Start(dataclasses.replace(known, steps=counted), continues, saved_optimizers)
 
@@ -81,10 +81,10 @@ def decide_position(
 def decide_plan(
     on_resume: OnResume, on_conflict: OnConflict, driven: DrivenOptimizers, clock: RunClock, start: Start
 ) -> None:
-    """Restore what the schedules remember, and decide by which plan they continue.
+    """Restore the states of the schedules, and decide which plan they follow.
 
     Raises:
-        TrainingError: the learning rate would jump, and `on_resume` is `"error"`; or the choice cannot be followed.
+        TrainingError: the learning rate would jump, and `on_resume` is `"error"`; or `on_resume` cannot be applied.
     """
     progress = start.progress
     saved_run = next((saved.length for saved in progress.schedules.values()), None)
@@ -103,10 +103,10 @@ def decide_plan(
 def was_reset(
     on_resume: OnResume, trainer: Trainer, driven: DrivenOptimizers, counted: CountedSteps, progress: Progress
 ) -> bool:
-    """Whether the plan has to restart, because a callback has set Lightning's epochs back since training started.
+    """Whether the plan must restart, because a callback has reset Lightning's epoch counter since training started.
 
     Raises:
-        TrainingError: the epochs were set back to another one than the first, and `on_resume` is `"error"`.
+        TrainingError: the counter was reset to another epoch than the first, and `on_resume` is `"error"`.
     """
     if trainer.current_epoch >= counted.epoch or driven.steps_taken > counted.steps:
         return False
@@ -119,12 +119,12 @@ def was_reset(
 
 
 def _stop_writing_as_before(driven: DrivenOptimizers, active: Sequence[bool]) -> None:
-    """Only record, where the resumed run had given way to other code."""
+    """Only record, if the resumed run had stopped writing because of other code."""
     for writer, was_active in zip(driven.writers, active, strict=False):
         if writer.active and not was_active:
             kind = type(writer.optimizer).__name__
             rank_zero_warn(
-                f"LearningRateScheduler: other code has driven {kind} in this run; LearningRateScheduler "
-                "continues to only record (on_conflict=theirs)."
+                f"LearningRateScheduler: other code has driven {kind} in this run; LearningRateScheduler still only "
+                "records (on_conflict=theirs)."
             )
             writer.stop_writing()

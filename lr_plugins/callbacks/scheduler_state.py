@@ -1,4 +1,4 @@
-"""The position of the schedules in a run, in the form that a checkpoint keeps."""
+"""The progress of the schedules in a run, in the form stored in a checkpoint."""
 
 from __future__ import annotations
 
@@ -50,22 +50,21 @@ FORMAT = StateFormat(
 
 @dataclass
 class Progress:
-    """Where the schedules stand in a run.
+    """The progress of the schedules in a run.
 
     Args:
-        steps: taken by each optimizer.
-        schedules: each of them, with what it remembers.
-        groups: the names of the parameters in each of an optimizer's param groups, by optimizer; empty where nothing
-            splits them.
-        waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints keep no metrics.
-        sums: of each process, what an epoch under way has summed up of what it logs, if a schedule observes that.
-        pending_epoch_end: None, except where the last batch of an epoch was done and its end was to follow: whether a
-            validation was to follow, too.
+        steps: the steps taken by each optimizer.
+        schedules: each schedule with its state, by key.
+        groups: the parameter names in each param group, by optimizer; empty if no group can be split.
+        waiting: for each optimizer, what is logged and not observed yet: Lightning's checkpoints contain no metrics.
+        sums: the sums of the current epoch in each process, if a schedule observes them.
+        pending_epoch_end: set if the last batch of an epoch was done, but not its end: whether a validation was to
+            follow as well. Otherwise None.
         counts: Lightning's own counts of epochs and optimizer steps.
-        begins: the steps at which the epochs started, where these are of different sizes.
-        series: what follows the hyper-parameter in the names of each param group's series, by optimizer.
-        begun: the step and epoch at which each of the groups came.
-        active: which optimizers have not given way to other code.
+        begins: the steps at which the epochs started, if these have different sizes.
+        series: the suffix in the names of each param group's series, by optimizer.
+        begun: the step and epoch at which each of the groups was added.
+        active: which optimizers are still written to.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -81,7 +80,7 @@ class Progress:
     active: list[bool] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
-        """As plain numbers and texts, without the sums and the end of an epoch, which only a checkpoint has."""
+        """The state as plain values, without `sums` and `pending_epoch_end`, which only a checkpoint has."""
         return FORMAT.stamped(
             {
                 "steps": list(self.steps),
@@ -98,7 +97,7 @@ class Progress:
 
     @classmethod
     def now(cls, driven: DrivenOptimizers, observations: Observations, clock: RunClock, counts: Counts) -> Progress:
-        """Where the schedules of a run stand."""
+        """The current progress of a run."""
         writers = driven.writers
         return cls(
             [writer.step for writer in writers],
@@ -114,7 +113,7 @@ class Progress:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
-        """From the fields of a state that has been checked."""
+        """The progress in the fields of a checked state."""
         counts = state.get("counts")
         return cls(
             list(state["steps"]),
@@ -132,11 +131,11 @@ class Progress:
 
 
 def check_fields(state: Mapping[str, Any], schedules: Mapping[str, Schedule]) -> None:
-    """Check that the fields of a state fit each other and the schedules.
+    """Check that the fields of a state are consistent with each other and with the schedules.
 
     Args:
         state: its fields.
-        schedules: what is driven now, by scope.
+        schedules: the current schedules, by scope.
 
     Raises:
         WrongStateError: they do not.
@@ -144,9 +143,9 @@ def check_fields(state: Mapping[str, Any], schedules: Mapping[str, Schedule]) ->
     same_lengths(state, ("groups", "waiting", "series", "begun", "active"), len(state["steps"]))
     series, begun, begins = (state.get(name, []) for name in ("series", "begun", "begins"))
     if [len(names) for names in series] != [len(each) for each in begun]:
-        raise WrongStateError("begun", begun, "lists as long as those of series")
+        raise WrongStateError("begun", begun, "lists of the same lengths as in series")
     if list(begins) != sorted(begins):
-        raise WrongStateError("begins", begins, "a list in which no number is below the one before it")
+        raise WrongStateError("begins", begins, "a list in ascending order")
     for key, saved in state["schedules"].items():
         index, _, rest = key.partition("/")
         scope, slash, _ = rest.rpartition("/")

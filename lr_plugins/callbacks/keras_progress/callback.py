@@ -57,7 +57,7 @@ class KerasProgress(Callback):
     and early stopping, so that their messages appear where Keras prints them. `validate` and `test` print what Keras'
     `evaluate` prints, and `predict` its bar. Only the first process prints, and nothing during sanity validation.
 
-    Shown are the scalars in `trainer.callback_metrics` that were logged in the epoch, training before validation
+    It shows the scalars in `trainer.callback_metrics` that were logged in the epoch, training before validation metrics
     (logged by a validation loop, or named `val_...`). A metric logged with both `on_step` and `on_epoch` is shown once,
     with its value for the epoch; a metric logged for steps only shows the last step, so log with `on_epoch=True` to see
     the mean that Keras shows.
@@ -78,7 +78,7 @@ class KerasProgress(Callback):
             in the order in which they were logged; the bar counts samples if their number is known. `"keras3"` prints
             what Keras 3 prints: steps and time per step, metrics in alphabetical order, then, if it is scheduled, the
             learning rate of the epoch's last optimizer step; no header if there is only one epoch; control characters
-            on a terminal only. An epoch that is cut short shows the steps it made; Keras shows all.
+            on a terminal only. An epoch that is cut short shows the steps taken; Keras shows all.
         metrics: names of the metrics to show, in this order. Default: all. A metric that is not logged is left out,
             with one warning that lists the logged ones.
         verbose: 2 (default) one line per epoch, 1 a progress bar, 0 nothing.
@@ -117,8 +117,8 @@ class KerasProgress(Callback):
         put_before(trainer, self, "LearningRateScheduler", "EarlyStopping")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the sizes of the data, where Keras does."""
-        # Discard what a failed fit, the sanity validation or a call of `validate` left.
+        """Print the sizes of the data, as Keras does."""
+        # Discard what a failed fit, the sanity validation or a call of `validate` has left.
         self._epoch, self._rate, self._order, self._stream_steps, self._has_warned = None, LastLR(), {}, None, False
         self._shows_rate = is_scheduled(trainer)
         samples = samples_of_run(trainer) if self.style == "keras2" else None
@@ -172,7 +172,7 @@ class KerasProgress(Callback):
         epoch = self._epoch
         if epoch is None:  # resumed after the last batch of an epoch, whose line has been printed
             return
-        self._print_header(trainer, epoch)  # of an epoch without batches
+        self._print_header(trainer, epoch)  # for an epoch without batches
         epoch.elapsed = epoch.progress.elapsed
         epoch.learning_rate = self._rate.value(trainer)
 
@@ -277,7 +277,7 @@ class KerasProgress(Callback):
         epoch.progress.refresh({name: float(metrics[name]) for name in self._names(metrics, epoch)})
 
     def _print_line(self, trainer: Trainer, last: bool = False) -> None:
-        """Print the line that is due, if any. Its metrics have been reduced by now, so reading them costs nothing."""
+        """Print the line that is due, if any. Its metrics are already reduced, so reading them costs nothing."""
         epoch, self._epoch = self._epoch, None
         if epoch is None or epoch.elapsed is None or not self.verbose:
             return

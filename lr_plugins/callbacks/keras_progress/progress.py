@@ -1,4 +1,4 @@
-"""The progress of one epoch or one evaluation: batches that are counted and timed, and the bar that shows them."""
+"""The progress of an epoch or an evaluation: counts and times the batches, and draws the bar."""
 
 from __future__ import annotations
 
@@ -78,6 +78,6 @@ class Progress:
             unit_time = (elapsed - self._first_batch) / (self.batches - 1)
         else:
             unit_time = elapsed / done_here if done_here else 0.0
-        if target is None or done > target:  # a stream, whose length is known at its end
+        if target is None or done > target:  # the length of a stream is known only at its end
             target = done if final else None
         return EpochProgress(done, target, elapsed, unit_time, logs, final)

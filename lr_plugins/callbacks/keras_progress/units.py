@@ -25,7 +25,7 @@ def _samples(loader: object, batches: float) -> _Samples | None:
     batch_size = getattr(source, "batch_size", None)
     try:
         available = source.num_samples if source is loader else len(source.sampler)  # type: ignore[union-attr,attr-defined]
-    except (AttributeError, TypeError):  # batches that the dataset makes itself, or an iterable dataset
+    except (AttributeError, TypeError):  # the dataset makes its own batches, or is iterable
         return None
     return _Samples(batch_size, int(min(available, batches * batch_size))) if isinstance(batch_size, int) else None
 

@@ -28,7 +28,7 @@ from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 from lr_plugins.validation import choice, integer
 
 _LONGEST_RUN = 10**9
-"""Steps that the series of a checkpoint may span; a table has a line for each."""
+"""The most steps that the series of a checkpoint may span; the table has a line for each."""
 
 
 @renamed.arguments
@@ -45,8 +45,8 @@ class LearningRateTrace(KeepsState, Callback):
             handed to every logger that takes artifacts. The picture also shows metrics (see `metrics`) and, in a
             resumed run, the steps before the checkpoint. Default None: no files.
         every_n_steps: hand points to the loggers once there are this many, >= 1, and at the end of each epoch.
-            Default 10; that many may be lost when a training is killed. 1 hands over each point at once, which takes
-            more time per step.
+            Default 10; that many may be lost if training is killed. 1 hands over each point at once, which takes more
+            time per step.
         names: metric names: `"plain"` (default), or `"monitor"` for those of LearningRateMonitor, e.g. `lr-SGD` and
             `lr-SGD/pg1`. The table always uses the plain names.
         metrics: metrics to draw in panels below the learning rate: a name gets a panel of its own, a list of names
@@ -111,7 +111,7 @@ class LearningRateTrace(KeepsState, Callback):
         warn_without_matplotlib("LearningRateTrace")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the scheduler of the run, or start to record."""
+        """Find the scheduler of the run, or start recording."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._scheduler = next(
             (callback for callback in callbacks if isinstance(callback, LearningRateScheduler)), None
@@ -154,7 +154,7 @@ class LearningRateTrace(KeepsState, Callback):
         self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save and publish what there is. A failure of that is a warning, so that the error itself is reported."""
+        """Save and publish the trace so far. If that fails, it only warns, so that the error itself is reported."""
         self._stop_recording()
         self._trainer = None
         for rescue in (self.save, self.publish):
@@ -173,12 +173,12 @@ class LearningRateTrace(KeepsState, Callback):
             self.save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the trace to the process that called `fit` as well."""
+        """Send the trace to the process that called `fit`."""
         send_to_main_process(trainer, self, {"_scheduler": None, "_recorded": self.trace})
 
     @rank_zero_only
     def publish(self, trainer: Trainer) -> None:
-        """Hand the points that are new to each logger."""
+        """Hand the new points to each logger."""
         self._publisher.publish(trainer, self.trace, self._recorders)
 
     @rank_zero_only
@@ -277,7 +277,7 @@ class LearningRateTrace(KeepsState, Callback):
         self._epoch_metrics.load(state["losses"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the Trainer and the optimizers of a fit."""
+        """Everything except the Trainer and the optimizers of a fit."""
         return state_without_fit(self, _trainer=None, _own_record=None)
 
 

@@ -14,7 +14,7 @@ from lr_plugins._lightning.metrics import MetricCursor, scalars
 from lr_plugins.checkpoint_state import count, dict_of, list_of, real, record, row
 
 STATE = record({"curves": dict_of(list_of(row(count, real))), "epochs": list_of(count), "waiting": dict_of(real)})
-"""The form of `EpochMetrics.state`, to check that of a checkpoint."""
+"""The form of `EpochMetrics.state` in a checkpoint."""
 
 
 class EpochMetrics:
@@ -32,11 +32,11 @@ class EpochMetrics:
         self.epochs: list[int] = []
         """The steps at which epochs start."""
         self._cursor = MetricCursor()
-        self._waiting: dict[str, float] = {}  # from a checkpoint: logged in an epoch that was not complete
+        self._waiting: dict[str, float] = {}  # from a checkpoint: metrics of an incomplete epoch
 
     @property
     def missing(self) -> set[str]:
-        """The names that nothing has been logged under."""
+        """The names that were never logged."""
         return set(self._names or ()) - set(self.curves)
 
     def collect(self, trainer: Trainer, steps: int, is_epoch_start: bool = False) -> None:
@@ -67,7 +67,7 @@ class EpochMetrics:
         return {**self._waiting, **self._kept(unmeasured)}
 
     def state(self, metrics: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What has been collected, and what in `metrics` is still to be collected; plain numbers."""
+        """The collected metrics, and those in `metrics` that are still to be collected; plain numbers."""
         curves = {
             name: [list(point) for point in zip(points.steps.tolist(), points.values.tolist(), strict=True)]
             for name, points in self.curves.items()

@@ -19,7 +19,7 @@ class OwnRecord:
 
     Args:
         trainer: the Trainer of the run.
-        callback: one of its callbacks, on whose behalf the optimizers are followed.
+        callback: the callback that records; steps taken while it is removed from the Trainer do not count.
         trace: where the learning rates are recorded.
     """
 
@@ -31,13 +31,13 @@ class OwnRecord:
         self._changes = OptimizerChanges(trainer, self.recorders, self._replace)
 
     def start_batch(self) -> None:
-        """Follow the optimizers that are there now, when a batch starts."""
+        """Follow the current optimizers, at the start of a batch."""
         self._changes.check()
         for recorder in self.recorders:
             recorder.new_batch()
 
     def stop(self) -> None:
-        """Follow the optimizers no longer."""
+        """Stop following the optimizers."""
         for recorder in self.recorders:
             recorder.detach()
         self._changes.stop()
@@ -62,4 +62,4 @@ class OwnRecord:
         for old in self.recorders:
             if old not in recorders:
                 old.detach()
-        self.recorders[:] = recorders  # in place: OptimizerChanges has the same list
+        self.recorders[:] = recorders  # in place, because OptimizerChanges shares the list

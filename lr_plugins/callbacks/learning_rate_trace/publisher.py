@@ -18,23 +18,23 @@ class TracePublisher:
     """Hands each point of a trace to the loggers of a Trainer once, in batches.
 
     Args:
-        every_n_steps: the number of new points at which they are due, >= 1.
+        every_n_steps: the number of new points that makes a batch due, >= 1.
         names: `"plain"` for the names of the trace, `"monitor"` for those of LearningRateMonitor.
     """
 
     def __init__(self, every_n_steps: int, names: Names) -> None:
         self._every_n_steps = every_n_steps
         self._monitor_names = MonitorNames() if names == "monitor" else None
-        self._trace: Trace | None = None  # the one that was published last
+        self._trace: Trace | None = None  # the trace published last
         self._next_steps: dict[str, int] = {}  # by name: the first step that the loggers do not have
-        self._batches_to_go = 1  # until the number of new points is checked
+        self._batches_to_go = 1  # until the next check for new points
 
     def start(self) -> None:
         """Check for new points after the first batch of a fit."""
         self._batches_to_go = 1
 
     def is_due(self, trace: Trace) -> bool:
-        """Whether enough points are new; to be called after each batch."""
+        """Whether there are enough new points; called after each batch."""
         self._batches_to_go -= 1
         if self._batches_to_go > 0:
             return False
@@ -42,20 +42,20 @@ class TracePublisher:
         for name, series in trace.by_name.items():
             waiting = max(waiting, series.next_step - next_steps.get(name, 0))
         is_due = waiting >= self._every_n_steps
-        # A batch is usually one step at most. With manual optimization it may be several, so the next check comes after
-        # half the batches that are left.
+        # A batch usually takes at most one step. With manual optimization it may take several, so the next check is
+        # after half the remaining batches.
         self._batches_to_go = max((self._every_n_steps - (0 if is_due else waiting)) // 2, 1)
         return is_due
 
     def publish(self, trainer: Trainer, trace: Trace, recorders: Sequence[Recorder]) -> None:
-        """Hand the points that are new to each logger.
+        """Hand the new points to each logger.
 
         Args:
             trainer: the Trainer of the run.
             trace: the points.
-            recorders: of the Trainer's optimizers, whose names the monitor's names are made of.
+            recorders: the recorders of the Trainer's optimizers, from which the monitor's names are derived.
         """
-        if self._trace is not trace:  # of another run than the last one
+        if self._trace is not trace:  # a new run
             self._trace, self._next_steps = trace, {}
         if self._monitor_names is not None:
             self._monitor_names.register(recorders, trainer.lr_scheduler_configs)
@@ -77,7 +77,7 @@ class TracePublisher:
 
 
 def _log(logger: Any, name: str, first_step: int, values: array[float]) -> None:
-    """Log values of consecutive steps: in one call, if the logger can take them so."""
+    """Log values of consecutive steps, in one call if the logger supports it."""
     takes_series = hasattr(type(logger), "log_series")  # on the type: an instance of DummyLogger has every attribute
     for first, part in _without_gaps(first_step, values):
         if takes_series:
@@ -88,7 +88,7 @@ def _log(logger: Any, name: str, first_step: int, values: array[float]) -> None:
 
 
 def _without_gaps(first_step: int, values: array[float]) -> Iterator[tuple[int, array[float]]]:
-    """The runs of consecutive steps that have a value, each with its first step."""
+    """The stretches of consecutive steps that have a value, each with its first step."""
     if not any(map(math.isnan, values)):
         yield first_step, values
         return

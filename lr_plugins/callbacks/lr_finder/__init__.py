@@ -1,4 +1,4 @@
-"""The learning-rate range test: find an initial learning rate by trying some before training."""
+"""The learning-rate range test: finds an initial learning rate by trying several before training."""
 
 from lr_plugins.callbacks.lr_finder.callback import LearningRateRangeTest
 

@@ -1,4 +1,4 @@
-"""The callback that finds a learning rate before training, for the schedule to start from."""
+"""The callback that finds a learning rate before training, from which the schedule starts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RangeTestResult:
 
 @renamed.arguments
 class LearningRateRangeTest(ChecksState, Callback):
-    """Find a learning rate before training, and let the schedule start from it.
+    """Find a learning rate before training, and start the schedule from it.
 
     Trains some steps with increasing learning rates and records the loss. Then everything is restored: weights,
     optimizer, random numbers, the order of the data, counters, loggers. The learning rate that the losses suggest
@@ -70,7 +70,7 @@ class LearningRateRangeTest(ChecksState, Callback):
     without an initial value starts from it. A run that resumes from a checkpoint keeps the result and does not search
     again.
 
-    Not restored are streams that were read, random number generators of your own in datasets and samplers, and
+    It does not restore streams that were read, your own random number generators in datasets and samplers, or
     attributes of the module other than tensors, arrays, random number generators, plain values and containers of these.
     The module's `on_train_start` and `on_train_end` run in the search as well, and `train_dataloader()` is called again
     after it.
@@ -79,7 +79,7 @@ class LearningRateRangeTest(ChecksState, Callback):
     `lr_i = min_learning_rate + (max_learning_rate - min_learning_rate) * i / (num_training_steps - 1)` with
     `mode="linear"`.
 
-    Eleven attributes are the arguments; `found`, `curve` and `outcome` are the result.
+    `found`, `curve` and `outcome` hold the result; the other attributes are the arguments.
 
     Args:
         min_learning_rate: the lowest learning rate, > 0. Default 1e-8.
@@ -162,8 +162,8 @@ class LearningRateRangeTest(ChecksState, Callback):
         self.dirpath = from_start(dirpath) if dirpath is not None else None
         self.verbose = verbosity(_field("verbose"), verbose, "0 (nothing) or 1 (the range and the result)")
         self.found: RangeTestResult | None = None
-        self.curve: LossCurve | None = None  # if this process has searched
-        self.outcome = ""  # of the last search, as a line
+        self.curve: LossCurve | None = None  # if this process has run the search
+        self.outcome = ""  # of the last search, in one line
         self._restored: dict[str, Any] | None = None  # from a checkpoint, until the fit starts
 
     # --- the start of a fit -----------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class LearningRateRangeTest(ChecksState, Callback):
         """Move in front of the scheduler, which reads the optimizer's learning rate at the start of the fit."""
         if stage != "fit":
             return
-        self._restored = None  # of a checkpoint that was loaded for `test`; the fit loads its own after this
+        self._restored = None  # from a checkpoint loaded for `test`; the fit loads its own after `setup`
         put_before(trainer, self, "LearningRateScheduler")
         if self.dirpath is not None:
             check_folder(_field("dirpath"), self.dirpath)
@@ -253,11 +253,11 @@ class LearningRateRangeTest(ChecksState, Callback):
             rank_zero_warn(f"Learning-rate range test: {line}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the result to the process that called `fit` as well."""
+        """Send the result to the process that called `fit`."""
         send_to_main_process(trainer, self, {"found": self.found, "curve": self.curve, "outcome": self.outcome})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the module of a fit."""
+        """Everything except the module of a fit."""
         return state_without_fit(self)
 
     # --- the checkpoint ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Train for some steps, and undo everything afterwards."""
+"""Train for some steps, and restore everything afterwards."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _TRAINER_ATTRIBUTES = ("callbacks", "loggers", "limit_val_batches", "val_check_b
 def sandboxed_fit(trainer: Trainer, pl_module: LightningModule, callback: Callback, epochs: int) -> Iterator[Any]:
     """Give a Trainer a separate fit loop within the context, and restore everything at its end.
 
-    Restored are the model (parameters, which of them are frozen, buffers, modes, sub-modules, hooks, and other
-    attributes of its modules whose type a `Snapshot` supports), the optimizers, the random number generators, including
-    those of data loaders, the gradient scaler, and the Trainer's counters. The sandbox has no validation, no logger,
-    and no callback but the one given.
+    It restores the model (parameters and whether they are frozen, buffers, modes, sub-modules, hooks, and other
+    attributes of its modules whose type a `Snapshot` supports), the optimizers, the random number generators (including
+    those of data loaders), the gradient scaler, and the Trainer's counters. The sandbox has no validation, no logger,
+    and no callback except the given one.
 
     Args:
         trainer: the Trainer, at the start of the fit.
         pl_module: its module.
         callback: the only callback.
-        epochs: the most epochs to train.
+        epochs: the maximum number of epochs to train.
 
     Yields:
-        The fit loop, to be run within the context.
+        The fit loop, to run within the context.
     """
     restore_data: list[Restore] = []
     with isolate_rng(), ExitStack() as stack:
@@ -67,7 +67,7 @@ def _trainer(trainer: Trainer) -> Restore:
 
 
 def _sandbox_loop(trainer: Trainer, epochs: int, restore_data: list[Restore]) -> Any:
-    """Replace the fit loop by one that starts from 0, with a logger connector of its own."""
+    """Replace the fit loop by one that starts from 0, with its own logger connector."""
     fit_loop: Any = trainer.fit_loop
     loop = type(fit_loop)(trainer, min_epochs=0, max_epochs=max(trainer.max_epochs or 0, epochs))
     loop._data_source = copy.copy(fit_loop._data_source)
@@ -94,7 +94,7 @@ def _scaler(trainer: Trainer) -> Restore:
 
 
 def _loaders(loaders: Any) -> Iterator[Restore]:
-    """Restores data loaders with an order or position of their own: from a generator, or in a state."""
+    """Restores data loaders whose order or position comes from a generator or is kept in a state."""
     for loader in getattr(loaders, "flattened", None) or tree_leaves(loaders):
         batches = getattr(loader, "batch_sampler", None)
         owners = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
@@ -114,7 +114,7 @@ def _generator(owner: Any) -> torch.Generator | None:
 
 
 def _model(pl_module: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[Restore]:
-    """Restores the model and the optimizers, including what TorchScript modules do not keep in their attributes."""
+    """Restores the model and the optimizers, including what TorchScript modules do not keep as attributes."""
     yield Snapshot(pl_module, *optimizers, *pl_module.parameters(), *pl_module.buffers()).restore
     for parameter in pl_module.parameters():
         yield _frozen(parameter)

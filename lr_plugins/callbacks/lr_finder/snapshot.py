@@ -21,9 +21,9 @@ _IMMUTABLE = frozenset((type(None), bool, int, float, complex, str, bytes))
 class Snapshot:
     """The current contents of modules, optimizers and containers, at any depth.
 
-    Each container is copied once, shallowly, and refilled with the same objects; each mutable object in it has a copy
-    of its own. So objects that share a tensor still share it afterwards. Objects of other types are not copied: they
-    are only put back into the container that held them.
+    Each container is copied once, shallowly, and refilled with the same objects; each mutable object in it has its own
+    copy. Objects that share a tensor therefore still share it afterwards. Objects of other types are not copied, only
+    put back into the container that held them.
 
     Args:
         *roots: the objects to restore.
@@ -77,7 +77,7 @@ def _restorer(value: Any) -> Restore | None:
 
 
 def _is_unchanged(values: Collection[Any], before: Collection[Any]) -> bool:
-    """Whether both contain the same objects. Unchanged containers are not written to: some raise an error then."""
+    """Whether both contain the same objects. Unchanged containers are not written to, because some refuse writes."""
     return len(values) == len(before) and all(map(operator.is_, values, before))
 
 
