@@ -1,7 +1,7 @@
-"""States in checkpoints: each has a version, and is checked as a whole before anything of it is used.
+"""States in checkpoints: each has a version, and is validated completely before any of it is used.
 
-A checkpoint may be damaged, edited, of an older version, or a stranger's. `StateFormat` says what a state consists of;
-reading one gives the state, or raises one error that says what is wrong with it.
+A checkpoint may be damaged, edited, of an older version, or from another source. `StateFormat` defines the fields of a
+state; reading a state returns its fields, or raises an error that says what is wrong.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from lr_plugins.errors import InvalidArgumentError, TrainingError, described
 
 VERSION = 1
-"""Of the states that this version of lr_plugins writes and reads."""
+"""The version of the states that this version of lr_plugins writes and reads."""
 
 DEPTH = 100
-"""How deep containers may be nested in values from a file."""
+"""The maximum nesting depth of containers in values from a file."""
 
 Check = Callable[[Any, str], None]
-"""Takes a value and where it is; raises `WrongStateError` if it is not of its kind."""
+"""A function of a value and its place in the state; raises `WrongStateError` for a wrong value."""
 
-_MOST = 10_000_000  # values in a container, those of its parts included
-_LARGEST = 2**53  # up to here a float has all whole numbers
-_DAMAGED = "The checkpoint is damaged, or not of lr_plugins: resume from another one, or begin a new run."
+_MOST = 10_000_000  # values in a container, including nested ones
+_LARGEST = 2**53  # floats represent all whole numbers up to here
+_DAMAGED = "The checkpoint is damaged, or not from lr_plugins: resume from another one, or begin a new run."
 _ANEW = (
     "begin a new run from its weights: "
     'module.load_state_dict(torch.load(FILE, weights_only=True)["state_dict"]) before trainer.fit(module)'
@@ -33,12 +33,12 @@ _ANEW = (
 
 
 class WrongStateError(InvalidArgumentError):
-    """A part of a state that is not what it should be.
+    """A wrong part of a state.
 
     Args:
-        where: which part.
-        value: what it is.
-        allowed: what it should be.
+        where: the part.
+        value: its value.
+        allowed: the allowed values.
     """
 
     def __init__(self, where: str, value: object, allowed: str, hint: str = "") -> None:
@@ -47,13 +47,13 @@ class WrongStateError(InvalidArgumentError):
 
 
 class StateFormat:
-    """What the state of one class consists of.
+    """The format of the state of a class.
 
     Args:
-        owner: the class's name.
-        fields: what each field is.
-        optional: the same, of fields that may be missing.
-        versioned: whether it has a version. Default True; False for what has the form of a state of torch's.
+        owner: the name of the class.
+        fields: the check of each field.
+        optional: the checks of fields that may be missing.
+        versioned: whether the state has a version. Default True; False for a state in the form of a torch state.
 
     Example:
         >>> steps = StateFormat("Counter", {"steps": count})
@@ -77,18 +77,18 @@ class StateFormat:
         self._check = record(fields, {"version": anything, **(optional or {})})
 
     def stamped(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state with its version, as checkpoints have it."""
+        """The state with its version, for a checkpoint."""
         return {"version": VERSION, **state}
 
     def read(self, state: Any, also: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-        """The fields of a state from a checkpoint, all of their kind.
+        """Check the state in a checkpoint, and return its fields.
 
         Args:
-            state: what the checkpoint has.
-            also: checks how the fields fit each other; raises `WrongStateError`.
+            state: the state in the checkpoint.
+            also: checks that the fields are consistent; raises `WrongStateError`.
 
         Raises:
-            WrongStateError: it is not such a state.
+            WrongStateError: the state is not valid.
             TrainingError: another version of lr_plugins wrote it.
         """
         try:
@@ -127,16 +127,16 @@ class StateFormat:
 
 
 class ChecksState:
-    """A callback whose state is checked before that of any callback is loaded; to be named before Lightning's base."""
+    """Checks the state of a callback before the state of any callback is loaded. List it before Lightning's base."""
 
     state_format: StateFormat
     state_key: str
 
     def check_state_dict(self, state_dict: Any) -> dict[str, Any]:
-        """The fields of a state, of which nothing is used yet.
+        """Check a state and return its fields.
 
         Raises:
-            LearningRateError: it cannot be loaded.
+            LearningRateError: the state cannot be loaded.
         """
         return self.state_format.read(state_dict)
 
@@ -144,21 +144,20 @@ class ChecksState:
         """Refuse a checkpoint whose state of this callback cannot be loaded."""
         states = checkpoint.get("callbacks")
         state = states.get(self.state_key) if isinstance(states, Mapping) else None
-        if state:  # Lightning loads no empty one
+        if state:  # Lightning does not load an empty one
             self.check_state_dict(state)
 
 
 class KeepsState(ChecksState):
-    """A callback that takes up a checkpoint's state when training starts, and not before.
+    """Keeps the state from a checkpoint until training starts.
 
-    Lightning loads the state of callbacks early in a fit, and also for a test or a validation, in which nothing is
-    resumed.
+    Lightning loads the state of callbacks early in a fit, and also for a test or a validation, which resume nothing.
     """
 
     _restored: dict[str, Any] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Forget the state of a checkpoint that was only tested; that of this fit is loaded after this."""
+        """Discard the state of a checkpoint that was only tested; that of this fit is loaded later."""
         self._restored = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -166,7 +165,7 @@ class KeepsState(ChecksState):
         self._restored = self.check_state_dict(state_dict)
 
     def take_restored(self) -> dict[str, Any] | None:
-        """Return the fields of the kept state and forget them; None if no state was loaded."""
+        """Return the fields of the kept state, and discard it; None if no state was loaded."""
         restored, self._restored = self._restored, None
         return restored
 
@@ -185,7 +184,7 @@ def count(value: Any, where: str) -> None:
 
 
 def real(value: Any, where: str) -> None:
-    """A number; NaN and infinity are, too."""
+    """A number, including NaN and infinity."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or _is_huge(value):
         raise WrongStateError(where, value, "a number")
 
@@ -205,13 +204,13 @@ def positive(value: Any, where: str) -> None:
 
 
 def number_or_name(value: Any, where: str) -> None:
-    """A number, or the name of one that strict JSON does not have: nan, inf, -inf."""
+    """A number, or the name of a number that strict JSON lacks: nan, inf, -inf."""
     if not (isinstance(value, str) and value in ("nan", "inf", "-inf")):
         real(value, where)
 
 
 def text(value: Any, where: str) -> None:
-    """A text."""
+    """A string."""
     if not isinstance(value, str):
         raise WrongStateError(where, value, "a text")
 
@@ -223,19 +222,19 @@ def flag(value: Any, where: str) -> None:
 
 
 def mapping(value: Any, where: str) -> None:
-    """A dictionary with texts as keys."""
+    """A dictionary with string keys."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise WrongStateError(where, value, "a dictionary with texts as keys")
 
 
 def plain(value: Any, where: str) -> None:
-    """Numbers, texts, None, and lists and dictionaries of them, not nested without end."""
+    """Numbers, strings, None, and lists and dictionaries of them, with limited nesting."""
     if not is_plain(value):
         raise WrongStateError(where, described(type(value).__name__), f"plain values, nested at most {DEPTH} deep")
 
 
 def optional(check: Check) -> Check:
-    """None, or what another check takes."""
+    """None, or a value that another check accepts."""
 
     def checked(value: Any, where: str) -> None:
         if value is not None:
@@ -255,7 +254,7 @@ def one_of(*choices: Any) -> Check:
 
 
 def list_of(check: Check, length: int | None = None) -> Check:
-    """A list, all of one kind."""
+    """A list whose elements pass a check."""
 
     def checked(value: Any, where: str) -> None:
         if not isinstance(value, (list, tuple)):
@@ -269,7 +268,7 @@ def list_of(check: Check, length: int | None = None) -> Check:
 
 
 def row(*checks: Check) -> Check:
-    """A list with a kind for each place."""
+    """A list with a check for each element."""
     whole = list_of(anything, len(checks))
 
     def checked(value: Any, where: str) -> None:
@@ -281,7 +280,7 @@ def row(*checks: Check) -> Check:
 
 
 def dict_of(check: Check, keys: Check = text) -> Check:
-    """A dictionary, all keys of one kind and all values of one."""
+    """A dictionary whose keys and values pass a check each."""
 
     def checked(value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
@@ -294,7 +293,7 @@ def dict_of(check: Check, keys: Check = text) -> Check:
 
 
 def record(fields: Mapping[str, Check], extra: Mapping[str, Check] | None = None, others: bool = False) -> Check:
-    """A dictionary with these fields, maybe the extra ones, and others only where it says so."""
+    """A dictionary with all of `fields`, any of `extra`, and other fields only if `others` is true."""
     known = {**fields, **(extra or {})}
 
     def checked(value: Any, where: str) -> None:
@@ -315,7 +314,7 @@ def record(fields: Mapping[str, Check], extra: Mapping[str, Check] | None = None
 
 
 def tensor(dtype: str | None = None, dimensions: int | None = None) -> Check:
-    """A dense tensor, of a type such as `"float64"`, and of so many dimensions."""
+    """A dense tensor, optionally of a dtype such as `"float64"` and with a number of dimensions."""
 
     def checked(value: Any, where: str) -> None:
         import torch
@@ -334,13 +333,13 @@ def tensor(dtype: str | None = None, dimensions: int | None = None) -> Check:
 
 
 def is_plain(value: Any, objects: bool = False) -> bool:
-    """Whether a value is a number, a text or None, or a list or dictionary of such, not nested deeper than `DEPTH`.
+    """Whether a value is a number, a string or None, or a list or dictionary of these, nested at most `DEPTH` deep.
 
     A value with more than ten million parts is not plain either.
 
     Args:
         value: the value.
-        objects: whether other objects may be in it; then only the depth is looked at. Default False.
+        objects: whether other objects are allowed, so that only depth and size are checked. Default False.
 
     Example:
         >>> is_plain({"a": [1, 2.5, None, "b"]}), is_plain({"a": len}), is_plain({"a": len}, objects=True)
@@ -350,7 +349,7 @@ def is_plain(value: Any, objects: bool = False) -> bool:
     while pending:
         one, depth = pending.pop()
         if isinstance(one, (Mapping, list, tuple)):
-            met += 1 + len(one)  # of a container that is used often, each time
+            met += 1 + len(one)  # a container that occurs several times counts each time
             if depth >= DEPTH or met > _MOST:
                 return False
             if isinstance(one, Mapping):
@@ -365,10 +364,10 @@ def is_plain(value: Any, objects: bool = False) -> bool:
 
 
 def same_lengths(fields: Mapping[str, Collection[Any]], names: Collection[str], length: int) -> None:
-    """Refuse lists that are neither empty nor of a length.
+    """Refuse lists that are neither empty nor of the given length.
 
     Raises:
-        WrongStateError: one is not.
+        WrongStateError: a list has another length.
     """
     for name in set(names) & set(fields):
         if len(fields[name]) not in (0, length):
@@ -389,6 +388,6 @@ _SHORT.maxlevel = _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 3
 
 
 def _short(value: object) -> str:
-    """What a value looks like, on one line and not too long."""
+    """The repr of a value, on one line and shortened."""
     shown = " ".join(_SHORT.repr(value).split())
     return shown if len(shown) <= 200 else f"{shown[:200]}..."

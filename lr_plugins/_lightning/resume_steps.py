@@ -80,7 +80,7 @@ def _taken(then: Counts | None, steps: Sequence[int]) -> str:
 def steps_of_each(
     policy: str, trainer: Trainer, writers: Sequence[Writer], loaded: Sequence[SavedOptimizer] | None
 ) -> list[int]:
-    """The number of steps that each optimizer has taken, without a record of ours.
+    """The number of steps that each optimizer has taken, if no record of them exists.
 
     Lightning counts the steps of several optimizers together; most optimizers keep a count in their own state.
 

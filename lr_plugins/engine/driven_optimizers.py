@@ -351,7 +351,7 @@ def check_chosen(assignments: Sequence[Assign], writers: Sequence[Writer], names
             )
         if not any(re.search(pattern, name) for name in _parameters_to_come(writers, names)):
             some = ", ".join(list(names.values())[:8]) + (" ..." if len(names) > 8 else "")
-            allowed = f"an expression found in the name of a parameter ({some}) that is in the groups meant"
+            allowed = f"an expression found in the name of a parameter ({some}) in the selected groups"
             raise InvalidArgumentError("Assign.params", pattern, allowed)
 
 

@@ -89,12 +89,12 @@ class _ByIdentity:
 _KNOWN = _ByIdentity()
 
 
-def remembered(optimizer: Any) -> list[KnownGroup]:
+def cached_known_groups(optimizer: Any) -> list[KnownGroup]:
     """The known groups of an optimizer."""
     return _KNOWN.get(optimizer)
 
 
-def remember(optimizer: Any, groups: Iterable[KnownGroup]) -> None:
+def cache_known_groups(optimizer: Any, groups: Iterable[KnownGroup]) -> None:
     """Keep the known groups for as long as the optimizer exists."""
     _KNOWN.put(optimizer, list(groups))
 

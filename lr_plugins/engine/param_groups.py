@@ -15,12 +15,12 @@ from torch.optim import Optimizer
 from lr_plugins.engine.known_groups import (
     Group,
     KnownGroup,
+    cache_known_groups,
+    cached_known_groups,
     chosen_parameters,
     find_copies,
     groups_of,
     match_groups,
-    remember,
-    remembered,
 )
 from lr_plugins.engine.step_hooks import inner_optimizers
 from lr_plugins.errors import InvalidArgumentError
@@ -85,7 +85,7 @@ class Layout:
             now: the optimizer step and the epoch at which new groups are added.
         """
         inner = inner_optimizers(self._optimizer)
-        candidates = [*(self.groups or remembered(self._optimizer)), *self._removed]
+        candidates = [*(self.groups or cached_known_groups(self._optimizer)), *self._removed]
         removed = {id(known): known.group for known in self._removed}
         matched = match_groups(groups_of(self._optimizer, inner), candidates, now)
         self._removed = [known for known in candidates if known not in matched]
@@ -105,7 +105,7 @@ class Layout:
             added = [self.added_at[id(parameter)] for parameter in piece.group["params"]]
             piece.added_at = added[0] if added else piece.added_at
         find_copies(self.groups, inner)
-        remember(self._optimizer, self.groups)
+        cache_known_groups(self._optimizer, self.groups)
 
     def _note_added(self, known: Sequence[KnownGroup], removed: Mapping[int, Group], now: tuple[int, int]) -> None:
         """Note when parameters were added, and reset the initial values of groups that were added again."""

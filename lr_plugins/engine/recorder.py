@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from lr_plugins.engine.hyperparameter import LEARNING_RATE, HyperParameter
 from lr_plugins.engine.known_groups import (
     KnownGroup,
+    cache_known_groups,
+    cached_known_groups,
     find_copies,
     groups_of,
     match_groups,
     name_series,
-    remember,
-    remembered,
 )
 from lr_plugins.engine.real_steps import RealSteps
 from lr_plugins.engine.step_hooks import inner_optimizers
@@ -76,9 +76,9 @@ class Recorder(RealSteps):
         self._columns: list[Column] | None = None
         self._used: list[float] = []  # by the current step
         if replaces is not None:
-            remember(optimizer, replaces.known_groups())
+            cache_known_groups(optimizer, replaces.known_groups())
         else:
-            for known in remembered(optimizer):
+            for known in cached_known_groups(optimizer):
                 known.series, known.added_at = None, (0, 0)
 
     def known_groups(self) -> list[KnownGroup]:
@@ -166,11 +166,11 @@ class Recorder(RealSteps):
 
     def _take_groups(self) -> None:
         """Bind to the current groups: groups may have been added or replaced."""
-        inner, known = inner_optimizers(self.optimizer), self.groups or remembered(self.optimizer)
+        inner, known = inner_optimizers(self.optimizer), self.groups or cached_known_groups(self.optimizer)
         self.groups = match_groups(groups_of(self.optimizer, inner), [*known, *self._removed])
         self._removed = [group for group in [*known, *self._removed] if group not in self.groups]
         find_copies(self.groups, inner)
-        remember(self.optimizer, self.groups)
+        cache_known_groups(self.optimizer, self.groups)
         self._bind()
 
     def _forget_groups(self) -> None:

@@ -201,8 +201,8 @@ class Trace(Mapping[str, Series]):
 
         first, end = self._span
         columns = {name: np.full(end - first, np.nan) for name in self}
-        for name, one in self._known:
-            columns[name][one.first_step - first : one.next_step - first] = one.values
+        for name, series in self._known:
+            columns[name][series.first_step - first : series.next_step - first] = series.values
         return pandas.DataFrame(columns, index=pandas.RangeIndex(first, end, name="step"))
 
     @property

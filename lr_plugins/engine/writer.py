@@ -138,7 +138,7 @@ class Writer(Recorder):
         self._only = None
 
     def _is_as_written(self) -> bool:
-        """Whether all groups hold what was written; a quick check that may return False if only a full one can tell."""
+        """Whether all groups hold what was written. A quick check: False only means that the full one is needed."""
         driven = self._only
         if driven is None:
             return False

@@ -1,4 +1,4 @@
-"""Schedules for loops without Lightning, and other libraries' schedulers as schedules.
+"""Schedules for loops without Lightning, and schedulers of other libraries as schedules.
 
 Nothing here imports Lightning.
 """

@@ -14,7 +14,7 @@ from lr_plugins.schedules.schedule import Schedule
 
 
 class Portable:
-    """Assignments in a pickled state; a function that pickle cannot handle is an error that says what to do."""
+    """Assignments in a pickled state; a function that cannot be pickled raises an error that says what to do."""
 
     def __init__(self, assignments: Assignments) -> None:
         self.assignments = assignments
@@ -49,7 +49,7 @@ def _functions(configured: Any) -> Iterator[FunctionType]:
 
 
 def _pickles_by_value() -> bool:
-    """Whether the pickler at work is one that stores the code of functions."""
+    """Whether the current pickler stores the code of functions."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back

@@ -15,7 +15,7 @@ from lr_plugins import renamed
 from lr_plugins.checkpoint_state import StateFormat, count
 from lr_plugins.engine.audit import Audit
 from lr_plugins.engine.driven_optimizers import check_chosen, optimizers_of
-from lr_plugins.engine.known_groups import KnownGroup, remember
+from lr_plugins.engine.known_groups import KnownGroup, cache_known_groups
 from lr_plugins.engine.param_groups import names_in_groups, parameter_names
 from lr_plugins.engine.writer import Writer
 from lr_plugins.errors import InvalidArgumentError
@@ -33,16 +33,15 @@ class ScheduleLR(LRScheduler):
     """A schedule as a torch scheduler: for plain loops, Accelerate, or the return value of `configure_optimizers`.
 
     Call `step()` once after each optimizer step. Each call computes the learning rate from the number of steps taken,
-    never from the previous value, so a state loaded into a fresh optimizer takes effect at once. Param groups keep
+    never from the previous value, so a state loaded into a new optimizer takes effect at once. Param groups keep
     their ratio to the optimizer's default learning rate.
 
     Lightning steps a scheduler once per epoch by default: return `{"scheduler": scheduler, "interval": "step"}`. If
     the optimizer takes two steps in a row without a `step()` between them, a warning is issued, once. If one `step()`
     is meant to be one epoch, say so with `RunLength.of(steps_per_epoch=1, epochs=...)`.
 
-    After the last step of a run a schedule may have no value left to give; a function that indexes a list is an
-    example. Its error is therefore raised only when the value is needed: by the next optimizer step or the next
-    `step()`.
+    After the last step of a run, a schedule may have no further value, e.g. a function that indexes a list. Its error
+    is therefore raised only when the value is needed: by the next optimizer step or the next `step()`.
 
     A scheduler can be copied (`copy.deepcopy`) and pickled, alone or together with its optimizer; the copy continues
     where the original is. If the schedule holds a lambda, pickle cannot handle it: save `state_dict()` instead.
@@ -51,12 +50,12 @@ class ScheduleLR(LRScheduler):
         optimizer: a `torch.optim.Optimizer` that has a learning rate and has not been driven yet.
         schedule: a schedule, or a function of `epoch` or of `(epoch, lr)`; or several, as in `LearningRateScheduler`.
             Metric-driven schedules are not supported.
-        run_length: how long the run will be, as far as the schedule needs it. Default: unknown.
+        run_length: the length of the run, as far as the schedule needs it. Default: unknown.
         module: the module that owns the parameters, for assignments that select them by name. Default None: the
             names that the optimizer was built with, if any.
 
     Raises:
-        InvalidArgumentError: the schedule observes metrics, which torch's interface does not pass on; the optimizer is
+        InvalidArgumentError: the schedule observes metrics, which torch's interface does not provide; the optimizer is
             not a `torch.optim.Optimizer`; or it has `lr=None`.
 
     Example:
@@ -92,7 +91,7 @@ class ScheduleLR(LRScheduler):
         self._named_parameters = list(_named_parameters(optimizer, module))
         self._error: Exception | None = None  # what the schedule raised for the coming step
         self._steps_since, self._was_reported = 0, False  # optimizer steps since the last `step()`
-        self._follows = False  # whether the previous step's value has been written
+        self._follows = False  # whether the value of the previous step was written
         others = [(other, other._targets()) for other in watch(optimizer).schedulers()]
         writer = self._make_writer()
         self._writer: _LoopWriter | None = writer
@@ -136,7 +135,7 @@ class ScheduleLR(LRScheduler):
             self._follows = False
             if is_first:
                 raise
-            self._error = error  # no step has used the value yet, and after the last step none will
+            self._error = error  # raised when needed: after the last step, no step uses the value
         self._last_lr = _learning_rates(self.optimizer)
 
     def _write_value(self) -> None:
@@ -176,7 +175,7 @@ class ScheduleLR(LRScheduler):
             )
 
     def _is_late(self) -> bool:
-        """Whether `step()` has been forgotten: not if others write the learning rate, or one `step()` is one epoch."""
+        """Whether `step()` was forgotten: not if other code writes the learning rate, or a `step()` is an epoch."""
         is_overridden = _learning_rates(self.optimizer) != self._last_lr
         # Replays of a captured CUDA graph do not run the hooks, and its warm-up steps run without the scheduler.
         is_captured = any(group.get("capturable") for group in self.optimizer.param_groups)
@@ -189,7 +188,7 @@ class ScheduleLR(LRScheduler):
     # --- other schedulers of the same optimizer ---------------------------------------------------------------
 
     def _targets(self) -> set[tuple[str, int]]:
-        """What it drives: each hyper-parameter with the identity of a parameter."""
+        """What it drives: pairs of a hyper-parameter and the id of a parameter."""
         return {
             (f"{driven.hyper.key} {driven.hyper.at}", parameter)
             for driven in self._current_writer().driven_groups
@@ -216,15 +215,15 @@ class ScheduleLR(LRScheduler):
     # --- state ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of steps, under torch's name for it."""
+        """The number of steps, by torch's name for it."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a step; this scheduler's own configuration stays."""
+        """Go to a step; the configuration of this scheduler stays."""
         self._go_to(self.state_format.read(state_dict)["last_epoch"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything except the writer, which is bound to this optimizer's groups, and what it takes to rebuild it."""
+        """Everything except the writer, which is bound to this optimizer's groups; instead, the state to rebuild it."""
         state = {name: value for name, value in self.__dict__.items() if name != "_writer"}
         writer_state = self._current_writer().state()
         return {**state, "assignments": Portable(self.assignments), "_writer_state": writer_state, "_follows": False}
@@ -255,7 +254,7 @@ class ScheduleLR(LRScheduler):
 
 
 class _WriterState(NamedTuple):
-    """What a writer knows that cannot be read back from an optimizer it has written to."""
+    """The state of a writer that cannot be read back from an optimizer it has written to."""
 
     groups: list[KnownGroup]  # without the optimizer's dictionaries
     schedule_states: dict[tuple[int, int], State]  # by assignment and number
@@ -265,7 +264,7 @@ class _WriterState(NamedTuple):
         groups = [known.as_group(group) for known, group in zip(self.groups, optimizer.param_groups, strict=False)]
         for known in groups:
             known.written = {hyper: hyper.read(known.group) for hyper in known.initial_values}
-        remember(optimizer, groups)
+        cache_known_groups(optimizer, groups)
 
 
 class _LoopWriter(Writer):
@@ -281,7 +280,7 @@ class _LoopWriter(Writer):
 
 
 def _check_optimizer(optimizer: Any, assignments: Assignments) -> None:
-    """Raise if it is not a torch optimizer, or if it computes its learning rate itself."""
+    """Refuse anything but a torch optimizer, and an optimizer that computes its learning rate itself."""
     kind = type(optimizer).__name__
     if not isinstance(optimizer, Optimizer):
         names = ["optimizer", *getattr(optimizer, "__dict__", ())]

@@ -27,7 +27,7 @@ class StepWatch:
         self._schedulers = [weakref.ref(known) for known in self.schedulers()] + [weakref.ref(scheduler)]
 
     def schedulers(self) -> list[ScheduleLR]:
-        """Those that still exist."""
+        """The schedulers that still exist."""
         return [scheduler for reference in self._schedulers if (scheduler := reference()) is not None]
 
     def _before_step(self, *_: Any) -> None:
@@ -50,7 +50,7 @@ _WATCHES: weakref.WeakKeyDictionary[Optimizer, StepWatch] = weakref.WeakKeyDicti
 
 
 def watch(optimizer: Optimizer) -> StepWatch:
-    """The watch of an optimizer; made, and its hooks registered, on the first call."""
+    """The watch of an optimizer; created, with its hooks, on the first call."""
     if optimizer not in _WATCHES:
         _WATCHES[optimizer] = StepWatch(optimizer)
     return _WATCHES[optimizer]

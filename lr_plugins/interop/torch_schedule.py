@@ -1,4 +1,4 @@
-"""Other libraries' schedulers as schedules."""
+"""Schedulers of other libraries as schedules."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _CLOSED_FORMS = (
 class TorchSchedule(Schedule):
     """Any torch, Hugging Face or timm scheduler as a schedule.
 
-    The scheduler is replayed on an optimizer of its own and its values are cached, so the schedule has a value at any
+    The scheduler is replayed on its own optimizer and its values are cached, so the schedule has a value at any
     position. Reaching step n costs n steps of the scheduler, once, and 8 bytes for each. A position between two steps,
     as `smooth` and `stretched` produce, needs the scheduler's closed form; without one it is an error.
 
     A scheduler that cycles the momentum as well needs a second schedule for it:
-    `[TorchSchedule(factory), Assign(TorchSchedule(factory, of="momentum"), to="momentum")]`. A warning tells if it is
-    missing.
+    `[TorchSchedule(factory), Assign(TorchSchedule(factory, of="momentum"), to="momentum")]`. If it is missing, a
+    warning is issued.
 
     Args:
         factory: a function of an optimizer that returns a scheduler, e.g.
@@ -61,7 +61,7 @@ class TorchSchedule(Schedule):
         [0.025, 0.1, 0.05]
     """
 
-    __module__ = "lr_plugins.interop"  # by which configurations, also those of earlier versions, name it
+    __module__ = "lr_plugins.interop"  # the name in configurations, including those of earlier versions
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ _INSTANCES: weakref.WeakValueDictionary[int, TorchSchedule] = weakref.WeakValueD
 
 
 class _Replay:
-    """A scheduler stepped on an optimizer of its own, with its values so far."""
+    """A scheduler stepped on its own optimizer, with its values so far."""
 
     def __init__(self, factory: Callable[[Optimizer], Any], initial: float, of: str) -> None:
         self._factory, self._initial, self._of = factory, initial, of
@@ -144,19 +144,19 @@ class _Replay:
         return optimizer, self._factory(optimizer)
 
     def other_changed_quantities(self) -> list[str]:
-        """What it has changed besides the learning rate and the value that is read."""
+        """The quantities it has changed besides the learning rate and the value that is read."""
         group, defaults = self._optimizer.param_groups[0], self._optimizer.defaults
         return [key for key in get_args(Quantity) if key not in ("lr", self._of) and group[key] != defaults[key]]
 
     def at_steps(self, steps: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """The values after whole numbers of its steps."""
+        """The values after whole numbers of scheduler steps."""
         steps = np.maximum(steps, 0)
         self._reach(int(steps.max(initial=0)))
         values: npt.NDArray[np.float64] = np.frombuffer(self._values, dtype=np.float64)[steps]
         return values
 
     def at(self, time: float) -> float:
-        """The value after a number of its steps, whole or not."""
+        """The value after a number of scheduler steps, which may be fractional."""
         time = max(time, 0)
         step = round(time)
         if abs(time - step) > 1e-9 * max(time, 1.0):  # rounding: 49 * (1 / 49) is 1
@@ -170,7 +170,7 @@ class _Replay:
                 error, traceback = self._error
                 raise error.with_traceback(traceback)
             if self._values:
-                self._optimizer.step()  # torch warns of schedulers that step before their optimizer
+                self._optimizer.step()  # torch warns about schedulers that step before their optimizer
                 try:
                     self._advance(len(self._values))
                 except Exception as error:  # it may have counted the step already, so a retry would be one off
@@ -192,7 +192,7 @@ class _Replay:
         return True
 
     def _between(self, time: float) -> float:
-        """The value at a time between two of its steps."""
+        """The value between two scheduler steps."""
         if self._second is None:
             self._second = self._make()
         optimizer, scheduler = self._second

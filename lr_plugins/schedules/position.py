@@ -1,4 +1,4 @@
-"""Where training stands, and how long it will be."""
+"""The position in a run, and the length of the run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lr_plugins.errors import InvalidArgumentError, TrainingError
 from lr_plugins.validation import as_float, tidy
 
 Value = float | npt.NDArray[Any]
-"""A number, or an array of them where a whole curve is asked for at once."""
+"""A number, or an array of numbers for a whole curve."""
 
 Count = int | npt.NDArray[Any]
-"""A whole count of optimizer steps, or an array of them."""
+"""A whole number of optimizer steps, or an array of them."""
 
 
 class EpochClock(NamedTuple):
-    """When the epochs of a run began, where they are not all of one size.
+    """The starts of the epochs of a run whose epochs differ in size.
 
     Attributes:
-        begins: the optimizer steps at which the epochs began, from epoch 0 on; the last is when the epoch under way is
-            going to end. The epochs after that are taken to be as long as that one.
-        step: the optimizer step that is counted as 0: that at which a part of the run begins.
+        begins: the optimizer steps at which the epochs started, from epoch 0 on, followed by the end of the current
+            epoch. Later epochs are assumed to have the size of the current one.
+        step: the optimizer step that is counted as 0: the start of a part of the run.
         epoch: the epoch that is counted as 0.
-        ratio: how many of the run's steps and epochs are counted as one.
+        ratio: the number of the run's steps (and epochs) that are counted as one.
 
     Example:
         >>> clock = EpochClock((0, 4, 12))
@@ -45,7 +45,7 @@ class EpochClock(NamedTuple):
     ratio: float = 1
 
     def epoch_at(self, step: float) -> float:
-        """How many epochs have passed at an optimizer step, with a fraction."""
+        """The number of epochs passed at an optimizer step, with a fraction."""
         return (self._epoch_at(self.step + step * self.ratio) - self.epoch) / self.ratio
 
     def _epoch_at(self, step: float) -> float:
@@ -56,7 +56,7 @@ class EpochClock(NamedTuple):
         return index + (step - self.begins[index]) / self._size(index)
 
     def step_at(self, epoch: float) -> float:
-        """The optimizer step, with a fraction, at which so many epochs have passed."""
+        """The optimizer step, with a fraction, at which a number of epochs has passed."""
         epoch, last = self.epoch + epoch * self.ratio, len(self.begins) - 1
         index = min(max(int(epoch), 0), last)
         step = self.begins[index] + (epoch - index) * self._size(min(index, last - 1))
@@ -87,14 +87,14 @@ class _RunLength(NamedTuple):
 
 @renamed.attributes
 class RunLength(_RunLength):
-    """How long the run will be, as far as it is known; what is unknown is None.
+    """The length of a run; unknown fields are None.
 
     Args:
         steps_per_epoch: optimizer steps in one epoch (batches divided by gradient accumulation, rounded up), > 0.
         epochs: epochs of the run, >= 0.
         steps: optimizer steps of the whole run, >= 0. `RunLength.of` derives it from the other two.
-        batch_size: samples of one optimizer step, > 0: those of a batch, times batches and processes of a step.
-        clock: when its epochs really began, where they are not all of `steps_per_epoch`. Default None: they are.
+        batch_size: samples of one optimizer step, > 0: those of a batch, times the batches and processes per step.
+        clock: the actual starts of the epochs, if not all have `steps_per_epoch` steps. Default None: they have.
 
     Raises:
         InvalidArgumentError: one of them is not a finite number within its range.
@@ -114,7 +114,7 @@ class RunLength(_RunLength):
         batch_size: float | None = None,
         clock: EpochClock | None = None,
     ) -> RunLength:
-        """Check what is given. What is computed from a run length (`_make`, `_replace`) is not checked again."""
+        """Check the arguments. Results of `_make` and `_replace` are not checked again."""
         if not (clock is None or isinstance(clock, EpochClock)):
             raise InvalidArgumentError("RunLength.clock", clock, "an EpochClock, or None")
         return super().__new__(
@@ -134,17 +134,17 @@ class RunLength(_RunLength):
         steps: float | None = None,
         batch_size: float | None = None,
     ) -> RunLength:
-        """The run length with `steps` filled in where epochs and steps per epoch give it, or cap it.
+        """The run length, with `steps` derived from epochs and steps per epoch, or capped by them.
 
         Args:
-            steps_per_epoch: optimizer steps in one epoch, > 0. Default None: unknown; so are the others.
+            steps_per_epoch: optimizer steps in one epoch, > 0. Default None: unknown, as for the others.
             epochs: epochs of the run, >= 0.
-            steps: optimizer steps of the run, >= 0; the lower one counts where epochs tell it as well.
+            steps: optimizer steps of the run, >= 0; if the epochs give a lower number, that counts.
             batch_size: samples of one optimizer step, > 0.
 
         Raises:
-            InvalidArgumentError: one of them is not a finite number within its range, or the steps are too many for
-                one.
+            InvalidArgumentError: one of them is not a finite number within its range, or the number of steps is not
+                finite.
         """
         given = cls(steps_per_epoch, epochs, steps, batch_size)
         if given.steps_per_epoch is None or given.epochs is None:
@@ -153,25 +153,25 @@ class RunLength(_RunLength):
         return given._replace(steps=_known("steps", whole if given.steps is None else min(given.steps, whole), True))
 
     def slice(self, length: Length, start: Length | None = None) -> RunLength:
-        """A part of this run as a run of its own; `start` says when it begins."""
+        """The run length of a part of this run that begins at `start`."""
         clock = self.since(start).clock
         return RunLength._make((self.steps_per_epoch, length.epochs, length.steps, self.batch_size, clock))
 
     def since(self, start: Length | None) -> RunLength:
-        """This run with its epochs counted from `start` on."""
+        """This run with its epochs counted from `start`."""
         if self.clock is None or start is None:
             return self
         step = start.steps if start.steps is not None else self.clock.step_at(start.epochs or 0)
         return self._replace(clock=self.clock.since(step))
 
     def epochs_at(self, step: Any) -> Any:
-        """How many epochs have passed at an optimizer step, with a fraction; None if that is unknown."""
+        """The number of epochs passed at an optimizer step, with a fraction; None if unknown."""
         if step is None or self.steps_per_epoch is None:
             return None
         return step / self.steps_per_epoch if self.clock is None else self.clock.epoch_at(step)
 
     def steps_at(self, epoch: Any) -> Any:
-        """The optimizer step at which so many epochs have passed; None if that is unknown."""
+        """The optimizer step at which a number of epochs has passed; None if unknown."""
         if epoch is None or self.steps_per_epoch is None:
             return None
         return epoch * self.steps_per_epoch if self.clock is None else self.clock.step_at(epoch)
@@ -191,7 +191,7 @@ class RunLength(_RunLength):
 
 
 def _known(name: str, value: Any, allow_zero: bool = False) -> Any:
-    """A length of the run as a number of Python's own; None if it is unknown."""
+    """A length of the run as a Python number; None if it is unknown."""
     if value is None:
         return None
     number = as_float(value)
@@ -203,14 +203,14 @@ def _known(name: str, value: Any, allow_zero: bool = False) -> Any:
 
 @renamed.attributes
 class Position(NamedTuple):
-    """Where training stands: everything a schedule may look at.
+    """A position in a run: everything that a schedule may depend on.
 
     Attributes:
         step: optimizer steps taken before this one, from 0; None if unknown.
         epoch: epochs finished before this one, from 0; None if unknown.
-        run: how long the run will be.
-        base_learning_rate: the optimizer's own learning rate, for schedules that do not name one.
-        smooth: whether epochs are counted with a fraction that moves at every step, instead of whole.
+        run: the length of the run.
+        base_learning_rate: the optimizer's own learning rate, for schedules without an initial one.
+        smooth: whether `epoch` has a fraction that increases at every step, instead of being whole.
 
     Example:
         >>> Position(step=450, epoch=10).epoch
@@ -224,10 +224,10 @@ class Position(NamedTuple):
     smooth: bool = False
 
     def elapsed(self, unit: str) -> Value:
-        """How much of a unit has passed: `"st"` optimizer steps or `"ep"` epochs.
+        """The optimizer steps (`"st"`) or epochs (`"ep"`) that have passed.
 
         Raises:
-            TrainingError: this position does not know it.
+            TrainingError: the position does not contain them.
         """
         passed = self.epoch if unit == "ep" else self.step
         if passed is None:
@@ -242,24 +242,24 @@ class Position(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """The shape of the arrays of this position; None if it is a single one."""
+        """The shape of an array of positions; None for a single position."""
         for counted in (self.step, self.epoch):
             if isinstance(counted, np.ndarray):
                 return counted.shape
         return None
 
     def broadcast(self, value: float) -> Value:
-        """A number in the form of this position: itself, or an array of it."""
+        """A number with the shape of this position: itself, or an array filled with it."""
         shape = self.shape
         return value if shape is None else np.full(shape, value)
 
     def chosen(self, which: slice | npt.NDArray[np.bool_]) -> Position:
-        """Some of an array of positions."""
+        """A selection of an array of positions."""
         step, epoch = (count[which] if isinstance(count, np.ndarray) else count for count in (self.step, self.epoch))
         return self._replace(step=step, epoch=epoch)
 
     def each(self) -> Iterator[Position]:
-        """The single positions of an array of them."""
+        """The single positions of an array of positions."""
         counts = np.broadcast_arrays(*(count for count in (self.step, self.epoch) if isinstance(count, np.ndarray)))
         columns = iter([count.ravel().tolist() for count in counts])
         step, epoch = (
@@ -268,16 +268,16 @@ class Position(NamedTuple):
         for each_step, each_epoch in zip(step, epoch, strict=False):
             yield self._replace(step=each_step, epoch=each_epoch)
 
-    # --- the same position as a part of the run sees it -----------------------------------------------------
+    # --- the same position within a part of the run --------------------------------------------------------
 
     def smoothly(self) -> Position:
-        """With the epoch as a fraction that moves at every step."""
+        """This position with a fractional epoch that increases at every step."""
         if self.step is None or self.run.steps_per_epoch is None:
             raise TrainingError("to move smoothly within an epoch, a schedule has to know the steps per epoch")
         return self._replace(epoch=self.run.epochs_at(self.step), smooth=True)
 
     def at_epoch_begin(self) -> Position:
-        """With the step held at the epoch's first."""
+        """This position with the step held at the first step of the epoch."""
         epoch = self.elapsed("ep") // 1
         if self.run.steps_per_epoch is None:
             raise TrainingError("to hold a value within an epoch, a schedule has to know the steps per epoch")
@@ -285,41 +285,41 @@ class Position(NamedTuple):
 
     def rescaled(self, ratio: float) -> Position:
         """The corresponding position in a run that is `ratio` times shorter."""
-        # Divided, and not multiplied by 1 / ratio: 49 * (1 / 49) is less than 1.
+        # Divided by ratio, not multiplied by 1 / ratio: 49 * (1 / 49) is less than 1.
         run = self.run._replace(epochs=_rescaled(self.run.epochs, ratio), steps=_rescaled(self.run.steps, ratio))
         if self.run.clock is not None:
             run = run._replace(clock=self.run.clock.rescaled(ratio))
         return self._replace(step=_rescaled(self.step, ratio), epoch=_rescaled(self.epoch, ratio), run=run)
 
     def slice(self, start: Length, run: RunLength) -> Position:
-        """As the part of the run that begins at `start`, a run of its own, has it."""
+        """This position relative to the part of the run that begins at `start` and has the length `run`."""
         step = None if self.step is None or start.steps is None else self.step - start.steps
         if start.counted_in == "ep" or step is None or run.steps_per_epoch is None:
             epoch = None if self.epoch is None or start.epochs is None else self.epoch - start.epochs
         else:
-            # A part may begin within an epoch; its own epochs are counted from there.
+            # A part may begin within an epoch; its epochs are counted from there.
             epoch = run.epochs_at(step) if self.smooth else run._whole_epochs_at(step)
         return Position(step, epoch, run, self.base_learning_rate, self.smooth)
 
     def since(self, step: int, epoch: int) -> Position:
-        """As the rest of the run that begins at an optimizer step, the first of an epoch or within it, has it."""
+        """This position relative to the rest of the run from an optimizer step in an epoch."""
         start = Length(step, epoch, "ep" if self.run.steps_at(epoch) == step else "st")
         rest = Length(self.run.steps, self.run.epochs) - start
         return self.slice(start, self.run.slice(rest, start))
 
     def at_begin(self) -> Position:
-        """The very first of this run."""
+        """The first position of this run."""
         step, epoch = (None if count is None else 0 for count in (self.step, self.epoch))
         return self._replace(step=step, epoch=epoch)
 
 
 class Length(NamedTuple):
-    """A length of time in both clocks; None where it is unknown.
+    """A length of time in steps and in epochs; None if unknown.
 
     Attributes:
         steps: optimizer steps.
         epochs: epochs.
-        counted_in: the clock it was given in, `"st"` or `"ep"`: the exact one.
+        counted_in: the unit it was given in, `"st"` or `"ep"`, in which it is exact.
     """
 
     steps: float | None = 0
@@ -328,7 +328,7 @@ class Length(NamedTuple):
 
     @property
     def exact(self) -> float | None:
-        """How long it is in the clock it was given in."""
+        """The length in the unit it was given in."""
         return self.steps if self.counted_in == "st" else self.epochs
 
     def __sub__(self, other: Length) -> Length:

@@ -1,4 +1,4 @@
-"""A plain function as a schedule: of the epoch as in Keras, of the step, or of how much of the run has passed."""
+"""A plain function as a schedule: of the epoch as in Keras, of the step, or of the fraction of the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Of = Literal["epoch", "step", "fraction"]
 
 _RUN = Duration(100, "%")
 
-# How Python and C libraries say that a function cannot be called with so many arguments.
+# How Python and C libraries report a wrong number of arguments.
 _WRONG_COUNT = re.compile(
     r"\btakes (?:from |exactly |at most |at least |no |\d)|\bmissing \d+ required "
     r"|\bexpected (?:at most |at least )?\d+ arg|\barguments: expected \d|\bgot multiple values for argument "
@@ -36,23 +36,23 @@ class _Single(float):
 class FunctionSchedule(Schedule):
     """A function of `epoch`, or of `(epoch, lr)`, called once at the start of each epoch; or of step or fraction.
 
-    `lr = function(epoch)`, or `lr = function(epoch, lr of the epoch before)`; for epoch 0 the latter is
-    `initial_learning_rate`. As in Keras, a function that can take two arguments gets two. Where the signature does not
-    tell, as behind a decorator that passes `*args` on or `np.vectorize`, the first call does, by Keras' rule: it is
-    made with two arguments, and with one if the function does not take two. Unlike in Keras, a TypeError from within
+    `lr = function(epoch)`, or `lr = function(epoch, lr of the previous epoch)`; for epoch 0 the latter is
+    `initial_learning_rate`. As in Keras, a function that accepts two arguments gets two. If its signature does not show
+    that, as with `np.vectorize` or a decorator that forwards `*args`, the first call decides, by Keras' rule: it is
+    made with two arguments, and with one if the function does not accept two. Unlike in Keras, a TypeError from within
     the function is raised.
 
     With `of="step"`, `lr = function(step)`, and with `of="fraction"`, `lr = function(t / length of the run)`, called
-    at every optimizer step, and once for each element of an array. The fraction is from 0 at the start to 1 at the
-    end and from there on; within a part of a sequence both are counted from the part's start, and the fraction is of
-    the part.
+    at every optimizer step, and once for each element of an array. The fraction rises from 0 at the start to 1 at the
+    end, and stays there. Within a part of a sequence, both are counted from the start of the part, and the fraction is
+    that of the part.
 
     Args:
         function: takes the epoch's index, an int from 0 (and the learning rate so far, a float), or the index of the
             optimizer step, an int from 0, or the fraction, a float from 0 to 1; returns the learning rate, a finite
             number >= 0.
-        initial_learning_rate: what a function of two arguments is given for epoch 0. Default None: the
-            optimizer's own. Only for functions of the epoch.
+        initial_learning_rate: the second argument for epoch 0. Default None: the optimizer's own learning rate. Only
+            for functions of the epoch.
         of: `"epoch"`, `"step"` or `"fraction"`. Default `"epoch"`.
 
     Raises:
@@ -81,7 +81,9 @@ class FunctionSchedule(Schedule):
         if isinstance(function, (type, Schedule)) or not callable(function):
             hint = "A schedule needs no FunctionSchedule around it." if isinstance(function, Schedule) else ""
             raise InvalidArgumentError("FunctionSchedule.function", function, f"a function of {self.of}", hint)
-        self._takes_learning_rate = _takes_learning_rate(function) if of == "epoch" else False  # None: not known yet
+        self._takes_learning_rate = (
+            _takes_learning_rate(function) if of == "epoch" else False
+        )  # None: unknown before the first call
         if of != "epoch":
             if _takes(function, 0) is False:
                 raise InvalidArgumentError("schedule", function, f"callable as schedule({of})")
@@ -97,24 +99,24 @@ class FunctionSchedule(Schedule):
 
     @property
     def is_pure(self) -> bool:
-        """No: the function may do more than answer, and is called when its time has come."""
+        """False: the function may have side effects, so it is called only when its epoch or step comes."""
         return False
 
     @property
     def uses_optimizer_lr(self) -> bool:
-        """Whether it takes the learning rate so far, and that of epoch 0 is left out."""
+        """Whether the function takes the learning rate, and `initial_learning_rate` is None."""
         takes = self._takes_learning_rate
         if takes is None:
             takes = _takes(self.function, 0, 0.0, follow_wrapped=True) is not False
         return takes and self.initial_learning_rate is None
 
     def own_lengths(self) -> Iterator[Duration]:
-        """The run, for a function of the fraction of it."""
+        """The run, for a function of its fraction."""
         if self.of == "fraction":
             yield _RUN
 
     def value(self, position: Position, state: State) -> Value:
-        """What the function says; of an epoch, what is remembered."""
+        """The result of the function; for the epoch in the state, the remembered result."""
         if self.of == "step":
             return self._each(position.elapsed("st"), int)
         if self.of == "fraction":
@@ -129,28 +131,28 @@ class FunctionSchedule(Schedule):
         return float(self._at(int(epoch), position, state))
 
     def start(self) -> State:
-        """No epoch has been asked for yet."""
+        """A state without an epoch; None unless the function is of the epoch."""
         return {} if self.of == "epoch" else None
 
     def check_state(self, state: Any, where: str = "state") -> None:
-        """The epoch that was asked for last, and the answer."""
+        """Check that the state is empty, or the last epoch with its result."""
         super().check_state(state, where)
         if state:
             record({"epoch": count, "learning_rate": finite}, {"single": flag})(state, where)
 
     def observe(self, state: State, position: Position, observation: Observation) -> State:
-        """Ask the function for this epoch, once."""
+        """Call the function for this epoch, once."""
         if self.of != "epoch" or observation.when != BEGIN:
             return state
         epoch = position.elapsed("ep")
         assert not isinstance(epoch, np.ndarray)
         answer = self._at(int(epoch), position, state)
-        # Keras 2 prints the digits of the type that the function answered in.
+        # Keras 2 prints the digits of the type that the function returned.
         single = {"single": True} if isinstance(answer, _Single) else {}
         return {"epoch": int(epoch), "learning_rate": float(answer), **single}
 
     def announcement(self, state: State) -> Change:
-        """The number is the function's own answer."""
+        """The printed value is what the function returned."""
         return SET._replace(value=np.float32(state["learning_rate"])) if state and state.get("single") else SET
 
     def _each(self, times: Value, kind: type[int] | type[float]) -> Value:
@@ -181,7 +183,7 @@ class FunctionSchedule(Schedule):
         return current
 
     def _find_out(self, first: int, current: float, epoch: int) -> float:
-        """Its answer for the epoch `first`, by two arguments; or, if it takes one, for `epoch`."""
+        """Call it with two arguments for the epoch `first`; if it takes only one, with one for `epoch`."""
         try:
             answer = self._ask(first, current)
         except TypeError as error:
@@ -203,24 +205,24 @@ class FunctionSchedule(Schedule):
         return answer
 
     def _without_learning_rate(self, epoch: int, position: Position) -> float:
-        """Its answer where there is no learning rate to pass, and it is not known whether it takes one."""
+        """Call it without a learning rate, as none is known, although it may take one."""
         try:
             return self._ask(epoch)
         except TypeError as error:
             if not _is_wrong_count(error):
                 raise
-        return self.initial(position)  # raises: it has to be given
+        return self.initial(position)  # raises an error: it must be given
 
     def _ask(self, time: float, *learning_rate_so_far: float) -> float:
         try:
             answer: Any = self.function(time, *learning_rate_so_far)
-        except OverflowError as error:  # its arithmetic has left the numbers, as a formula's of ours may
+        except OverflowError as error:  # its arithmetic has overflowed
             called = self._called(time, *learning_rate_so_far)
             raise TrainingError(
                 f"the schedule function must return a finite number >= 0; {called} is too large for one ({error})"
             ) from error
         if isinstance(self.function, np.vectorize) and np.ndim(answer) == 0:
-            answer = answer.item()  # it makes an array even of a single number
+            answer = answer.item()  # it returns an array even for a single number
         try:
             checked = learning_rate("the learning rate", answer)
             return _Single(checked) if isinstance(answer, np.float32) else checked
@@ -263,9 +265,9 @@ _CALLABLE = "callable as schedule(epoch) or schedule(epoch, lr)"
 
 
 def _takes_learning_rate(function: Callable[..., float]) -> bool | None:
-    """Whether Keras would call it with two arguments: it looks at what can be called, not at the names.
+    """Whether Keras would call it with two arguments, which depends on their number, not on their names.
 
-    None where only a call can tell.
+    None if only a call can tell.
     """
     both = _takes(function, 0, 0.0)
     if both is False and _takes(function, 0) is False:
@@ -276,14 +278,14 @@ def _takes_learning_rate(function: Callable[..., float]) -> bool | None:
 def _takes(function: Callable[..., float], *arguments: float, follow_wrapped: bool = False) -> bool | None:
     """Whether a function can be called with these arguments; None if only a call can tell.
 
-    What a decorator passes on as `*args`, the decorated function takes or not. `functools.wraps` gives the decorator
-    the signature of that function, which need not be its own.
+    A decorator that forwards `*args` accepts anything; the decorated function may not. `functools.wraps` gives the
+    decorator the signature of that function, which may differ from its own.
     """
-    if isinstance(function, np.ufunc):  # the second positional argument of one of a single number is an array for `out`
+    if isinstance(function, np.ufunc):  # further positional arguments are `out` arrays
         return function.nin == len(arguments)
     try:
         signature = inspect.signature(function, follow_wrapped=follow_wrapped)
-    except (TypeError, ValueError):  # some functions written in C tell nothing
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return None
     try:
         signature.bind(*arguments)
@@ -295,12 +297,12 @@ def _takes(function: Callable[..., float], *arguments: float, follow_wrapped: bo
 
 
 def _is_wrong_count(error: TypeError) -> bool:
-    """Whether a call was refused for the number of its arguments."""
+    """Whether a call failed because of the number of its arguments."""
     return _depth(error) == 1 or _WRONG_COUNT.search(str(error)) is not None
 
 
 def _depth(error: TypeError) -> int:
-    """How many calls below that of `_ask` an error was raised; functions written in C do not count."""
+    """The number of calls between `_ask` and the error; functions written in C do not count."""
     depth, trace = -1, error.__traceback__
     while trace is not None:
         depth, trace = depth + 1, trace.tb_next
