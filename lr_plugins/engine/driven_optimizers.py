@@ -96,16 +96,13 @@ class DrivenOptimizers:
         """All driven groups, by their key in a checkpoint: optimizer/scope/number."""
         for index, writer in enumerate(self.writers):
             for driven in writer.driven_groups:
-                yield (
-                    f"{index}/{self.assignments.assignments[driven.assignment].scope}/{driven.number}",
-                    driven,
-                )
+                scope = self.assignments.assignments[driven.assignment].scope
+                yield f"{index}/{scope}/{driven.number}", driven
 
     def monitors(self) -> list[Monitor]:
         """The metrics that the schedules observe."""
-        schedules = [driven.schedule for _, driven in self.driven_groups()] or [
-            assignment.schedule for assignment in self.assignments
-        ]
+        schedules = [driven.schedule for _, driven in self.driven_groups()]
+        schedules = schedules or [assignment.schedule for assignment in self.assignments]
         return [monitor for schedule in schedules for monitor in schedule.monitors]
 
     def depends_on(self, run: RunLength, steps: Sequence[int]) -> bool:
@@ -281,9 +278,8 @@ class DrivenOptimizers:
         new = Writer(optimizer, assignments, self._position_at, self._names, suffix, self._audit, replaces=old)
         new.total_steps = self._total_steps
         new.attach(self.trace, new.step, self._is_detached)
-        before = {
-            (driven.assignment, driven.number): driven for driven in (old.driven_groups if old is not None else ())
-        }
+        old_groups = old.driven_groups if old is not None else []
+        before = {(driven.assignment, driven.number): driven for driven in old_groups}
         for driven in new.driven_groups:
             previous = before.get((driven.assignment, driven.number))
             if previous is not None:

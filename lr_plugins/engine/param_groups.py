@@ -135,9 +135,8 @@ class Layout:
                 group["name"] = self._unused(label, group)
             return [known]
         if isinstance(self._optimizer, torch.optim.LBFGS):
-            chosen = next(
-                iter(assignment.params for assignment in self._assignments.values() if assignment.params), None
-            )
+            patterns = [assignment.params for assignment in self._assignments.values() if assignment.params]
+            chosen = patterns[0] if patterns else None
             raise InvalidArgumentError("Assign.params", chosen, "omitted for LBFGS, whose parameters cannot be split")
         pieces = []
         for place in places:
@@ -152,9 +151,8 @@ class Layout:
 
     def _unused(self, name: str, group: Group) -> str:
         """A unique name: Lightning's LearningRateMonitor refuses duplicates."""
-        taken = {
-            other.get("name") for other in self._optimizer.param_groups if other is not group
-        } | self._assigned_names
+        others = (other.get("name") for other in self._optimizer.param_groups if other is not group)
+        taken = {*others, *self._assigned_names}
         numbered = (f"{name}-{count}" for count in itertools.count(2))
         unused = name if name not in taken else next(other for other in numbered if other not in taken)
         self._assigned_names.add(unused)

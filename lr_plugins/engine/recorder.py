@@ -127,7 +127,7 @@ class Recorder(RealSteps):
     def follow_inner(self) -> None:
         """Follow the current inner optimizers as well."""
         super().follow_inner()
-        self._forget_groups()  # new inner optimizers have groups of their own
+        self._unbind_groups()  # new inner optimizers have groups of their own
 
     def note_untracked_steps(self) -> None:
         """Note that an optimizer that cannot be followed changes the weights within its steps."""
@@ -173,7 +173,7 @@ class Recorder(RealSteps):
         cache_known_groups(self.optimizer, self.groups)
         self._bind()
 
-    def _forget_groups(self) -> None:
+    def _unbind_groups(self) -> None:
         """Bind to the groups again before the next step."""
         self._bound = []
 
@@ -189,7 +189,7 @@ class Recorder(RealSteps):
         """Discard steps that have raised, and detect parameters added to a group."""
         self._under_way.clear()
         if self._bound and not self.has_parameters:
-            self._forget_groups()
+            self._unbind_groups()
 
     def _begin_step(self) -> None:
         if not self.has_groups:

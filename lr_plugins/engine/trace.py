@@ -209,9 +209,9 @@ class Trace(Mapping[str, Series]):
     def _span(self) -> tuple[int, int]:
         """The first optimizer step, and the step after the last."""
         known = [series for _, series in self._known]
-        return min((series.first_step for series in known), default=0), max(
-            (series.next_step for series in known), default=0
-        )
+        first = min((series.first_step for series in known), default=0)
+        end = max((series.next_step for series in known), default=0)
+        return first, end
 
     @property
     def _known(self) -> list[tuple[str, Series]]:

@@ -128,13 +128,13 @@ class Writer(Recorder):
         for driven in self.driven_groups:
             driven.bind(self.optimizer)
         # Usually one schedule drives all groups and there is no inner optimizer: one pass over the values is enough.
-        is_only = len(self.driven_groups) == len(self._bound) == 1 and self.driven_groups[0].is_plain
-        self._only = (
-            self.driven_groups[0] if is_only and len(self.driven_groups[0].scales) == len(self.groups) else None
-        )
+        self._only = None
+        if len(self.driven_groups) == len(self._bound) == 1:
+            [driven] = self.driven_groups
+            self._only = driven if driven.is_plain and len(driven.scales) == len(self.groups) else None
 
-    def _forget_groups(self) -> None:
-        super()._forget_groups()
+    def _unbind_groups(self) -> None:
+        super()._unbind_groups()
         self._only = None
 
     def _is_as_written(self) -> bool:
@@ -300,10 +300,8 @@ class Writer(Recorder):
                 column = self._trace.column(scales, self.step) if scales else None
                 if column is not None:
                     covered |= set(driven.scales)
-                    yield Column(
-                        self._as_used(driven.hyper, functools.partial(getattr, driven, "value")),
-                        column.append,
-                    )
+                    read = functools.partial(getattr, driven, "value")
+                    yield Column(self._as_used(driven.hyper, read), column.append)
             for known in self.groups:
                 hyper = HyperParameter.of(name, known.group)
                 if known not in covered and hyper is not None:
