@@ -43,8 +43,9 @@ def _names(trainer: Trainer) -> str:
 
 
 def _handle(conflict: str, driven: DrivenOptimizers, on_conflict: OnConflict) -> None:
-    choices = "Choose on_conflict='ours' or 'theirs', return only the optimizer, or remove LearningRateScheduler."
+    choices = "Return only the optimizer, or remove LearningRateScheduler."
     if on_conflict == "error":
+        choices = f"Choose on_conflict='ours' or 'theirs', {choices[0].lower()}{choices[1:]}"
         raise TrainingError(f"{conflict}, and LearningRateScheduler has on_conflict='error'. {choices}")
     if on_conflict == "theirs":
         rank_zero_warn(f"{conflict}. LearningRateScheduler stops writing and only records. {choices}")

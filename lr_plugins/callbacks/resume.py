@@ -22,7 +22,7 @@ from lr_plugins._lightning.resume_steps import (
 )
 from lr_plugins._lightning.run_clock import RunClock
 from lr_plugins._lightning.stepping_optimizers import CountedSteps
-from lr_plugins.callbacks.scheduler_state import Progress
+from lr_plugins.callbacks.scheduler_state import SchedulerProgress
 from lr_plugins.engine.audit import OnConflict
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.resume_policy import OnResume
@@ -39,7 +39,7 @@ class Start:
         saved_optimizers: those of the checkpoint, if their learning rates must be compared with the new ones.
     """
 
-    progress: Progress
+    progress: SchedulerProgress
     continues_fit: bool
     saved_optimizers: Sequence[SavedOptimizer] | None
 
@@ -48,8 +48,8 @@ def decide_position(
     on_resume: OnResume,
     trainer: Trainer,
     driven: DrivenOptimizers,
-    checkpoint: Progress | None,
-    last_fit: Progress | None,
+    checkpoint: SchedulerProgress | None,
+    last_fit: SchedulerProgress | None,
     saved_optimizers: Sequence[SavedOptimizer] | None,
 ) -> Start:
     """Decide at which step each optimizer resumes.
@@ -71,10 +71,10 @@ def decide_position(
     if known is None or len(known.steps) != count:
         # A new Trainer, or a checkpoint saved without this callback: use Lightning's counts.
         steps = steps_of_each(on_resume, trainer, driven.writers, saved_optimizers)
-        return Start(Progress(steps), False, saved_optimizers)
+        return Start(SchedulerProgress(steps), False, saved_optimizers)
     counted = check_counts(on_resume, trainer, known.counts, known.steps)
     if counted is None:  # Lightning's counters were reset
-        return Start(Progress([0] * count), False, None)
+        return Start(SchedulerProgress([0] * count), False, None)
     return Start(dataclasses.replace(known, steps=counted), continues, saved_optimizers)
 
 
@@ -101,7 +101,7 @@ def decide_plan(
 
 
 def was_reset(
-    on_resume: OnResume, trainer: Trainer, driven: DrivenOptimizers, counted: CountedSteps, progress: Progress
+    on_resume: OnResume, trainer: Trainer, driven: DrivenOptimizers, counted: CountedSteps, progress: SchedulerProgress
 ) -> bool:
     """Whether the plan must restart, because a callback has reset Lightning's epoch counter since training started.
 

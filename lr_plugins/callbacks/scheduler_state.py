@@ -49,7 +49,7 @@ FORMAT = StateFormat(
 
 
 @dataclass
-class Progress:
+class SchedulerProgress:
     """The progress of the schedules in a run.
 
     Args:
@@ -96,7 +96,9 @@ class Progress:
         )
 
     @classmethod
-    def now(cls, driven: DrivenOptimizers, observations: Observations, clock: RunClock, counts: Counts) -> Progress:
+    def now(
+        cls, driven: DrivenOptimizers, observations: Observations, clock: RunClock, counts: Counts
+    ) -> SchedulerProgress:
         """The current progress of a run."""
         writers = driven.writers
         return cls(
@@ -112,7 +114,7 @@ class Progress:
         )
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Progress:
+    def of(cls, state: Mapping[str, Any]) -> SchedulerProgress:
         """The progress in the fields of a checked state."""
         counts = state.get("counts")
         return cls(

@@ -107,7 +107,7 @@ def test_rescale_stretches_the_remaining_plan(begin):
 
 def test_impossible_policies_are_refused(begin):
     ended = begin(COSINE, epochs=2)
-    with pytest.raises(TrainingError, match="ends at step 12, and nothing of it is left"):
+    with pytest.raises(TrainingError, match="ends at step 12, so there is no remainder"):
         go_on(ended, COSINE, 4, "rescale")
     with pytest.raises(TrainingError, match="is a function, which a checkpoint cannot hold"):
         go_on(begin(lambda epoch: 0.1), COSINE, 4, "checkpoint")

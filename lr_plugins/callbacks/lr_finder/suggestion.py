@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,6 @@ METHODS: dict[Method, Callable[[Array, Array, Mode], float]] = {
     "valley": valley,
     "minimum": minimum,
 }
-assert tuple(METHODS) == get_args(Method)
 
 
 def suggest(curve: LossCurve, method: Method, mode: Mode) -> Suggestion:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from lr_plugins.callbacks.lr_finder.curve import LossCurve, rates_between
-from lr_plugins.callbacks.lr_finder.suggestion import METHODS, suggest
+from lr_plugins.callbacks.lr_finder.suggestion import METHODS, Method, suggest
 
 
 def curve_of(losses, smoothing=0.0, low=1e-6, high=1.0, mode="exponential"):
@@ -103,3 +104,7 @@ def test_divergence_is_a_loss_far_above_the_lowest_or_not_finite():
     assert curve_of([2.0, float("inf")]).has_diverged(None)
     assert not curve_of([-1.0, -5.0, 9.0]).has_diverged(4.0)  # a likelihood's loss may be negative
     assert curve_of([-1.0, -5.0, 11.0]).has_diverged(4.0)
+
+
+def test_each_choice_has_a_method():
+    assert tuple(METHODS) == get_args(Method)
