@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 from lr_plugins._lightning.compat import LightningModule, Trainer
-from lr_plugins._lightning.epoch_results import epoch_means, restore_epoch_sums, validate
+from lr_plugins._lightning.epoch_results import epoch_means, epoch_sums, restore_epoch_sums, validate
 from lr_plugins._lightning.metrics import MetricCollector
 from lr_plugins.engine.driven_groups import DrivenGroups
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.writer import Writer
 from lr_plugins.errors import InvalidArgumentError, TrainingError
+from lr_plugins.rank_zero import rank_zero_warn
 from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION, Change, Observation
 
 Measure = Callable[[Trainer, LightningModule], float]
@@ -39,6 +40,7 @@ class Observations:
     ) -> None:
         self._trainer, self._driven, self._measure = trainer, driven, measure
         self._observed_until = -1  # epochs whose metrics have been observed
+        self._is_partial: bool | None = None  # whether the first epoch resumes without the sums of its first batches
         self.by_writer: dict[Writer, MetricCollector] = {}
         self.restart(steps)
 
@@ -93,8 +95,29 @@ class Observations:
 
     # --- occasions --------------------------------------------------------------------------------------------
 
+    def note_first_batch(self) -> None:
+        """Note, at the first batch of a fit, whether what its epoch logged before a checkpoint is known."""
+        if self._is_partial is None:
+            batches: Any = self._trainer.fit_loop.epoch_loop.batch_progress.current
+            self._is_partial = batches.ready > 1 and not epoch_sums(self._trainer)
+
+    def _warn_of_partial_epoch(self) -> None:
+        """Warn if a schedule is about to observe the mean of an epoch whose first batches are missing in it."""
+        logged = {entry["name"] for entry in epoch_sums(self._trainer)}
+        names = [monitor.metric for monitor in self._driven.monitors() if monitor.when == EPOCH]
+        for name in dict.fromkeys(name for name in names if name in logged):
+            rank_zero_warn(
+                f"LearningRateScheduler: {name!r} of epoch {self._trainer.current_epoch} is the mean of the batches "
+                "after the resume only, because the checkpoint was saved without the sums of the epoch (as after an "
+                "error). LastCheckpoint saves them."
+            )
+
     def note(self, occasion: str) -> None:
         """Note that an epoch or a validation is over. Its metrics are not complete yet."""
+        if occasion == EPOCH:
+            if self._is_partial:
+                self._warn_of_partial_epoch()
+            self._is_partial = False
         for collector in self.by_writer.values():
             collector.over.add(occasion)
 

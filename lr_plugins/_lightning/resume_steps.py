@@ -11,6 +11,7 @@ from lr_plugins._lightning.compat import Trainer
 from lr_plugins._lightning.epoch_results import is_at_last_batch, is_within_epoch
 from lr_plugins.engine.driven_groups import DrivenGroups
 from lr_plugins.engine.hyperparameter import LEARNING_RATE
+from lr_plugins.engine.resume_policy import OnResume
 from lr_plugins.engine.writer import Writer
 from lr_plugins.errors import TrainingError
 from lr_plugins.rank_zero import rank_zero_warn
@@ -32,7 +33,7 @@ class Counts(NamedTuple):
     global_step: int
 
 
-def check_counts(policy: str, trainer: Trainer, then: Counts | None, steps: Sequence[int]) -> list[int] | None:
+def check_counts(policy: OnResume, trainer: Trainer, then: Counts | None, steps: Sequence[int]) -> list[int] | None:
     """The steps of each optimizer to resume from; None to restart.
 
     Args:
@@ -78,7 +79,7 @@ def _taken(then: Counts | None, steps: Sequence[int]) -> str:
 
 
 def steps_of_each(
-    policy: str, trainer: Trainer, writers: Sequence[Writer], loaded: Sequence[SavedOptimizer] | None
+    policy: OnResume, trainer: Trainer, writers: Sequence[Writer], loaded: Sequence[SavedOptimizer] | None
 ) -> list[int]:
     """The number of steps that each optimizer has taken, if no record of them exists.
 
@@ -127,7 +128,7 @@ def _depends_on_step(driven: DrivenGroups, total: int) -> bool:
 
 
 def check_rates(
-    policy: str,
+    policy: OnResume,
     without_plan: Sequence[tuple[int, Writer, DrivenGroups]],
     steps: Sequence[int],
     loaded: Sequence[SavedOptimizer],
@@ -158,7 +159,7 @@ def check_rates(
         policy != "error"
     )
     raise TrainingError(
-        f"at step {_joined(steps)} the checkpoint was trained with another scheduler: the learning rate would jump.\n"
+        f"at step {_joined(steps)} the learning rate would jump: the checkpoint was trained without this schedule.\n"
         f"{table}\n{impossible}To allow it: {HOW_TO_CHOOSE}. Or pass a schedule that continues from that value."
     )
 

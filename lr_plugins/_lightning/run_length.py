@@ -75,9 +75,9 @@ def _changes_accumulation(trainer: Trainer) -> bool:
     return any(is_a("GradientAccumulationScheduler", callback) for callback in callbacks)
 
 
-def is_a(name: str, callback: object) -> bool:
-    """Whether a callback is of one of Lightning's classes, in either package, or of a class derived from it."""
-    return any(kind.__name__ == name for kind in type(callback).__mro__)
+def is_a(name: str, instance: object) -> bool:
+    """Whether an object is of one of Lightning's classes, in either package, or of a class derived from it."""
+    return any(kind.__name__ == name for kind in type(instance).__mro__)
 
 
 def is_detached(callback: Callback, trainer: Trainer) -> Callable[[], bool]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lr_plugins import validation
+from lr_plugins._lightning.artifacts import check_folder
+from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.distributed import gather_objects
 from lr_plugins._lightning.epoch_results import SUMS, epoch_sums, restore_epoch_sums, validation_follows
+from lr_plugins._lightning.run_length import is_a
 from lr_plugins.checkpoint_names import LAST, PREVIOUS
 from lr_plugins.checkpoint_state import (
     KeepsState,
@@ -91,23 +91,18 @@ class LastCheckpoint(KeepsState, Callback):
 
     # --- the run ------------------------------------------------------------------------------------------
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the files can be written, before training starts."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InvalidArgumentError(
-                    "LastCheckpoint.dirpath", str(self.path.parent), f"a folder ({error})"
-                ) from error
+            check_folder("LastCheckpoint.dirpath", self.path.parent)
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             callbacks[:] = [
                 *(callback for callback in callbacks if not isinstance(callback, _AfterOthers)),
                 _AfterOthers(self),
             ]
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a checkpoint that cannot be resumed; stop if early stopping has ended its run."""
         restored = self._restored or {}
         if restored.get("stopped_early") and _stops_early(trainer):
@@ -126,7 +121,7 @@ class LastCheckpoint(KeepsState, Callback):
                 allowed = "one whose gradients are of the sizes of the module's parameters"
                 raise InvalidArgumentError("the checkpoint", described(f"another for {name!r}"), allowed)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the signal handlers; start a whole epoch after a checkpoint from between two epochs."""
         restored = self.take_restored() or {}
         if restored.get("place") == BETWEEN:
@@ -147,18 +142,16 @@ class LastCheckpoint(KeepsState, Callback):
     def _interrupt(self) -> None:
         self.interrupted = True
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save: the previous epoch is complete, and nothing of this one has been done."""
         self._save(trainer, BETWEEN)
         self._commit(trainer)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Commit the checkpoint of the previous batch: the loggers now have what its step logged."""
         self._commit(trainer)
 
-    def after_batch(self, trainer: pl.Trainer) -> None:
+    def after_batch(self, trainer: Trainer) -> None:
         """Save within an epoch, if a checkpoint is due."""
         is_distributed = trainer.world_size > 1
         if is_distributed and trainer.fit_loop._should_accumulate():
@@ -171,7 +164,7 @@ class LastCheckpoint(KeepsState, Callback):
         if due and not _followed_by_more_than_a_batch(trainer):
             self._save(trainer, WITHIN)
 
-    def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
+    def _agree(self, trainer: Trainer, due: bool) -> bool:
         """Whether a checkpoint is due by the first process's clock; all processes act on a signal at the same batch."""
         signalled = self._signals is not None and self._signals.waiting
         local = [float(due and trainer.is_global_zero), float(signalled)]
@@ -183,28 +176,28 @@ class LastCheckpoint(KeepsState, Callback):
             _stop_after_batch(trainer)
         return bool(is_time)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Act on a signal that arrived during the validation."""
         if self._signal_received:
             _stop_after_batch(trainer)
         elif self._signals is not None and trainer.world_size == 1:
             self._signals.deliver()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run."""
         self._save(trainer, BETWEEN, stopped_early=trainer.should_stop and _stops_early(trainer))
         self._commit(trainer)
         self._release()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save on SIGTERM, which Lightning raises between batches; any other error may have interrupted a step."""
         try:
-            if isinstance(exception, SIGTERMException):
+            if is_a("SIGTERMException", exception):
                 self._save_between_batches(trainer)
         finally:
             self._release()
 
-    def _save_between_batches(self, trainer: pl.Trainer) -> None:
+    def _save_between_batches(self, trainer: Trainer) -> None:
         epochs: Any = trainer.fit_loop.epoch_progress.current
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         if epochs.completed == epochs.started:
@@ -220,7 +213,7 @@ class LastCheckpoint(KeepsState, Callback):
 
     # --- the file -----------------------------------------------------------------------------------------
 
-    def _save(self, trainer: pl.Trainer, place: str, stopped_early: bool = False) -> None:
+    def _save(self, trainer: Trainer, place: str, stopped_early: bool = False) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._place, self._stopped_early = place, stopped_early
@@ -231,7 +224,7 @@ class LastCheckpoint(KeepsState, Callback):
         self._pending = True
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
-    def _commit(self, trainer: pl.Trainer) -> None:
+    def _commit(self, trainer: Trainer) -> None:
         """Rename the checkpoint, after the loggers have stored everything that a resumed run will not log again."""
         if not self._pending:
             return
@@ -245,9 +238,7 @@ class LastCheckpoint(KeepsState, Callback):
 
     # --- the state ----------------------------------------------------------------------------------------
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Correct Lightning's counts so that it resumes at the right place, and add the sums of the current epoch."""
         progress = checkpoint["loops"]["fit_loop"]
         if self._place == BETWEEN:
@@ -285,25 +276,25 @@ class _AfterOthers(Callback):
     def __init__(self, last: LastCheckpoint) -> None:
         self._last = last
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the gradient accumulation of the current epoch: Lightning's scheduler would wait for the next one."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler):
+            if is_a("GradientAccumulationScheduler", callback):
                 callback.on_train_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, if due: all other callbacks have seen the batch."""
         self._last.after_batch(trainer)
 
 
-def _followed_by_more_than_a_batch(trainer: pl.Trainer) -> bool:
+def _followed_by_more_than_a_batch(trainer: Trainer) -> bool:
     """Whether a validation or the epoch's end comes next: Lightning would skip it when it resumes from here."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached() or validation_follows(trainer)
 
 
-def _stop_after_batch(trainer: pl.Trainer) -> None:
+def _stop_after_batch(trainer: Trainer) -> None:
     """Let Lightning stop the run when the current batch is complete; all processes call it at the same batch.
 
     Lightning's own signal handler communicates with the other processes immediately, possibly in the middle of their
@@ -312,8 +303,8 @@ def _stop_after_batch(trainer: pl.Trainer) -> None:
     trainer._signal_connector.received_sigterm = True
 
 
-def _stops_early(trainer: pl.Trainer) -> bool:
-    return any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+def _stops_early(trainer: Trainer) -> bool:
+    return any(is_a("EarlyStopping", callback) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _link(path: Path, name: Path) -> None:
@@ -337,7 +328,7 @@ class _Signals:
         interrupted: called on Ctrl-C.
     """
 
-    def __init__(self, trainer: pl.Trainer, interrupted: Callable[[], None]) -> None:
+    def __init__(self, trainer: Trainer, interrupted: Callable[[], None]) -> None:
         self._trainer, self._interrupted = trainer, interrupted
         self.waiting = False
         self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -37,10 +37,10 @@ from lr_plugins._lightning.stepping_optimizers import (
 from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks import messages
 from lr_plugins.callbacks.advice import advise, log_once
-from lr_plugins.callbacks.messages import STYLES, Style
 from lr_plugins.callbacks.resume import Start, decide_plan, decide_position, was_reset
-from lr_plugins.callbacks.scheduler_state import FORMAT, Progress, check_fields
+from lr_plugins.callbacks.scheduler_state import FORMAT, SchedulerProgress, check_fields
 from lr_plugins.checkpoint_state import KeepsState
+from lr_plugins.console.keras_styles import STYLES, Style
 from lr_plugins.engine.audit import ON_CONFLICT, Audit, OnConflict, unknown
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.param_groups import parameter_names
@@ -52,7 +52,7 @@ from lr_plugins.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from lr_plugins.schedules import RunLength
 from lr_plugins.schedules.assign import Assignments, Schedules
 from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION
-from lr_plugins.validation import choice, flag
+from lr_plugins.validation import choice, flag, verbosity
 
 
 @dataclass
@@ -62,7 +62,7 @@ class _Fit:
     trainer: Trainer
     driven: DrivenOptimizers
     observations: Observations
-    changes: OptimizerChanges
+    optimizer_changes: OptimizerChanges
     unseen: list[UnseenSteps]  # one for each optimizer
     counted: CountedSteps
     bar: ProgressBarLR
@@ -133,9 +133,8 @@ class LearningRateScheduler(KeepsState, Callback):
         advice: bool | Callable[[str], object] = True,
     ) -> None:
         self.assignments = Assignments.of(schedule)
-        if not isinstance(verbose, int):
-            raise InvalidArgumentError("LearningRateScheduler.verbose", verbose, "0 (silent) or 1 (Keras' messages)")
-        self.verbose, self.style = verbose, choice("LearningRateScheduler.style", style, STYLES)
+        self.verbose = verbosity("LearningRateScheduler.verbose", verbose, "0 (silent) or 1 (Keras' messages)")
+        self.style = choice("LearningRateScheduler.style", style, STYLES)
         self.measure = check_measures("LearningRateScheduler.measure", measure or {})
         self.on_resume = choice("LearningRateScheduler.on_resume", on_resume, POLICIES)
         self.on_conflict = choice("LearningRateScheduler.on_conflict", on_conflict, ON_CONFLICT)
@@ -143,7 +142,7 @@ class LearningRateScheduler(KeepsState, Callback):
         self.audit = Audit()
         self.trace = Trace()
         self._clock = RunClock()
-        self._progress = Progress()  # at the end of the last fit
+        self._progress = SchedulerProgress()  # at the end of the last fit
         self._previous_fit: tuple[weakref.ref[Trainer], int] | None = None  # its Trainer, and global_step at its end
         self._saved_optimizers: list[SavedOptimizer] | None = None  # of a checkpoint, until training starts
         self._driven: DrivenOptimizers | None = None  # from `on_fit_start` on
@@ -156,7 +155,7 @@ class LearningRateScheduler(KeepsState, Callback):
 
     @property
     def run_length(self) -> RunLength:
-        """The length of the run, as planned when training started."""
+        """The length of the run as planned when training started; its clock follows the epochs' actual sizes."""
         return self._clock.run_length
 
     @property
@@ -205,7 +204,7 @@ class LearningRateScheduler(KeepsState, Callback):
         optimizers, names = stepping_optimizers(trainer), parameter_names(pl_module)
         driven = DrivenOptimizers(optimizers, self.assignments, self._clock.position_at, names, self.audit)
         self._driven = driven
-        saved = Progress.of(self._restored).groups if self._restored is not None else []
+        saved = SchedulerProgress.of(self._restored).groups if self._restored is not None else []
         driven.check_groups(saved, [optimizer.sizes for optimizer in self._saved_optimizers or ()])
         check_configured(trainer, pl_module, driven, self.on_conflict)
 
@@ -237,7 +236,7 @@ class LearningRateScheduler(KeepsState, Callback):
 
     def _decide_position(self, trainer: Trainer, driven: DrivenOptimizers) -> Start:
         fields, optimizers = self.take_restored(), self._saved_optimizers
-        checkpoint = None if fields is None else Progress.of(fields)
+        checkpoint = None if fields is None else SchedulerProgress.of(fields)
         last_fit = self._progress if self._continues_fit(trainer) else None
         self._saved_optimizers, self._previous_fit = None, (weakref.ref(trainer), trainer.global_step)
         return decide_position(self.on_resume, trainer, driven, checkpoint, last_fit, optimizers)
@@ -261,7 +260,7 @@ class LearningRateScheduler(KeepsState, Callback):
     def _start_epoch(self, fit: _Fit, trainer: Trainer, pl_module: LightningModule) -> None:
         driven = fit.driven
         check_added(trainer, driven, self.on_conflict)
-        fit.changes.check()
+        fit.optimizer_changes.check()
         self._clock.check_at_epoch_start(trainer, driven)
         self._clock.take_epoch_size(trainer, driven.writers[0].step)
         for unseen in fit.unseen:
@@ -282,7 +281,13 @@ class LearningRateScheduler(KeepsState, Callback):
         if fit is None or not fit.observations.is_epoch_due(trainer):
             return
         fit.agreement.check(trainer, self.trace)
-        of_before, of_coming = fit.observations.observe_epoch(trainer, pl_module, last)
+        try:
+            of_before, of_coming = fit.observations.observe_epoch(trainer, pl_module, last)
+        except TrainingError as error:
+            if not last:
+                raise
+            rank_zero_warn(f"LearningRateScheduler: {error}")  # no further value is needed
+            return
         self._report(fit, trainer.current_epoch, of_before)
         fit.changes_of_coming_epoch = of_coming  # the header of that epoch may not be printed yet
 
@@ -294,10 +299,11 @@ class LearningRateScheduler(KeepsState, Callback):
         fit = self._fit
         assert fit is not None
         check_added(trainer, fit.driven, self.on_conflict)
-        fit.changes.check()
+        fit.optimizer_changes.check()
         writers = fit.driven.writers
         if not writers[0].seen_steps:
             self._restart_if_reset(fit, trainer)
+            fit.observations.note_first_batch()
         if trainer.num_training_batches != self._clock.epoch_batches:  # of an epoch without a start
             self._clock.take_epoch_size(trainer, None)
         for writer, unseen in zip(writers, fit.unseen, strict=True):
@@ -341,12 +347,13 @@ class LearningRateScheduler(KeepsState, Callback):
             unseen.end_epoch()
         fit.observations.follow(fit.driven.replace(optimizers))
         fit.unseen = unseen_steps(fit.trainer, fit.driven.writers, fit.unseen)
+        fit.driven.refresh_unwritten()  # last, because a schedule may refuse its position
 
     def _restart_if_reset(self, fit: _Fit, trainer: Trainer) -> None:
         """Restart the plan if a callback has reset Lightning's epoch counter since training started."""
         if not was_reset(self.on_resume, trainer, fit.driven, fit.counted, self._progress):
             return
-        self._progress = Progress([0] * len(fit.driven.writers))
+        self._progress = SchedulerProgress([0] * len(fit.driven.writers))
         fit.counted = CountedSteps(trainer, 0)
         fit.driven.restart()
         fit.observations.restart(self._progress.steps)
@@ -364,7 +371,7 @@ class LearningRateScheduler(KeepsState, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The steps of each optimizer, the states of the schedules, and what they will observe next; plain values."""
-        return (self._current() if self._restored is None else Progress.of(self._restored)).state()
+        return (self._current() if self._restored is None else SchedulerProgress.of(self._restored)).state()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the sums of the current epoch, which Lightning's checkpoints do not contain."""
@@ -380,13 +387,13 @@ class LearningRateScheduler(KeepsState, Callback):
             state["sums"] = gather_objects(trainer, epoch_sums(trainer)) if kept else []
             state["unended"] = validation_follows(trainer) if last else None
 
-    def _current(self) -> Progress:
+    def _current(self) -> SchedulerProgress:
         """The current progress of the schedules."""
         fit = self._fit
         if fit is None:
             return self._progress
         counts = Counts(fit.trainer.current_epoch, fit.trainer.global_step)
-        return Progress.now(fit.driven, fit.observations, self._clock, counts)
+        return SchedulerProgress.now(fit.driven, fit.observations, self._clock, counts)
 
     # --- the fit ends -------------------------------------------------------------------------------------
 
@@ -398,10 +405,7 @@ class LearningRateScheduler(KeepsState, Callback):
         fit.counted.compare(fit.driven.steps_taken, at_the_end=True)
         # Code that stops a run early knows that its plan is not complete.
         self._clock.check_at_end(trainer, fit.driven, rank_zero_info if trainer.should_stop else rank_zero_warn)
-        try:
-            self.observe_epoch(trainer, pl_module, last=True)
-        except TrainingError as error:  # no further value is needed
-            rank_zero_warn(f"LearningRateScheduler: {error}")
+        self.observe_epoch(trainer, pl_module, last=True)
         logged = ", ".join(sorted(fit.observations.known)) or "none"
         for name in fit.observations.never_logged:
             rank_zero_warn(
@@ -416,7 +420,7 @@ class LearningRateScheduler(KeepsState, Callback):
         """Release the optimizers and the Trainer."""
         restored = self.take_restored()
         if stage == "fit" and restored is not None:  # the checkpoint of a finished run
-            self._progress, self.trace = Progress.of(restored), Trace()
+            self._progress, self.trace = SchedulerProgress.of(restored), Trace()
             self._previous_fit = weakref.ref(trainer), trainer.global_step
         self._saved_optimizers = None
         self._release()
@@ -431,7 +435,7 @@ class LearningRateScheduler(KeepsState, Callback):
         if driven is not None:
             driven.detach()
         if fit is not None:
-            fit.changes.stop()
+            fit.optimizer_changes.stop()
             fit.bar.restore()
         self._clock.stop()
         self._driven = self._fit = None

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
+from lr_plugins.console.keras_styles import Style
 from lr_plugins.console.keras_text import format_rate
 from lr_plugins.engine.driven_groups import DrivenGroups
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers, describe_targets
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
 from lr_plugins.schedules.metric_driven.base import MetricDriven
 from lr_plugins.schedules.observation import Change
-
-Style = Literal["keras2", "keras3"]
-"""The form of the message: that of Keras 2 or of Keras 3."""
-
-STYLES: tuple[Style, ...] = get_args(Style)
 
 # At the start of an epoch, Keras prints "Epoch 00004: LearningRateScheduler setting learning rate to 0.001." `who` and
 # `verb` come from the schedule's `Change`, `what` is the hyper-parameter, `why` is the schedule's reason.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lr_plugins._lightning.compat import Callback
 from lr_plugins._lightning.observations import Measure
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
-from lr_plugins.callbacks.messages import Style
+from lr_plugins.console.keras_styles import Style
 from lr_plugins.engine.audit import OnConflict
 from lr_plugins.engine.resume_policy import OnResume
 from lr_plugins.errors import InvalidArgumentError

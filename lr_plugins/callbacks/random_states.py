@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 
+from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.distributed import gather_objects
 from lr_plugins.checkpoint_state import (
     Check,
@@ -93,15 +92,13 @@ class RandomStates(KeepsState, Callback):
         }
         return self.state_format.stamped(state)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the states of the other processes."""
         if trainer.world_size > 1:
             own_state: dict[str, Any] = checkpoint["callbacks"][self.state_key]
             own_state["by_rank"] = gather_objects(trainer, dict(own_state))
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the states."""
         state = self.take_restored()
         if state is None:

@@ -225,6 +225,12 @@ class DrivenOptimizers:
         for writer in self.writers:
             writer.refresh()
 
+    def refresh_unwritten(self) -> None:
+        """The same for the optimizers that have no value of the coming step yet."""
+        for writer in self.writers:
+            if not writer.is_written:
+                writer.refresh()
+
     def stop_writing(self) -> None:
         """Stop writing, and record what other code writes."""
         for writer in self.writers:
@@ -265,9 +271,6 @@ class DrivenOptimizers:
                 writer.detach()
                 self._retired_steps += 0 if writer in continued.values() else writer.step
         self.writers[:] = continued
-        for writer in continued:
-            if not writer.is_written:
-                writer.refresh()
         return continued
 
     def _writer_instead_of(

@@ -118,7 +118,7 @@ class Recorder(RealSteps):
             {'lr': [0.1], 'gradient_norm': [2.0]}
         """
         taken = [*self._recorded, *(other.name for other in self._quantities)]
-        if quantity.name in taken:
+        if quantity.name in taken or quantity.name.partition("/")[0] in self._recorded:
             allowed = f"a name of its own ({', '.join(taken)} are recorded already)"
             raise InvalidArgumentError("the name of a measured quantity", quantity.name, allowed)
         self._quantities.append(quantity)

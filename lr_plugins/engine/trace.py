@@ -120,7 +120,7 @@ class Trace(Mapping[str, Series]):
             is_measured: whether each process measures the quantity for itself. Default False: a hyper-parameter.
         """
         series = self._series.setdefault(name, Series(first_step))
-        series.is_measured = series.is_measured or is_measured  # values of a checkpoint are restored without it
+        series.is_measured = series.is_measured or is_measured
         if series.next_step < first_step:
             series.part()
             series.column.extend(repeat(math.nan, first_step - series.next_step))

@@ -214,3 +214,34 @@ def test_table_is_empty_before_a_group_is_added(tmp_path):
 def test_bad_arguments(value):
     with pytest.raises(InvalidArgumentError, match="every_n_steps must be an integer >= 1"):
         LearningRateTrace(every_n_steps=value)
+
+
+def test_attributes_that_are_set_before_the_fit_count():
+    logger, trace = Memory(), LearningRateTrace()
+    trace.every_n_steps, trace.names = 1, "monitor"
+    fit(Toy(), LearningRateScheduler(StepDecay(0.1)), trace, logger=logger)
+    assert {name for name, _, _ in logger.points} == {"lr-SGD"}
+
+
+class Measures(pl.Callback):
+    """Records the number 2 at every step."""
+
+    name = "two"
+
+    def __call__(self, optimizer):
+        return 2.0
+
+    def on_train_start(self, trainer, pl_module):
+        (scheduler,) = [callback for callback in trainer.callbacks if isinstance(callback, LearningRateScheduler)]
+        for recorder in scheduler.recorders:
+            recorder.measure(self)
+
+
+def test_measured_quantity_of_a_checkpoint_stays_one_without_measuring_again(tmp_path):
+    first, second = LearningRateTrace(), LearningRateTrace()
+    scheduled = [LearningRateScheduler(StepDecay(0.1)) for _ in range(2)]
+    trainer = fit(Toy(), scheduled[0], Measures(), first, epochs=1, enable_checkpointing=True)
+    trainer.save_checkpoint(tmp_path / "epoch.ckpt")
+    fit(Toy(), scheduled[1], second, epochs=2, ckpt_path=tmp_path / "epoch.ckpt")
+    assert [name for name, series in second.trace.items() if series.is_measured] == ["two"]
+    assert second.trace.first() == 0.1

@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import OnExceptionCheckpoint
 
-from lr_plugins import CosineDecay, LearningRateScheduler, RunLength, Warmup
+from lr_plugins import BoldDriver, CosineDecay, LearningRateScheduler, RunLength, Warmup
 
 from ..toys import QUIET, Toy, fit, loader, plan
 
@@ -69,3 +69,35 @@ def test_another_fit_of_the_same_trainer_continues(stop_at):
     trainer.fit(module, loader())
     rates = scheduler.trace["lr"].values.tolist()
     assert rates[: len(PLANNED)] == PLANNED
+
+
+class LoggingToy(StoppingToy):
+    """Logs the mean of the epoch as well."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("first_input", batch[0][0, 0].detach(), on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+def resumed_after_error(stop_at, schedule, folder):
+    module, saver = LoggingToy(stop_at), OnExceptionCheckpoint(folder, filename="stopped")
+    with pytest.raises(Stopped):
+        fit(module, LearningRateScheduler(schedule), saver, epochs=EPOCHS, enable_checkpointing=True)
+    fit(module, LearningRateScheduler(schedule), epochs=EPOCHS, ckpt_path=folder / "stopped.ckpt")
+
+
+def observing(metric):
+    return BoldDriver(0.1, monitor=metric, mode="min")
+
+
+def test_mean_of_an_epoch_without_its_first_batches_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="'first_input' of epoch 1 is the mean of the batches after the resume only"):
+        resumed_after_error(9, observing("first_input"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "schedule"), [(6, observing("first_input")), (9, SCHEDULE)], ids=["first batch", "time-based"]
+)
+def test_complete_epochs_are_not_warned_of(stop_at, schedule, tmp_path, recwarn):
+    resumed_after_error(stop_at, schedule, tmp_path)
+    assert not [warning for warning in recwarn if "after the resume only" in str(warning.message)]

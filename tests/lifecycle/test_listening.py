@@ -421,3 +421,14 @@ def test_plateau_message_names_the_epoch_of_a_logged_metric(capsys):
     fit(Told([1.0, 1.0]), scheduler, epochs=2)
     lines = [line for line in capsys.readouterr().out.splitlines() if "ReduceLROnPlateau" in line]
     assert [line.split(":")[0] for line in lines] == ["Epoch 00002"]
+
+
+@pytest.mark.parametrize("progress", [[], [KerasProgress()]], ids=["alone", "with KerasProgress"])
+def test_metric_that_is_not_finite_in_the_last_epoch_ends_no_fit(progress):
+    class Diverging(Toy):
+        def on_train_epoch_end(self):
+            self.log("score", math.nan if self.trainer.current_epoch == 1 else 1.0)
+
+    scheduler = LearningRateScheduler(BoldDriver(0.1, monitor="score", mode="min"))
+    with pytest.warns(UserWarning, match="BoldDriver needs a finite 'score'"):
+        fit(Diverging(), scheduler, *progress, epochs=2)

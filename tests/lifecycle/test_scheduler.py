@@ -206,3 +206,42 @@ def test_lbfgs_counts_one_step_per_batch():
     scheduler = LearningRateScheduler(InverseTimeDecay(0.1, decay_steps=1, decay_rate=1))
     fit(Toy(lambda parameters: torch.optim.LBFGS(parameters, lr=0.1)), scheduler, epochs=1)
     assert scheduler.trace["lr"].values == pytest.approx([0.1 / (1 + step) for step in range(6)])
+
+
+def test_last_checkpoint_works_with_lightning_pytorch_alone(tmp_path):
+    import subprocess
+    import sys
+
+    code = f"""
+import sys
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
+from lr_plugins.callbacks.random_states import RandomStates
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+
+    def training_step(self, batch, batch_idx):
+        self.log("loss", 1.0, on_epoch=True)
+        return self.layer(batch[0]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+def epochs_trained(**options):
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 3)), batch_size=2)
+    callbacks = [EarlyStopping("loss", patience=2), LastCheckpoint({str(tmp_path)!r}), RandomStates()]
+    trainer = pl.Trainer(max_epochs=9, callbacks=callbacks, logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    trainer.fit(Module(), data, **options)
+    return trainer.current_epoch
+
+print(epochs_trained(), epochs_trained(ckpt_path={str(tmp_path / "last.ckpt")!r}, weights_only=True),
+      "pytorch_lightning" in sys.modules)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "3 3 False", out.stderr

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lr_plugins._lightning.compat import Trainer
+from lr_plugins.console.keras_styles import Style
 
 
 class _Samples(NamedTuple):
@@ -60,7 +61,7 @@ class Units(NamedTuple):
     target: int | None
 
     @staticmethod
-    def of(trainer: Trainer, style: str) -> Units:
+    def of(trainer: Trainer, style: Style) -> Units:
         """The units of a training epoch."""
         batches = trainer.num_training_batches
         samples = _samples(trainer.train_dataloader, batches) if style == "keras2" else None
@@ -69,7 +70,7 @@ class Units(NamedTuple):
         return Units(1, None if batches == float("inf") else int(batches))
 
     @staticmethod
-    def of_evaluation(trainer: Trainer, stage: str, style: str) -> Units:
+    def of_evaluation(trainer: Trainer, stage: str, style: Style) -> Units:
         """The units of all loaders of `validate`, `test` or `predict` together."""
         name = {"validate": "val"}.get(stage, stage)
         loaders, batches = getattr(trainer, f"{name}_dataloaders"), list(getattr(trainer, f"num_{name}_batches"))

@@ -19,7 +19,17 @@ from lr_plugins.callbacks.learning_rate_trace import epoch_metrics
 from lr_plugins.callbacks.learning_rate_trace.epoch_metrics import EpochMetrics
 from lr_plugins.callbacks.learning_rate_trace.own_record import OwnRecord
 from lr_plugins.callbacks.learning_rate_trace.publisher import TracePublisher
-from lr_plugins.checkpoint_state import KeepsState, StateFormat, WrongStateError, count, dict_of, row, tensor
+from lr_plugins.checkpoint_state import (
+    KeepsState,
+    StateFormat,
+    WrongStateError,
+    count,
+    dict_of,
+    list_of,
+    row,
+    tensor,
+    text,
+)
 from lr_plugins.engine.recorder import Recorder
 from lr_plugins.engine.trace import Trace
 from lr_plugins.errors import InvalidArgumentError, described
@@ -71,6 +81,7 @@ class LearningRateTrace(KeepsState, Callback):
             "published": dict_of(count),
             "losses": epoch_metrics.STATE,  # named when only losses could be drawn
         },
+        {"measured": list_of(text)},
     )
 
     def __init__(
@@ -85,7 +96,7 @@ class LearningRateTrace(KeepsState, Callback):
         self.names = choice("LearningRateTrace.names", names, get_args(Names))
         self.dirpath = from_start(dirpath) if dirpath is not None else None
         self.metrics = None if metrics is None else _panels(metrics)
-        self._publisher = TracePublisher(self.every_n_steps, self.names)
+        self._publisher = TracePublisher()
         self._scheduler: LearningRateScheduler | None = None
         self._recorded = Trace()  # without a scheduler
         self._own_record: OwnRecord | None = None  # without a scheduler, while training
@@ -120,7 +131,7 @@ class LearningRateTrace(KeepsState, Callback):
             self._recorded = Trace()
             self._own_record = OwnRecord(trainer, self, self._recorded)
         self._epoch_metrics, self._trainer = self._no_metrics(), trainer
-        self._publisher.start()
+        self._publisher.start(self.every_n_steps, self.names)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect the metrics of the previous epoch, which are complete now, and those measured before this one."""
@@ -233,13 +244,14 @@ class LearningRateTrace(KeepsState, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The trace (8 bytes per step), which points the loggers have, and the metrics; plain values and tensors."""
-        if self._restored is not None:  # training has not begun
+        if self._restored is not None:  # training has not started
             return self.state_format.stamped(self._restored)
         metrics = dict(self._trainer.callback_metrics) if self._trainer is not None else {}
         state = {
             "trace": {
                 name: [series.first_step, torch.from_numpy(series.values)] for name, series in self.trace.items()
             },
+            "measured": [name for name, series in self.trace.items() if series.is_measured],
             "published": self._publisher.state(self.trace),
             "losses": self._epoch_metrics.state(metrics),
         }
@@ -269,7 +281,7 @@ class LearningRateTrace(KeepsState, Callback):
             )
             return
         for name, (first_step, values) in state["trace"].items():
-            series = self.trace.series(name, first_step)
+            series = self.trace.series(name, first_step, name in state.get("measured", ()))
             if not len(series):
                 for value in values.tolist():
                     series.append(value)

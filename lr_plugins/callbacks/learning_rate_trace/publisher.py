@@ -15,23 +15,25 @@ from lr_plugins.engine.trace import Trace
 
 
 class TracePublisher:
-    """Hands each point of a trace to the loggers of a Trainer once, in batches.
+    """Hands each point of a trace to the loggers of a Trainer once, in batches."""
 
-    Args:
-        every_n_steps: the number of new points that makes a batch due, >= 1.
-        names: `"plain"` for the names of the trace, `"monitor"` for those of LearningRateMonitor.
-    """
-
-    def __init__(self, every_n_steps: int, names: Names) -> None:
-        self._every_n_steps = every_n_steps
-        self._monitor_names = MonitorNames() if names == "monitor" else None
+    def __init__(self) -> None:
+        self._every_n_steps = 1
+        self._monitor_names: MonitorNames | None = None
         self._trace: Trace | None = None  # the trace published last
         self._next_steps: dict[str, int] = {}  # by name: the first step that the loggers do not have
         self._batches_to_go = 1  # until the next check for new points
 
-    def start(self) -> None:
-        """Check for new points after the first batch of a fit."""
-        self._batches_to_go = 1
+    def start(self, every_n_steps: int, names: Names) -> None:
+        """Check for new points after the first batch of a fit.
+
+        Args:
+            every_n_steps: the number of new points that makes a batch due, >= 1.
+            names: `"plain"` for the names of the trace, `"monitor"` for those of LearningRateMonitor.
+        """
+        self._every_n_steps, self._batches_to_go = every_n_steps, 1
+        if (self._monitor_names is not None) != (names == "monitor"):
+            self._monitor_names = MonitorNames() if names == "monitor" else None
 
     def is_due(self, trace: Trace) -> bool:
         """Whether there are enough new points; called after each batch."""

@@ -20,7 +20,7 @@ from lr_plugins.callbacks.lr_finder.curve import LossCurve, Mode, rates_between
 from lr_plugins.callbacks.lr_finder.optimizer_lr import OptimizerLR
 from lr_plugins.callbacks.lr_finder.search import search
 from lr_plugins.callbacks.lr_finder.suggestion import Method, suggest
-from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, optional, positive, record, text
+from lr_plugins.checkpoint_state import KeepsState, StateFormat, count, optional, positive, record, text
 from lr_plugins.errors import InvalidArgumentError, TrainingError, UnsupportedError
 from lr_plugins.paths import from_start
 from lr_plugins.rank_zero import rank_zero_only, rank_zero_warn
@@ -61,7 +61,7 @@ class RangeTestResult:
 
 
 @renamed.arguments
-class LearningRateRangeTest(ChecksState, Callback):
+class LearningRateRangeTest(KeepsState, Callback):
     """Find a learning rate before training, and start the schedule from it.
 
     Trains some steps with increasing learning rates and records the loss. Then everything is restored: weights,
@@ -164,7 +164,6 @@ class LearningRateRangeTest(ChecksState, Callback):
         self.found: RangeTestResult | None = None
         self.curve: LossCurve | None = None  # if this process has run the search
         self.outcome = ""  # of the last search, in one line
-        self._restored: dict[str, Any] | None = None  # from a checkpoint, until the fit starts
 
     # --- the start of a fit -----------------------------------------------------------------------------------
 
@@ -172,7 +171,7 @@ class LearningRateRangeTest(ChecksState, Callback):
         """Move in front of the scheduler, which reads the optimizer's learning rate at the start of the fit."""
         if stage != "fit":
             return
-        self._restored = None  # from a checkpoint loaded for `test`; the fit loads its own after `setup`
+        super().setup(trainer, pl_module, stage)
         put_before(trainer, self, "LearningRateScheduler")
         if self.dirpath is not None:
             check_folder(_field("dirpath"), self.dirpath)
@@ -180,7 +179,7 @@ class LearningRateRangeTest(ChecksState, Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, or keep an earlier result, and use it as the optimizer's learning rate."""
-        restored, self._restored = self._restored, None
+        restored = self.take_restored()
         self.outcome = ""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.found = None
@@ -267,10 +266,6 @@ class LearningRateRangeTest(ChecksState, Callback):
         if self._restored is not None:  # the fit has not started
             return self.state_format.stamped(self._restored)
         return self.state_format.stamped({"found": None if self.found is None else dataclasses.asdict(self.found)})
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the result of a checkpoint until the fit starts."""
-        self._restored = self.check_state_dict(state_dict)
 
 
 def _result(state: dict[str, Any]) -> RangeTestResult | None:
