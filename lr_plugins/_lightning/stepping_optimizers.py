@@ -50,7 +50,7 @@ class OptimizerChanges:
         Args:
             stepping: an optimizer that is about to step and is not followed. Default None.
         """
-        followed, now = [optimizer.optimizer for optimizer in self._recorders], stepping_optimizers(self._trainer)
+        followed, now = [recorder.optimizer for recorder in self._recorders], stepping_optimizers(self._trainer)
         if stepping is not None and not any(optimizer is stepping for optimizer in now):
             for recorder in self._recorders:
                 recorder.follow_inner()

@@ -97,9 +97,9 @@ class Layout:
                 groups = optimizer.param_groups
                 split = (pieces.get(id(group)) for group in list(groups))
                 groups[:] = [
-                    group
+                    piece
                     for group, parts in zip(list(groups), split, strict=True)
-                    for group in ([part.group for part in parts] if parts else [group])
+                    for piece in ([part.group for part in parts] if parts else [group])
                 ]
         for piece in self.groups:
             added = [self.added_at[id(parameter)] for parameter in piece.group["params"]]
