@@ -11,6 +11,7 @@ from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.epoch_results import are_batches_done, is_at_last_batch, means_of_all_processes
 from lr_plugins._lightning.metrics import MetricCursor
 from lr_plugins._lightning.pickling import state_without_fit
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks
 from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks.last_lr import LastLR, is_scheduled
 from lr_plugins.checkpoint_state import ChecksState, StateFormat, count, dict_of, flag, list_of, optional, real
@@ -168,6 +169,7 @@ class History(ChecksState, Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Discard the pending metrics of a checkpoint that was loaded for `test` or `validate`."""
         if stage == "fit":
+            skip_unused_hooks(self)
             self._waiting, self._ended, self._ended_with = {}, None, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks
 from lr_plugins.engine.audit import Audit
 from lr_plugins.rank_zero import rank_zero_only
 
@@ -16,6 +17,10 @@ class LearningRateAudit(Callback):
     Example:
         >>> callback = LearningRateAudit()
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave out the hooks of batches."""
+        skip_unused_hooks(self)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""

@@ -34,6 +34,7 @@ from lr_plugins._lightning.stepping_optimizers import (
     stepping_optimizers,
     unseen_steps,
 )
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks
 from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks import messages
 from lr_plugins.callbacks.advice import advise, log_once
@@ -170,6 +171,7 @@ class LearningRateScheduler(KeepsState, Callback):
         if stage != "fit":
             return
         super().setup(trainer, pl_module, stage)
+        skip_unused_hooks(self)
         self._saved_optimizers = None
         schedulers = [callback for callback in trainer.callbacks if isinstance(callback, LearningRateScheduler)]  # type: ignore[attr-defined]
         if len(schedulers) > 1:

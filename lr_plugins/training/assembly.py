@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks
 from lr_plugins.callbacks import History, LearningRateScheduler, LearningRateTrace, Trace
 from lr_plugins.callbacks.last_checkpoint import LastCheckpoint
 from lr_plugins.callbacks.random_states import RandomStates
@@ -115,6 +116,8 @@ def assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:
         enable_checkpointing=saves_best,
         **options,
     )
+    for callback in trainer.callbacks:
+        skip_unused_hooks(callback)
     return Run(trainer, module, history, logger, recorder, run_file)
 
 

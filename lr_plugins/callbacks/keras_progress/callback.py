@@ -17,6 +17,7 @@ from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.epoch_results import metrics_so_far, without_forks
 from lr_plugins._lightning.metrics import MetricCursor, scalars
 from lr_plugins._lightning.pickling import state_without_fit
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks
 from lr_plugins.callbacks.keras_progress.evaluation import EvaluationProgress
 from lr_plugins.callbacks.keras_progress.progress import Progress
 from lr_plugins.callbacks.keras_progress.units import Units, samples_of_run
@@ -115,6 +116,7 @@ class KerasProgress(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Move in front of the callbacks whose messages follow the header, as in Keras."""
         put_before(trainer, self, "LearningRateScheduler", "EarlyStopping")
+        skip_unused_hooks(self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the sizes of the data, as Keras does."""

@@ -13,6 +13,7 @@ from lr_plugins._lightning.artifacts import check_folder, has_matplotlib, log_ar
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.monitor_names import Names
 from lr_plugins._lightning.pickling import state_without_fit
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks
 from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.learning_rate_trace import epoch_metrics
@@ -115,6 +116,7 @@ class LearningRateTrace(KeepsState, Callback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":  # the trace stays that of the last fit
             return
+        skip_unused_hooks(self)
         self._scheduler = None
         if self.dirpath is None:
             return

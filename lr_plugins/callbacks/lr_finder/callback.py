@@ -14,6 +14,7 @@ from lr_plugins._lightning.artifacts import check_folder, has_matplotlib, log_ar
 from lr_plugins._lightning.callback_order import put_before
 from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.pickling import state_without_fit
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks
 from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks.learning_rate_scheduler import LearningRateScheduler
 from lr_plugins.callbacks.lr_finder.curve import LossCurve, Mode, rates_between
@@ -172,6 +173,7 @@ class LearningRateRangeTest(KeepsState, Callback):
         if stage != "fit":
             return
         super().setup(trainer, pl_module, stage)
+        skip_unused_hooks(self)
         put_before(trainer, self, "LearningRateScheduler")
         if self.dirpath is not None:
             check_folder(_field("dirpath"), self.dirpath)

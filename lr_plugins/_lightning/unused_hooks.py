@@ -1,0 +1,35 @@
+"""Skips the per-batch hooks of a callback that do nothing.
+
+Lightning calls every hook of every callback, and profiles each call: ten callbacks of which none has a hook cost a
+quarter of a 1 ms step.
+"""
+
+from __future__ import annotations
+
+from lr_plugins._lightning.compat import Callback
+
+PER_BATCH = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+)
+"""The hooks that Lightning calls for each batch of a fit."""
+
+_BASES = "pytorch_lightning.callbacks.callback", "lightning.pytorch.callbacks.callback"
+
+
+def skip_unused_hooks(callback: Callback) -> None:
+    """Have Lightning skip the per-batch hooks that a callback inherits from Lightning's base, where they are empty.
+
+    Lightning calls a hook if it is callable. The instance gets None in its place; `super().hook(...)` in a subclass
+    still finds the method.
+    """
+    for name in PER_BATCH:
+        definer = next(kind for kind in type(callback).__mro__ if name in vars(kind))
+        if definer.__module__ in _BASES:
+            vars(callback).setdefault(name, None)

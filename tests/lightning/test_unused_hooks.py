@@ -1,0 +1,68 @@
+"""Empty per-batch hooks of callbacks are not called, and nothing else changes for them."""
+
+import copy
+import pickle
+
+import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.profilers import SimpleProfiler
+
+from lr_plugins import History, KerasProgress, LearningRateAudit, LearningRateScheduler, LearningRateTrace, StepDecay
+from lr_plugins._lightning.unused_hooks import PER_BATCH, skip_unused_hooks
+from tests.toys import Toy, fit
+
+
+def called(*callbacks):
+    """The hooks that Lightning calls in a fit, by callback."""
+    profiler = SimpleProfiler()
+    fit(Toy(), *callbacks, epochs=1, profiler=profiler)
+    names = [name.removeprefix("[Callback]") for name in profiler.recorded_durations if name.startswith("[Callback]")]
+    return {tuple(name.split(".")) for name in names}
+
+
+def test_callbacks_of_ours_are_called_only_where_they_do_something():
+    ours = [LearningRateScheduler(StepDecay(0.1)), LearningRateTrace(), History(), KerasProgress(), LearningRateAudit()]
+    hooks = called(*ours)
+    assert ("LearningRateScheduler", "on_train_batch_start") in hooks
+    for callback in ours:
+        for hook in PER_BATCH:
+            own = any(hook in vars(kind) for kind in type(callback).__mro__ if kind.__module__.startswith("lr_plugins"))
+            assert ((type(callback).__name__, hook) in hooks) <= own
+
+
+class Counting(LearningRateScheduler):
+    """Overrides a hook that its base leaves empty, and calls it."""
+
+    backwards = 0
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        super().on_before_backward(trainer, pl_module, loss)
+        self.backwards += 1
+
+
+def test_subclass_may_override_an_empty_hook_and_call_the_base():
+    scheduler = Counting(StepDecay(0.1))
+    fit(Toy(), scheduler, epochs=1)
+    assert scheduler.backwards == 6
+
+
+def test_hook_that_is_set_on_an_instance_is_called():
+    scheduler, steps = LearningRateScheduler(StepDecay(0.1)), []
+    scheduler.on_before_zero_grad = lambda *arguments: steps.append(1)
+    fit(Toy(), scheduler, epochs=1)
+    assert len(steps) == 6
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda callback: pickle.loads(pickle.dumps(callback))])
+def test_copies_carry_no_marks(copied):
+    scheduler = LearningRateScheduler(StepDecay(0.1))
+    fit(Toy(), scheduler, epochs=1)
+    assert "on_before_backward" in vars(scheduler)
+    assert not vars(copied(scheduler)).keys() & set(PER_BATCH)
+
+
+def test_empty_hooks_of_any_callback_can_be_skipped():
+    callback = pl.Callback()
+    skip_unused_hooks(callback)
+    assert vars(callback) == dict.fromkeys(PER_BATCH)
+    assert not called(callback) & {("Callback", hook) for hook in PER_BATCH}
