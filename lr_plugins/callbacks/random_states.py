@@ -28,12 +28,14 @@ from lr_plugins.errors import described
 
 def _of_python(state: Sequence[Any]) -> tuple[Any, ...]:
     version, numbers, gauss = state
+    numbers = numbers.tolist() if isinstance(numbers, torch.Tensor) else numbers  # a list in earlier versions
     optional(real)(gauss, "gauss")  # Python does not check it
     return version, tuple(numbers), gauss
 
 
 def _of_numpy(state: Sequence[Any]) -> tuple[Any, ...]:
     name, key, *rest = state
+    key = key.cpu().numpy() if isinstance(key, torch.Tensor) else key  # a list in earlier versions
     return (name, np.array(key, dtype=np.uint32), *rest)
 
 
@@ -85,8 +87,9 @@ class RandomStates(KeepsState, Callback):
         version, numbers, gauss = random.getstate()
         name, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
         state = {
-            "python": [version, list(numbers), gauss],
-            "numpy": [name, np.asarray(key).tolist(), *rest],
+            # As tensors: torch.save calls a function of Python for each number of a list.
+            "python": [version, torch.tensor(numbers), gauss],
+            "numpy": [name, torch.from_numpy(np.asarray(key, dtype=np.int64)), *rest],
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
