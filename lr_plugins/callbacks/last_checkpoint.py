@@ -20,6 +20,7 @@ from lr_plugins._lightning.compat import Callback, LightningModule, Trainer
 from lr_plugins._lightning.distributed import gather_objects
 from lr_plugins._lightning.epoch_results import SUMS, epoch_sums, restore_epoch_sums, validation_follows
 from lr_plugins._lightning.run_length import is_a
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks
 from lr_plugins.checkpoint_names import LAST, PREVIOUS
 from lr_plugins.checkpoint_state import (
     KeepsState,
@@ -38,11 +39,11 @@ BETWEEN, WITHIN = "between epochs", "within an epoch"
 class LastCheckpoint(KeepsState, Callback):
     """Keep `last.ckpt`, an exact resume point: training continues as if it had never stopped.
 
-    It is written at the start of each epoch (including the first), when the loggers have received everything that the
-    previous epoch logged; periodically within an epoch; at the end of training; and on SIGTERM or Ctrl-C, as soon as
-    the current batch is complete (a validation is completed first; a second Ctrl-C stops at once). The file is either
-    complete or absent: it is renamed to its final name only after it is written and the loggers have stored everything
-    before it. The previous checkpoint is kept as `previous.ckpt`.
+    It is written at the start of epochs (the first, and each that starts `min_seconds` after a save), when the loggers
+    have received everything that the previous epoch logged; periodically within an epoch; at the end of training; and
+    on SIGTERM or Ctrl-C, as soon as the current batch is complete (a validation is completed first; a second Ctrl-C
+    stops at once). The file is either complete or absent: it is renamed to its final name only after it is written and
+    the loggers have stored everything before it. The previous checkpoint is kept as `previous.ckpt`.
 
     Put it behind callbacks that collect an epoch's metrics, and in front of those that act on them. Within an epoch it
     saves after all callbacks have seen the batch.
@@ -53,6 +54,8 @@ class LastCheckpoint(KeepsState, Callback):
 
     Args:
         dirpath: folder for the checkpoints.
+        min_seconds: the shortest time between checkpoints at the start of epochs, >= 0. Default 1, so that saving costs
+            little if epochs take milliseconds; 0: at the start of every epoch.
         every_seconds: time between checkpoints within an epoch, > 0. Default 60; None: not by time.
         every_n_steps: optimizer steps between checkpoints within an epoch, >= 1. Default None: not by steps.
 
@@ -72,7 +75,12 @@ class LastCheckpoint(KeepsState, Callback):
     )
 
     def __init__(
-        self, dirpath: str | Path, every_seconds: float | None = 60.0, every_n_steps: int | None = None
+        self,
+        dirpath: str | Path,
+        every_seconds: float | None = 60.0,
+        every_n_steps: int | None = None,
+        *,
+        min_seconds: float = 1.0,
     ) -> None:
         if every_seconds is not None:
             validation.number("LastCheckpoint.every_seconds", every_seconds, "a finite number > 0", above=0.0)
@@ -80,10 +88,14 @@ class LastCheckpoint(KeepsState, Callback):
             validation.integer("LastCheckpoint.every_n_steps", every_n_steps, 1)
         self.path = validation.folder("LastCheckpoint.dirpath", dirpath) / LAST
         self.every_seconds, self.every_n_steps = every_seconds, every_n_steps
+        self.min_seconds = validation.number(
+            "LastCheckpoint.min_seconds", min_seconds, "a finite number >= 0", at_least=0.0
+        )
         self.interrupted = False  # by Ctrl-C
         self._part = self.path.with_suffix(".part")
         self._pending = False  # a checkpoint is written, but not renamed yet
         self._saved_at, self._saved_step = 0.0, 0
+        self._has_saved = False  # in this fit
         self._stopped_early = False  # of the checkpoint being saved
         self._signals: _Signals | None = None
         self._signal_received = False  # by one of several processes
@@ -96,6 +108,7 @@ class LastCheckpoint(KeepsState, Callback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_folder("LastCheckpoint.dirpath", self.path.parent)
+            skip_unused_hooks(self)
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             callbacks[:] = [
                 *(callback for callback in callbacks if not isinstance(callback, _AfterOthers)),
@@ -134,6 +147,7 @@ class LastCheckpoint(KeepsState, Callback):
             parameter = pl_module.get_parameter(name)
             parameter.grad = gradient.to(parameter.device)
         self._pending, self._saved_at, self._saved_step = False, time.monotonic(), trainer.global_step
+        self._has_saved = False
         self.interrupted = False
         self._signal_received = False
         if threading.current_thread() is threading.main_thread():
@@ -143,9 +157,14 @@ class LastCheckpoint(KeepsState, Callback):
         self.interrupted = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save: the previous epoch is complete, and nothing of this one has been done."""
-        self._save(trainer, BETWEEN)
+        """Save, if it is time: the previous epoch is complete, and nothing of this one has been done."""
+        if self._is_due_between_epochs(trainer):
+            self._save(trainer, BETWEEN)
         self._commit(trainer)
+
+    def _is_due_between_epochs(self, trainer: Trainer) -> bool:
+        due = not self._has_saved or time.monotonic() - self._saved_at >= self.min_seconds
+        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due  # saving is a collective call
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Commit the checkpoint of the previous batch: the loggers now have what its step logged."""
@@ -221,7 +240,7 @@ class LastCheckpoint(KeepsState, Callback):
             trainer.save_checkpoint(self._part)
         finally:
             self._place = ""
-        self._pending = True
+        self._pending = self._has_saved = True
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _commit(self, trainer: Trainer) -> None:
@@ -275,6 +294,7 @@ class _AfterOthers(Callback):
 
     def __init__(self, last: LastCheckpoint) -> None:
         self._last = last
+        skip_unused_hooks(self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the gradient accumulation of the current epoch: Lightning's scheduler would wait for the next one."""

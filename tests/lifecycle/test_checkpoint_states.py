@@ -50,7 +50,7 @@ def callbacks(folder, schedule):
     return [
         LearningRateRangeTest(num_training_steps=10, on_failure="warn", apply=False, verbose=0),
         History(),
-        LastCheckpoint(folder, every_seconds=None, every_n_steps=4),
+        LastCheckpoint(folder, every_seconds=None, every_n_steps=4, min_seconds=0.0),
         LearningRateScheduler(SCHEDULES[schedule]()),
         LearningRateTrace(folder),
         RandomStates(),
@@ -169,7 +169,7 @@ def test_any_changed_part_loads_or_gives_one_error(checkpoints, tmp_path, name, 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_unknown_or_foreign_fields_are_refused(checkpoints, tmp_path, name):
     state = states(checkpoints["plateau"])[name]
-    later = {"counts", "begins", "series", "begun", "active", "is_scheduled"}
+    later = {"counts", "begins", "series", "begun", "active", "is_scheduled", "measured"}
     for key in set(state) - {"epoch_sums", "sums", "unended", "gradients", "version"} - later:
         assert not load(tmp_path, "plateau", name, changed(state, (key,), delete=True))
     assert not load(tmp_path, "plateau", name, {**state, "unknown": 1})

@@ -76,7 +76,7 @@ class Training:
         self.module = Classifier(net, nn.CrossEntropyLoss(), partial(torch.optim.Adam, lr=0.01))
         self.scheduler = LearningRateScheduler(LossDriven(0.01, monitor="own", k=0.2))
         self.history, self.diary = History(), Diary()
-        self.last = LastCheckpoint(folder, every_seconds=1e-6 if rank() == 0 else 1e6)
+        self.last = LastCheckpoint(folder, every_seconds=1e-6 if rank() == 0 else 1e6, min_seconds=0.0)
         callbacks = [self.history, self.last, self.scheduler, self.diary, Interrupt(interrupt), RandomStates()]
         options = {**QUIET, "devices": devices, "num_sanity_val_steps": 0, "plugins": [AtomicFiles()], **WAYS[way]}
         options |= {"strategy": "ddp"} if devices > 1 else {}

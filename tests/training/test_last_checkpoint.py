@@ -1,8 +1,10 @@
 """Going on from every checkpoint that a run writes: each comes to what the run came to."""
 
+import random
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -82,7 +84,7 @@ class Training:
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Dropout(0.3), nn.Linear(12, 10))
         self.module = Classifier(net, nn.CrossEntropyLoss(), partial(torch.optim.Adam, lr=0.01))
         folder.mkdir(exist_ok=True)
-        self.last = LastCheckpoint(folder / "checkpoints", every_n_steps=1)
+        self.last = LastCheckpoint(folder / "checkpoints", every_n_steps=1, min_seconds=0.0)
         self.copies = Copies(self.last, folder)
         self.history, self.trace, self.logger = History(), LearningRateTrace(folder, metrics=DRAWN), Memory()
         self.logger.points |= points or {}
@@ -214,7 +216,32 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
     assert torch.load(target) == {"value": 1}
 
 
-@pytest.mark.parametrize("argument", [{"every_seconds": 0}, {"every_n_steps": 0}, {"dirpath": ""}])
+@pytest.mark.parametrize("argument", [{"every_seconds": 0}, {"every_n_steps": 0}, {"dirpath": ""}, {"min_seconds": -1}])
 def test_arguments_are_checked(argument):
     with pytest.raises(InvalidArgumentError, match=rf"LastCheckpoint\.{next(iter(argument))}"):
         LastCheckpoint(**{"dirpath": "here", **argument})
+
+
+@pytest.mark.parametrize(("min_seconds", "saves"), [(0.0, 4), (1e6, 2)])
+def test_short_epochs_are_not_each_saved(min_seconds, saves, tmp_path):
+    last = LastCheckpoint(tmp_path, every_seconds=None, min_seconds=min_seconds)
+    copies = Copies(last, tmp_path)
+    module = Classifier(nn.Linear(64, 10), nn.CrossEntropyLoss(), partial(torch.optim.SGD, lr=0.1))
+    module.net = nn.Sequential(nn.Flatten(), module.net)
+    trainer = pl.Trainer(max_epochs=3, callbacks=[last, copies], **{**QUIET, "logger": Memory()})
+    trainer.fit(module, datamodule=Fake(num_samples=20, batch_size=10))
+    assert len(copies.kept) == saves  # the first and the last, at least
+    assert torch.load(last.path, weights_only=True)["global_step"] == trainer.global_step
+
+
+def test_states_of_random_numbers_as_lists_are_restored():
+    states = RandomStates()
+    state = states.state_dict()
+    drawn = random.random(), np.random.random()  # noqa: NPY002
+    version, numbers, gauss = state["python"]
+    name, key, *rest = state["numpy"]
+    earlier = {**state, "python": [version, numbers.tolist(), gauss], "numpy": [name, key.tolist(), *rest]}
+    for saved in (earlier, state):
+        states.load_state_dict(saved)
+        states.on_train_start(None, None)
+        assert (random.random(), np.random.random()) == drawn  # noqa: NPY002

@@ -27,7 +27,7 @@ class Never(LearningRateRangeTest):
 
 
 def trained(folder, search, schedule, epochs, ckpt_path=None, module=None):
-    scheduler, last = LearningRateScheduler(schedule), LastCheckpoint(folder)
+    scheduler, last = LearningRateScheduler(schedule), LastCheckpoint(folder, min_seconds=0.0)
     module = module or built_with(0.1)
     fit(module, last, scheduler, search, epochs=epochs, ckpt_path=ckpt_path)
     return module, scheduler
@@ -46,7 +46,7 @@ def test_resumed_run_keeps_the_found_rate_without_searching(tmp_path):
 
 
 def test_resumed_run_without_a_scheduler_keeps_the_found_rate(tmp_path):
-    search, trace, last = finder(), LearningRateTrace(), LastCheckpoint(tmp_path)
+    search, trace, last = finder(), LearningRateTrace(), LastCheckpoint(tmp_path, min_seconds=0.0)
     fit(built_with(0.1), last, search, epochs=1)
     fit(built_with(0.1), trace, Never(**SEARCH), epochs=2, ckpt_path=tmp_path / "last.ckpt")
     assert trace.trace["lr"].values.tolist() == [search.found.learning_rate] * 6

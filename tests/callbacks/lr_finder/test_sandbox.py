@@ -83,7 +83,7 @@ def outcome(folder, search, data=shuffled, module=Everything, schedule=None, **o
     torch.rand(3)
     model, memory, metrics, used = module(), Memory(), History(), Used()
     scheduler = LearningRateScheduler(schedule or CosineDecay(), on_conflict="ours")
-    last = LastCheckpoint(folder, every_n_steps=5)
+    last = LastCheckpoint(folder, every_n_steps=5, min_seconds=0.0)
     callbacks = [metrics, last, scheduler, LearningRateTrace(), used, *search, RandomStates()]
     options = {"val": loader(8), "logger": memory, "log_every_n_steps": 2, "num_sanity_val_steps": 1, **options}
     plugins = [AtomicFiles(), *(make() for make in options.pop("plugins", ()))]

@@ -123,7 +123,7 @@ def _trained_longer(case: Case, folder: Path) -> Iterator[Result]:
 
 
 def _last(case: Case, folder: Path) -> LastCheckpoint | None:
-    return LastCheckpoint(folder, None, every_n_steps=4) if case.ours else None
+    return LastCheckpoint(folder, None, every_n_steps=4, min_seconds=0.0) if case.ours else None
 
 
 def _until(
