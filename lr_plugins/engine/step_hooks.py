@@ -27,6 +27,9 @@ class Follower(Protocol):
     def before_step(self, optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
         """A step starts; returns its new arguments, or None to keep them."""
 
+    def recheck(self) -> None:
+        """The hooks of other code have run before the step, and may have written."""
+
     def after_step(self, optimizer: Any) -> None:
         """A step has been taken."""
 
@@ -244,9 +247,7 @@ def _recheck_last(optimizer: Any) -> None:
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _recheck(optimizer: Any, *_: Any) -> None:
     for follower in _followers.get(id(optimizer), ()):
-        recheck = getattr(follower, "look_again", None)
-        if recheck is not None:
-            recheck()
+        follower.recheck()
 
 
 def _install() -> None:

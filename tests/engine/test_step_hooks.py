@@ -13,6 +13,9 @@ class Counter:
     def before_step(self, optimizer, args, given):
         self.before += 1
 
+    def recheck(self):
+        pass
+
     def after_step(self, optimizer):
         self.after += 1
 

@@ -131,6 +131,8 @@ def test_checkpoints_and_loggers_where_they_are_asked_for(tmp_path):
 
 
 def test_ctrl_c_arrives_as_such():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a process that a shell has put in background
+
     class Stop(pl.Callback):
         def on_train_batch_end(self, *arguments):
             raise KeyboardInterrupt

@@ -142,6 +142,38 @@ def test_later_user_hook_does_not_change_the_used_rate():
     assert [one[0] for one in used] == scheduler.trace["lr"].values.tolist() == HALVED
 
 
+def test_later_user_hook_does_not_change_the_rate_of_a_step_without_closure():
+    used = []
+
+    class Noted(SGD):
+        def step(self, closure=None):
+            used.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    class Manual(Toy):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def configure_optimizers(self):
+            return Noted(self.parameters(), lr=0.1)
+
+        def on_train_start(self):
+            optimizer = self.trainer.optimizers[0]
+            optimizer.register_step_pre_hook(lambda optimizer, *_: optimizer.param_groups[0].update(lr=0.7))
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            self.manual_backward(self.compute_loss(batch))
+            optimizer.step()
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(Manual(), scheduler, train=FOUR)
+    assert used == scheduler.trace["lr"].values.tolist() == HALVED
+    assert scheduler.audit.followed == len(HALVED)
+
+
 def test_gradient_clipping_with_adam_in_lookahead():
     kept = []
 
