@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
@@ -15,7 +16,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -169,12 +176,14 @@ def _refused_override(error: BaseException, config_dir: Path) -> str | None:
     if not any(Path(frame.f_code.co_filename).name in _COMPOSING for frame in frames):
         return None
     known = _KNOWN.match(str(error)) if isinstance(error, ConfigCompositionException) else None
-    if known is None and isinstance(error, HydraException):
+    if known is None and isinstance(error, HydraException) and not isinstance(error, MissingConfigException):
         return None  # it has a message of its own
     words = (getattr(frame.f_locals.get("override"), "input_line", None) for frame in reversed(frames))
     word = next(filter(None, words), None)
     with _loader(config_dir) as loader:
         message = None if known is not None else _no_option(loader, sys.argv[1:])
+        if message is None and isinstance(error, MissingConfigException):
+            return None  # a plugin of Hydra that is not installed
         key = next(filter(None, known.groups())) if known else (word or "").lstrip("+~").partition("=")[0]
         if message is None and key:
             message = _no_place(_composed(loader), key)
@@ -238,8 +247,10 @@ def _no_option(loader: Any, words: Sequence[str]) -> str | None:
     for word in words:
         group, _, option = word.lstrip("+").partition("=")
         group = group.partition("@")[0]
-        if group in groups and option not in loader.get_group_options(group):
-            return f"{word}: {group} is chosen by the name of an option: {', '.join(loader.get_group_options(group))}."
+        if group in groups and option not in (options := loader.get_group_options(group)):
+            close = difflib.get_close_matches(option, options, 1, cutoff=0.7)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            return f"{word}: {group} is chosen by the name of an option: {', '.join(options)}.{hint}"
     return None
 
 
