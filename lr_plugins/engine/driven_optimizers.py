@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from lr_plugins.engine.audit import Audit
 from lr_plugins.engine.driven_groups import DrivenGroups, PositionAt
 from lr_plugins.engine.hyperparameter import check_hyper_parameter, has_hyper_parameter
-from lr_plugins.engine.known_groups import KnownGroup, name_series
-from lr_plugins.engine.naming import series_suffixes
+from lr_plugins.engine.known_groups import KnownGroup
+from lr_plugins.engine.naming import name_series, series_suffixes
 from lr_plugins.engine.param_groups import Names
 from lr_plugins.engine.resume_policy import OnResume, Saved, apply_resume_policy
 from lr_plugins.engine.trace import Trace

@@ -180,20 +180,3 @@ def match_groups(groups: list[Group], known: list[KnownGroup], added_at: tuple[i
                 match.group = group
         matches.append(match)
     return matches
-
-
-def name_series(groups: list[KnownGroup]) -> None:
-    """Name the series of groups that have none yet, by the group's name or else its index.
-
-    A single group needs no name, and keeps none if others are added later.
-    """
-    taken = {known.series for known in groups if known.series is not None}
-    if not taken and len(groups) == 1:
-        groups[0].series = ""
-        return
-    names = [str(known.group.get("name", index)) for index, known in enumerate(groups)]
-    for index, (known, name) in enumerate(zip(groups, names, strict=True)):
-        if known.series is None:
-            alone = names.count(name) == 1 and f"/{name}" not in taken
-            known.series = f"/{name}" if alone else f"/{name}-{index}"
-            taken.add(known.series)

@@ -17,8 +17,8 @@ from lr_plugins.engine.known_groups import (
     find_copies,
     groups_of,
     match_groups,
-    name_series,
 )
+from lr_plugins.engine.naming import name_series
 from lr_plugins.engine.real_steps import RealSteps
 from lr_plugins.engine.step_hooks import inner_optimizers
 from lr_plugins.engine.trace import Series, Trace

@@ -15,8 +15,8 @@ from lr_plugins.engine.initial_values import base_value, initial_value, scale_of
 from lr_plugins.engine.known_groups import (
     Group,
     KnownGroup,
-    name_series,
 )
+from lr_plugins.engine.naming import name_series
 from lr_plugins.engine.param_groups import Layout, Names
 from lr_plugins.engine.recorder import Column, Recorder
 from lr_plugins.engine.trace import Trace
