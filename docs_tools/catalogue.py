@@ -147,7 +147,7 @@ GALLERY = [
                 "InverseTimeDecay(0.1, decay_steps=1, decay_rate=0.05).per_epoch()",
             ),
             "annealed": Example(
-                "From some point on, lead a schedule to an end value.",
+                "From some point on, anneal a schedule to an end value.",
                 'Annealed(StepDecay(0.1, drop=0.6, every="6ep"), end_learning_rate=0.01, after="70%",'
                 ' decay_steps="5ep", shape="cosine")',
             ),

@@ -83,7 +83,7 @@ OPTIONS: Mapping[str, Option] = {
             {"schedule": _step_decay()},
             {"schedule": "the schedule up to `after`"},
         ),
-        "A schedule that is led to an end value from some time on, as for weight averaging.",
+        "A schedule that is annealed to an end value from some time on, as for weight averaging.",
     ),
     "article_exponential": Option(
         Node(

@@ -106,8 +106,8 @@ class InvalidArgumentError(LearningRateError, ValueError):
         return type(self), (self.field, value, self.allowed, self.hint)
 
 
-class _Looks(str):
-    """What a value looks like, in its place."""
+class _Description(str):
+    """A description in place of a value."""
 
     __slots__ = ()
 
@@ -122,7 +122,7 @@ def described(words: str) -> str:
         >>> print(InvalidArgumentError("settings.json", described("a folder"), "a file"))
         settings.json must be a file; got a folder.
     """
-    return _Looks(words)
+    return _Description(words)
 
 
 class RenamedError(LearningRateError, TypeError):
@@ -146,12 +146,12 @@ class MissingExtraError(LearningRateError, ImportError):
 
 
 def require(module: str, extra: str, needed_by: str) -> None:
-    """Stop where a package is not installed, before its import would.
+    """Raise an error that names the extra to install, if an optional package is missing.
 
     Args:
         module: the package's name in `import`.
         extra: the extra of lr-plugins that brings it (`pyproject.toml`).
-        needed_by: what cannot be done without it, the begin of a sentence.
+        needed_by: what cannot be done without it, the start of a sentence.
 
     Raises:
         MissingExtraError: it is not installed.

@@ -21,7 +21,7 @@ def log_once(line: str) -> None:
     """Write a line to Lightning's log, once; if the log is silenced, a later fit may write it."""
     if line not in _LOGGED and rank_zero.log.isEnabledFor(logging.INFO):
         _LOGGED.add(line)
-        rank_zero_info(f"LearningRateScheduler: {line} (advice=False leaves this out)")
+        rank_zero_info(f"LearningRateScheduler: {line} (set advice=False to silence this)")
 
 
 def advise(

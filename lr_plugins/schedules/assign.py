@@ -30,8 +30,8 @@ class Assign:
         schedule: the schedule, or a function of `epoch` or of `(epoch, lr)`.
         to: the hyper-parameter: `"lr"` (the default), `"weight_decay"`, `"momentum"` (beta1 where an optimizer has
             betas instead), `"beta1"`, `"beta2"`, or any other number in the optimizer's param groups.
-        params: a regular expression, searched in the names of the module's parameters; `r"^backbone\."` chooses
-            all that begin so. A param group of which only some parameters fit is split. Default None: all.
+        params: a regular expression, searched in the names of the module's parameters; `r"^backbone\."` matches
+            every name with that prefix. A param group that matches only in part is split. Default None: all.
         group: the `name` of a param group, or its index, from 0. Default None: all.
         optimizer: the index of an optimizer, from 0, or the name of its class. Default None: all.
         layer_decay: factor between one layer and the layer below, > 0; 1 is none. Layers have groups of their own.

@@ -102,16 +102,16 @@ class Duration:
             InvalidArgumentError: it is not a length, not greater than 0, or a fraction of a step.
         """
         value, counted_in = cls._read(length)
-        least, hint = "greater than 0: a number", ""
+        least, hint = "a number >= 0" if allow_zero else "a number > 0", ""
         if value is None:
             hint = advice(length)
         elif fraction := _fraction(value, counted_in):
-            least, hint = f"at least one {_NAMES[counted_in]}", fraction
+            least, hint = f"{'0 or ' if allow_zero else ''}at least one {_NAMES[counted_in]}", fraction
         elif not _is_length(value):
             hint = f"A length is from {_LEAST:g} to {_MOST:g}." if 0 < value < math.inf else ""
         elif value or allow_zero:
             return length if isinstance(length, Duration) else cls(value, counted_in)
-        raise InvalidArgumentError(field, length, ("0 or " if allow_zero else "") + _ALLOWED.format(least), hint)
+        raise InvalidArgumentError(field, length, _ALLOWED.format(least), hint)
 
     @staticmethod
     def _read(length: object) -> tuple[float | None, Unit]:

@@ -4,7 +4,7 @@ NumPy's own functions would do for both, but cost ten times as much on a single 
 every optimizer step. Their tanh, log and power (before NumPy 2 their cos as well) differ from the C library's, which
 Python calls, in the last bit of some values: arrays of up to `EXACT_BLOCK` elements go through the C library as well,
 so that steps computed ahead in a block are bit for bit those computed one by one; longer ones, whole curves to look at,
-through NumPy, five times as quick.
+through NumPy, five times faster.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def log1p(value: Value) -> Value:
 
 
 def sqrt(value: Value) -> Value:
-    """The square root, which is rounded rightly everywhere."""
+    """The square root, correctly rounded on every platform."""
     return np.sqrt(value) if isinstance(value, np.ndarray) else math.sqrt(value)
 
 

@@ -1,47 +1,45 @@
-"""The rule of thumb of the Iris article: start between 0.001 and 0.01, and fall a hundredfold or more."""
+"""The rule of thumb of the Iris article: start between 0.001 and 0.01, and decay at least 100x."""
 
 from __future__ import annotations
 
 LEAST_FALL = 100.0
-"""By how much a learning rate should fall over a run."""
+"""The least ratio of the highest learning rate of a run to the last."""
 
-LOWEST_START, HIGHEST_START, DEADLY_START = 0.001, 0.01, 0.1
-"""Where a learning rate should start, and from where on plain networks rarely survive."""
+LOWEST_START, HIGHEST_START, UNSAFE_START = 0.001, 0.01, 0.1
+"""The range in which a learning rate should start, and the start at which plain networks often stop learning."""
 
 _ROUNDING = 1e-9
 
 
 def start_line(start: float, peak: float) -> str:
-    """What is to be said of where a learning rate starts; an empty text where it is as it should be.
+    """Advice on the starting learning rate; empty if none.
 
     Args:
         start: the first value.
-        peak: the highest one: a warm-up starts there.
+        peak: the highest value, which counts as the start of a warm-up.
 
     Example:
         >>> start_line(0.01, 0.01)
         ''
         >>> start_line(0.0, 0.05)
-        'lr rises to 0.05; the rule of thumb is a start from 0.001 to 0.01'
+        'lr rises to 0.05; as a rule of thumb it should start between 0.001 and 0.01'
     """
     if not peak or LOWEST_START * (1 - _ROUNDING) <= peak <= HIGHEST_START * (1 + _ROUNDING):
         return ""
     what = "starts at" if start >= peak * (1 - _ROUNDING) else "rises to"
-    line = f"lr {what} {peak:.4g}; the rule of thumb is a start from {LOWEST_START:g} to {HIGHEST_START:g}"
-    if peak < DEADLY_START * (1 - _ROUNDING):
+    bounds = f"{LOWEST_START:g} and {HIGHEST_START:g}"
+    line = f"lr {what} {peak:.4g}; as a rule of thumb it should start between {bounds}"
+    if peak < UNSAFE_START * (1 - _ROUNDING):
         return line
-    return (
-        f"{line}; at 0.1, nine of ten networks of the Iris recipe (no normalization, raw inputs) die: all units of a "
-        "layer output 0"
-    )
+    return f"{line}; at 0.1, 9 of 10 networks without normalization stopped learning on raw inputs (dead ReLUs)"
 
 
 def fall_line(peak: float, last: float) -> str:
-    """What is to be said of how far a learning rate falls; an empty text where that is far enough.
+    """Advice on how far a learning rate decays; empty if none.
 
     Args:
         peak: the highest value.
-        last: the last one.
+        last: the last value.
 
     Example:
         >>> fall_line(0.1, 0.001)
@@ -50,5 +48,5 @@ def fall_line(peak: float, last: float) -> str:
     if peak >= LEAST_FALL * last * (1 - _ROUNDING):  # 0.1 to 0.1 * 0.1 ** 2 is a hundredth but for rounding
         return ""
     alike = f"{peak:.4g}" == f"{last:.4g}"
-    falls = f"ends at its peak, {peak:.4g}" if alike else f"falls {peak / last:.3g}-fold, {peak:.4g} to {last:.4g}"
-    return f"lr {falls}; the rule of thumb is {LEAST_FALL:g}-fold or more over a run: a lower end, or a stronger decay"
+    decay = f"ends at its peak, {peak:.4g}" if alike else f"decays {peak / last:.3g}x, from {peak:.4g} to {last:.4g}"
+    return f"lr {decay}; as a rule of thumb it should decay at least {LEAST_FALL:g}x over a run"

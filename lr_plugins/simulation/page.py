@@ -67,9 +67,9 @@ def side_by_side(
 
 
 def _length(preview: Preview) -> str:
-    run, looked_at = preview.run, preview.lines[0].steps.size
+    run, sampled = preview.run, preview.lines[0].steps.size
     per_epoch = f" of {run.steps_per_epoch:g} steps" if run.steps_per_epoch else ""
-    every = "" if looked_at >= (run.steps or 0) else f"; {looked_at:,} of them looked at"
+    every = "" if sampled >= (run.steps or 0) else f"; {sampled:,} sampled"
     epochs = f"{run.epochs:g} epoch{'' if run.epochs == 1 else 's'}{per_epoch}, " if run.epochs else ""
     return f"{epochs}{run.steps:,} optimizer steps{every}"
 
@@ -88,7 +88,7 @@ def _table(line: Line, name: str) -> list[str]:
 
 
 def _few(events: Sequence[Event]) -> Iterator[Event | str]:
-    """The events, but of many of one kind in a row only some, and how many more there are."""
+    """The events, with long runs of similar ones collapsed."""
     at = 0
     while at < len(events):
         kind, end = _kind(events[at]), at

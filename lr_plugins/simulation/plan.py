@@ -20,7 +20,7 @@ MOST_SUMMED = 4_000_000
 """The area of a longer run is estimated from a sample; a million steps take 2 to 40 ms, or 300 ms with noise."""
 
 _BLOCK = 1 << 16  # steps that are summed at a time
-_MOST_GAPS, _FINE = 32, 4096  # between steps looked at, that are looked into; steps of each
+_MOST_GAPS, _FINE = 32, 4096  # gaps between samples to refine, and samples in each
 _ROUNDS = 8  # each looks 4096 times as closely
 _FEW_CHANGES = 12  # of a schedule without milestones: at most so many get a line each
 

@@ -77,7 +77,7 @@ class Preview:
         return f"Preview({', '.join(line.name for line in self.lines)} over {self.run.steps} steps)"
 
     def plot(self, path: str | Path) -> Path:
-        """Draw it as a picture, whose kind the name's ending tells: `.png`, `.svg`, `.pdf`; needs matplotlib."""
+        """Save a picture; the file extension (`.png`, `.svg`, `.pdf`) selects the format. Needs matplotlib."""
         per_epoch = self.run.steps_per_epoch
         begins = range(0, int(self.run.steps or 0), int(per_epoch)) if per_epoch else ()
         return plot_learning_rate({line.name: line for line in self.lines}, path, title=_TITLE, epochs=begins)
@@ -107,7 +107,7 @@ def preview(
             `Assign`, or several of them.
         steps_per_epoch: optimizer steps in one epoch, >= 1: batches divided by the batches of a step, rounded up.
         epochs: epochs of the run, >= 1.
-        steps: optimizer steps of the run, >= 1; the lower one counts where epochs tell it as well.
+        steps: optimizer steps of the run, >= 1; if `epochs` is given as well, the smaller length applies.
         base_learning_rate: the optimizer's own, >= 0, for a schedule that names no initial one.
         metrics: the course to assume for each metric that a schedule follows: a number; several, at equal distances
             from the start of the run to its end, with lines between; or a function of the share of the run. Those
@@ -239,7 +239,7 @@ def _events(plan: Plan, run: RunLength) -> Iterator[Event]:
         if text not in what.setdefault(step, []):
             what[step].append(text)
 
-    note(int(plan.steps[0]), "begin")
+    note(int(plan.steps[0]), "start")
     for moment in plan.moments:
         for at in moment.at.tolist():
             note(int(plan.steps[at]), moment.what)

@@ -50,8 +50,8 @@ def _point(moment: Milestone, share: float, run: RunLength) -> str | None:
     if share <= 1:
         return None
     return (
-        f"{moment.argument} is past the end: {_whose(moment, run)} has {length(moment.run)} and sees "
-        f"{100 / share:.3g} % of the way; 100% is the whole of it"
+        f"{moment.argument} is past the end: {_whose(moment, run)} has {length(moment.run)} and covers "
+        f"only {100 / share:.3g} % of the curve; 100% is the whole run"
     )
 
 
@@ -86,8 +86,8 @@ def _floor(moment: Milestone, share: float, run: RunLength) -> str | None:
     if share < 1:
         return None
     return (
-        f"{moment.argument} is above all that the schedule gives in {_whose(moment, run)} ({length(moment.run)}): lr "
-        "never moves; give a lower floor, or a schedule that begins above it"
+        f"{moment.argument} is higher than every value of the schedule in {_whose(moment, run)} "
+        f"({length(moment.run)}), so lr stays constant; lower the floor or start higher"
     )
 
 

@@ -89,7 +89,7 @@ def first_callback(trainer: pl.Trainer, kind: type[AnyCallback]) -> AnyCallback 
 
 def _advise(line: str) -> None:
     """Print advice on stderr, because Lightning's log is silenced here."""
-    print(f"{line} (callbacks.scheduler.advice=false leaves this out)", file=sys.stderr, flush=True)
+    print(f"{line} (set callbacks.scheduler.advice=false to silence this)", file=sys.stderr, flush=True)
 
 
 def assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:

@@ -274,7 +274,7 @@ ON_THE_TRAINER = [
         ("drop=-1", r"StepDecay\.drop must be a finite number > 0 \(0\.5 halves\); got -1\.0\."),
         (
             "every=3eps",
-            r"StepDecay\.every must be greater than 0: a number, or a text like .*; got '3eps'\."
+            r"StepDecay\.every must be a number > 0, or a text like .*; got '3eps'\."
             r" Did you mean \"3ep\"\?",
         ),
     ],

@@ -69,7 +69,7 @@ ROOMS = [
     Room("comparison", "several runs: statistics and pages", "plotting tracking", "numpy"),
     Room(
         "callbacks",
-        "one callback per file; the hooks stand in the order in which they run",
+        "one callback per file; hooks are defined in the order in which they run",
         "schedules engine _lightning console plotting",
         "numpy torch lightning lightning_utilities",
     ),

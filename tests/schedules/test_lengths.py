@@ -211,7 +211,7 @@ def test_other_words_for_a_unit_are_told_ours(text, meant):
     with pytest.raises(InvalidArgumentError) as refused:
         CosineDecay(0.1, decay_steps=text)
     told = str(refused.value)
-    assert told.startswith("CosineDecay.decay_steps must be greater than 0: a number, or a text like ")
+    assert told.startswith("CosineDecay.decay_steps must be a number > 0, or a text like ")
     assert told.endswith(f'; got {text!r}. Did you mean "{meant}"?')
     assert str(CosineDecay(0.1, decay_steps=meant).decay_steps) == meant
 

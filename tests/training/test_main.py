@@ -52,7 +52,7 @@ def test_console_shows_only_keras_lines_and_the_summary(main_job):
     _, process = main_job
     assert process.returncode == 0
     # Aside, the rule of thumb: StepDecay's own drops come to an eighth in ten epochs.
-    assert re.fullmatch(r"lr falls 8-fold, 0\.002 to 0\.00025; the rule of thumb is .*\n", process.stderr)
+    assert re.fullmatch(r"lr decays 8x, from 0\.002 to 0\.00025; as a rule of thumb .*\n", process.stderr)
     epochs = "".join(
         rf"Epoch {epoch}/10\n\nEpoch {epoch:05d}: LearningRateScheduler setting learning rate to {lr}\.\n"
         r" - \d+s - loss: \S+ - acc: \S+ - val_loss: \S+ - val_acc: \S+\n"

@@ -1,4 +1,4 @@
-"""A schedule that is led to an end value."""
+"""A schedule that is annealed to an end value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lr_plugins.validation import choice, flag, learning_rate
 
 
 class Annealed(Sequential):
-    """A schedule that is led to an end value from some time on, whatever value it has by then.
+    """A schedule that is annealed to an end value from some time on, whatever value it has by then.
 
     `lr(t) = schedule(t)` while `t < after`, and from there on `lr(t) = end_learning_rate + (held - end_learning_rate) *
     left(t - after)`, where `held` is the schedule's value at t = `after`, and `left` goes from 1 to 0 over

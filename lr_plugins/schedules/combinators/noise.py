@@ -40,7 +40,7 @@ class Noise(Wrapper):
         every: how long each number holds, > 0; a plain number counts optimizer steps, 1 draws at each.
             Default `"1ep"`.
         after: when the noise starts, >= 0; a plain number counts optimizer steps. Default None: at once.
-        until: when it stops (itself without noise), > 0; a plain number counts optimizer steps. Default None: never.
+        until: when it stops (exclusive), > 0; a plain number counts optimizer steps. Default None: never.
         limit: the largest noise, as a share of the learning rate, > 0 and <= 1. Default 0.67.
         std: the standard deviation before it is cut off, as a share of the learning rate, > 0. Default 1.
         distribution: `"normal"`, or `"uniform"`, which has no use for `std`. Default `"normal"`.

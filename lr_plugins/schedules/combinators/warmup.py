@@ -42,8 +42,8 @@ class Warmup(Sequential):
     (`"exponential"`) or `start_factor` (`"constant"`).
 
     The very first step has `start_factor`, so with 0 it trains nothing, as in transformers; t = `warmup_steps` is the
-    first step of the schedule, and has its first value. To begin with 1 / n of it and arrive with step n - 1, as `(t +
-    1) / n` does, take `warmup_steps=n - 1, start_factor=1 / n`. Where the steps per epoch are known, it rises at every
+    first step of the schedule, and has its first value. To start at 1 / n of it and reach it at step n - 1, as `(t +
+    1) / n` does, use `warmup_steps=n - 1, start_factor=1 / n`. Where the steps per epoch are known, it rises at every
     optimizer step, in whatever unit the length is given (`per_epoch()` holds it within an epoch).
 
     Without `prefix` the rise takes the place of the schedule's start instead of pushing it back: while `t < length` it

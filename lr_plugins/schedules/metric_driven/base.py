@@ -294,9 +294,8 @@ def direction(owner: object, mode: object, monitor: str) -> int:
     by_name = metric_direction.better(monitor)
     if by_name is not None:
         return 1 if by_name == "min" else -1
-    raise InvalidArgumentError(
-        field, mode, f'"min" or "max" for {monitor!r}', "It cannot be inferred from the metric's name."
-    )
+    hint = "It cannot be inferred from the name. Is the name spelt as it is logged?"
+    raise InvalidArgumentError(field, mode, f'"min" or "max" for {monitor!r}', hint)
 
 
 def better(observed: float, best: float, sign: int, least: float, relative: bool) -> bool:

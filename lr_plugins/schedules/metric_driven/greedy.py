@@ -30,9 +30,9 @@ class Greedy(Adjusting):
     """A learning rate that rises while a metric keeps improving, and falls while it does not.
 
     `lr = min(lr / factor, max_learning_rate)` after more than `patience` observations in a row that improve on the
-    best, and `lr = max(lr * factor, min_learning_rate)` after more than `patience` in a row that do not. It goes back
-    to its initial learning rate, and forgets what it has seen, once it has been due to fall `reset_start` times at the
-    floor.
+    best, and `lr = max(lr * factor, min_learning_rate)` after more than `patience` in a row that do not. After
+    `reset_start` attempted decreases at the floor it returns to its initial learning rate and forgets what it has
+    observed.
 
     The rule is that of transformers' GreedyLR; the defaults are not. GreedyLR has min_lr=0.001 and max_lr=1.0: from a
     fine-tuning learning rate of 5e-5 it can only rise, by up to 20,000 times. Here floor and ceiling are a
@@ -43,14 +43,15 @@ class Greedy(Adjusting):
         initial_learning_rate: where it begins, >= 0. Default None: the optimizer's own.
         monitor: the logged metric to observe. Default `"val_loss"`.
         factor: by which it is multiplied to fall, and divided to rise, > 0 and < 1. Default 0.95.
-        patience: how many observations in a row are not enough, a whole number >= 0, in units of `when`. Default 10.
+        patience: consecutive observations to tolerate before acting, a whole number >= 0, in units of `when`. Default
+            10.
         mode: `"min"` or `"max"`, the direction that is better; `"auto"` goes by the name of the metric. Default
             `"auto"`.
         min_delta: by how much it must be better, >= 0. Default 1e-6.
         threshold_mode: how `min_delta` counts: `"abs"`, in units of the metric; `"rel"`, as a share of the best.
             Default `"abs"`.
-        cooldown: how many observations are not looked at after a fall, a whole number >= 0. Default 0.
-        warmup: how many observations are not looked at after a rise, a whole number >= 0. Default 0.
+        cooldown: observations to ignore after a decrease, a whole number >= 0. Default 0.
+        warmup: observations to ignore after an increase, a whole number >= 0. Default 0.
         min_learning_rate: the floor, a learning rate >= 0, or a multiple of the initial one (as a factor: only that);
             not above the initial one. Default `"0.01x"`.
         max_learning_rate: the ceiling, in the same form, not below the initial one; None: none. Default `"10x"`.

@@ -117,7 +117,7 @@ class PiecewiseInterpolation(Schedule):
         interpolation: `"linear"` or `"cosine"`. Default `"linear"`.
 
     Raises:
-        InvalidArgumentError: a point is no such pair, or the points do not increase.
+        InvalidArgumentError: a point is not such a pair, or the points do not increase.
         TrainingError: points in different units turn out not to increase in this run.
 
     Source: numpy.interp; optax.piecewise_interpolate_schedule (whose values are factors of the one before).

@@ -211,7 +211,9 @@ def test_loss_driven_starts_anywhere():
 
 
 def test_preview_warns_about_a_floor_above_the_whole_schedule():
-    told = "Bounded.min_learning_rate=0.001 is above all that the schedule gives in the run (10 epochs, 100 steps)"
+    told = (
+        "Bounded.min_learning_rate=0.001 is higher than every value of the schedule in the run (10 epochs, 100 steps)"
+    )
     assert preview(CosineDecay(1e-4).at_least(1e-3), steps_per_epoch=10, epochs=10).warnings[0].startswith(told)
     assert (
         preview(CosineDecay(1e-4).with_warmup("5%").at_least(1e-3), steps_per_epoch=10, epochs=10)

@@ -305,7 +305,7 @@ def test_a_warm_up_longer_than_the_run_is_cut_off():
     ("build", "message"),
     [
         (lambda: Warmup(0.1, warmup_steps=5), r"Warmup\.schedule must be a schedule such as StepDecay"),
-        (lambda: Warmup(Constant(), warmup_steps=-5), r"Warmup\.warmup_steps must be 0 or greater than 0"),
+        (lambda: Warmup(Constant(), warmup_steps=-5), r"Warmup\.warmup_steps must be a number >= 0"),
         (
             lambda: Warmup(Constant(), warmup_steps=5, start_factor=-1),
             r"Warmup\.start_factor must be a finite number >= 0",
@@ -332,7 +332,7 @@ def test_a_warm_up_longer_than_the_run_is_cut_off():
             lambda: Annealed(Constant(), end_learning_rate=-1),
             r"Annealed\.end_learning_rate must be a finite number >= 0; got -1",
         ),
-        (lambda: Annealed(Constant(), after=-1), r"Annealed\.after must be 0 or greater than 0"),
+        (lambda: Annealed(Constant(), after=-1), r"Annealed\.after must be a number >= 0"),
         (lambda: Annealed(Constant(), decay_steps=0), r"Annealed\.decay_steps must be greater than 0"),
         (lambda: Annealed(Constant(), shape="power"), r"Annealed\.shape must be one of linear, cosine, 1-sqrt"),
         (lambda: Annealed(Constant(), hold=1), r"Annealed\.hold must be true or false; got 1"),

@@ -231,7 +231,7 @@ def test_functions_of_the_step_remember_nothing(of):
         (lambda: PiecewiseInterpolation([]), r"PiecewiseInterpolation\.points must be a list of \[when"),
         (lambda: PiecewiseInterpolation("ab"), r"PiecewiseInterpolation\.points must be a list of"),
         (lambda: PiecewiseInterpolation([[1]]), r"points\[0\] must be a pair \[when, learning rate\]"),
-        (lambda: PiecewiseInterpolation([[-1, 0]]), r"points\[0\]\[0\] must be 0 or greater than 0"),
+        (lambda: PiecewiseInterpolation([[-1, 0]]), r"points\[0\]\[0\] must be a number >= 0"),
         (lambda: PiecewiseInterpolation([[0, -1]]), r"points\[0\]\[1\] must be a finite number >= 0"),
         (lambda: PiecewiseInterpolation([[5, 1], [5, 2]]), r"points\[1\] must be after the one before it, 5st"),
         (lambda: PiecewiseInterpolation([["5%", 1], [0, 2]]), r"points\[1\] must be after the one before it, 5%"),
