@@ -68,6 +68,8 @@ class LastCheckpoint(KeepsState, Callback):
         'last.ckpt'
     """
 
+    # Its attributes are the four arguments, the two files, and what is known of the last save and of signals.
+
     state_format = StateFormat(
         "LastCheckpoint",
         {"place": one_of(BETWEEN, WITHIN, ""), "stopped_early": flag},
