@@ -129,9 +129,9 @@ def test_noise_from_zero_on_is_noise_at_once():
     ("build", "message"),
     [
         (lambda: Noise(0.1), r"Noise\.schedule must be a schedule such as"),
-        (lambda: Noise(ONE, every="0ep"), r"Noise\.every must be greater than 0.*got '0ep'"),
+        (lambda: Noise(ONE, every="0ep"), r"Noise\.every must be a number > 0.*got '0ep'"),
         (lambda: Noise(ONE, after="-1ep"), r"Noise\.after must be a number >= 0.*got '-1ep'"),
-        (lambda: Noise(ONE, until="0ep"), r"Noise\.until must be greater than 0.*got '0ep'"),
+        (lambda: Noise(ONE, until="0ep"), r"Noise\.until must be a number > 0.*got '0ep'"),
         (lambda: Noise(ONE, limit=1.5), r"Noise\.limit must be a number > 0 and <= 1; got 1\.5"),
         (lambda: Noise(ONE, limit=0), r"Noise\.limit must be a number > 0 and <= 1; got 0"),
         (lambda: Noise(ONE, std=0), r"Noise\.std must be a finite number > 0; got 0"),
