@@ -124,7 +124,7 @@ def preview(
         >>> from lr_plugins import CosineDecay
         >>> seen = preview(CosineDecay(0.1).with_warmup("10%"), steps_per_epoch=10, epochs=10)
         >>> [(event.step, event.what) for event in seen.events]
-        [(0, 'begin'), (10, 'warm-up ends; peak'), (99, 'last step')]
+        [(0, 'start'), (10, 'warm-up ends; peak'), (99, 'last step')]
         >>> print(seen.lines[0].peak, seen.warnings)
         0.1 ()
     """
