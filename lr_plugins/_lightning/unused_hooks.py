@@ -6,7 +6,7 @@ quarter of a 1 ms step.
 
 from __future__ import annotations
 
-from lr_plugins._lightning.compat import Callback
+from lr_plugins._lightning.compat import Callback, Trainer
 
 PER_BATCH = (
     "on_train_batch_start",
@@ -23,12 +23,15 @@ PER_BATCH = (
 _BASES = "pytorch_lightning.callbacks.callback", "lightning.pytorch.callbacks.callback"
 
 
-def skip_unused_hooks(callback: Callback) -> None:
+def skip_unused_hooks(callback: Callback, trainer: Trainer) -> None:
     """Have Lightning skip the per-batch hooks that a callback inherits from Lightning's base, where they are empty.
 
     Lightning calls a hook if it is callable. The instance gets None in its place; `super().hook(...)` in a subclass
-    still finds the method.
+    still finds the method. A callback that is not among the Trainer's own stays as it is: another one calls its hooks.
     """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if not any(other is callback for other in callbacks):
+        return
     for name in PER_BATCH:
         definer = next(kind for kind in type(callback).__mro__ if name in vars(kind))
         if definer.__module__ in _BASES:

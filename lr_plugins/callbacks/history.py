@@ -169,7 +169,7 @@ class History(ChecksState, Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Discard the pending metrics of a checkpoint that was loaded for `test` or `validate`."""
         if stage == "fit":
-            skip_unused_hooks(self)
+            skip_unused_hooks(self, trainer)
             self._waiting, self._ended, self._ended_with = {}, None, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -110,12 +110,13 @@ class LastCheckpoint(KeepsState, Callback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_folder("LastCheckpoint.dirpath", self.path.parent)
-            skip_unused_hooks(self)
+            skip_unused_hooks(self, trainer)
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             callbacks[:] = [
                 *(callback for callback in callbacks if not isinstance(callback, _AfterOthers)),
                 _AfterOthers(self),
             ]
+            skip_unused_hooks(callbacks[-1], trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a checkpoint that cannot be resumed; stop if early stopping has ended its run."""
@@ -296,7 +297,6 @@ class _AfterOthers(Callback):
 
     def __init__(self, last: LastCheckpoint) -> None:
         self._last = last
-        skip_unused_hooks(self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the gradient accumulation of the current epoch: Lightning's scheduler would wait for the next one."""

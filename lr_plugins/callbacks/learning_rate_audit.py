@@ -20,7 +20,7 @@ class LearningRateAudit(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave out the hooks of batches."""
-        skip_unused_hooks(self)
+        skip_unused_hooks(self, trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line."""

@@ -171,7 +171,7 @@ class LearningRateScheduler(KeepsState, Callback):
         if stage != "fit":
             return
         super().setup(trainer, pl_module, stage)
-        skip_unused_hooks(self)
+        skip_unused_hooks(self, trainer)
         self._saved_optimizers = None
         schedulers = [callback for callback in trainer.callbacks if isinstance(callback, LearningRateScheduler)]  # type: ignore[attr-defined]
         if len(schedulers) > 1:

@@ -220,7 +220,7 @@ class Trace(Mapping[str, Series]):
 
 
 def _cells(series: Series, first: int, end: int) -> Iterator[str]:
-    """The values from `first` to before `end`, as text; empty where there is none."""
+    """The values of the steps from `first` up to `end`, exclusive, as text; missing values are empty."""
     if not len(series):
         return repeat("", end - first)
     values = ("" if math.isnan(value) else repr(value) for value in series.values.tolist())

@@ -117,7 +117,7 @@ def assemble(config: DictConfig, shown: DictConfig, data: Any) -> Run:
         **options,
     )
     for callback in trainer.callbacks:
-        skip_unused_hooks(callback)
+        skip_unused_hooks(callback, trainer)
     return Run(trainer, module, history, logger, recorder, run_file)
 
 

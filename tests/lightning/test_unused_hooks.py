@@ -61,8 +61,39 @@ def test_copies_carry_no_marks(copied):
     assert not vars(copied(scheduler)).keys() & set(PER_BATCH)
 
 
+class Delegating(pl.Callback):
+    """Passes every hook on to a callback that is not the Trainer's own."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+
+for _name in (
+    "setup",
+    "on_fit_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_end",
+    "teardown",
+    *PER_BATCH,
+):
+
+    def _pass_on(self, *arguments, _name=_name, **given):
+        return getattr(self.inner, _name)(*arguments, **given)
+
+    setattr(Delegating, _name, _pass_on)
+
+
+@pytest.mark.parametrize("inner", [LearningRateTrace, History, LearningRateAudit])
+def test_callback_within_another_keeps_its_hooks(inner):
+    delegating = Delegating(inner())
+    fit(Toy(), delegating, epochs=1)
+    assert not vars(delegating.inner).keys() & set(PER_BATCH)
+
+
 def test_empty_hooks_of_any_callback_can_be_skipped():
     callback = pl.Callback()
-    skip_unused_hooks(callback)
+    trainer = pl.Trainer(callbacks=[callback], logger=False, enable_checkpointing=False)
+    skip_unused_hooks(callback, trainer)
     assert vars(callback) == dict.fromkeys(PER_BATCH)
     assert not called(callback) & {("Callback", hook) for hook in PER_BATCH}

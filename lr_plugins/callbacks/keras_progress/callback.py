@@ -116,7 +116,7 @@ class KerasProgress(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Move in front of the callbacks whose messages follow the header, as in Keras."""
         put_before(trainer, self, "LearningRateScheduler", "EarlyStopping")
-        skip_unused_hooks(self)
+        skip_unused_hooks(self, trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the sizes of the data, as Keras does."""

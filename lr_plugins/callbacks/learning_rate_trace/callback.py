@@ -116,7 +116,7 @@ class LearningRateTrace(KeepsState, Callback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":  # the trace stays that of the last fit
             return
-        skip_unused_hooks(self)
+        skip_unused_hooks(self, trainer)
         self._scheduler = None
         if self.dirpath is None:
             return

@@ -173,7 +173,7 @@ class LearningRateRangeTest(KeepsState, Callback):
         if stage != "fit":
             return
         super().setup(trainer, pl_module, stage)
-        skip_unused_hooks(self)
+        skip_unused_hooks(self, trainer)
         put_before(trainer, self, "LearningRateScheduler")
         if self.dirpath is not None:
             check_folder(_field("dirpath"), self.dirpath)
