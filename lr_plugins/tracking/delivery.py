@@ -341,6 +341,15 @@ class Delivery:
             clean_up(self._created)
         self.parts, self.is_open, self._state = Parts(), False, State()
 
+    def release(self) -> None:
+        """Have the sender stand by for another run, if MLflow has all of this one."""
+        for part in self.parts:
+            part.refresh()
+        is_left = self.is_open or not self.parts.are_sent or self.parts.refused or self.overflow.lost_entries
+        if self.parts and not is_left:
+            self.sender.release()
+            self._state, self.parts = self.state, Parts()
+
     def _release(self) -> None:
         self.sender.close()
         self.sender = SenderProcess(self.folder)

@@ -356,6 +356,14 @@ class MLflowLogger(Logger):
         if self._delivery.is_open:
             self._delivery.await_sent(_AWAY_SECONDS)
 
+    def release(self) -> None:
+        """Have the process that sends stand by for the next logger, once the run has ended and MLflow has all of it.
+
+        That saves the next run the seconds in which MLflow is imported. Without it, the process waits until this
+        program ends, because more may be logged.
+        """
+        self._delivery.release()
+
     @rank_zero_only
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
         """Store a file or a folder with the run, as it is now.

@@ -1,12 +1,19 @@
-"""The process that sends to MLflow what a training logs: `python -m lr_plugins.tracking.sender_program SPOOL...`.
+"""The process that sends to MLflow what trainings log: `python -m lr_plugins.tracking.sender_program [SPOOL...]`.
 
 Each SPOOL is a JSON list of its folder and the name of its writer.
 
 Sending costs MLflow some 80 us of CPU time per point. A thread of the training would take that from the training,
 because of the interpreter lock.
 
-A line on standard input wakes it at once, or names another spool in which the run continues. When the input ends, the
-training has ended: the rest is sent, and a run that was not ended is marked KILLED.
+Lines on standard input say what goes on:
+
+* an empty one: there may be something new, look at once;
+* a SPOOL: the training continues in it, or a new training starts with it;
+* `null`: the training has ended and will log nothing more;
+* an object: the `folder` of the training that follows, and the changes of its `environment` (null: not set).
+
+When the input ends, the training has ended. Then the rest is sent, and a run that was not ended is marked KILLED.
+Without a SPOOL the process stands by: it imports MLflow, which takes seconds, while the training still starts.
 """
 
 from __future__ import annotations
@@ -15,30 +22,32 @@ import contextlib
 import gc
 import json
 import os
+import queue
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lr_plugins.tracking.private_files import open_private
 from lr_plugins.tracking.secrets import MaskedStream
 from lr_plugins.tracking.sender import Sender, close
-from lr_plugins.tracking.spool import SENDING, clean_up, own_lock
+from lr_plugins.tracking.spool import ERRORS, SENDING, clean_up, own_lock
 
 
 class _Training:
-    """The training whose spools are sent, known from its messages on standard input."""
+    """A training whose spools are sent, as its messages tell."""
 
-    def __init__(self, spools: Sequence[str]) -> None:
-        self.spools = [_spool(spool) for spool in spools]
+    def __init__(self, *spools: tuple[Path, str]) -> None:
+        self.spools = [*spools]
         self._message, self.is_gone = threading.Event(), False
-        threading.Thread(target=self._listen, daemon=True).start()
 
-    def _listen(self) -> None:
-        for line in sys.stdin.buffer:
-            if line.strip():
-                self.spools.append(_spool(line))
-            self._message.set()
+    def wake(self) -> None:
+        """Look for new entries at once."""
+        self._message.set()
+
+    def end(self) -> None:
+        """Nothing more will come."""
         self.is_gone = True
         self._message.set()
 
@@ -60,9 +69,59 @@ class _Training:
         )
 
 
-def _spool(text: str | bytes) -> tuple[Path, str]:
-    folder, writer = json.loads(text)
-    return Path(folder), writer
+class _Trainings:
+    """The trainings of the program that started this process, one after the other, known from standard input.
+
+    Args:
+        spools: those of the first training; none while the process stands by.
+    """
+
+    def __init__(self, spools: Sequence[str]) -> None:
+        self._started: queue.SimpleQueue[_Training | None] = queue.SimpleQueue()
+        self._running: _Training | None = None
+        self._is_new = True
+        for spool in spools:
+            self._add(json.loads(spool))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def __iter__(self) -> Iterator[_Training]:
+        return iter(self._started.get, None)
+
+    def _listen(self) -> None:
+        for line in sys.stdin.buffer:
+            message = json.loads(line) if line.strip() else ""
+            if isinstance(message, list):
+                self._add(message)
+            elif isinstance(message, dict):
+                _change_place(**message)
+            elif message is None and self._running is not None:
+                self._running.end()
+                self._running = None
+            if self._running is not None:
+                self._running.wake()
+        if self._running is not None:
+            self._running.end()
+        elif self._is_new:  # the program has ended before it trained: there is no need to finish importing
+            os._exit(0)
+        self._started.put(None)
+
+    def _add(self, spool: Sequence[str]) -> None:
+        folder, writer = spool
+        if self._running is None:
+            self._running, self._is_new = _Training((Path(folder), writer)), False
+            self._started.put(self._running)
+        else:
+            self._running.spools.append((Path(folder), writer))
+
+
+def _change_place(folder: str, environment: dict[str, str | None]) -> None:
+    with contextlib.suppress(OSError):  # MLflow refuses relative paths that cannot be used
+        os.chdir(folder)
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _send_all(training: _Training) -> None:
@@ -90,7 +149,7 @@ def _in_turn(training: _Training) -> Iterator[tuple[int, Path]]:
 
 
 def main() -> None:
-    """Send the spools named on the command line as they grow."""
+    """Send the spools of one training after the other, as they grow."""
     sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     ask_once()
     _lift_limit()
@@ -99,7 +158,30 @@ def main() -> None:
     # A call creates thousands of objects that are all needed: searching them, and MLflow's modules, for garbage would
     # take a third of the time.
     gc.set_threshold(100_000, 50, 100)
-    _send_all(_Training(sys.argv[1:]))
+    trainings = _Trainings(sys.argv[1:])
+    if len(sys.argv) == 1:
+        _import_mlflow()
+    for training in trainings:
+        _write_errors_beside(training.spools[0][0])
+        _send_all(training)
+    gc.freeze()  # the end of the process need not search MLflow's modules for garbage
+
+
+def _import_mlflow() -> None:
+    """Import what sending to a database will need; a server takes little more."""
+    with contextlib.suppress(Exception):  # then sending says why
+        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.tracking.context.registry
+        import mlflow.tracking.fluent  # noqa: F401
+
+
+def _write_errors_beside(folder: Path) -> None:
+    """Send this process's own messages to the spool's file for them."""
+    with contextlib.suppress(OSError):
+        descriptor = open_private(folder / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)
 
 
 def ask_once() -> None:

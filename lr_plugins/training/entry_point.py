@@ -13,6 +13,9 @@ COMMAND = "LR_PLUGINS_COMMAND"
 TRAIN_PY, TRAIN = "python train.py", "lr-plugins train"
 """The two commands."""
 
+MLFLOW_LOGGER = "lr_plugins.tracking.MLflowLogger"
+"""The logger of the configuration that records in MLflow."""
+
 _PACKAGED = Path(__file__).with_name("conf")  # only a wheel has it
 _OF_A_CLONE = Path(__file__).parents[2] / "conf"
 

@@ -61,6 +61,8 @@ def train(config: DictConfig) -> Run:
             torch.distributed.destroy_process_group()
     _print(summary(run.history.values, run.trace, _places(run)))
     _check_recorded(run)
+    if isinstance(run.logger, MLflowLogger):
+        run.logger.release()
     if run.trainer.is_global_zero:
         run.objective = objective(config.objective, run.history.values)
     return run
