@@ -171,6 +171,43 @@ def test_ranks_are_weighted_by_their_samples(samples):
     assert {key: value.item() for key, value in mean.means(SecondRank(other)).items()} == pytest.approx(expected)
 
 
+def batches_of(count, classes=3, samples=5):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        logits = torch.randn(samples, classes, generator=generator, requires_grad=True)
+        target = torch.randint(0, classes, (samples,), generator=generator)
+        yield nn.functional.cross_entropy(logits, target), logits, target
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
+def test_batches_that_wait_are_counted_like_single_ones(count):
+    together, single, loss, right = EpochMean(), EpochMean(), 0.0, 0
+    for batch in batches_of(count):
+        together.add(*batch)
+        single.add(*batch)
+        single.so_far()
+        loss += batch[0].item() * 5
+        right += (batch[1].argmax(-1) == batch[2]).sum().item()
+    assert together.so_far() == single.so_far() == {"loss": loss / (5 * count), "acc": right / (5 * count)}
+    assert together.state_dict() == single.state_dict()
+
+
+def test_batches_of_different_shapes_are_counted_together():
+    mean, expected = EpochMean(), 0
+    for few, many in zip(batches_of(3), batches_of(3, classes=7, samples=2), strict=True):
+        for loss, logits, target in (few, many):
+            mean.add(loss, logits, target)
+            expected += (logits.argmax(-1) == target).sum().item()
+    assert mean.so_far()["acc"] == expected / 21
+
+
+def test_only_few_numbers_wait():
+    mean = EpochMean()
+    for loss, logits, target in batches_of(10, classes=1000, samples=30):
+        mean.add(loss, logits, target)
+        assert sum(waiting.numel() for _, waiting, _ in mean._waiting) < 1 << 16
+
+
 def test_compute_loss_follows_the_mode_and_logs_nothing():
     data = Fake(input_shape=(1, 8, 8))
     data.setup()
