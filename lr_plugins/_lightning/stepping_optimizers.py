@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,9 +62,7 @@ class OptimizerChanges:
                 if not type(stepping).__name__.startswith("Lightning"):  # a wrapper of a followed optimizer
                     self._foreign(stepping)
                 return
-        if len(now) != len(followed) or any(
-            optimizer is not other for optimizer, other in zip(now, followed, strict=True)
-        ):
+        if len(now) != len(followed) or not all(map(operator.is_, now, followed)):
             self._changed(now)
 
     def _with(self, stepping: Any, now: list[Optimizer]) -> list[Optimizer]:

@@ -1,4 +1,4 @@
-"""Skips the per-batch hooks of a callback that do nothing.
+"""Skips the per-batch hooks of callbacks that do nothing.
 
 Lightning calls every hook of every callback, and profiles each call: ten callbacks of which none has a hook cost a
 quarter of a 1 ms step.
@@ -20,6 +20,7 @@ PER_BATCH = (
 )
 """The hooks that Lightning calls for each batch of a fit."""
 
+_OF_LIGHTNING = "pytorch_lightning.", "lightning.pytorch."
 _BASES = "pytorch_lightning.callbacks.callback", "lightning.pytorch.callbacks.callback"
 
 
@@ -32,7 +33,21 @@ def skip_unused_hooks(callback: Callback, trainer: Trainer) -> None:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if not any(other is callback for other in callbacks):
         return
+    if _saves_only_at_epochs(callback):
+        vars(callback).setdefault("on_train_batch_end", None)
     for name in PER_BATCH:
         definer = next(kind for kind in type(callback).__mro__ if name in vars(kind))
         if definer.__module__ in _BASES:
             vars(callback).setdefault(name, None)
+
+
+def _saves_only_at_epochs(callback: Callback) -> bool:
+    """Whether a callback is Lightning's ModelCheckpoint and never saves after a batch: finding that out takes 20 us."""
+    settings = vars(callback)
+    unknown = object()
+    return (
+        type(callback).__name__ == "ModelCheckpoint"
+        and type(callback).__module__.startswith(_OF_LIGHTNING)
+        and settings.get("_every_n_train_steps", unknown) == 0
+        and settings.get("_train_time_interval", unknown) is None
+    )

@@ -2,14 +2,16 @@
 
 import copy
 import pickle
+from datetime import timedelta
 
 import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.profilers import SimpleProfiler
 
 from lr_plugins import History, KerasProgress, LearningRateAudit, LearningRateScheduler, LearningRateTrace, StepDecay
 from lr_plugins._lightning.unused_hooks import PER_BATCH, skip_unused_hooks
-from tests.toys import Toy, fit
+from tests.toys import QUIET, Toy, fit, loader
 
 
 def called(*callbacks):
@@ -97,3 +99,28 @@ def test_empty_hooks_of_any_callback_can_be_skipped():
     skip_unused_hooks(callback, trainer)
     assert vars(callback) == dict.fromkeys(PER_BATCH)
     assert not called(callback) & {("Callback", hook) for hook in PER_BATCH}
+
+
+def saves(folder, **options):
+    """The steps at which a ModelCheckpoint saves, and whether Lightning calls its hook for each batch."""
+    saver = ModelCheckpoint(folder, "{step}", save_top_k=-1, **options)
+    trainer = pl.Trainer(
+        callbacks=[saver], max_epochs=2, default_root_dir=folder, **QUIET | {"enable_checkpointing": True}
+    )
+    skip_unused_hooks(saver, trainer)
+    trainer.fit(Toy(), loader())
+    return sorted(int(file.stem.partition("=")[2]) for file in folder.glob("*.ckpt")), callable(
+        saver.on_train_batch_end
+    )
+
+
+def test_a_checkpoint_of_epochs_is_not_asked_at_each_batch(tmp_path):
+    assert saves(tmp_path) == ([6, 12], False)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({"every_n_train_steps": 4}, [4, 8, 12]), ({"train_time_interval": timedelta(0)}, [*range(1, 13)])],
+)
+def test_a_checkpoint_of_steps_or_times_still_is(tmp_path, options, steps):
+    assert saves(tmp_path, **options) == (steps, True)
