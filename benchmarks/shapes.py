@@ -2,7 +2,8 @@
 
 The schedules are those of `docs/schedules.md` and some options that are slower than the plain shape, in a run of a
 million steps in a hundred epochs. The first column is the median over several evaluations of the whole run, the second
-over blocks of 1024 steps of one epoch, spread over the run, the third over single steps.
+over blocks of 1024 steps of one epoch, spread over the run, the third over single steps far from each other, the fourth
+over steps in a row, as a loop asks for them. The position is made within the time of a call.
 
     python benchmarks/shapes.py
     python benchmarks/shapes.py --rounds 9 --only cosine noise
@@ -55,8 +56,8 @@ def seconds(call: Callable[[int], object], calls: int, rounds: int) -> float:
     return statistics.median(taken[1:])
 
 
-def measure(schedule: Schedule, rounds: int) -> tuple[float, float, float]:
-    """(ms per million steps, ns per step in blocks, µs per single step)."""
+def measure(schedule: Schedule, rounds: int) -> tuple[float, float, float, float]:
+    """(ms per million steps, ns per step in blocks, µs per single step, µs per step in a row)."""
     steps = np.arange(STEPS)
 
     def block(index: int) -> object:
@@ -67,7 +68,8 @@ def measure(schedule: Schedule, rounds: int) -> tuple[float, float, float]:
     whole = seconds(lambda _: schedule(RUN.position(steps, 0.1)), 1, rounds)
     blocks = seconds(block, 50, rounds)
     single = seconds(lambda index: schedule(RUN.position(991 * index, 0.1)), 1000, rounds)
-    return whole * 1e3, blocks * 1e9 / BLOCK, single * 1e6
+    in_a_row = seconds(lambda index: schedule(RUN.position(index, 0.1)), 10_000, rounds)
+    return whole * 1e3, blocks * 1e9 / BLOCK, single * 1e6, in_a_row * 1e6
 
 
 def main() -> None:
@@ -77,12 +79,12 @@ def main() -> None:
     arguments = parser.parse_args()
     schedules = {name: one for examples in EXAMPLES.values() for name, one in examples.items()} | SLOWER
     print(f"NumPy {np.__version__}, median of {arguments.rounds}")
-    print("| schedule | ms per million steps | ns per step in blocks of 1024 | µs per single step |")
-    print("|---|---|---|---|")
+    print("| schedule | ms per million steps | ns per step in blocks of 1024 | µs per single step | in a row |")
+    print("|---|---|---|---|---|")
     for name, schedule in schedules.items():
         if not arguments.only or any(part in name for part in arguments.only):
-            whole, block, single = measure(schedule, arguments.rounds)
-            print(f"| {name} | {whole:.1f} | {block:.1f} | {single:.2f} |")
+            whole, block, single, in_a_row = measure(schedule, arguments.rounds)
+            print(f"| {name} | {whole:.1f} | {block:.1f} | {single:.2f} | {in_a_row:.2f} |")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lr_plugins import renamed
 from lr_plugins.checkpoint_state import WrongStateError, mapping, plain
 from lr_plugins.errors import ImpossibleValueError, InvalidArgumentError, LearningRateError, shortened, shown
+from lr_plugins.schedules.ahead import Ahead, is_foreseeable
 from lr_plugins.schedules.duration import Duration, DurationLike
 from lr_plugins.schedules.milestones import Milestone
 from lr_plugins.schedules.observation import SET, Change, Monitor, Observation
@@ -64,6 +65,7 @@ class Schedule(ABC):
     """
 
     initial_learning_rate: float | None = None
+    _ahead: Ahead | Literal[False] | None = None  # None: it has not been called yet; False: it cannot be foreseen
 
     observes_when_inactive: bool = False
     """Whether it observes before and after its turn as well, as a part of a sequence. Schedules that count (a plateau's
@@ -101,6 +103,11 @@ class Schedule(ABC):
             TrainingError: the value depends on something that is unknown at this position.
         """
         where = position if type(position) is Position else as_position(position)
+        ahead = self._ahead
+        if ahead and state is None:
+            known = ahead.value_at(where)
+            if known is not None:
+                return known
         if isinstance(where.step, _NUMPY) or isinstance(where.epoch, _NUMPY):
             return self._curve(where, state)
         try:
@@ -111,8 +118,25 @@ class Schedule(ABC):
                 raise
             raise explained from error
         if type(value) is float and 0.0 <= value < math.inf:
+            if ahead is not False and state is None:
+                self._look_ahead(where)
             return value
         return self._require_value(value, where)
+
+    def _look_ahead(self, where: Position) -> None:
+        """Note a call, if the values of the next ones can be foreseen."""
+        if self._ahead is None:
+            self._ahead = Ahead() if is_foreseeable(self) else False
+        if self._ahead:
+            self._ahead.note(self, where)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_ahead"}  # a copy looks ahead by itself
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name[0] != "_":
+            Ahead.changes += 1
 
     def _curve(self, where: Position, state: State) -> Value:
         """The values at an array of positions, or at one whose step or epoch is a number of NumPy's."""

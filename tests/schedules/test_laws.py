@@ -143,7 +143,7 @@ def test_fixed_initial_rate_ignores_the_optimizer_rate(case):
 def test_what_starts_from_it_depends_on_it(schedule, run):
     if schedule.uses_optimizer_lr:
         one, other = ([schedule(run.position(step, own)) for step in range(int(run.steps))] for own in (OWN, 3 * OWN))
-        assert one != other
+        assert one != other or not any(one)  # a warm-up that is longer than the run stays at 0
 
 
 @given(trees)
