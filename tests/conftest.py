@@ -32,6 +32,23 @@ def _no_experiment_of_another_test():
         sys.modules["mlflow"].tracking.fluent._active_experiment_id = None
 
 
+@pytest.fixture(autouse=True)
+def _sender_of_the_last_test(monkeypatch):
+    """A process takes seconds to import MLflow: that of a test's run sends the run of the next test, as in a sweep."""
+    from lr_plugins.tracking.delivery import Delivery
+
+    deliveries, open_run = [], Delivery.open
+
+    def noted(self, *arguments):
+        deliveries.append(self)
+        open_run(self, *arguments)
+
+    monkeypatch.setattr(Delivery, "open", noted)
+    yield
+    for delivery in deliveries:
+        delivery.release()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Whole files run in parallel, and all of parity in one process: its last test reads what the others recorded."""

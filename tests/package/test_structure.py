@@ -6,6 +6,7 @@ Every import counts: at the top of a file, under `TYPE_CHECKING`, and inside a f
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -270,3 +271,12 @@ def table() -> str:
 
 def test_the_architecture_page_shows_this_table():
     assert table() in ARCHITECTURE.read_text(encoding="utf-8"), f"docs/architecture.md has to show:\n{table()}"
+
+
+def test_engine_does_not_import_lightning():
+    code = (
+        "import sys, lr_plugins.engine.driven_optimizers, lr_plugins.engine.audit, lr_plugins.engine.recorder\n"
+        "print([name for name in ('pytorch_lightning', 'lightning') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, "[]")

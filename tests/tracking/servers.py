@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import mlflow
 
 from lr_plugins.tracking.spool import Spool
+from tests import preloaded
 
 
 class Server:
@@ -170,7 +171,7 @@ def refused_in(folder):
     return [json.loads(line) for line in (folder / "refused.jsonl").read_text().splitlines()]
 
 
-def command(*arguments, **options):
+def command(*arguments, cwd=None):
     """The result of `lr-plugins send`."""
-    words = [sys.executable, "-m", "lr_plugins", "send", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=200, **options)
+    words = ["-m", "lr_plugins", "send", *map(str, arguments)]
+    return preloaded.run(words, cwd or os.getcwd(), os.environ, 200, preloaded.SENDING)

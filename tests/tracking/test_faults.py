@@ -15,7 +15,7 @@ import pytest
 from lr_plugins.errors import TrackingError
 from lr_plugins.tracking import MLflowLogger, mlflow_logger
 from lr_plugins.tracking.spool import spools
-from tests.tracking.servers import Server
+from tests.tracking.servers import Server, command
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,14 +89,13 @@ def test_send_command_delivers_to_a_server_started_later(server, tmp_path, monke
     logger.log_text("hello", "notes/note.txt")
     with pytest.warns(UserWarning, match=r"send it with: lr-plugins send .*spool"):
         logger.finalize("success")
-    command = [sys.executable, "-m", "lr_plugins", "send", str(tmp_path / "spool")]
     logger._delivery.sender.process.stdin.close()
     logger._delivery.sender.process.wait(60)
-    away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    away = command(tmp_path / "spool")
     assert away.returncode == 1
     assert "not sent" in away.stderr
     server.start()
-    sent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    sent = command(tmp_path / "spool")
     assert (sent.returncode, sent.stderr) == (0, "")
     client = mlflow.MlflowClient(server.uri)
     [run] = client.search_runs([client.get_experiment_by_name("faults").experiment_id])
@@ -242,8 +241,7 @@ def test_late_refusal_does_not_stop_training(server, tmp_path, monkeypatch):
     assert logger.run_id is None
     assert "has been deleted" in logger.error
     client.restore_experiment(experiment)
-    command = [sys.executable, "-m", "lr_plugins", "send", str(tmp_path / "spool")]
-    sent = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    sent = command(tmp_path / "spool")
     assert (sent.returncode, sent.stderr) == (0, "")
     [run] = client.search_runs([experiment])
     assert points(server.uri, run.info.run_id) == expected(5)

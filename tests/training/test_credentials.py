@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 
 import pytest
 from omegaconf import OmegaConf
@@ -10,7 +9,7 @@ from omegaconf import OmegaConf
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.tracking.secrets import PASSWORD, USERNAME, masked
 from lr_plugins.training.credentials import HIDDEN, check_tracking_uri, hide, mask_files, revealed, without_passwords
-from tests.training.test_main import TRAIN, environment
+from tests.training.test_main import train
 
 SECRET = "sEcr3t"
 
@@ -86,13 +85,7 @@ def test_a_sweep_leaves_no_password_in_any_file(tmp_path):
     (tmp_path / "conf/extra").mkdir(parents=True)
     (tmp_path / "conf/extra/mine.yaml").write_text(f"uri: mysql://you:{SECRET}@host/db\n")
     words = ["data=fake", "trainer.max_epochs=1", "logger=csv", "callbacks=silent", "+extra=mine", "seed=1,2"]
-    process = subprocess.run(
-        [*TRAIN, "-m", f"--config-dir={tmp_path}/conf", *words, f"+note=http://me:{SECRET}@host"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    process = train(tmp_path, "-m", f"--config-dir={tmp_path}/conf", *words, f"+note=http://me:{SECRET}@host")
     assert process.returncode == 0, process.stderr
     assert len(list(tmp_path.glob("multirun/*/*/*/checkpoints/last.ckpt"))) == 2
     assert left_behind(tmp_path, process) == set()
@@ -102,7 +95,7 @@ def test_a_sweep_leaves_no_password_in_any_file(tmp_path):
 
 def test_a_servers_password_is_left_nowhere(tmp_path):
     words = ["data=fake", "trainer.max_epochs=1", f"logger.tracking_uri=http://me:{SECRET}@127.0.0.1:9"]
-    process = subprocess.run([*TRAIN, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    process = train(tmp_path, *words)
     assert process.returncode == 0, process.stderr
     assert left_behind(tmp_path, process) == set()
     [file] = tmp_path.glob("outputs/*/*/checkpoints/settings.json")

@@ -3,7 +3,6 @@
 import os
 import pickle
 import re
-import subprocess
 import sys
 
 import mlflow
@@ -16,7 +15,8 @@ from hydra.errors import HydraException
 from lr_plugins._lightning.atomic_checkpoints import AtomicFiles
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.training.cli import explanation, readable_errors
-from tests.training.test_main import ROOT, TRAIN, environment
+from tests.training.test_main import ROOT
+from tests.training.test_main import train as train_in
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +333,7 @@ def whole(tmp_path_factory):
     """A checkpoint of a run in another folder, which the tests copy."""
     folder = tmp_path_factory.mktemp("whole")
     arguments = ["data=fake", "trainer.max_epochs=2", "logger=csv", "callbacks=silent"]
-    subprocess.run([*TRAIN, *arguments], cwd=folder, env=environment(), check=True, capture_output=True)
+    train_in(folder, *arguments).check_returncode()
     [last] = folder.glob("outputs/*/*/checkpoints/last.ckpt")
     return last
 

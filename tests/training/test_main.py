@@ -17,10 +17,11 @@ import pytest
 import torch
 import yaml
 
+from tests import preloaded
 from tests.training import without_advice
 
 ROOT = Path(__file__).parents[2]
-TRAIN = [sys.executable, str(ROOT / "train.py")]
+TRAIN = str(ROOT / "train.py")
 SMALL = ["data=fake", "trainer.max_epochs=2"]
 
 
@@ -30,9 +31,8 @@ def environment():
 
 
 def train(folder, *arguments, timeout=120):
-    return subprocess.run(
-        [*TRAIN, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
-    )
+    """`python train.py` in a process that has imported torch already."""
+    return preloaded.run([TRAIN, *arguments], folder, environment(), timeout)
 
 
 def runs(folder):
@@ -45,7 +45,8 @@ def runs(folder):
 def main_job(tmp_path_factory):
     """The main job in an empty folder: (folder, the finished process)."""
     folder = tmp_path_factory.mktemp("main_job")
-    return folder, train(folder, "schedule=step_decay")
+    words = [sys.executable, TRAIN, "schedule=step_decay"]
+    return folder, subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
 
 
 def test_console_shows_only_keras_lines_and_the_summary(main_job):
@@ -150,16 +151,7 @@ def test_seed_determines_the_run(tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_ends_cleanly_and_keeps_the_record(tmp_path, number, status):
-    process = subprocess.Popen(
-        [*TRAIN, "trainer.max_epochs=100000", "data=fake"],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that runs us in the background lets its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = preloaded.Program([TRAIN, "trainer.max_epochs=100000", "data=fake"], tmp_path, environment())
     try:
         lines = iter(process.stdout.readline, "")
         assert any(line.startswith("Epoch 4/") for line in lines), process.stderr.read()

@@ -16,8 +16,7 @@ from lr_plugins.errors import InvalidArgumentError, PositionalArgumentError, Ren
 from lr_plugins.renamed import ARGUMENTS, ATTRIBUTES, MODULES, NAMES, with_current_names
 from lr_plugins.schedules import Observation, RunLength
 from lr_plugins.schedules.serialization import from_config, to_config
-
-from .test_arguments import GIVEN
+from tests.schedules.test_arguments import GIVEN
 
 RUN = RunLength.of(steps_per_epoch=10, epochs=10)
 OF_SCHEDULES = [(name, old, new) for name, names in ARGUMENTS.items() if hasattr(s, name) for old, new in names.items()]

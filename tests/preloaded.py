@@ -1,0 +1,259 @@
+"""Runs Python programs in real processes that need not import torch, Lightning and Hydra first, or MLflow.
+
+A server, `python -m tests.preloaded`, imports them once and forks a process for each program: with the program's own
+arguments, folder, environment and streams, to be interrupted and killed like any other. The imports would take longer
+than most of the programs. What depends on them (what `--help` imports, settings that are read while importing) needs
+`subprocess`.
+"""
+
+import array
+import atexit
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TRAINING = (
+    "lr_plugins.training.cli",
+    "lr_plugins.training.run",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "sklearn.datasets",
+)
+"""What a training imports."""
+SENDING = (
+    "lr_plugins.commands.send",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.tracking.context.registry",
+    "mlflow.tracking.fluent",
+)
+"""What sending to MLflow imports."""
+
+# --- the programs, as a test sees them ------------------------------------------------------------------------
+
+
+class Program:
+    """A running program, like `subprocess.Popen`: `python WORDS` with its output in text pipes.
+
+    Args:
+        words: what stands behind `python`: a file, `-m` and a module, or `-c` and code; and its arguments.
+        cwd: its folder.
+        env: its environment.
+        imported: the modules that it need not import. Default: `TRAINING`.
+    """
+
+    def __init__(self, words, cwd, env, imported=TRAINING):
+        self.returncode = None
+        out, out_end = os.pipe()
+        err, err_end = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.connect(_server(imported))
+        told = json.dumps({"words": [*map(str, words)], "folder": str(cwd), "environment": dict(env)}).encode()
+        streams = array.array("i", [nothing, out_end, err_end])
+        self._server.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+        self._server.sendall(told + b"\n")
+        for end in streams:
+            os.close(end)
+        self._answers = self._server.makefile()
+        self.pid = int(self._answers.readline())
+        self.stdout = os.fdopen(out, encoding="utf-8", errors="replace")
+        self.stderr = os.fdopen(err, encoding="utf-8", errors="replace")
+
+    def wait(self, timeout=None):
+        """Its status, once it has ended; that of a signal is negative."""
+        if self.returncode is None:
+            if not select.select([self._server], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            status = self._answers.readline()
+            self.returncode = int(status) if status else -signal.SIGKILL  # the server itself has ended
+            self._server.close()
+        return self.returncode
+
+    def poll(self):
+        """Its status if it has ended; or else None."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number):
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout=None):
+        """What it writes until it ends, to its output and to its errors."""
+        texts, deadline = {}, None if timeout is None else time.monotonic() + timeout
+        streams = self.stdout, self.stderr
+        readers = [threading.Thread(target=lambda one=one: texts.update({one: one.read()})) for one in streams]
+        for reader in readers:
+            reader.daemon = True
+            reader.start()
+        for reader in readers:
+            reader.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+        self.wait(None if deadline is None else max(deadline - time.monotonic(), 0.1))
+        return texts.get(self.stdout, ""), texts.get(self.stderr, "")
+
+
+def run(words, cwd, env, timeout=None, imported=TRAINING):
+    """Run a program to its end, like `subprocess.run`; it is killed if that takes too long.
+
+    Args:
+        words, cwd, env, imported: as for `Program`.
+        timeout: seconds.
+    """
+    program = Program(words, cwd, env, imported)
+    try:
+        out, err = program.communicate(timeout)
+    finally:
+        program.kill()
+    return subprocess.CompletedProcess(["python", *words], program.returncode, out, err)
+
+
+_started = {}
+
+
+def _server(imported):
+    """The address of this process's server that has imported some modules."""
+    if imported not in _started:
+        address = str(Path(tempfile.mkdtemp(prefix="preloaded-")) / "socket")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_"))}
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.preloaded", address, *imported],
+            cwd=ROOT,
+            env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        atexit.register(server.communicate)  # its input ends: so does the server
+        assert server.stdout.readline() == b"ready\n", "the server of preloaded programs does not start"
+        _started[imported] = address
+    return _started[imported]
+
+
+# --- the server -----------------------------------------------------------------------------------------------
+
+
+def _serve(address):
+    """Fork a process for each request, until the standard input ends; returns in such a process, with the request."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(address)
+    server.listen(16)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    running = {}  # the connection of each process, by its ID
+    print("ready", flush=True)
+    while True:
+        ready, _, _ = select.select([server, woken, sys.stdin], [], [])
+        if woken in ready:
+            os.read(woken, 1024)
+            _report_ended(running)
+        if server in ready:
+            connection, _ = server.accept()
+            request, streams = _request(connection)
+            pid = os.fork()
+            if not pid:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for other in (server, connection, *running.values()):
+                    other.close()
+                os.close(woken)
+                os.close(wake)
+                return request, streams
+            for stream in streams:
+                os.close(stream)
+            running[pid] = connection
+            connection.sendall(b"%d\n" % pid)
+        if sys.stdin in ready:
+            sys.exit()
+
+
+def _request(connection):
+    """What a process is to do, and its standard streams."""
+    _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(3 * 4))
+    streams = array.array("i", ancillary[0][2])
+    told = b""
+    while not told.endswith(b"\n"):
+        told += connection.recv(1 << 16)
+    return json.loads(told), streams
+
+
+def _report_ended(running):
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        connection = running.pop(pid)
+        with connection, contextlib.suppress(BrokenPipeError):  # nobody waits for it
+            connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def _become(request, streams):
+    """Be the program: its streams, folder, environment and random numbers."""
+    import numpy
+
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), "utf-8")
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(
+        os.fdopen(2, "wb", 0, closefd=False), "utf-8", "backslashreplace", write_through=True
+    )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    numpy.random.seed()  # noqa: NPY002  # otherwise all programs would draw the same numbers
+
+
+def _run(words):
+    kind, *rest = words
+    if kind == "-m":
+        sys.argv = rest
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        sys.path.insert(0, "")
+        exec(compile(rest[0], "-c", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = words
+        sys.path.insert(0, os.path.dirname(os.path.abspath(kind)))
+        runpy.run_path(kind, run_name="__main__")
+
+
+def main():
+    address, *modules = sys.argv[1:]
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()  # a process that searched these objects for garbage would copy their memory
+    request, streams = _serve(address)
+    _become(request, streams)
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", str(ROOT))]
+    sys.path += [folder for folder in request["environment"].get("PYTHONPATH", "").split(os.pathsep) if folder]
+    _run(request["words"])
+
+
+if __name__ == "__main__":
+    main()
