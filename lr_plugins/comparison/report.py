@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from lr_plugins.comparison.histories import Points
 from lr_plugins.comparison.numbers import rounded
-from lr_plugins.comparison.runs import Points, Run, is_learning_rate
+from lr_plugins.comparison.runs import Run, is_learning_rate
 from lr_plugins.comparison.statistics import final_value, standings
 from lr_plugins.errors import InvalidArgumentError, require
 from lr_plugins.metric_direction import better, higher_is_better

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lr_plugins.comparison.runs import OVERRIDES, Points, Run, distinguished
+from lr_plugins.comparison.histories import Points
+from lr_plugins.comparison.runs import OVERRIDES, Run, distinguished
 
 RUN_FILE = "run.json"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lr_plugins.comparison.histories import Points, read_histories
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.metric_direction import higher_is_better
 from lr_plugins.tracking.destination import PARENT
@@ -18,20 +18,6 @@ OVERRIDES = "overrides"  # the tag with the overrides of the command line, one p
 _TAGGED = ("schedule", "model", "data", "seed")  # settings that have a tag or a param of their own
 # Groups and fields that do not affect training.
 _BESIDE = ("callbacks", "logger", "launcher", "hydra", "verbose", "style", "num_threads", "output_dir", "ckpt_path")
-_LARGEST = 1e300  # MLflow stores infinity as the largest double
-
-
-@dataclass
-class Points:
-    """Values of a metric at optimizer steps, in order.
-
-    Args:
-        steps: shape (n,).
-        values: shape (n,).
-    """
-
-    steps: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
 
 
 @dataclass
@@ -168,10 +154,6 @@ def _run(client: Any, run: Any) -> Run:
     schedule = data.tags.get("schedule", info.run_name)
     result = Run(info.run_id, info.run_name, schedule, data.params.get("seed", ""), info.status, seconds)
     result.tags = dict(data.tags)
-    for name in sorted(data.metrics):
-        if name != "epoch" and not name.startswith("system/"):
-            history = sorted(client.get_metric_history(info.run_id, name), key=lambda point: point.step)
-            steps, values = [point.step for point in history], np.array([point.value for point in history], np.float64)
-            values[np.abs(values) > _LARGEST] *= math.inf
-            result.curves[name] = Points(np.array(steps, np.int64), values)
+    names = [name for name in sorted(data.metrics) if name != "epoch" and not name.startswith("system/")]
+    result.curves = dict(read_histories(client, info.run_id, names))
     return result

@@ -8,8 +8,9 @@ import mlflow
 import numpy as np
 import pytest
 
+from lr_plugins.comparison.histories import Points
 from lr_plugins.comparison.report import ENDS, METRICS, RATES, compare, page
-from lr_plugins.comparison.runs import Points, Run, distinguished, find_runs
+from lr_plugins.comparison.runs import Run, distinguished, find_runs
 from lr_plugins.comparison.statistics import final_value
 from lr_plugins.errors import InvalidArgumentError
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lr_plugins.comparison.runs import Points, Run
+from lr_plugins.comparison.histories import Points
+from lr_plugins.comparison.runs import Run
 from lr_plugins.comparison.statistics import _holm, standings
 from lr_plugins.metric_direction import higher_is_better
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from lr_plugins.comparison.runs import Points
+from lr_plugins.comparison.histories import Points
 from lr_plugins.simulation.chart import chart, only_ascii, terminal_width
 
 
