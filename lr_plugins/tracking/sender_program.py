@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lr_plugins.tracking.private_files import open_private
 from lr_plugins.tracking.secrets import MaskedStream
@@ -36,10 +37,15 @@ from lr_plugins.tracking.spool import ERRORS, SENDING, clean_up, own_lock
 
 
 class _Training:
-    """A training whose spools are sent, as its messages tell."""
+    """A training whose spools are sent, as its messages tell.
 
-    def __init__(self, *spools: tuple[Path, str]) -> None:
-        self.spools = [*spools]
+    Args:
+        place: its folder and its environment, if they are not those of this process.
+    """
+
+    def __init__(self, place: dict[str, Any]) -> None:
+        self.place = place
+        self.spools: list[tuple[Path, str]] = []
         self._message, self.is_gone = threading.Event(), False
 
     def wake(self) -> None:
@@ -79,6 +85,7 @@ class _Trainings:
     def __init__(self, spools: Sequence[str]) -> None:
         self._started: queue.SimpleQueue[_Training | None] = queue.SimpleQueue()
         self._running: _Training | None = None
+        self._place: dict[str, Any] = {}  # of the next training
         self._is_new = True
         for spool in spools:
             self._add(json.loads(spool))
@@ -93,7 +100,7 @@ class _Trainings:
             if isinstance(message, list):
                 self._add(message)
             elif isinstance(message, dict):
-                _change_place(**message)
+                self._place = message
             elif message is None and self._running is not None:
                 self._running.end()
                 self._running = None
@@ -107,14 +114,16 @@ class _Trainings:
 
     def _add(self, spool: Sequence[str]) -> None:
         folder, writer = spool
+        is_first = self._running is None
         if self._running is None:
-            self._running, self._is_new = _Training((Path(folder), writer)), False
+            self._running, self._place, self._is_new = _Training(self._place), {}, False
+        self._running.spools.append((Path(folder), writer))
+        if is_first:
             self._started.put(self._running)
-        else:
-            self._running.spools.append((Path(folder), writer))
 
 
-def _change_place(folder: str, environment: dict[str, str | None]) -> None:
+def _move(folder: str, environment: dict[str, str | None]) -> None:
+    """Work in a folder from now on, with changes of the environment."""
     with contextlib.suppress(OSError):  # MLflow refuses relative paths that cannot be used
         os.chdir(folder)
     for name, value in environment.items():
@@ -162,6 +171,8 @@ def main() -> None:
     if len(sys.argv) == 1:
         _import_mlflow()
     for training in trainings:
+        if training.place:
+            _move(**training.place)
         _write_errors_beside(training.spools[0][0])
         _send_all(training)
     gc.freeze()  # the end of the process need not search MLflow's modules for garbage
