@@ -7,7 +7,7 @@ with bit for bit the same values.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,35 +24,49 @@ _LARGEST = 4096
 _PLAIN = int, float, type(None)
 
 
+class _Block(NamedTuple):
+    """The values of consecutive steps. It is replaced as a whole, so that other threads never see half of one."""
+
+    run: Any  # compared by identity
+    base: float | None
+    smooth: bool
+    changes: int  # `Ahead.changes` when it was computed
+    begin: int  # the first step
+    epochs: list[float | None]
+    values: list[float]
+    lists: list[Any]  # the arguments that are lists
+    copies: list[Any]  # what they held when it was computed
+
+
 class Ahead:
     """Follows the calls of one schedule, and keeps the values of the steps that come next.
 
-    They are those of one run, given by identity, and hold until an argument of any schedule changes.
+    They hold for one run, and until an argument of any schedule changes.
     """
 
     changes = 0
-    """How often an attribute of any schedule has been set."""
+    """How often an attribute of any schedule or length has been set."""
 
-    __slots__ = ("_base", "_begin", "_changes", "_count", "_epochs", "_next", "_run", "_smooth", "_values")
+    __slots__ = ("_block", "_count", "_next", "_others", "_run")
 
     def __init__(self) -> None:
-        self._run: Any = None
-        self._base: float | None = None
-        self._smooth = False
-        self._begin = self._next = self._count = 0  # the first step of the block; the step after the last call
-        self._changes = -1
-        self._epochs: list[float | None] = []
-        self._values: list[float] = []
+        self._block: _Block | None = None
+        self._next = self._count = 0  # the step after the last call; calls in a row
+        self._run: Any = None  # of the last call
+        self._others: tuple[Any, ...] = ()  # what else a block depends on, at the last call
 
     def value_at(self, where: Position) -> float | None:
         """The value at a position, if it has been computed; or else None."""
-        step, epoch, run, base, smooth = where
-        if type(step) is not int or run is not self._run or self._changes != Ahead.changes:
+        block = self._block
+        if block is None:
             return None
-        index = step - self._begin
-        is_known = 0 <= index < len(self._values) and base is self._base and smooth is self._smooth
-        if is_known and type(epoch) in _PLAIN and epoch == self._epochs[index]:
-            return self._values[index]
+        step, epoch, run, base, smooth = where
+        if type(step) is not int or run is not block.run or block.changes != Ahead.changes:
+            return None
+        index = step - block.begin
+        is_known = 0 <= index < len(block.values) and base == block.base and smooth is block.smooth
+        if is_known and type(epoch) in _PLAIN and epoch == block.epochs[index] and block.lists == block.copies:
+            return block.values[index]
         return None
 
     def note(self, schedule: Schedule, where: Position) -> None:
@@ -62,47 +76,56 @@ class Ahead:
             schedule: the schedule that was called.
             where: a single position.
         """
-        step, _, run, base, smooth = where
+        step, block, run = where.step, self._block, where.run
         if type(step) is not int:
             return
-        follows = step == self._next or (self._values and step == self._begin + len(self._values))
-        if not follows or run is not self._run or base is not self._base or smooth is not self._smooth:
-            self._run, self._base, self._smooth, self._count = run, base, smooth, 0
-        self._count += 1
-        self._next = step + 1
-        if self._count >= _CALLS and self._changes_are_known():
-            self._compute(schedule, where, step + 1)
+        others = where.base_learning_rate, where.smooth, Ahead.changes
+        in_a_row = step == self._next and run is self._run and others == self._others
+        self._run, self._others, self._next = run, others, step + 1
+        self._count, size = self._count + 1 if in_a_row else 1, 2 * _CALLS
+        if block is not None and step == block.begin + len(block.values) and others == block[1:4] and run is block.run:
+            self._count, size = _CALLS, 4 * len(block.values)  # the loop has used up its block
+        if self._count >= _CALLS:
+            self._block, self._count = _computed(schedule, where, step + 1, min(size, _LARGEST)), 0
 
-    def _changes_are_known(self) -> bool:
-        if self._changes == Ahead.changes:
-            return True
-        self._changes, self._values, self._count = Ahead.changes, [], 1
-        return False
 
-    def _compute(self, schedule: Schedule, where: Position, begin: int) -> None:
-        """The values of the steps from `begin` on; none if one of them cannot be computed."""
-        size = min(max(4 * len(self._values), 2 * _CALLS), _LARGEST)
-        steps = np.arange(begin, begin + size)
-        self._begin, self._values, self._count = begin, [], 0
-        epochs = _epochs_at(where, steps)
-        if epochs is None:
-            return
-        try:
-            values = schedule(where._replace(step=steps, epoch=epochs if epochs.dtype != object else None))
-        except Exception:  # an error at a later step is raised at that step
-            return
-        if isinstance(values, np.ndarray) and values.dtype == np.float64:
-            self._values, self._epochs, self._count = values.tolist(), epochs.tolist(), _CALLS
+def _computed(schedule: Schedule, where: Position, begin: int, size: int) -> _Block | None:
+    """The values of some steps; None if one of them cannot be computed."""
+    changes, lists = Ahead.changes, list(_lists_of(schedule))
+    copies = [_copy(held) for held in lists]
+    steps = np.arange(begin, begin + size)
+    epochs = _epochs_at(where, steps)
+    if epochs is None:
+        return None
+    try:
+        values = schedule(where._replace(step=steps, epoch=epochs if epochs.dtype != object else None))
+    except Exception:  # an error at a later step is raised at that step
+        return None
+    if not isinstance(values, np.ndarray) or values.dtype != np.float64:
+        return None
+    key = where.run, where.base_learning_rate, where.smooth, changes
+    return _Block(*key, begin, epochs.tolist(), values.tolist(), lists, copies)
 
 
 def _epochs_at(where: Position, steps: Any) -> Any:
-    """The epochs of coming steps, an array; of objects, all None, where they are unknown; None if they are not told."""
+    """The epochs of coming steps, an array; of objects, all None, where the position has none; None if unknown."""
     run = where.run
     if where.epoch is None:
         return np.full(steps.shape, None)
     if run.steps_per_epoch is None or run.clock is not None:
         return None
     return np.asarray(run.epochs_at(steps) if where.smooth else steps // run.steps_per_epoch)
+
+
+def _lists_of(schedule: Schedule) -> Iterator[list[Any]]:
+    """The arguments of a schedule and its parts that are lists, which may be changed in place."""
+    for part in (schedule, *_parts_of(schedule)):
+        yield from (value for name, value in vars(part).items() if type(value) is list and name[0] != "_")
+
+
+def _copy(value: Any) -> Any:
+    """A list with the same elements, and with copies of the lists among them."""
+    return [_copy(element) for element in value] if type(value) is list else value
 
 
 def is_foreseeable(schedule: Schedule) -> bool:

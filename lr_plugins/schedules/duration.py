@@ -6,13 +6,14 @@ import bisect
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import SET_LENGTH, InvalidArgumentError, TrainingError
 from lr_plugins.renamed import method_arguments
+from lr_plugins.schedules.ahead import Ahead
 from lr_plugins.schedules.numerics import maximum, nearly_whole
 from lr_plugins.schedules.position import Length, Position, RunLength, Value
 from lr_plugins.validation import as_float, tidy
@@ -87,6 +88,10 @@ class Duration:
         if number is None or not _is_length(number):
             raise InvalidArgumentError("Duration.value", value, f"0, or a number from {_LEAST:g} to {_MOST:g}")
         self.value = tidy(number)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        Ahead.changes += 1
 
     @classmethod
     @method_arguments(unit='a part of the length, such as "10ep"')

@@ -4,6 +4,8 @@ import copy
 import math
 import pickle
 import random
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 
 from lr_plugins import schedules as s
 from lr_plugins.errors import ImpossibleValueError
-from lr_plugins.schedules import Position, RunLength, Schedule
-from lr_plugins.schedules.ahead import Ahead, _parts_of, is_foreseeable
+from lr_plugins.schedules import Position, RunLength, Schedule, ahead
+from lr_plugins.schedules.ahead import _parts_of, is_foreseeable
 from tests.schedules.instances import INSTANCES, runs
 
 RUN = RunLength.of(steps_per_epoch=7, epochs=50)
@@ -64,7 +66,7 @@ def test_plain_numbers_of_steps_are_followed(monkeypatch):
 
 def test_single_steps_in_any_order_need_no_block(monkeypatch):
     schedule, blocks = cosine(), []
-    monkeypatch.setattr(Ahead, "_compute", lambda *_: blocks.append(1))
+    monkeypatch.setattr(ahead, "_computed", lambda *_: blocks.append(1))
     steps = list(range(0, 350, 2))
     random.Random(0).shuffle(steps)
     assert [schedule(RUN.position(step)) for step in steps] == [formula(schedule, RUN.position(n)) for n in steps]
@@ -88,6 +90,49 @@ def test_an_argument_of_a_part_that_is_set_late_counts_at_once():
     walk(schedule, 20)
     part.initial_learning_rate = 0.2
     assert schedule(RUN.position(20)) == 2 * s.CosineDecay(0.1, decay_steps=100).with_warmup(5)(RUN.position(20))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "change"),
+    [
+        (s.PiecewiseConstant(["9ep"], [0.1, 0.2]), lambda one: one.values.__setitem__(0, 0.7)),
+        (s.PiecewiseConstant(["9ep"], [0.1, 0.2]).with_warmup(3), lambda one: one.schedule.values.__setitem__(0, 0.7)),
+        (s.CosineDecay(0.1, decay_steps=300), lambda one: setattr(one.decay_steps, "value", 50)),
+        (
+            s.CosineDecay(0.1, decay_steps=300).with_warmup(3),
+            lambda one: setattr(one, "warmup_steps", s.Duration.of(99)),
+        ),
+        (s.CosineDecay(0.1, decay_steps=300).with_warmup(3), lambda one: setattr(one.warmup_steps, "value", 99)),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 12, 20, 30])
+def test_an_argument_that_is_changed_in_place_counts_at_once(schedule, change, steps):
+    schedule = copy.deepcopy(schedule)
+    walk(schedule, steps)
+    before = formula(schedule, RUN.position(steps))
+    change(schedule)
+    assert schedule(RUN.position(steps)) == formula(schedule, RUN.position(steps)) != before
+
+
+def test_threads_share_a_schedule():
+    schedule, wrong = cosine(), []
+    expected = [formula(schedule, RUN.position(step)) for step in range(350)]
+
+    def run():
+        for _ in range(20):
+            wrong.extend(step for step in range(350) if schedule(RUN.position(step)) != expected[step])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
 
 
 def test_another_run_and_another_base_have_their_own_values():

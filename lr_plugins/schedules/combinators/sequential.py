@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lr_plugins.errors import TrainingError
+from lr_plugins.schedules.ahead import Ahead
 from lr_plugins.schedules.combinators.base import Combination
 from lr_plugins.schedules.milestones import Milestone, begins
 from lr_plugins.schedules.numerics import nearly_whole
@@ -26,7 +27,7 @@ _FEW = 8  # parts; a loop over so many is as fast as bisection
 class Sequential(Combination):
     """Parts one after another, each counting from its own start. Sub-classes define how long each part is."""
 
-    _planned: tuple[RunLength, list[tuple[Length, RunLength]]] | None = None
+    _planned: tuple[tuple[RunLength, int], list[tuple[Length, RunLength]]] | None = None
     _clocked: tuple[list[tuple[Length, RunLength]], tuple[str, list[float]] | None] | None = None
 
     @abstractmethod
@@ -100,9 +101,10 @@ class Sequential(Combination):
         return self._clocked[1]
 
     def _plan(self, run: RunLength) -> list[tuple[Length, RunLength]]:
-        """When each part starts, and the run it sees; cached, for it is the same for all positions of a run."""
-        if self._planned is None or self._planned[0] != run:
-            self._planned = run, list(self._parts_of(run))
+        """When each part starts, and the run it sees; cached until the run or an argument changes."""
+        key = run, Ahead.changes
+        if self._planned is None or self._planned[0] != key:
+            self._planned = key, list(self._parts_of(run))
         return self._planned[1]
 
     def _parts_of(self, run: RunLength) -> Iterator[tuple[Length, RunLength]]:
