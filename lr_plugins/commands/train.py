@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from lr_plugins.rank_zero import rank_zero_only
 from lr_plugins.tracking.sender_process import stand_by
-from lr_plugins.training.entry_point import COMMAND, MLFLOW_LOGGER, TRAIN, conf_folder, install_extra
+from lr_plugins.training.entry_point import COMMAND, TRAIN, conf_folder, install_extra, records_in_mlflow
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,7 +66,7 @@ def _with_absolute_config_path(words: Sequence[str], start: Path) -> list[str]:
 
 def _train(config: DictConfig) -> float | None:
     """Hydra's task function, whose result a sweeper optimizes; torch is imported here, so that --help is fast."""
-    if config.logger.get("_target_") == MLFLOW_LOGGER and getattr(rank_zero_only, "rank", 0) == 0:
+    if records_in_mlflow(config) and getattr(rank_zero_only, "rank", 0) == 0:
         stand_by()
     _import_once()
     from lr_plugins.training.run import train

@@ -72,8 +72,8 @@ class Delivery:
     @property
     def reference(self) -> str | None:
         """A name by which the run can be found again, even before it has an ID; None before it has started."""
-        if not self.parts:
-            return None
+        if not self.parts:  # not started, or released
+            return self.state.run_id
         self._refresh()
         return self.state.run_id or f"{BY_SPOOL}{self._first['spool']}"
 
@@ -117,7 +117,7 @@ class Delivery:
         try:
             with guarded(self.parent):
                 if not self.parts or not self.spool.is_there:
-                    self._release()
+                    self._close_sender()
                     left = _left_by(known, self.parent)
                     self.parts, self._first = Parts([Part(left or self._new_spool())]), {}
                     self._created = None if left is not None else self.spool.folder
@@ -335,7 +335,7 @@ class Delivery:
 
     def abandon(self) -> None:
         """Give up a run that cannot start, and delete the spool that was created for it."""
-        self._release()
+        self._close_sender()
         if self._created is not None:
             remove(self._created)
             clean_up(self._created)
@@ -350,7 +350,7 @@ class Delivery:
             self.sender.release()
             self._state, self.parts = self.state, Parts()
 
-    def _release(self) -> None:
+    def _close_sender(self) -> None:
         self.sender.close()
         self.sender = SenderProcess(self.folder)
 

@@ -5,9 +5,9 @@ Each SPOOL is a JSON list of its folder and the name of its writer.
 Sending costs MLflow some 80 us of CPU time per point. A thread of the training would take that from the training,
 because of the interpreter lock.
 
-Lines on standard input say what goes on:
+Each line on standard input is a message:
 
-* an empty one: there may be something new, look at once;
+* an empty line: there may be new entries, look at once;
 * a SPOOL: the training continues in it, or a new training starts with it;
 * `null`: the training has ended and will log nothing more;
 * an object: the `folder` of the training that follows, and the changes of its `environment` (null: not set).

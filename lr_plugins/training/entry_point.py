@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lr_plugins.errors import install
+
+if TYPE_CHECKING:
+    pass
 
 COMMAND = "LR_PLUGINS_COMMAND"
 """The environment variable with the command that started the training; the processes of launchers inherit it."""
@@ -13,8 +17,7 @@ COMMAND = "LR_PLUGINS_COMMAND"
 TRAIN_PY, TRAIN = "python train.py", "lr-plugins train"
 """The two commands."""
 
-MLFLOW_LOGGER = "lr_plugins.tracking.MLflowLogger"
-"""The logger of the configuration that records in MLflow."""
+_MLFLOW_LOGGERS = [f"lr_plugins.{home}MLflowLogger" for home in ("", "tracking.", "tracking.mlflow_logger.")]
 
 _PACKAGED = Path(__file__).with_name("conf")  # only a wheel has it
 _OF_A_CLONE = Path(__file__).parents[2] / "conf"
@@ -28,6 +31,13 @@ def command() -> str:
 def conf_folder() -> Path:
     """The folder with `train.yaml`: the wheel's own, or that of the clone (also of an editable install)."""
     return _PACKAGED if _PACKAGED.is_dir() else _OF_A_CLONE
+
+
+def records_in_mlflow(config: DictConfig) -> bool:
+    """Whether the logger of a configuration is `MLflowLogger`, under any of its names."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.select(config, "logger._target_") in _MLFLOW_LOGGERS
 
 
 def install_extra(extra: str) -> str:

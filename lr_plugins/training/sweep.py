@@ -15,7 +15,7 @@ from lr_plugins.tracking.destination import NOTE
 from lr_plugins.tracking.names import LENGTH
 from lr_plugins.tracking.spool import DEFAULT, is_left, spools
 from lr_plugins.training.credentials import revealed_text
-from lr_plugins.training.entry_point import MLFLOW_LOGGER
+from lr_plugins.training.entry_point import records_in_mlflow
 
 COMPARISON = "comparison"
 PARENT_RUN = "LR_PLUGINS_PARENT_RUN"  # in the environment, which the processes of a launcher inherit
@@ -42,7 +42,7 @@ class Sweep(Callback):  # type: ignore[misc]
         self._folder = Path(str(config.hydra.sweep.dir)).absolute()
         os.environ[SWEEP] = self._id
         try:
-            if config.logger.get("_target_") == MLFLOW_LOGGER:
+            if records_in_mlflow(config):
                 self._start_parent(config)
         finally:
             # Hydra does not call on_multirun_end after an error or Ctrl-C. Registered last, this handler runs before

@@ -81,6 +81,7 @@ def test_a_released_process_sends_run_after_run(database, tmp_path):
         pids.append(pid)
         loggers.append(logger)
     assert len(set(pids)) == 1
+    assert all(logger.reference == logger.version == logger.run_id for logger in loggers)
     assert [recorded(database, logger.run_id) for logger in loggers] == [COMPLETE] * 3
     _dismiss()
     wait_until_gone(pids[0])

@@ -13,9 +13,11 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from lr_plugins.comparison.run_files import find_run_files
 from lr_plugins.errors import InvalidArgumentError
+from lr_plugins.training.entry_point import records_in_mlflow
 from lr_plugins.training.objective import objective
 from lr_plugins.training.record import _without_places
 from lr_plugins.training.run_file import RunFile
@@ -76,6 +78,21 @@ def test_mlflow_run_has_a_description_and_no_paths_in_params(tmp_path):
     note = run.data.tags["mlflow.note.content"]
     assert "schedule `step_decay`, data `fake`, model `cnn`, optimizer `adam`, seed 1" in note
     assert "python train.py data=fake trainer.max_epochs=2" in note
+
+
+@pytest.mark.parametrize(
+    ("logger", "expected"),
+    [
+        ({"_target_": "lr_plugins.tracking.MLflowLogger"}, True),
+        ({"_target_": "lr_plugins.MLflowLogger"}, True),
+        ({"_target_": "lr_plugins.tracking.mlflow_logger.MLflowLogger"}, True),
+        ({"_target_": "pytorch_lightning.loggers.CSVLogger"}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_the_logger_is_known_by_each_of_its_names(logger, expected):
+    assert records_in_mlflow(OmegaConf.create({"logger": logger})) is expected
 
 
 # --- the objective ------------------------------------------------------------------------------------------------
