@@ -227,7 +227,8 @@ def _become(request, streams):
     numpy.random.seed()  # noqa: NPY002  # otherwise all programs would draw the same numbers
 
 
-def _run(words):
+def start(words):
+    """Run `python WORDS` in this process."""
     kind, *rest = words
     if kind == "-m":
         sys.argv = rest
@@ -252,7 +253,7 @@ def main():
     _become(request, streams)
     sys.path[:] = [folder for folder in sys.path if folder not in ("", str(ROOT))]
     sys.path += [folder for folder in request["environment"].get("PYTHONPATH", "").split(os.pathsep) if folder]
-    _run(request["words"])
+    start(request["words"])
 
 
 if __name__ == "__main__":

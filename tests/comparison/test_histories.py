@@ -67,8 +67,19 @@ def test_a_local_database_is_read_without_the_client(client, monkeypatch):
     assert run.curves["lr"].values.tolist() == [0.1 / (1 + step) for step in range(50)]
 
 
-@pytest.mark.parametrize("what", ["another table", "no table", "no database", "locked"])
-def test_a_database_of_another_form_is_read_with_the_client(tmp_path, what):
+COLUMNS = "key, value, step, is_nan, timestamp, run_uuid"
+
+
+@pytest.mark.parametrize(
+    ("what", "statements"),
+    [
+        ("another table", ["create table metrics (key, value, step)"]),
+        ("no table", []),
+        ("locked", [f"create table metrics ({COLUMNS})", "begin exclusive"]),
+        ("no database", None),
+    ],
+)
+def test_a_database_of_another_form_is_read_with_the_client(tmp_path, what, statements):
     class Client:
         tracking_uri = f"sqlite:///{tmp_path}/runs.db"
 
@@ -76,22 +87,12 @@ def test_a_database_of_another_form_is_read_with_the_client(tmp_path, what):
         def get_metric_history(run_id, name):
             return [Metric(name, 2.0, 0, 1), Metric(name, 1.0, 0, 0)]
 
-    if what == "no database":
-        (tmp_path / "runs.db").write_text("something else")
-    else:
-        with closing(sqlite3.connect(tmp_path / "runs.db")) as database:
-            if what != "no table":
-                columns = (
-                    "key, value, step" if what == "another table" else "key, value, step, is_nan, timestamp, run_uuid"
-                )
-                database.execute(f"create table metrics ({columns})")
-            if what == "locked":
-                database.isolation_level = None
-                database.execute("begin exclusive")
-            [(_, points)] = read_histories(Client(), "run", ["loss"])
-            assert points.values.tolist() == [1.0, 2.0]
-            return
-    [(_, points)] = read_histories(Client(), "run", ["loss"])
+    with closing(sqlite3.connect(tmp_path / "runs.db", isolation_level=None)) as database:
+        for statement in statements or ():
+            database.execute(statement)
+        if statements is None:
+            (tmp_path / "runs.db").write_text("something else")
+        [(_, points)] = read_histories(Client(), "run", ["loss"])
     assert points.values.tolist() == [1.0, 2.0]
 
 

@@ -11,10 +11,11 @@ import contextlib
 import io
 import json
 import os
-import runpy
 import sys
 import traceback
 from typing import Any
+
+from tests.preloaded import start
 
 
 class _Console(io.TextIOWrapper):
@@ -36,7 +37,7 @@ def run(words: list[str], folder: str) -> dict[str, Any]:
     path = list(sys.path)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            _start(words)
+            start(words)
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):
@@ -46,19 +47,6 @@ def run(words: list[str], folder: str) -> dict[str, Any]:
             status = 1
     sys.path[:] = path
     return {"status": status, "out": out.text, "err": err.text}
-
-
-def _start(words: list[str]) -> None:
-    if words[0] == "-m":
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    elif words[0] == "-c":
-        sys.argv = ["-c", *words[2:]]
-        exec(compile(words[1], "-c", "exec"), {"__name__": "__main__"})
-    else:
-        sys.argv = words
-        sys.path.insert(0, os.path.dirname(os.path.abspath(words[0])))
-        runpy.run_path(words[0], run_name="__main__")
 
 
 if __name__ == "__main__":
