@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lr_plugins.errors import install
 
 if TYPE_CHECKING:
-    pass
+    from omegaconf import DictConfig
 
 COMMAND = "LR_PLUGINS_COMMAND"
 """The environment variable with the command that started the training; the processes of launchers inherit it."""
