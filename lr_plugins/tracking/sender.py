@@ -18,7 +18,7 @@ from typing import Any
 from lr_plugins.tracking.answers import RefusedError, is_answer, is_permanent, reason_of
 from lr_plugins.tracking.contents import BATCH
 from lr_plugins.tracking.entries import Point, UnreadableEntryError, line_of, lines, parse, points_of
-from lr_plugins.tracking.private_files import open_private, read_private, replace_private
+from lr_plugins.tracking.private_files import ForeignFileError, open_private, read_private, replace_private
 from lr_plugins.tracking.spool import HELD, LOG, REFUSED, guarded, remove
 from lr_plugins.tracking.state import State
 from lr_plugins.tracking.store import Store
@@ -92,7 +92,7 @@ class Sender:
                 if attempts >= _ATTEMPTS and not self._one_by_one and self._takes_others():
                     self._one_by_one = True
                     continue
-                if over and attempts >= _ATTEMPTS and not waits:
+                if over and not waits and (attempts >= _ATTEMPTS or isinstance(error, ForeignFileError)):
                     return False
                 self._wait(min(0.5 * 2 ** min(attempts, 10), _LONGEST_PAUSE))
         return False
@@ -100,7 +100,8 @@ class Sender:
     def note(self, error: Exception) -> bool:
         """Record why nothing can be sent; whether other processes may still be creating the database's tables."""
         reason, is_new = reason_of(error), self.state.run_id is None
-        may_pass = is_new and not self._is_remote and not is_permanent(error)
+        is_creation = is_new and not self._is_remote and not isinstance(error, ForeignFileError)
+        may_pass = is_creation and not is_permanent(error)
         waits = may_pass and time.monotonic() - self._started_at < _PATIENCE
         if is_new and (is_permanent(error) or (may_pass and not waits and "locked" not in reason)):
             self.state.error = reason

@@ -126,6 +126,15 @@ def test_links_in_place_of_files_change_nothing_outside(name, database, treasure
         assert "is a link to another file" in said.stderr
 
 
+def test_log_that_is_a_link_is_not_tried_again(database, treasure, tmp_path):
+    """It stays one: a user would wait for nothing."""
+    spool, waits = spool_of(tmp_path / "spool", database, point(0), END, experiment="linked log"), []
+    plant(spool, treasure, "log.jsonl")
+    sender = send(spool.folder, "", waits.append, lambda: True)
+    assert "is a link to another file" in sender.state.trouble
+    assert (waits, sender.state.error) == ([], "")
+
+
 @pytest.mark.parametrize("name", ["log.jsonl", "files", "/lock"])
 def test_training_does_not_write_through_links(name, database, treasure, tmp_path):
     spool = spool_of(tmp_path / "spool", database, point(0))
