@@ -1,10 +1,13 @@
 """Fixtures for all tests."""
 
+import functools
 import logging
 import os
 import sys
 
 import pytest
+
+from tests import preloaded
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # the oracle of the parity tests
 
@@ -15,6 +18,14 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _entry_points_once():
+    """Lightning looks through all installed packages for each Trainer, which takes as long as a dozen steps."""
+    from lightning_fabric.utilities import registry
+
+    registry.entry_points = functools.cache(registry.entry_points)
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +41,22 @@ def _no_experiment_of_another_test():
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     if "mlflow" in sys.modules:
         sys.modules["mlflow"].tracking.fluent._active_experiment_id = None
+
+
+@pytest.fixture(autouse=True)
+def _forked_senders(monkeypatch):
+    """A process takes seconds to import MLflow: senders are forked from one that has. What starts one else."""
+    from lr_plugins.tracking import sender_process
+
+    start = sender_process._start
+    monkeypatch.setattr(sender_process, "_start", preloaded.Sender)
+    return start
+
+
+@pytest.fixture
+def started_senders(_forked_senders, monkeypatch):
+    """For tests of the start: senders are started, as a user's are, and inherit what they inherit then."""
+    monkeypatch.setattr("lr_plugins.tracking.sender_process._start", _forked_senders)
 
 
 @pytest.fixture(autouse=True)

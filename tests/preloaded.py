@@ -2,8 +2,9 @@
 
 A server, `python -m tests.preloaded`, imports them once and forks a process for each program: with the program's own
 arguments, folder, environment and streams, to be interrupted and killed like any other. The imports would take longer
-than most of the programs. What depends on them (what `--help` imports, settings that are read while importing) needs
-`subprocess`.
+than most of the programs. The processes that trainings start to send to MLflow, Lightning's further ranks and MLflow's
+servers are forked in the same way. What depends on the imports (what `--help` imports, settings that are read while
+importing) needs `subprocess`.
 """
 
 import array
@@ -23,7 +24,10 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from pathlib import Path
+
+from tests.mlflow_tables import copy_tables
 
 ROOT = Path(__file__).parents[1]
 TRAINING = (
@@ -41,37 +45,39 @@ SENDING = (
     "mlflow.tracking.fluent",
 )
 """What sending to MLflow imports."""
+SERVING = ("uvicorn.main", "mlflow.cli", "mlflow.server.fastapi_app")
+"""What `mlflow server` imports."""
 
 # --- the programs, as a test sees them ------------------------------------------------------------------------
 
 
-class Program:
-    """A running program, like `subprocess.Popen`: `python WORDS` with its output in text pipes.
+class Forked:
+    """A process that a server has forked for `python WORDS`, like `subprocess.Popen`.
 
     Args:
         words: what stands behind `python`: a file, `-m` and a module, or `-c` and code; and its arguments.
         cwd: its folder.
         env: its environment.
-        imported: the modules that it need not import. Default: `TRAINING`.
+        imported: the modules that it need not import.
+        streams: the descriptors of its standard streams.
+        own_session: whether a terminal's Ctrl-C does not reach it.
     """
 
-    def __init__(self, words, cwd, env, imported=TRAINING):
+    def __init__(self, words, cwd, env, imported, streams, own_session=False):
         self.returncode = None
-        out, out_end = os.pipe()
-        err, err_end = os.pipe()
-        nothing = os.open(os.devnull, os.O_RDONLY)
         self._server = socket.socket(socket.AF_UNIX)
         self._server.connect(_server(imported))
-        told = json.dumps({"words": [*map(str, words)], "folder": str(cwd), "environment": dict(env)}).encode()
-        streams = array.array("i", [nothing, out_end, err_end])
-        self._server.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
-        self._server.sendall(told + b"\n")
-        for end in streams:
-            os.close(end)
+        request = {
+            "words": [*map(str, words)],
+            "folder": str(cwd),
+            "environment": dict(env),
+            "own_session": own_session,
+            "servers": {" ".join(one): _server(one) for one in (TRAINING, SENDING)} if imported == TRAINING else {},
+        }
+        self._server.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))])
+        self._server.sendall(json.dumps(request).encode() + b"\n")
         self._answers = self._server.makefile()
         self.pid = int(self._answers.readline())
-        self.stdout = os.fdopen(out, encoding="utf-8", errors="replace")
-        self.stderr = os.fdopen(err, encoding="utf-8", errors="replace")
 
     def wait(self, timeout=None):
         """Its status, once it has ended; that of a signal is negative."""
@@ -99,6 +105,32 @@ class Program:
         """End it at once."""
         self.send_signal(signal.SIGKILL)
 
+
+class Program(Forked):
+    """A running program with its output in text pipes.
+
+    Args:
+        words, cwd, env, imported: as for `Forked`; by default it need not import what a training needs.
+        one_stream: whether its errors are part of its output, instead of a stream of their own.
+        asks: whether it reads from `stdin`; or else its input is empty.
+    """
+
+    def __init__(self, words, cwd, env, imported=TRAINING, one_stream=False, asks=False):
+        input_end, into = os.pipe()
+        out, out_end = os.pipe()
+        err, err_end = os.pipe()
+        if one_stream:
+            os.dup2(out_end, err_end)
+        ends = [input_end, out_end, err_end]
+        super().__init__(words, cwd, env, imported, ends)
+        for end in ends:
+            os.close(end)
+        self.stdin = os.fdopen(into, "w", encoding="utf-8")
+        if not asks:
+            self.stdin.close()
+        self.stdout = os.fdopen(out, encoding="utf-8", errors="replace")
+        self.stderr = os.fdopen(err, encoding="utf-8", errors="replace")
+
     def communicate(self, timeout=None):
         """What it writes until it ends, to its output and to its errors."""
         texts, deadline = {}, None if timeout is None else time.monotonic() + timeout
@@ -111,6 +143,24 @@ class Program:
             reader.join(None if deadline is None else max(deadline - time.monotonic(), 0))
         self.wait(None if deadline is None else max(deadline - time.monotonic(), 0.1))
         return texts.get(self.stdout, ""), texts.get(self.stderr, "")
+
+
+class Sender(Forked):
+    """The process that sends a training's spools, which need not import MLflow.
+
+    Args: those of `lr_plugins.tracking.sender_process._start`, in whose place it is called.
+    """
+
+    def __init__(self, folder, spools, errors):
+        from lr_plugins.tracking.sender_process import _ROOT, _SEND
+
+        input_end, writes = os.pipe()
+        out = os.open(os.devnull, os.O_WRONLY) if errors == subprocess.DEVNULL else os.dup(errors)
+        words = ["-c", _SEND, _ROOT, *spools]
+        super().__init__(words, folder, os.environ, SENDING, [input_end, out, out], own_session=True)
+        os.close(input_end)
+        os.close(out)
+        self.stdin = os.fdopen(writes, "wb")
 
 
 def run(words, cwd, env, timeout=None, imported=TRAINING):
@@ -216,15 +266,43 @@ def _become(request, streams):
         os.dup2(stream, number)
         os.close(stream)
     sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), "utf-8")
+    at_once = bool(request["environment"].get("PYTHONUNBUFFERED"))
+    out = os.fdopen(1, "wb", 0 if at_once else -1, closefd=False)
+    encoding = request["environment"].get("PYTHONIOENCODING", "utf-8")
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(out, encoding, write_through=at_once)
     sys.stderr = sys.__stderr__ = io.TextIOWrapper(
-        os.fdopen(2, "wb", 0, closefd=False), "utf-8", "backslashreplace", write_through=True
+        os.fdopen(2, "wb", 0, closefd=False), encoding, "backslashreplace", write_through=True
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request["own_session"]:
+        os.setsid()
+    if request["servers"]:
+        _started.update({tuple(modules.split()): address for modules, address in request["servers"].items()})
+        _fork_senders()
+        _fork_ranks()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None
+    tempfile.gettempdir()  # from the environment, as imports do while there is room on its disk
     numpy.random.seed()  # noqa: NPY002  # otherwise all programs would draw the same numbers
+
+
+def _fork_senders():
+    """Have the trainings of this process send by processes that have imported MLflow."""
+    from lr_plugins.tracking import sender_process
+
+    sender_process._start = Sender
+
+
+def _fork_ranks():
+    """Have Lightning start the other processes of a training as forks, too."""
+    from pytorch_lightning.strategies.launchers import subprocess_script
+
+    def popen(command, env, cwd):
+        return Forked(command[1:], cwd or os.getcwd(), env, TRAINING, [0, 1, 2])
+
+    subprocess_script.subprocess = types.SimpleNamespace(Popen=popen)
 
 
 def start(words):
@@ -248,6 +326,8 @@ def main():
     address, *modules = sys.argv[1:]
     for module in modules:
         importlib.import_module(module)
+    if tuple(modules) != TRAINING:
+        copy_tables()
     gc.freeze()  # a process that searched these objects for garbage would copy their memory
     request, streams = _serve(address)
     _become(request, streams)

@@ -8,19 +8,14 @@ import sys
 import pytest
 from PIL import Image
 
+from tests import preloaded
 from tests.training.test_main import ROOT
 
 
 def run(*arguments, folder=ROOT, **environment):
     known = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "HYDRA_FULL_ERROR")}
-    return subprocess.run(
-        [sys.executable, "-m", "lr_plugins", "preview", *arguments],
-        cwd=folder,
-        env={**known, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
+    environment = {**known, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment}
+    return preloaded.run(["-m", "lr_plugins", "preview", *arguments], folder, environment, 60)
 
 
 def test_the_page_of_the_main_job():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
+import threading
 from typing import NamedTuple
 
 import pytest
@@ -14,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from lr_plugins import LearningRateScheduler, __version__
+from tests import preloaded
 from tests.docs.commands import COMMANDS, ELSEWHERE, FILES, INSTEAD, NOT_RUN, RUN, Command, commands_of
 from tests.docs.pages import BLOCKS, ROOT, of_language
 
@@ -153,24 +153,17 @@ def results(tmp_path_factory):
     own = ("MLFLOW_", "PYTEST_", "HYDRA_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.docs.interpreter"],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    child, said = preloaded.Program(["-m", "tests.docs.interpreter"], ROOT, environment, asks=True), []
+    threading.Thread(target=lambda: said.append(child.stderr.read()), daemon=True).start()
     found: dict[Command, Result] = {}
-    with child:
-        for command in RUN:
-            known = [result.out for one, result in found.items() if one.page == command.page]
-            words = _known(command.shortened, "".join(known), folders[command.page])
-            child.stdin.write(json.dumps({"words": words, "folder": str(folders[command.page])}) + "\n")
-            child.stdin.flush()
-            found[command] = Result(**json.loads(child.stdout.readline()))
-        child.stdin.close()
-    assert child.returncode == 0
+    for command in RUN:
+        known = [result.out for one, result in found.items() if one.page == command.page]
+        words = _known(command.shortened, "".join(known), folders[command.page])
+        child.stdin.write(json.dumps({"words": words, "folder": str(folders[command.page])}) + "\n")
+        child.stdin.flush()
+        found[command] = Result(**json.loads(child.stdout.readline()))
+    child.stdin.close()
+    assert child.wait(60) == 0, said
     return found
 
 

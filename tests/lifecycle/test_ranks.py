@@ -2,11 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
+
+from tests import preloaded
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 def trained(tmp_path_factory):
     """The values each rank used in each training, and the output."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.lifecycle.ranks", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    words = ["-m", "tests.lifecycle.ranks", str(folder)]
+    done = preloaded.run(words, ROOT, os.environ, 150)
     files = [folder / "0.json", folder / "1.json"]
     assert all(file.exists() for file in files), done.stderr
     return [json.loads(file.read_text()) for file in files], done.stdout

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lr_plugins import CosineDecay, LearningRateScheduler, RunLength, StepDecay
 from lr_plugins._lightning.worker_results import send_to_main_process
+from tests import preloaded
 from tests.toys import fit, plan
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +21,9 @@ def trained(tmp_path_factory):
     """The results of each fit, and the folder for temporary files."""
     folder = tmp_path_factory.mktemp("spawned")
     (folder / "tmp").mkdir()
-    command = [sys.executable, "-m", "tests.lifecycle.spawned", str(folder / "found.json")]
+    words = ["-m", "tests.lifecycle.spawned", str(folder / "found.json")]
     environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
+    done = preloaded.run(words, ROOT, environment, 240)
     assert (folder / "found.json").exists(), done.stderr
     return json.loads((folder / "found.json").read_text()), folder / "tmp"
 

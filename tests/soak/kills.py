@@ -16,7 +16,6 @@ import re
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,8 +27,10 @@ from pathlib import Path
 import mlflow
 import torch
 
+from tests.preloaded import Program
+
 ROOT = Path(__file__).parents[2]
-TRAIN = [sys.executable, str(ROOT / "train.py")]
+TRAIN = str(ROOT / "train.py")
 SAVING = ["callbacks.last_checkpoint.every_n_steps=5"]  # within epochs, often
 COMMON = ["data=digits", "model.dropout=[0.25,0.5]", "trainer.max_epochs=12", *SAVING]
 FUNCTION = "schedule.function.path=tests.soak.functions.decay"
@@ -104,17 +105,8 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*TRAIN, *arguments],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # A shell that runs us in the background lets its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def start(folder: Path, *arguments: str) -> Program:
+    return Program([TRAIN, *arguments], folder, environment(), one_stream=True)
 
 
 def finish(folder: Path, *arguments: str, figures: Figures | None = None) -> Result:

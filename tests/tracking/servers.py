@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -17,6 +15,23 @@ import mlflow
 
 from lr_plugins.tracking.spool import Spool
 from tests import preloaded
+
+SERVE = """
+import runpy, sys, os
+import mlflow.server
+from mlflow.cli import cli
+
+def serve_here(command, extra_env=None, **_):
+    os.environ.update(extra_env or {})
+    assert command[1] == "-m"
+    sys.argv = command[2:]
+    runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+
+mlflow.server._exec_cmd = serve_here  # it would start another process, which imports MLflow again
+cli()
+"""
+# What runs a user's jobs on the server: eight processes, each of which imports MLflow.
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 class Server:
@@ -32,13 +47,16 @@ class Server:
 
     def start(self):
         arguments = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments, "--backend-store-uri", "sqlite:///server.db"],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        words = ["-c", SERVE, "server", *arguments, "--backend-store-uri", "sqlite:///server.db"]
+        with open(os.devnull, "r+b") as nothing:
+            self._process = preloaded.Forked(
+                words,
+                self.folder,
+                {**os.environ, **NO_JOBS},
+                preloaded.SERVING,
+                [nothing.fileno()] * 3,
+                own_session=True,
+            )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:

@@ -18,6 +18,7 @@ from lr_plugins.tracking.database import database_file, one_at_a_time
 from lr_plugins.tracking.destination import PARENT, absolute, address_problem, destination
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import DEFAULT, Spool, default_folder
+from tests import preloaded
 from tests.toys import Toy, fit
 from tests.tracking.servers import point, spool_of
 
@@ -335,10 +336,10 @@ def test_simultaneous_runs_create_one_shared_database(tmp_path):
 
 
 def test_simultaneous_runs_create_one_server_experiment(server, tmp_path):
-    start = [sys.executable, "-c", START, server.uri]
+    start = ["-c", START, server.uri]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    processes = [subprocess.Popen(start, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
-    assert [process.communicate(timeout=150)[1] for process in processes] == [b""] * 2
+    processes = [preloaded.Program(start, tmp_path, environment) for _ in range(2)]
+    assert [process.communicate(timeout=150)[1] for process in processes] == [""] * 2
     client = mlflow.MlflowClient(server.uri)
     found = client.search_runs([client.get_experiment_by_name("at once").experiment_id])
     assert [run.info.status for run in found] == ["FINISHED"] * 2

@@ -1,10 +1,9 @@
 """Every point arrives exactly once when a server, a disk or the training fails. Real servers, real kills."""
 
+import os
 import resource
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from lr_plugins.errors import TrackingError
 from lr_plugins.tracking import MLflowLogger, mlflow_logger
 from lr_plugins.tracking.spool import spools
+from tests import preloaded
 from tests.tracking.servers import Server, command
 
 ROOT = Path(__file__).parents[2]
@@ -119,9 +119,7 @@ for step in range(10**6):
 
 def killed(database, folder):
     """Kill a training after some steps; return the steps and the reference to its run."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, database, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process = preloaded.Program(["-c", KILLED, database, str(folder)], ROOT, os.environ)
     for line in process.stdout:
         if line.startswith("1500 "):
             process.kill()

@@ -6,7 +6,6 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from lr_plugins.errors import TrackingError
 from lr_plugins.tracking import MLflowLogger
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import spools
+from tests import preloaded
 from tests.tracking.servers import command, expected, point, points_in, run_of, spool_of
 
 ROOT = Path(__file__).parents[2]
@@ -95,15 +95,9 @@ print("lost", logger.lost_points)
 def train(database, place, act, only_here=False, timeout=200):
     """Run a training and return stdout and stderr. With `only_here` it has no other disk."""
     here = {"TMPDIR": str(place), "HOME": str(place)} if only_here else {}
-    words = [sys.executable, "-c", TRAINING, database, str(place), f"{act}, {only_here}", act]
-    process = subprocess.Popen(
-        words,
-        cwd=place if only_here else ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **here},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = ["-c", TRAINING, database, str(place), f"{act}, {only_here}", act]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **here}
+    process = preloaded.Program(words, place if only_here else ROOT, environment)
     if act == "killed":
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGKILL)

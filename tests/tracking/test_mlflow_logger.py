@@ -4,8 +4,6 @@ import functools
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -20,6 +18,7 @@ from lr_plugins.tracking import MLflowLogger
 from lr_plugins.tracking.contents import BATCH
 from lr_plugins.tracking.spool import spools
 from lr_plugins.tracking.values import text_of
+from tests import preloaded
 from tests.toys import QUIET, Toy, fit, loader
 
 
@@ -304,9 +303,7 @@ logger.log_metrics({"summary": 2.0}, step=0)
 print(logger.run_id)
 """
     told = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", program, database], cwd=tmp_path, env=told, capture_output=True, text=True
-    )
+    done = preloaded.run(["-c", program, database], tmp_path, told, 60)
     run_id, client = done.stdout.split()[-1], mlflow.MlflowClient(database)
     deadline = time.monotonic() + 60
     while "summary" not in client.get_run(run_id).data.metrics or client.get_run(run_id).info.status == "RUNNING":
@@ -383,8 +380,8 @@ if sys.argv[3] == "fails":
 
 @pytest.mark.parametrize(("end", "expected"), [("ends", "FINISHED"), ("fails", "FAILED")])
 def test_program_exit_ends_an_open_run(database, end, expected, tmp_path):
-    command = [sys.executable, "-c", PROGRAM, database, str(tmp_path / "spool"), end]
-    process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+    words = ["-c", PROGRAM, database, str(tmp_path / "spool"), end]
+    process = preloaded.run(words, Path(__file__).parents[2], os.environ, 60)
     assert ("ValueError" in process.stderr) == (end == "fails")
     client = mlflow.MlflowClient(database)
     deadline = time.monotonic() + 60

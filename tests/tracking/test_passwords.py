@@ -16,6 +16,7 @@ from lr_plugins.tracking import MLflowLogger, mlflow_logger
 from lr_plugins.tracking.secrets import connectable, has_secret, masked, without_user
 from lr_plugins.tracking.sender import send
 from lr_plugins.tracking.spool import spools
+from tests import preloaded
 from tests.tracking.servers import END, command, expected, point, points_in, run_of, spool_of
 
 SECRET = "s3cret-passw0rd"
@@ -131,7 +132,8 @@ def assert_nowhere(*folders, but=()):
 
 
 TRAINING = """
-import sys, pathlib
+import sys, pathlib, warnings
+warnings.simplefilter("always")
 import pytorch_lightning as pl
 from lr_plugins import LearningRateScheduler, StepDecay, LearningRateTrace
 from lr_plugins.tracking import MLflowLogger
@@ -148,14 +150,8 @@ print("run", logger.run_id, logger.page)
 
 
 def train(folder, uri, **environment):
-    return subprocess.run(
-        [sys.executable, "-W", "always", "-c", TRAINING, uri, str(folder)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    told = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment}
+    return preloaded.run(["-c", TRAINING, uri, str(folder)], folder, told, 300)
 
 
 @pytest.mark.parametrize("way", ["argument", "environment"])
@@ -187,7 +183,9 @@ def test_warning_about_an_unreachable_server_hides_the_password(tmp_path, monkey
     told = [str(one.message) for one in caught]
     assert any("MLflow cannot be reached" in one for one in told)
     assert SECRET not in "".join(told) + str(raised.value)
+    sender = logger._delivery.sender.process
     logger._delivery.sender.close()
+    sender.wait(60)
     [spool] = spools(folder)
     assert_nowhere(tmp_path, but=["addresses.json"])
     assert SECRET in (spool / "addresses.json").read_text()

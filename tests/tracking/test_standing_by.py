@@ -16,6 +16,7 @@ from tests.tracking.servers import Server
 from tests.training.test_main import SMALL, environment
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("started_senders")
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from tests import preloaded
+from tests.tracking.servers import NO_JOBS
 from tests.training import without_advice
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def test_mlflow_ui_without_flags_shows_the_run(main_job):
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "ui"],
         cwd=folder,
-        env={**environment(), "MLFLOW_PORT": str(port), "MLFLOW_WORKERS": "1"},
+        env={**environment(), **NO_JOBS, "MLFLOW_PORT": str(port), "MLFLOW_WORKERS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.training.data import Batches
+from tests import preloaded
 from tests.soak.kills import finish
 from tests.training.ranks import BATCHES, WAYS, Training
 
@@ -22,8 +21,8 @@ def folder(tmp_path_factory):
     """Where the two processes have left their files."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.training.ranks", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150)
+    words = ["-m", "tests.training.ranks", str(folder)]
+    done = preloaded.run(words, ROOT, environment, 150)
     assert all((folder / f"{rank}.json").exists() for rank in (0, 1)), done.stderr
     return folder
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
+
+from tests import preloaded
 
 
 def test_two_processes_agree_on_the_result_and_undo_the_search(tmp_path):
-    command = [sys.executable, "-m", "tests.callbacks.lr_finder.ranks", str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=150)
+    words = ["-m", "tests.callbacks.lr_finder.ranks", str(tmp_path)]
+    done = preloaded.run(words, Path(__file__).parents[3], os.environ, 150)
     assert all((tmp_path / f"{rank}.json").exists() for rank in (0, 1)), done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     for ways in (first, second):
