@@ -5,8 +5,6 @@ The command line is Hydra's. `python train.py` in a clone is the same command.
 
 from __future__ import annotations
 
-import atexit
-import gc
 import importlib
 import os
 import sys
@@ -14,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lr_plugins.commands.imports import without_garbage
 from lr_plugins.rank_zero import rank_zero_only
 from lr_plugins.tracking.sender_process import stand_by
 from lr_plugins.training.entry_point import COMMAND, TRAIN, conf_folder, install_extra, records_in_mlflow
@@ -68,25 +67,9 @@ def _train(config: DictConfig) -> float | None:
     """Hydra's task function, whose result a sweeper optimizes; torch is imported here, so that --help is fast."""
     if records_in_mlflow(config) and getattr(rank_zero_only, "rank", 0) == 0:
         stand_by()
-    _import_once()
+    if _RUN not in sys.modules:
+        with without_garbage():
+            importlib.import_module(_RUN)
     from lr_plugins.training.run import train
 
     return train(config).objective
-
-
-def _import_once() -> None:
-    """Import torch, Lightning and the rest, and keep Python from searching them for garbage, of which they have none.
-
-    That takes half a second of the import, and a second of the program's end.
-    """
-    if _RUN in sys.modules:
-        return
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        importlib.import_module(_RUN)
-    finally:
-        if was_enabled:
-            gc.enable()
-    gc.freeze()
-    atexit.register(gc.freeze)

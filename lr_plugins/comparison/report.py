@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from lr_plugins.comparison.histories import Points
 from lr_plugins.comparison.numbers import rounded
 from lr_plugins.comparison.runs import Run, is_learning_rate
-from lr_plugins.comparison.statistics import final_value, standings
+from lr_plugins.comparison.statistics import Standing, final_value, standings
 from lr_plugins.errors import InvalidArgumentError, require
 from lr_plugins.metric_direction import better, higher_is_better
 from lr_plugins.plotting.learning_rate import plot_learning_rate
@@ -48,17 +48,18 @@ def compare(runs: Sequence[Run], folder: str | Path, metrics: Sequence[str] = ()
     folder.mkdir(parents=True, exist_ok=True)
     metrics = list(metrics) or _metrics_of(runs)
     files = [folder / TABLE, folder / PAGE]
+    rankings = _rankings(runs, metrics)
     rows = [_row(run, metrics) for run in runs]
     with files[0].open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    files[1].write_text(page(runs, metrics), encoding="utf-8")
+    files[1].write_text(_page(runs, metrics, rankings), encoding="utf-8")
     rates = _rates(runs)
     if rates:
         files.append(plot_learning_rate(rates, folder / RATES))
     if metrics:
-        files += [_plot_metrics(runs, metrics, folder / METRICS), _plot_ends(runs, metrics, folder / ENDS)]
+        files += [_plot_metrics(runs, metrics, folder / METRICS), _plot_ends(runs, rankings, folder / ENDS)]
     return files
 
 
@@ -72,23 +73,31 @@ def by_schedule(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def page(runs: Sequence[Run], metrics: Sequence[str]) -> str:
     """The report as Markdown: each schedule's best values, a ranking by final values, and each run."""
+    return _page(runs, metrics, _rankings(runs, metrics))
+
+
+def _rankings(runs: Sequence[Run], metrics: Sequence[str]) -> dict[str, list[Standing]]:
+    """The schedules ranked by the final values of each metric."""
+    return {metric: standings(by_schedule(runs), metric) for metric in metrics}
+
+
+def _page(runs: Sequence[Run], metrics: Sequence[str], rankings: Mapping[str, Sequence[Standing]]) -> str:
     lines = ["| schedule | runs | " + " | ".join(map(_best, metrics)) + " | seconds |"]
     lines += ["|---|---|" + "---|" * (len(metrics) + 1)]
     for schedule, group in by_schedule(runs).items():
         cells = [_spread([run.best(name) for run in group]) for name in metrics]
         seconds = _spread([run.seconds if run.seconds is not None else math.nan for run in group], digits=1)
         lines.append(f"| {_cell(schedule)} | {len(group)} | {' | '.join([*cells, seconds])} |")
-    for metric in metrics if len(by_schedule(runs)) > 1 else ():
-        lines += ["", *_ranking(runs, metric)]
+    for metric, ranking in rankings.items() if len(by_schedule(runs)) > 1 else ():
+        lines += ["", *_ranking(runs, metric, ranking)]
     heads = list(_row(runs[0], metrics))
     lines += ["", RUNS, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     lines += ["| " + " | ".join(_cell(value) for value in _row(run, metrics).values()) + " |" for run in runs]
     return "\n".join(lines) + "\n"
 
 
-def _ranking(runs: Sequence[Run], metric: str) -> list[str]:
+def _ranking(runs: Sequence[Run], metric: str, ranking: Sequence[Standing]) -> list[str]:
     """A line per schedule, ranked by final values, and whether the differences could be due to chance."""
-    ranking = standings(by_schedule(runs), metric)
     heads = [
         f"{_cell(metric)} at the end ({_DIRECTIONS[better(metric)]})",
         "runs",
@@ -202,16 +211,16 @@ def _draw(axes: Any, schedule: str, curves: Sequence[Points]) -> None:
         axes.fill_between(steps, table.min(1), table.max(1), color=line.get_color(), alpha=0.18, linewidth=0)
 
 
-def _plot_ends(runs: Sequence[Run], metrics: Sequence[str], path: Path) -> Path:
+def _plot_ends(runs: Sequence[Run], rankings: Mapping[str, Sequence[Standing]], path: Path) -> Path:
     """A panel per metric with a row per schedule, best on top: the final values, their mean and its interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     groups = by_schedule(runs)
-    figure = Figure(figsize=(8.0, (0.9 + 0.32 * len(groups)) * len(metrics)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8.0, (0.9 + 0.32 * len(groups)) * len(rankings)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, metric in zip(figure.subplots(len(metrics), squeeze=False)[:, 0], metrics, strict=True):
-        ranking = standings(groups, metric)
+    panels = figure.subplots(len(rankings), squeeze=False)[:, 0]
+    for axes, (metric, ranking) in zip(panels, rankings.items(), strict=True):
         for row, standing in enumerate(ranking):
             finals = [final_value(run, metric) for run in groups[standing.schedule]]
             axes.plot(finals, [row] * len(finals), "o", color="tab:blue", alpha=0.35, markersize=5, markeredgewidth=0)
