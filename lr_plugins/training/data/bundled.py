@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from lr_plugins import validation
@@ -98,8 +100,13 @@ class Digits(InMemoryData):
 
     def _load(self) -> tuple[Samples, Samples | None]:
         require("sklearn", "train", "Digits")
-        from sklearn.datasets import load_digits
+        x, y = _digits()
+        return split(x.clone(), y.clone(), self.validation_fraction, self.seed)
 
-        pixels, targets = load_digits(return_X_y=True)
-        x = torch.from_numpy(pixels).float().div_(16).reshape(-1, 1, 8, 8)
-        return split(x, torch.from_numpy(targets).long(), self.validation_fraction, self.seed)
+
+@functools.cache  # scikit-learn reads them from text, which the runs of a sweep need only once
+def _digits() -> Samples:
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    return torch.from_numpy(pixels).float().div_(16).reshape(-1, 1, 8, 8), torch.from_numpy(targets).long()

@@ -102,6 +102,17 @@ def test_digits_are_sklearns_digits_in_the_unit_interval():
     assert y.tolist() == targets.tolist()
 
 
+@pytest.mark.parametrize("fraction", [0, 0.2])
+def test_digits_changed_in_place_are_not_those_of_the_next_module(fraction):
+    first, second = Digits(validation_fraction=fraction), Digits(validation_fraction=fraction)
+    first.setup()
+    before = first.digest
+    for tensor in first._sets()[0]:
+        tensor.zero_()
+    second.setup()
+    assert second.digest == before != first.digest
+
+
 def test_fake_samples_depend_on_the_seed_and_can_be_told_apart():
     first, again, other = (gathered(ready(Fake(seed=s)).evaluation_dataloader()) for s in (1, 1, 2))
     assert torch.equal(first[0], again[0])
