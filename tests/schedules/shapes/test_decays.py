@@ -281,6 +281,8 @@ def test_periods_that_are_no_whole_numbers_keep_their_place(t_mul):
     for step in range(10_000):
         if step >= begin + period - Fraction(1, 10**6):
             begin, period = begin + period, period * Fraction(t_mul)
+        if step % 7 and min(step - begin, begin + period - step) > 2:
+            continue  # all around a begin, and some between
         expected = 0.1 * half_wave(float(max(step - begin, 0) / period))
         # A period's begin is rounded, and many times as far from 0 as the period is long if t_mul is close to 1.
         assert schedule(step) == pytest.approx(expected, rel=0, abs=0.1 * 8 * ULP / (t_mul - 1))
