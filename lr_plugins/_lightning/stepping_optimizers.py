@@ -51,6 +51,8 @@ class OptimizerChanges:
         Args:
             stepping: an optimizer that is about to step and is not followed. Default None.
         """
+        if stepping is None and self._follows_all():
+            return
         followed, now = [recorder.optimizer for recorder in self._recorders], stepping_optimizers(self._trainer)
         if stepping is not None and not any(optimizer is stepping for optimizer in now):
             for recorder in self._recorders:
@@ -64,6 +66,16 @@ class OptimizerChanges:
                 return
         if len(now) != len(followed) or not all(map(operator.is_, now, followed)):
             self._changed(now)
+
+    def _follows_all(self) -> bool:
+        """Whether the optimizers that step are those that are followed: a quick check, for every batch."""
+        wrapped, recorders = getattr(self._trainer.strategy, "_lightning_optimizers", None), self._recorders
+        if not wrapped or len(wrapped) != len(recorders):
+            return False
+        for at, wrapper in enumerate(wrapped):  # noqa: SIM110  # a generator costs more than all of this
+            if wrapper.optimizer is not recorders[at].optimizer:
+                return False
+        return True
 
     def _with(self, stepping: Any, now: list[Optimizer]) -> list[Optimizer]:
         """The stepping optimizers, with `stepping` in its place if the Trainer's list has it."""

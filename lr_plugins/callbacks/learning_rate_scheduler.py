@@ -321,8 +321,11 @@ class LearningRateScheduler(KeepsState, Callback):
         fit = self._fit
         assert fit is not None
         for unseen in fit.unseen:
-            unseen.count()
+            if unseen.counts:
+                unseen.count()
         for writer, collector in fit.observations.by_writer.items():
+            if not collector.is_of_steps:
+                continue
             collector.add_loss(outputs)
             for when in collector.due(writer.step):
                 changes = apply_observation(writer, collector.observation(when, {}))

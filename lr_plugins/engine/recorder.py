@@ -156,14 +156,6 @@ class Recorder(RealSteps):
                 return False
         return bool(self._bound)
 
-    @property
-    def has_parameters(self) -> bool:
-        """Whether no parameters have been added to the bound groups."""
-        return all(
-            [len(group["params"]) for group in groups] == sizes
-            for (_, groups), sizes in zip(self._bound, self._sizes, strict=True)
-        )
-
     def _take_groups(self) -> None:
         """Bind to the current groups: groups may have been added or replaced."""
         inner, known = inner_optimizers(self.optimizer), self.groups or cached_known_groups(self.optimizer)
@@ -188,8 +180,11 @@ class Recorder(RealSteps):
     def new_batch(self) -> None:
         """Discard steps that have raised, and detect parameters added to a group."""
         self._under_way.clear()
-        if self._bound and not self.has_parameters:
-            self._unbind_groups()
+        for (_, groups), sizes in zip(self._bound, self._sizes):  # noqa: B905  # faster, and they are always as long
+            for group, size in zip(groups, sizes):  # noqa: B905
+                if len(group["params"]) != size:
+                    self._unbind_groups()
+                    return
 
     def _begin_step(self) -> None:
         if not self.has_groups:
