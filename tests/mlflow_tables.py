@@ -3,17 +3,19 @@
 import contextlib
 import fcntl
 import sqlite3
-import tempfile
-from pathlib import Path
 
 
-def copy_tables():
-    """Make an empty database now, and copy its tables wherever this process, or a fork, is to make some."""
+def copy_tables(folder):
+    """Make an empty database now, and copy its tables wherever this process, or a fork, is to make some.
+
+    Args:
+        folder: where to make it.
+    """
     import sqlalchemy
     from mlflow.store.db import utils
 
     make = utils._initialize_tables
-    file = Path(tempfile.mkdtemp(prefix="tables-")) / "empty.db"
+    file = folder / "empty.db"
     engine = sqlalchemy.create_engine(f"sqlite:///{file}")
     make(engine)
     engine.dispose()

@@ -178,25 +178,32 @@ def run(words, cwd, env, timeout=None, imported=TRAINING):
     return subprocess.CompletedProcess(["python", *words], program.returncode, out, err)
 
 
-_started = {}
+_started, _starting = {}, threading.Lock()
 
 
 def _server(imported):
     """The address of this process's server that has imported some modules."""
-    if imported not in _started:
-        address = str(Path(tempfile.mkdtemp(prefix="preloaded-")) / "socket")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_"))}
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tests.preloaded", address, *imported],
-            cwd=ROOT,
-            env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        atexit.register(server.communicate)  # its input ends: so does the server
-        assert server.stdout.readline() == b"ready\n", "the server of preloaded programs does not start"
-        _started[imported] = address
+    with _starting:
+        if imported not in _started:
+            _started[imported] = _start_server(imported)
     return _started[imported]
+
+
+def _start_server(imported):
+    folder = tempfile.TemporaryDirectory(prefix="preloaded-")
+    address = str(Path(folder.name) / "socket")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_"))}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.preloaded", address, *imported],
+        cwd=ROOT,
+        env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    atexit.register(folder.cleanup)
+    atexit.register(server.communicate)  # before that: its input ends, and so does the server
+    assert server.stdout.readline() == b"ready\n", "the server of preloaded programs does not start"
+    return address
 
 
 # --- the server -----------------------------------------------------------------------------------------------
@@ -327,7 +334,7 @@ def main():
     for module in modules:
         importlib.import_module(module)
     if tuple(modules) != TRAINING:
-        copy_tables()
+        copy_tables(Path(address).parent)
     gc.freeze()  # a process that searched these objects for garbage would copy their memory
     request, streams = _serve(address)
     _become(request, streams)
