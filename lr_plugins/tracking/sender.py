@@ -100,8 +100,8 @@ class Sender:
     def note(self, error: Exception) -> bool:
         """Record why nothing can be sent; whether other processes may still be creating the database's tables."""
         reason, is_new = reason_of(error), self.state.run_id is None
-        is_creation = is_new and not self._is_remote and not isinstance(error, ForeignFileError)
-        may_pass = is_creation and not is_permanent(error)
+        is_of_database = not self._is_remote and not isinstance(error, ForeignFileError)
+        may_pass = is_new and is_of_database and not is_permanent(error)
         waits = may_pass and time.monotonic() - self._started_at < _PATIENCE
         if is_new and (is_permanent(error) or (may_pass and not waits and "locked" not in reason)):
             self.state.error = reason

@@ -126,13 +126,30 @@ def test_links_in_place_of_files_change_nothing_outside(name, database, treasure
         assert "is a link to another file" in said.stderr
 
 
-def test_log_that_is_a_link_is_not_tried_again(database, treasure, tmp_path):
-    """It stays one: a user would wait for nothing."""
-    spool, waits = spool_of(tmp_path / "spool", database, point(0), END, experiment="linked log"), []
-    plant(spool, treasure, "log.jsonl")
+@pytest.mark.parametrize(
+    ("replace", "reason"),
+    [
+        (lambda log, treasure: log.symlink_to(treasure / "diary.txt"), "is a link to another file"),
+        (lambda log, treasure: log.symlink_to(treasure / "nothing"), "is a link to another file"),
+        (lambda log, treasure: log.hardlink_to(treasure / "diary.txt"), "is also linked under"),
+        (lambda log, treasure: log.mkdir(), "is not a regular file"),
+        (lambda log, treasure: os.mkfifo(log), "is not a regular file"),
+    ],
+    ids=["link", "dangling link", "second name", "folder", "pipe"],
+)
+def test_sending_a_foreign_log_is_not_tried_again(replace, reason, database, treasure, tmp_path):
+    """It stays what it is, so that a user would wait in vain; once it is mended, the spool can be sent."""
+    spool, waits = spool_of(tmp_path / "spool", database, point(0), END, experiment=reason), []
+    log = spool.folder / "log.jsonl"
+    own = log.read_bytes()
+    log.unlink()
+    replace(log, treasure)
     sender = send(spool.folder, "", waits.append, lambda: True)
-    assert "is a link to another file" in sender.state.trouble
+    assert reason in sender.state.trouble
     assert (waits, sender.state.error) == ([], "")
+    log.rmdir() if log.is_dir() else log.unlink()
+    log.write_bytes(own)
+    assert send(spool.folder, "", waits.append, lambda: True).state.ended
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "files", "/lock"])
