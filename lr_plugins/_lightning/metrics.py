@@ -91,7 +91,7 @@ class MetricCollector:
         self.known: set[str] = set()
         intervals = {when: steps_between(when) for when in watched}
         self._reached = {when: step // interval for when, interval in intervals.items() if interval}
-        self.is_of_steps = bool(self._reached)  # or else batches and their losses need not be told
+        self.is_of_steps = bool(self._reached)  # whether anything is observed every few steps
         self._means = {when: _Mean() for when, names in self._watched.items() if steps_between(when) and LOSS in names}
 
     def add_loss(self, outputs: Any) -> None:

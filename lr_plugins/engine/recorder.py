@@ -167,7 +167,7 @@ class Recorder(RealSteps):
 
     def _unbind_groups(self) -> None:
         """Bind to the groups again before the next step."""
-        self._bound = []
+        self._bound, self._sizes = [], []
 
     def _bind(self) -> None:
         optimizers = [self.optimizer, *inner_optimizers(self.optimizer)]
@@ -180,8 +180,8 @@ class Recorder(RealSteps):
     def new_batch(self) -> None:
         """Discard steps that have raised, and detect parameters added to a group."""
         self._under_way.clear()
-        for (_, groups), sizes in zip(self._bound, self._sizes):  # noqa: B905  # faster, and they are always as long
-            for group, size in zip(groups, sizes):  # noqa: B905
+        for (_, groups), sizes in zip(self._bound, self._sizes, strict=True):
+            for group, size in zip(groups, sizes, strict=True):
                 if len(group["params"]) != size:
                     self._unbind_groups()
                     return
