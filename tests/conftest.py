@@ -45,7 +45,7 @@ def _no_experiment_of_another_test():
 
 @pytest.fixture(autouse=True)
 def _forked_senders(monkeypatch):
-    """A process takes seconds to import MLflow: senders are forked from one that has. What starts one else."""
+    """A process takes seconds to import MLflow: senders are forked from one that has. Gives the real start."""
     from lr_plugins.tracking import sender_process
 
     start = sender_process._start

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lr_plugins.commands.imports import without_garbage
+from lr_plugins.commands.imports import without_garbage_collection
 from lr_plugins.comparison.report import PAGE, compare
 from lr_plugins.comparison.run_files import find_run_files
 from lr_plugins.comparison.runs import Run, find_runs
@@ -51,13 +51,13 @@ def main(arguments: Sequence[str]) -> None:
 
 def _runs_of_mlflow(options: argparse.Namespace) -> list[Run]:
     try:
-        with without_garbage():
+        with without_garbage_collection():
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
     except ModuleNotFoundError:
         sys.exit(f"lr-plugins compare needs mlflow, which is not installed: {install('mlflow')}")
     try:
-        with without_garbage():  # it imports what the address needs
+        with without_garbage_collection():  # it imports what the address needs
             client = MlflowClient(options.tracking_uri)
         return find_runs(client, options.experiment, options.runs, options.parent, options.filter)
     except MlflowException as error:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lr_plugins.commands.imports import without_garbage
+from lr_plugins.commands.imports import without_garbage_collection
 from lr_plugins.rank_zero import rank_zero_only
 from lr_plugins.tracking.sender_process import stand_by
 from lr_plugins.training.entry_point import COMMAND, TRAIN, conf_folder, install_extra, records_in_mlflow
@@ -68,7 +68,7 @@ def _train(config: DictConfig) -> float | None:
     if records_in_mlflow(config) and getattr(rank_zero_only, "rank", 0) == 0:
         stand_by()
     if _RUN not in sys.modules:
-        with without_garbage():
+        with without_garbage_collection():
             importlib.import_module(_RUN)
     from lr_plugins.training.run import train
 
