@@ -130,7 +130,8 @@ class Observations:
         """
         changes: list[tuple[DrivenGroups, Change]] = []
         for writer, collector in self.by_writer.items():
-            changes += apply_observation(writer, collector.observation(when, measured or {}))
+            if any(driven.state is not None for driven in writer.driven_groups):  # of a schedule that observes
+                changes += apply_observation(writer, collector.observation(when, measured or {}))
         return changes
 
     def is_epoch_due(self, trainer: Trainer) -> bool:

@@ -31,6 +31,9 @@ class RunClock:
         self._optimizers: Sized = ()
         self._epochs = EpochStarts()
         self.epoch_batches: float = -1  # of the current epoch
+        # The settings that decide how long the run is, and the length that follows from them, as of the current epoch.
+        self._settings: tuple[Any, ...] = ()
+        self._now = RunLength()
         self._epochs_ahead = 0  # of the coming step, relative to Lightning's count
         self._is_as_planned = True  # as far as is known
 
@@ -43,7 +46,7 @@ class RunClock:
                 their steps together.
         """
         self._trainer, self._optimizers = trainer, optimizers
-        self.run_length, self._is_as_planned = run_length(trainer), True
+        self.run_length, self._is_as_planned, self._settings = run_length(trainer), True, ()
 
     def stop(self) -> None:
         """Release the Trainer; keep the length of the run."""
@@ -97,20 +100,45 @@ class RunClock:
         self._epochs = EpochStarts()
         self.take_epoch_size(trainer, 0)
 
-    def take_epoch_size(self, trainer: Trainer, step: int | None) -> None:
-        """Note the size of the current epoch, and the step at which it starts; None if it is already under way."""
+    def start_epoch(self, trainer: Trainer, driven: DrivenOptimizers) -> None:
+        """Note the start and the size of an epoch; warn, once, if the run has another length than the schedules assume.
+
+        That is, because the epoch has another size than planned, or because `max_epochs` or `max_steps` has changed.
+        """
+        settings = (
+            trainer.num_training_batches,
+            trainer.accumulate_grad_batches,
+            trainer.max_epochs,
+            trainer.max_steps,
+            len(trainer.optimizers),
+            trainer.lightning_module.automatic_optimization,
+        )
+        if settings != self._settings:
+            self._settings, self._now = settings, run_length(trainer)
+            self._check_at_epoch_start(trainer, driven, self._now)
+        self.take_epoch_size(trainer, driven.writers[0].step, self._now)
+
+    def take_epoch_size(self, trainer: Trainer, step: int | None, now: RunLength | None = None) -> None:
+        """Note the size of the current epoch.
+
+        Args:
+            trainer: the Trainer of the run.
+            step: the step at which the epoch starts; None if it is already under way.
+            now: the length of the run, as it is now. Default None: it is asked for.
+        """
         self.epoch_batches = trainer.num_training_batches
-        planned, size = self.run_length.steps_per_epoch, run_length(trainer).steps_per_epoch
+        planned, size = self.run_length.steps_per_epoch, (now or run_length(trainer)).steps_per_epoch
         if planned is None or size is None or len(self._optimizers) > 1:
             return
         self._epochs.begin(trainer.current_epoch, step, planned)
-        self.run_length = self.run_length._replace(clock=self._epochs.clock(size, planned))
+        clock = self._epochs.clock(size, planned)
+        if clock is not None or self.run_length.clock is not None:
+            self.run_length = self.run_length._replace(clock=clock)
 
     # --- the length of the run --------------------------------------------------------------------------------
 
-    def check_at_epoch_start(self, trainer: Trainer, driven: DrivenOptimizers) -> None:
-        """Warn, once, if the run turns out to have another length than the schedules assume."""
-        planned, now = self.run_length, run_length(trainer)
+    def _check_at_epoch_start(self, trainer: Trainer, driven: DrivenOptimizers, now: RunLength) -> None:
+        planned = self.run_length
         if now.steps_per_epoch != planned.steps_per_epoch:
             what = f"epoch {trainer.current_epoch} has {now.steps_per_epoch} steps, unlike the first one"
         elif now.epochs != planned.epochs:

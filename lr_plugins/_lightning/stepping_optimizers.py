@@ -43,6 +43,8 @@ class OptimizerChanges:
         self._trainer, self._recorders, self._changed = trainer, recorders, changed
         self._foreign = self._warn if foreign is None else foreign
         self._has_warned = False
+        self._strategy = trainer.strategy
+        self._wrapped: list[Any] = []  # Lightning's wrappers of the followed optimizers, once they were compared
         self.stop = watch(self.check)
 
     def check(self, stepping: Any = None) -> None:
@@ -51,7 +53,7 @@ class OptimizerChanges:
         Args:
             stepping: an optimizer that is about to step and is not followed. Default None.
         """
-        if stepping is None and self._follows_all():
+        if stepping is None and self.follows_all():
             return
         followed, now = [recorder.optimizer for recorder in self._recorders], stepping_optimizers(self._trainer)
         if stepping is not None and not any(optimizer is stepping for optimizer in now):
@@ -65,16 +67,20 @@ class OptimizerChanges:
                     self._foreign(stepping)
                 return
         if len(now) != len(followed) or not all(map(operator.is_, now, followed)):
+            self._wrapped = []
             self._changed(now)
 
-    def _follows_all(self) -> bool:
+    def follows_all(self) -> bool:
         """Whether the optimizers that step are those that are followed: a quick check, for every batch."""
-        wrapped, recorders = getattr(self._trainer.strategy, "_lightning_optimizers", None), self._recorders
-        if not wrapped or len(wrapped) != len(recorders):
+        wrapped: list[Any] | None = getattr(self._strategy, "_lightning_optimizers", None)
+        if not wrapped:
             return False
-        for at, wrapper in enumerate(wrapped):  # noqa: SIM110  # a generator costs more than all of this
-            if wrapper.optimizer is not recorders[at].optimizer:
-                return False
+        if wrapped == self._wrapped:  # the very same objects
+            return True
+        followed = [recorder.optimizer for recorder in self._recorders]
+        if len(wrapped) != len(followed) or not all(map(operator.is_, [each.optimizer for each in wrapped], followed)):
+            return False
+        self._wrapped = list(wrapped)
         return True
 
     def _with(self, stepping: Any, now: list[Optimizer]) -> list[Optimizer]:

@@ -41,6 +41,24 @@ def skip_unused_hooks(callback: Callback, trainer: Trainer) -> None:
             vars(callback).setdefault(name, None)
 
 
+def call_hook(callback: Callback, trainer: Trainer, name: str, owner: type, wanted: bool) -> None:
+    """Have Lightning call a hook of a callback, or skip it while there is nothing to do.
+
+    Args:
+        callback: the callback. As above, it stays as it is if it is not among the Trainer's own.
+        trainer: the Trainer of the run.
+        name: the name of the hook.
+        owner: the class whose hook it is: one that a subclass has overridden is always called.
+        wanted: whether it is to be called.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if wanted:
+        if vars(callback).get(name, callback) is None:
+            delattr(callback, name)
+    elif getattr(type(callback), name) is getattr(owner, name) and any(other is callback for other in callbacks):
+        vars(callback).setdefault(name, None)
+
+
 def _saves_only_at_epochs(callback: Callback) -> bool:
     """Whether a callback is Lightning's ModelCheckpoint and never saves after a batch: finding that out takes 20 us."""
     settings = vars(callback)

@@ -34,7 +34,7 @@ from lr_plugins._lightning.stepping_optimizers import (
     stepping_optimizers,
     unseen_steps,
 )
-from lr_plugins._lightning.unused_hooks import skip_unused_hooks
+from lr_plugins._lightning.unused_hooks import call_hook, skip_unused_hooks
 from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks import messages
 from lr_plugins.callbacks.advice import advise, log_once
@@ -69,6 +69,7 @@ class _Fit:
     bar: ProgressBarLR
     agreement: RankAgreement = field(default_factory=RankAgreement)
     changes_of_coming_epoch: Changes = ()  # printed below its header
+    is_calm: bool = False  # whether batches need only be searched for changes
 
 
 @renamed.arguments
@@ -235,6 +236,7 @@ class LearningRateScheduler(KeepsState, Callback):
             # Lightning does not call on_train_epoch_start for the next epoch then.
             if start.progress.pending_epoch_end is not None and trainer.fit_loop.restarted_mid_epoch:
                 self._start_epoch(self._fit, trainer, pl_module)
+        self._skip_idle_hooks(self._fit)
 
     def _decide_position(self, trainer: Trainer, driven: DrivenOptimizers) -> Start:
         fields, optimizers = self.take_restored(), self._saved_optimizers
@@ -263,10 +265,11 @@ class LearningRateScheduler(KeepsState, Callback):
         driven = fit.driven
         check_added(trainer, driven, self.on_conflict)
         fit.optimizer_changes.check()
-        self._clock.check_at_epoch_start(trainer, driven)
-        self._clock.take_epoch_size(trainer, driven.writers[0].step)
+        self._clock.start_epoch(trainer, driven)
         for unseen in fit.unseen:
             unseen.end_epoch()
+            if unseen.counts:
+                self._skip_idle_hooks(fit)
         self.observe_epoch(trainer, pl_module)
         fit.observations.observe(BEGIN)
         driven.refresh()
@@ -300,6 +303,12 @@ class LearningRateScheduler(KeepsState, Callback):
         """
         fit = self._fit
         assert fit is not None
+        if fit.is_calm and fit.optimizer_changes.follows_all():
+            for writer in fit.driven.writers:
+                if not writer.is_settled():
+                    break
+            else:
+                return
         check_added(trainer, fit.driven, self.on_conflict)
         fit.optimizer_changes.check()
         writers = fit.driven.writers
@@ -352,7 +361,15 @@ class LearningRateScheduler(KeepsState, Callback):
             unseen.end_epoch()
         fit.observations.follow(fit.driven.replace(optimizers))
         fit.unseen = unseen_steps(fit.trainer, fit.driven.writers, fit.unseen)
+        self._skip_idle_hooks(fit)
         fit.driven.refresh_unwritten()  # last, because a schedule may refuse its position
+
+    def _skip_idle_hooks(self, fit: _Fit) -> None:
+        """Look only for changes at the start of batches, and have their ends skipped, while nothing else is to do."""
+        counts = any(unseen.counts for unseen in fit.unseen)
+        fit.is_calm = not counts and self.on_conflict != "theirs"
+        listens = any(collector.is_of_steps for collector in fit.observations.by_writer.values())
+        call_hook(self, fit.trainer, "on_train_batch_end", LearningRateScheduler, wanted=counts or listens)
 
     def _restart_if_reset(self, fit: _Fit, trainer: Trainer) -> None:
         """Restart the plan if a callback has reset Lightning's epoch counter since training started."""
@@ -442,6 +459,7 @@ class LearningRateScheduler(KeepsState, Callback):
         if fit is not None:
             fit.optimizer_changes.stop()
             fit.bar.restore()
+            call_hook(self, fit.trainer, "on_train_batch_end", LearningRateScheduler, wanted=True)
         self._clock.stop()
         self._driven = self._fit = None
 

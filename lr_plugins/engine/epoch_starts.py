@@ -22,6 +22,7 @@ class EpochStarts:
 
     def __init__(self, begins: Sequence[int] = ()) -> None:
         self.begins = list(begins)
+        self._regular = 0  # epochs that are known to have started as planned
 
     def begin(self, epoch: int, step: int | None, planned: float) -> None:
         """Add an epoch that starts at a step; None if it started as planned.
@@ -34,6 +35,7 @@ class EpochStarts:
             self.begins += [round(each * planned) for each in range(known, epoch + 1)]
             return
         del self.begins[epoch:]
+        self._regular = min(self._regular, epoch)
         before = self.begins[-1] if self.begins else 0
         missing = epoch - len(self.begins)
         if missing and step == round(epoch * planned):
@@ -50,9 +52,11 @@ class EpochStarts:
 
         Args:
             size: the number of steps in the current epoch.
-            planned: the planned number of steps in each epoch.
+            planned: the planned number of steps in each epoch, the same at every call.
         """
-        regular = all(step == index * planned for index, step in enumerate(self.begins))
-        if regular and size == planned:
+        begins = self.begins
+        while self._regular < len(begins) and begins[self._regular] == self._regular * planned:
+            self._regular += 1
+        if self._regular == len(begins) and size == planned:
             return None
-        return EpochClock((*self.begins, self.begins[-1] + size))
+        return EpochClock((*begins, begins[-1] + size))

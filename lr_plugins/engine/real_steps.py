@@ -80,13 +80,15 @@ class RealSteps:
             self._under_way.clear()  # the previous step has raised
         if not self._under_way:
             # Capturing a step in a CUDA graph does not take it, and each replay would repeat what is written.
-            is_captured = _captures() and not self.capturable
+            captures = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
+            is_captured = captures and not self.capturable
             self._counts = not (is_captured or (self._is_detached is not None and self._is_detached()))
         self._under_way.append(id(optimizer))
         if not self._counts:
             return None
         self._begin_step()
-        return self._after_closure(args, given)
+        closure = given.get("closure", args[1] if len(args) > 1 else None)
+        return self._after_closure(closure, args, given) if callable(closure) else None
 
     def recheck(self) -> None:
         """Check the values again, after the hooks of other code."""
@@ -98,20 +100,21 @@ class RealSteps:
         if not self._under_way:
             return
         self._under_way.pop()
-        if not self._under_way and self._counts and not _skipped(optimizer):
-            self.seen_steps += 1
-            self._end_step()
+        if not self._under_way and self._counts:
+            # A gradient scaler sets the flag for a fused optimizer, which skips the step in its kernel if a gradient
+            # was not finite. Reading the flag synchronizes with the device, so it is read only if set.
+            found_inf = getattr(optimizer, "found_inf", None)
+            if found_inf is None or not found_inf:
+                self.seen_steps += 1
+                self._end_step()
 
     def count_unseen_step(self) -> None:
         """Count a step that was not announced."""
         self._begin_step()
         self._end_step()
 
-    def _after_closure(self, args: tuple[Any, ...], given: dict[str, Any]) -> Arguments | None:
+    def _after_closure(self, closure: Callable[[], Any], args: tuple[Any, ...], given: dict[str, Any]) -> Arguments:
         """The arguments with a wrapped closure: the step starts after the closure, which may write values."""
-        closure = given.get("closure", args[1] if len(args) > 1 else None)
-        if not callable(closure):
-            return None
 
         def then_begin() -> Any:
             try:
@@ -133,17 +136,3 @@ class RealSteps:
 
     def _end_step(self) -> None:
         """Called once a step has been taken."""
-
-
-def _captures() -> bool:
-    """Whether a CUDA graph is being captured."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
-
-
-def _skipped(optimizer: Any) -> bool:
-    """Whether a fused optimizer has skipped the current step in its kernel, because a gradient was not finite.
-
-    A gradient scaler sets `found_inf` for it. Reading the flag synchronizes with the device, so it is read only if set.
-    """
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf)

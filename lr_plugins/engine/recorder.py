@@ -225,17 +225,10 @@ class Recorder(RealSteps):
         return f"{hyper.name}{self.suffix}{known.series}"
 
     def _end_step(self) -> None:
-        self._record()
-        self.step += 1
-        self._stepped()
-
-    def _record(self) -> None:
         # Recorded only after the step has been taken.
         for column, value in zip(self._columns or (), self._used, strict=True):
             column.note(value)
-
-    def _stepped(self) -> None:
-        """Called once a step has been taken."""
+        self.step += 1
 
 
 def decays_by_itself(optimizer: Any) -> bool:

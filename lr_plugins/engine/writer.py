@@ -68,7 +68,9 @@ class Writer(Recorder):
         self._written = False  # whether the values of the coming step are written
         # What the groups held before the first value was written.
         self._values_before: list[tuple[HyperParameter, KnownGroup, float]] = []
-        self._only: DrivenGroups | None = None  # set if a single schedule drives all groups
+        # Set if a single schedule drives all groups: it, and the key of what it drives.
+        self._only: DrivenGroups | None = None
+        self._key = ""
         self._is_running = replaces is not None  # groups that appear now were added during the run
         self.advance: Callable[[], object] = self.refresh  # writes the values of the next step
         if replaces is not None:
@@ -87,6 +89,19 @@ class Writer(Recorder):
             math.nan,
         )
 
+    def is_settled(self) -> bool:
+        """Whether nothing has changed since its last step: a quick check, for every batch."""
+        if self._under_way or not self.seen_steps or not (self._written or not self.active):
+            return False
+        for at, (optimizer, groups) in enumerate(self._bound):
+            now, sizes = optimizer.param_groups, self._sizes[at]
+            if len(now) != len(groups):
+                return False
+            for index, group in enumerate(now):
+                if group is not groups[index] or len(group["params"]) != sizes[index]:
+                    return False
+        return bool(self._bound)
+
     @property
     def is_written(self) -> bool:
         """Whether the values of the coming step are written, or need not be."""
@@ -94,7 +109,7 @@ class Writer(Recorder):
 
     def stop_writing(self) -> None:
         """Stop writing, and record what other code writes."""
-        self.active, self._columns = False, None
+        self.active, self._columns, self._only = False, None, None
 
     # --- param groups and their own values --------------------------------------------------------------------
 
@@ -129,9 +144,10 @@ class Writer(Recorder):
             driven.bind(self.optimizer)
         # Usually one schedule drives all groups and there is no inner optimizer: one pass over the values is enough.
         self._only = None
-        if len(self.driven_groups) == len(self._bound) == 1:
+        if self.active and len(self.driven_groups) == len(self._bound) == 1:
             [driven] = self.driven_groups
             self._only = driven if driven.is_plain and len(driven.scales) == len(self.groups) else None
+            self._key = driven.hyper.key
 
     def _unbind_groups(self) -> None:
         super()._unbind_groups()
@@ -142,13 +158,10 @@ class Writer(Recorder):
         driven = self._only
         if driven is None:
             return False
-        key, value, groups = driven.hyper.key, driven.value, self.optimizer.param_groups
-        try:
-            for group in groups:
-                if group[key] is not value:
-                    return False
-        except KeyError:  # a group without such a number
-            return False
+        key, value, groups = self._key, driven.value, self._strong_reference.param_groups
+        for group in groups:
+            if group.get(key) is not value:
+                return False
         return len(groups) == len(self.groups)
 
     def _drive_hyper_parameter(self, name: str, groups: Sequence[KnownGroup]) -> None:
@@ -354,27 +367,41 @@ class Writer(Recorder):
             self.stop_writing()
         return True
 
+    # Between two steps a training runs so much other code that each call costs several times what it costs in a loop of
+    # its own. What happens before every step, once more after its closure, is therefore written out.
+
     def _begin_step(self) -> None:
-        if self.active:
-            if self._written and self._is_as_written():
-                pass
-            elif not self._written or not self.has_groups:
-                self.refresh()
-            elif self._detect_foreign_writes() and self.active:
-                self._bind()  # a tensor may have replaced a number, or vice versa
-                self._write()
-            self._read()
-        else:
+        only, columns = self._only, self._columns
+        if only is not None and columns is not None and self._written:
+            key, value, groups = self._key, only.value, self._strong_reference.param_groups
+            for group in groups:
+                if group.get(key) is not value:
+                    break
+            else:
+                if len(groups) == len(self.groups):
+                    self._used = used = []
+                    for read, _ in columns:
+                        used.append(read())
+                    return
+        self._begin_changed_step()
+
+    def _begin_changed_step(self) -> None:
+        if not self.active:
             super()._begin_step()
+            return
+        if not self._written or not self.has_groups:
+            self.refresh()
+        elif not self._is_as_written() and self._detect_foreign_writes() and self.active:
+            self._bind()  # a tensor may have replaced a number, or vice versa
+            self._write()
+        self._read()
 
     def _end_step(self) -> None:
-        self._record()
+        for (_, note), value in zip(self._columns or (), self._used, strict=True):
+            note(value)
         followed = self.active and (self._is_as_written() or not self._detect_foreign_writes(during=True))
         self._audit.count(followed and not self._has_untracked_steps)
         self.step += 1
-        self._stepped()
-
-    def _stepped(self) -> None:
         # After the last step no value is needed, and the schedule may have none.
         self._written = self.active and (self.total_steps is None or self.step < self.total_steps)
         if self._written:

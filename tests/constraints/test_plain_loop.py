@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lr_plugins import KerasSGD
-from lr_plugins.engine import real_steps, step_hooks
+from lr_plugins.engine import step_hooks
 from lr_plugins.errors import TrainingError
 from lr_plugins.keras.constraints import (
     NonNeg,
@@ -137,7 +137,8 @@ def test_a_step_that_a_scaler_skips_changes_nothing(make):
 
 def test_captured_step_includes_its_constraints(monkeypatch):
     # A CUDA graph replays what happened while it was captured, and nothing else.
-    monkeypatch.setattr(real_steps, "_captures", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     weight = parameter(3.0)
     optimizer = torch.optim.SGD([weight], lr=0.0)
     constrain(optimizer, module_of(weight=weight), {"weight": UnitNorm()})

@@ -6,10 +6,20 @@ from datetime import timedelta
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.profilers import SimpleProfiler
 
-from lr_plugins import History, KerasProgress, LearningRateAudit, LearningRateScheduler, LearningRateTrace, StepDecay
+from lr_plugins import (
+    History,
+    KerasProgress,
+    LearningRateAudit,
+    LearningRateScheduler,
+    LearningRateTrace,
+    LossDriven,
+    ReduceLROnPlateau,
+    StepDecay,
+)
 from lr_plugins._lightning.unused_hooks import PER_BATCH, skip_unused_hooks
 from tests.toys import QUIET, Toy, fit, loader
 
@@ -30,6 +40,7 @@ def test_callbacks_of_ours_are_called_only_where_they_do_something():
         for hook in PER_BATCH:
             own = any(hook in vars(kind) for kind in type(callback).__mro__ if kind.__module__.startswith("lr_plugins"))
             assert ((type(callback).__name__, hook) in hooks) <= own
+    assert ("LearningRateScheduler", "on_train_batch_end") not in hooks
 
 
 class Counting(LearningRateScheduler):
@@ -53,6 +64,62 @@ def test_hook_that_is_set_on_an_instance_is_called():
     scheduler.on_before_zero_grad = lambda *arguments: steps.append(1)
     fit(Toy(), scheduler, epochs=1)
     assert len(steps) == 6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "is_called"),
+    [(StepDecay(0.1), False), (ReduceLROnPlateau(0.1), False), (LossDriven(0.1, when="3st"), True)],
+)
+def test_ends_of_batches_are_for_schedules_that_observe_every_few_steps(schedule, is_called):
+    scheduler = LearningRateScheduler(schedule)
+    assert (("LearningRateScheduler", "on_train_batch_end") in called(scheduler)) is is_called
+    assert callable(scheduler.on_train_batch_end)  # once the fit is over
+
+
+def test_ends_of_batches_of_a_subclass_are_its_own():
+    class Ends(LearningRateScheduler):
+        ends = 0
+
+        def on_train_batch_end(self, *arguments):
+            super().on_train_batch_end(*arguments)
+            self.ends += 1
+
+    scheduler = Ends(StepDecay(0.1))
+    fit(Toy(), scheduler, epochs=1)
+    assert scheduler.ends == 6
+
+
+class Climbs(torch.optim.SGD):
+    """Steps through a method of its own."""
+
+    def climb_step(self):
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter -= self.param_groups[0]["lr"] * parameter.grad
+
+
+class Swaps(Toy):
+    """Has an optimizer of another kind from the second epoch on."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 2):
+            self.trainer.strategy.optimizers = [Climbs(self.parameters(), lr=0.1)]
+        optimizer = self.optimizers().optimizer
+        optimizer.zero_grad()
+        self.manual_backward(self.compute_loss(batch))
+        optimizer.climb_step() if isinstance(optimizer, Climbs) else optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:.*no call of step", "ignore:.*counted")
+def test_ends_of_batches_are_called_again_once_an_optimizer_steps_unseen():
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="4st"))
+    fit(Swaps(), scheduler, epochs=3)
+    # The swap is within a batch: the first of its steps cannot be told from the batch before.
+    assert len(scheduler.trace["lr"]) == 17
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda callback: pickle.loads(pickle.dumps(callback))])
