@@ -5,11 +5,14 @@ import logging
 import os
 import sys
 
+import hypothesis
 import pytest
 
 from tests import preloaded
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # the oracle of the parity tests
+hypothesis.settings.register_profile("lr_plugins", deadline=None)  # how long a test takes depends on the machine
+hypothesis.settings.load_profile("lr_plugins")
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +77,14 @@ def _sender_of_the_last_test(monkeypatch):
     yield
     for delivery in deliveries:
         delivery.release()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are processors, because tests wait for servers, disks and other processes, too."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # somebody has chosen
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,22 +1,26 @@
 """Runs Python programs in real processes that need not import torch, Lightning and Hydra first, or MLflow.
 
-A server, `python -m tests.preloaded`, imports them once and forks a process for each program: with the program's own
-arguments, folder, environment and streams, to be interrupted and killed like any other. The imports would take longer
-than most of the programs. The processes that trainings start to send to MLflow, Lightning's further ranks and MLflow's
-servers are forked in the same way. What depends on the imports (what `--help` imports, settings that are read while
-importing) needs `subprocess`.
+A server, which is this file as a program, imports them once and forks a process for each program: with the program's
+own arguments, folder, environment and streams, to be interrupted and killed like any other. The imports would take
+longer than most of the programs. The processes that trainings start to send to MLflow, Lightning's further ranks and
+MLflow's servers are forked in the same way. What depends on the imports (what `--help` imports, settings that are read
+while importing) needs `subprocess`.
+
+The workers of pytest-xdist share their servers. Each keeps a connection open to those that it uses; a server ends with
+the last of them.
 """
 
 import array
-import atexit
 import contextlib
 import gc
+import hashlib
 import importlib
 import io
 import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,8 +30,6 @@ import threading
 import time
 import types
 from pathlib import Path
-
-from tests.mlflow_tables import copy_tables
 
 ROOT = Path(__file__).parents[1]
 TRAINING = (
@@ -47,6 +49,10 @@ SENDING = (
 """What sending to MLflow imports."""
 SERVING = ("uvicorn.main", "mlflow.cli", "mlflow.server.fastapi_app")
 """What `mlflow server` imports."""
+LIBRARIES = ("pytorch_lightning", "torchvision", "hydra.main", "matplotlib.backends.backend_agg", "matplotlib.figure")
+"""What a training imports that is not ours, for environments with an lr_plugins of their own."""
+OTHER_LIGHTNING = ("lightning.pytorch", "lightning.pytorch.cli")
+"""The other package of Lightning, without the first."""
 
 # --- the programs, as a test sees them ------------------------------------------------------------------------
 
@@ -61,12 +67,13 @@ class Forked:
         imported: the modules that it need not import.
         streams: the descriptors of its standard streams.
         own_session: whether a terminal's Ctrl-C does not reach it.
+        python: the interpreter.
     """
 
-    def __init__(self, words, cwd, env, imported, streams, own_session=False):
+    def __init__(self, words, cwd, env, imported, streams, own_session=False, python=sys.executable):
         self.returncode = None
         self._server = socket.socket(socket.AF_UNIX)
-        self._server.connect(_server(imported))
+        self._server.connect(_server(imported, python))
         request = {
             "words": [*map(str, words)],
             "folder": str(cwd),
@@ -113,16 +120,17 @@ class Program(Forked):
         words, cwd, env, imported: as for `Forked`; by default it need not import what a training needs.
         one_stream: whether its errors are part of its output, instead of a stream of their own.
         asks: whether it reads from `stdin`; or else its input is empty.
+        python: the interpreter.
     """
 
-    def __init__(self, words, cwd, env, imported=TRAINING, one_stream=False, asks=False):
+    def __init__(self, words, cwd, env, imported=TRAINING, one_stream=False, asks=False, python=sys.executable):
         input_end, into = os.pipe()
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         if one_stream:
             os.dup2(out_end, err_end)
         ends = [input_end, out_end, err_end]
-        super().__init__(words, cwd, env, imported, ends)
+        super().__init__(words, cwd, env, imported, ends, python=python)
         for end in ends:
             os.close(end)
         self.stdin = os.fdopen(into, "w", encoding="utf-8")
@@ -163,14 +171,14 @@ class Sender(Forked):
         self.stdin = os.fdopen(writes, "wb")
 
 
-def run(words, cwd, env, timeout=None, imported=TRAINING):
+def run(words, cwd, env, timeout=None, imported=TRAINING, python=sys.executable):
     """Run a program to its end, like `subprocess.run`; it is killed if that takes too long.
 
     Args:
-        words, cwd, env, imported: as for `Program`.
+        words, cwd, env, imported, python: as for `Program`.
         timeout: seconds.
     """
-    program = Program(words, cwd, env, imported)
+    program = Program(words, cwd, env, imported, python=python)
     try:
         out, err = program.communicate(timeout)
     finally:
@@ -178,39 +186,57 @@ def run(words, cwd, env, timeout=None, imported=TRAINING):
     return subprocess.CompletedProcess(["python", *words], program.returncode, out, err)
 
 
-_started, _starting = {}, threading.Lock()
+_addresses, _connections, _asking = {}, [], threading.Lock()
+_PLACE, _RUN = tempfile.gettempdir(), os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}-{time.time_ns()}")
 
 
-def _server(imported):
-    """The address of this process's server that has imported some modules."""
-    with _starting:
-        if imported not in _started:
-            _started[imported] = _start_server(imported)
-    return _started[imported]
+def _server(imported, python=sys.executable):
+    """The address of the server of this test run that has imported some modules."""
+    with _asking:
+        if (imported, python) not in _addresses:
+            _addresses[imported, python] = _found_or_started(imported, python)
+    return _addresses[imported, python]
 
 
-def _start_server(imported):
-    folder = tempfile.TemporaryDirectory(prefix="preloaded-")
-    address = str(Path(folder.name) / "socket")
+def _found_or_started(imported, python):
+    name = hashlib.sha256(repr((imported, python)).encode()).hexdigest()[:8]
+    address = Path(_PLACE) / f"preloaded-{_RUN}-{name}" / "socket"
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline:
+        connection = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):  # there is none, or it ends just now
+            connection.connect(str(address))
+            connection.sendall(b"stay")
+            if connection.recv(4) == b"here":
+                _connections.append(connection)
+                return str(address)
+        with contextlib.suppress(FileExistsError):  # another worker starts it
+            address.parent.mkdir(mode=0o700)
+            _start_server(address, imported, python)
+        time.sleep(0.05)
+    raise TimeoutError(f"the server of preloaded programs does not start: {imported}")
+
+
+def _start_server(address, imported, python):
+    ours = python == sys.executable
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_"))}
+    paths = [str(ROOT), os.environ.get("PYTHONPATH")] if ours else []
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.preloaded", address, *imported],
-        cwd=ROOT,
-        env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
-        stdin=subprocess.PIPE,
+        [python, __file__, address, *imported],
+        cwd=address.parent,
+        env={**kept, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     )
-    atexit.register(folder.cleanup)
-    atexit.register(server.communicate)  # before that: its input ends, and so does the server
+    _connections.append(server)  # its end is not waited for
     assert server.stdout.readline() == b"ready\n", "the server of preloaded programs does not start"
-    return address
 
 
 # --- the server -----------------------------------------------------------------------------------------------
 
 
 def _serve(address):
-    """Fork a process for each request, until the standard input ends; returns in such a process, with the request."""
+    """Fork a process for each request, until nobody stays; returns in such a process, with the request."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(address)
     server.listen(16)
@@ -219,20 +245,30 @@ def _serve(address):
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     running = {}  # the connection of each process, by its ID
+    staying = set()  # the connections of those who may ask for more
     print("ready", flush=True)
     while True:
-        ready, _, _ = select.select([server, woken, sys.stdin], [], [])
+        ready, _, _ = select.select([server, woken, *staying], [], [], None if staying else 60)
+        if not ready or (staying and staying <= {*ready}):  # a connection that can be read has ended
+            shutil.rmtree(Path(address).parent)
+            sys.exit()
+        for connection in staying & {*ready}:
+            staying.remove(connection)
+            connection.close()
         if woken in ready:
             os.read(woken, 1024)
             _report_ended(running)
         if server in ready:
             connection, _ = server.accept()
             request, streams = _request(connection)
+            if request is None:
+                staying.add(connection)
+                continue
             pid = os.fork()
             if not pid:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for other in (server, connection, *running.values()):
+                for other in (server, connection, *running.values(), *staying):
                     other.close()
                 os.close(woken)
                 os.close(wake)
@@ -241,13 +277,15 @@ def _serve(address):
                 os.close(stream)
             running[pid] = connection
             connection.sendall(b"%d\n" % pid)
-        if sys.stdin in ready:
-            sys.exit()
 
 
 def _request(connection):
-    """What a process is to do, and its standard streams."""
-    _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(3 * 4))
+    """What a process is to do, and its standard streams; (None, ()) for somebody who stays."""
+    first, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(3 * 4))
+    if first == b"s":
+        connection.recv(3)
+        connection.sendall(b"here")
+        return None, ()
     streams = array.array("i", ancillary[0][2])
     told = b""
     while not told.endswith(b"\n"):
@@ -284,7 +322,8 @@ def _become(request, streams):
     if request["own_session"]:
         os.setsid()
     if request["servers"]:
-        _started.update({tuple(modules.split()): address for modules, address in request["servers"].items()})
+        for modules, address in request["servers"].items():
+            _addresses[tuple(modules.split()), sys.executable] = address
         _fork_senders()
         _fork_ranks()
     os.chdir(request["folder"])
@@ -331,9 +370,12 @@ def start(words):
 
 def main():
     address, *modules = sys.argv[1:]
+    sys.path.remove(str(ROOT / "tests"))  # it has a folder `keras`
     for module in modules:
         importlib.import_module(module)
-    if tuple(modules) != TRAINING:
+    if tuple(modules) in (SENDING, SERVING):
+        from tests.mlflow_tables import copy_tables
+
         copy_tables(Path(address).parent)
     gc.freeze()  # a process that searched these objects for garbage would copy their memory
     request, streams = _serve(address)

@@ -34,7 +34,7 @@ def by_hand(first, second):
 accuracies = st.lists(st.integers(0, 40), min_size=2, max_size=7).map(lambda whole: [one / 40 for one in whole])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(accuracies, st.randoms(use_true_random=False))
 def test_p_with_equal_seeds_permutes_within_seeds(first, random):
     second = [random.randint(0, 40) / 40 for _ in first]

@@ -36,7 +36,7 @@ bounds = numbers(0, 100)
 
 
 @given(matrices, bounds, bounds, st.floats(0, 1), st.sampled_from([0, 1, -1, [0, 1]]))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_formulas_match_their_docstrings(weight, low, high, rate, axis):
     low, high = sorted((low, high))
     given_, n = torch.tensor(weight), norms(weight, tuple(axis) if isinstance(axis, list) else axis)
@@ -53,7 +53,7 @@ def test_formulas_match_their_docstrings(weight, low, high, rate, axis):
 
 
 @given(matrices, bounds, bounds)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_norms_stay_within_bounds_and_reapplying_changes_little(weight, low, high):
     low, high = sorted((low, high))
     weight = torch.tensor(weight)
@@ -75,7 +75,7 @@ def test_norms_stay_within_bounds_and_reapplying_changes_little(weight, low, hig
 
 
 @given(arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_only_negative_numbers_are_changed(weight):
     weight = torch.tensor(weight)
     for constraint in (NonNeg(), NonNeg("keras2")):

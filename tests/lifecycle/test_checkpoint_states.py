@@ -223,7 +223,7 @@ def test_all_states_are_checked_before_one_is_loaded(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize("schedule", ["greedy", "loss", "function", "several"])
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_resumed_fit_works_or_gives_one_error(checkpoints, tmp_path, schedule, data):
     checkpoint = copy.deepcopy(checkpoints[schedule])

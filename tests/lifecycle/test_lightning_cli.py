@@ -1,5 +1,6 @@
 """Callbacks and schedules in LightningCLI: from YAML, from the command line, and back to YAML."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ import lr_plugins as lp
 from docs_tools.catalogue import EXAMPLES
 from lr_plugins.errors import InvalidArgumentError
 from lr_plugins.schedules.serialization import TARGET, to_config
+from tests import preloaded
 from tests.toys import Toy, loader
 
 QUIET = [
@@ -321,9 +323,13 @@ for one in cli.trainer.callbacks:
 """
 
 
-@pytest.mark.parametrize("before", ["", "import pytorch_lightning; "], ids=["alone", "beside the first"])
-def test_lightning_pytorch(before):
+@pytest.mark.parametrize("is_alone", [True, False], ids=["alone", "beside the first"])
+def test_lightning_pytorch(is_alone):
     words = ["--trainer.callbacks.schedule.every=1ep", "--trainer.max_epochs=2", "--trainer.logger=false"]
-    command = [sys.executable, "-c", before + OTHER, "fit", *QUIET, *ON_THE_TRAINER, *words]
-    out = subprocess.run(command, capture_output=True, text=True)
+    words = ["fit", *QUIET, *ON_THE_TRAINER, *words]
+    if is_alone:
+        out = preloaded.run(["-c", OTHER, *words], preloaded.ROOT, os.environ, 100, preloaded.OTHER_LIGHTNING)
+    else:  # which has been imported before
+        program = "import pytorch_lightning; " + OTHER
+        out = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert "used [0.1, 0.1, 0.05, 0.05]" in out.stdout, out.stderr

@@ -1,6 +1,7 @@
 """The scheduler in real trainings: every optimizer step gets exactly the schedule's value."""
 
 import math
+import os
 
 import pytest
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ from lr_plugins import (
     RunLength,
     StepDecay,
 )
+from tests import preloaded
 from tests.toys import QUIET, Spy, Toy, fit, loader
 
 SCHEDULES = [
@@ -96,16 +98,13 @@ def test_lightning_pytorch_trainers_and_modules_work(tmp_path):
 
 
 def test_lightning_pytorch_does_not_import_pytorch_lightning():
-    import subprocess
-    import sys
-
     code = (
         "import sys, lightning.pytorch as lp; import lr_plugins;"
         "assert issubclass(lr_plugins.LearningRateScheduler, lp.Callback);"
         "print('pytorch_lightning' in sys.modules)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "False"
+    out = preloaded.run(["-c", code], preloaded.ROOT, os.environ, 60, preloaded.OTHER_LIGHTNING)
+    assert out.stdout.strip() == "False", out.stderr
 
 
 def test_manual_optimizers_count_their_own_steps():
@@ -209,9 +208,6 @@ def test_lbfgs_counts_one_step_per_batch():
 
 
 def test_last_checkpoint_works_with_lightning_pytorch_alone(tmp_path):
-    import subprocess
-    import sys
-
     code = f"""
 import sys
 import lightning.pytorch as pl
@@ -243,5 +239,5 @@ def epochs_trained(**options):
 print(epochs_trained(), epochs_trained(ckpt_path={str(tmp_path / "last.ckpt")!r}, weights_only=True),
       "pytorch_lightning" in sys.modules)
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    out = preloaded.run(["-c", code], preloaded.ROOT, os.environ, 60, preloaded.OTHER_LIGHTNING)
     assert out.stdout.strip() == "3 3 False", out.stderr

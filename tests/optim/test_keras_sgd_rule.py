@@ -50,7 +50,7 @@ def runs(draw):
 
 
 @given(runs())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_follows_the_rule_for_any_gradients_and_learning_rates(run):
     start, gradients, lrs, momentum, nesterov = run
     weight = parameter(torch.tensor(start, dtype=torch.float64))

@@ -21,6 +21,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from lr_plugins import LearningRateScheduler, __version__
+from tests import preloaded
 
 ROOT = Path(__file__).parents[2]
 GROUP = ROOT / "lr_plugins/conf/schedule"
@@ -35,11 +36,24 @@ INFO = f"lr_plugins-{__version__}.dist-info"
 CALLBACK = ROOT / "lr_plugins/conf/callbacks/learning_rate_scheduler.yaml"
 
 
-def run(*command, cwd):
-    """A subprocess that finds lr_plugins only in its own environment."""
+def environment():
+    """The variables of a process that finds lr_plugins only in its own environment."""
     own = ("PYTHON", "PYTEST_", "HYDRA_", "MLFLOW_", "KERAS_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    found = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=150)
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}
+
+
+def run(*command, cwd):
+    """A subprocess in that environment."""
+    options = {"cwd": cwd, "env": environment(), "capture_output": True, "text": True, "timeout": 150}
+    return succeeded(subprocess.run([*map(str, command)], **options))
+
+
+def train(python, *words, cwd):
+    """The same for a training: a process of the environment's own Python, which has imported libraries beforehand."""
+    return succeeded(preloaded.run(words, cwd, environment(), 150, preloaded.LIBRARIES, str(python)))
+
+
+def succeeded(found):
     assert found.returncode == 0, found.stdout + found.stderr
     return found
 
@@ -245,7 +259,7 @@ def test_user_file_overrides_an_option_and_can_extend_it(wheel_environment, app)
 
 @pytest.mark.parametrize("arguments", COMMANDS)
 def test_the_commands_of_the_page_run_the_example_app(wheel_environment, app, arguments):
-    found = run(wheel_environment.python, "app.py", *arguments.split(), cwd=app)
+    found = train(wheel_environment.python, "app.py", *arguments.split(), cwd=app)
     if "--info" in arguments:
         assert [provider for provider, _ in PROVIDERS.findall(found.stdout)][1:] == [*HYDRAS, "lr_plugins", "schema"]
         assert found.stderr == ""
@@ -279,7 +293,7 @@ SMALL = ["data=fake", "model=mlp", "trainer.max_epochs=2", "callbacks=silent"]
 def command(wheel_environment):
     """`lr-plugins` as the wheel installs it."""
     script = wheel_environment.home / "bin/lr-plugins"
-    return lambda *arguments, cwd: run(wheel_environment.python, script, *arguments, cwd=cwd)
+    return lambda *arguments, cwd: train(wheel_environment.python, script, *arguments, cwd=cwd)
 
 
 def test_wheel_trains_and_resumes_in_an_empty_folder(command, tmp_path):

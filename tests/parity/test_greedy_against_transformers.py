@@ -55,7 +55,7 @@ def their_rates(values, learning_rate, **arguments):
     threshold=st.sampled_from([1e-6, 1e-3, 0.2]),
     window=st.sampled_from([None, 2, 3, 50]),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_the_learning_rates_are_theirs(values, learning_rate, arguments, threshold, window):
     # Ours rejects bounds that exclude the initial value.
     low, high = min(arguments["min_lr"], learning_rate), max(arguments["max_lr"], learning_rate)
@@ -69,7 +69,7 @@ def test_the_learning_rates_are_theirs(values, learning_rate, arguments, thresho
 
 
 @given(values=st.lists(st.sampled_from([math.nan, math.inf, -math.inf, 1.0, 0.5, 0.7]), min_size=1, max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nan_and_infinity_if_they_are_compared(values):
     schedule = Greedy(patience=1, min_learning_rate=1e-3, max_learning_rate=1.0, eps=1e-8, on_nonfinite="compare")
     np.testing.assert_allclose(listen(schedule, values).rates, their_rates(values, 0.5, patience=1), rtol=1e-12, atol=0)

@@ -98,7 +98,7 @@ arguments = st.fixed_dictionaries(
 
 
 @given(values=metrics, arguments=arguments)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_early_stopping_stops_prints_and_restores_as_keras(values, arguments):
     assert our_run(values, **arguments) == keras_run(values, **arguments)
 
@@ -130,7 +130,7 @@ def keras2_rule(values, patience, min_delta=0.0, baseline=None):
     min_delta=st.sampled_from([0.0, 0.1]),
     baseline=st.sampled_from([None, 0.5]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_keras_2(values, patience, min_delta, baseline):
     stopped, best = keras2_rule(values, patience, min_delta, baseline)
     arguments = {"patience": patience, "min_delta": min_delta, "baseline": baseline, "restore_best_weights": True}

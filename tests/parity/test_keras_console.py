@@ -63,14 +63,14 @@ def keras3_text(logs: dict[str, float], elapsed: float, steps: int, epoch: int, 
 
 
 @given(st.dictionaries(names, values, max_size=4), durations, st.integers(1, 20_000))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_keras3_lines_equal_keras(logs, elapsed, steps):
     ours = keras3_line(logs, elapsed, elapsed / steps, steps, steps)
     assert f"{format_header(1, 7)}\n{ours}\n" == keras3_text(logs, elapsed, steps, epoch=1, epochs=7)
 
 
 @given(st.integers(1, 10_000), st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_count_of_an_unfinished_epoch_is_aligned_as_in_keras(steps, data):
     step = data.draw(st.integers(1, steps))
     clock = SimpleNamespace(time=lambda: 0.0)

@@ -84,7 +84,7 @@ pauses = st.one_of(st.just(0.0), st.floats(0, 0.2), st.floats(0, 1e-3), st.float
 
 @pytest.mark.parametrize("stream", [Terminal, File])
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_keras3_bar_is_that_of_keras(stream, data):
     target = data.draw(st.one_of(st.none(), st.integers(1, 12), st.integers(1, 100_000)))
     updates = data.draw(st.lists(st.tuples(pauses, st.dictionaries(names, values, max_size=3)), min_size=1, max_size=8))

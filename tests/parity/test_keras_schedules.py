@@ -83,7 +83,7 @@ def test_a_keras_configuration_builds_ours_and_back(name, arguments):
     assert ours.deserialize(ours.serialize(mine)) == mine
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(step=st.integers(0, 2000), length=st.integers(1, 500), rate=st.floats(0.01, 1), staircase=st.booleans())
 def test_anywhere_on_the_decays(step, length, rate, staircase):
     for name in ("ExponentialDecay", "InverseTimeDecay"):

@@ -113,7 +113,7 @@ lengths, steps = st.integers(1, 500), st.integers(0, 1000)
 
 
 @given(starts, lengths, rates, st.booleans(), steps)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_inverse_time_anywhere(start, length, rate, staircase, step):
     """Keras rounds six times: lr, rate, step / length, their product, the sum, the quotient."""
     expected = float(theirs.InverseTimeDecay(start, length, rate, staircase)(step))
@@ -123,7 +123,7 @@ def test_inverse_time_anywhere(start, length, rate, staircase, step):
 
 
 @given(starts, lengths, rates, st.booleans(), st.floats(0, 8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_exponential_anywhere(start, length, rate, staircase, periods):
     """Of rate ** p, an error in p counts |log(rate)| * p times and one in rate p times; both are rounded once."""
     step = round(periods * length)  # beyond eight periods of 0.001 float32 has no such small numbers
@@ -153,7 +153,7 @@ def test_piecewise_boundaries_are_those_of_keras_plus_one(boundaries):
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6, unique=True).map(sorted), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_piecewise_anywhere(boundaries, data):
     size = len(boundaries) + 1
     values = data.draw(st.lists(st.floats(1e-6, 10), min_size=size, max_size=size))

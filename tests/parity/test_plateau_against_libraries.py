@@ -24,7 +24,7 @@ from tests.parity.side_by_side import keras_model
 from tests.schedules.listening import listen
 
 MODEL = keras_model()  # of whose optimizer only the learning rate matters
-EXAMPLES = settings(max_examples=300, deadline=None)
+EXAMPLES = settings(max_examples=300)
 
 # Values that come again and differ by about the thresholds, so that comparisons are close.
 losses = st.lists(
@@ -158,7 +158,7 @@ def test_nan_and_infinity_if_they_are_compared(values, mode, patience):
 
 
 @given(values=st.lists(st.none() | st.sampled_from([1.0, 0.5, 0.75]), min_size=1, max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_missing_metric_changes_nothing(values):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

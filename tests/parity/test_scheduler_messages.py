@@ -72,7 +72,7 @@ learning_rates = st.one_of(
 
 
 @given(st.lists(learning_rates, min_size=1, max_size=30))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_learning_rates_are_printed_as_keras_prints_them(rates):
     text = keras_fit(rates.__getitem__, len(rates)).text
     assert our_fit(rates.__getitem__, len(rates)).text == text
@@ -112,7 +112,7 @@ def numbers(text: str) -> list[float]:
 
 
 @given(st.floats(0.8, 1.1), st.floats(1e-4, 1.0))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_recursion_differs_from_keras_only_by_its_float32(factor, base):
     """Keras keeps the lr in float32, ours stays float64.
 
@@ -294,7 +294,7 @@ def test_functions_are_called_as_keras_calls_them(make):
     st.booleans(),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_signature_gets_as_many_arguments_as_in_keras(kinds, star_arguments, star_options):
     order = ["required", "default", "keyword-only", "required keyword-only"]
     kinds = sorted(kinds, key=order.index)

@@ -89,7 +89,6 @@ def fuzz(examples):
     return settings(
         max_examples=examples * TIMES,
         derandomize=TIMES == 1,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -37,7 +37,7 @@ def calls(monkeypatch, kind):
 
 
 @given(st.one_of(*INSTANCES.values()), runs, st.integers(0, 50))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_value_is_that_of_the_formula(schedule, run, first):
     for step in range(first, first + 120):
         position = run.position(step, 0.1)
@@ -206,7 +206,7 @@ def test_a_copy_has_its_own_values(how):
 
 
 @given(st.one_of(*INSTANCES.values()))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_all_schedules_within_a_schedule_are_its_parts(schedule):
     """Otherwise one of the user's could be overlooked."""
 

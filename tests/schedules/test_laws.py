@@ -29,7 +29,7 @@ ULP = 2.0**-52
 
 
 def quick(examples):
-    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=examples, suppress_health_check=list(HealthCheck))
 
 
 @st.composite

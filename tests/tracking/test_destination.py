@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -324,9 +322,7 @@ def test_simultaneous_runs_create_one_shared_database(tmp_path):
         folder = tmp_path / f"folder{at}"
         folder.mkdir()
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(folder)}
-        command = [sys.executable, "-c", START, f"sqlite:///{tmp_path}/{place}"]
-        options = {"cwd": folder, "env": environment, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(command, **options))
+        processes.append(preloaded.Program(["-c", START, f"sqlite:///{tmp_path}/{place}"], folder, environment))
     errors = [process.communicate(timeout=150)[1] for process in processes]
     assert errors == [""] * 3
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/shared/new.db")

@@ -4,7 +4,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-LAWS = settings(deadline=None, max_examples=50)
+LAWS = settings(max_examples=50)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
