@@ -41,6 +41,10 @@ class Observations:
         self._trainer, self._driven, self._measure = trainer, driven, measure
         self._observed_until = -1  # epochs whose metrics have been observed
         self._is_partial: bool | None = None  # whether the first epoch resumes without the sums of its first batches
+        # Those of the plan, which may be a checkpoint's, and those whose param groups may be added during the run.
+        schedules = [driven_groups.schedule for _, driven_groups in driven.driven_groups()]
+        schedules += [assignment.schedule for assignment in driven.assignments]
+        self._listens = any(schedule.monitors or schedule.start() is not None for schedule in schedules)
         self.by_writer: dict[Writer, MetricCollector] = {}
         self.restart(steps)
 
@@ -129,9 +133,8 @@ class Observations:
             measured: the quantities that were measured for it. Default: none.
         """
         changes: list[tuple[DrivenGroups, Change]] = []
-        for writer, collector in self.by_writer.items():
-            if any(driven.state is not None for driven in writer.driven_groups):  # of a schedule that observes
-                changes += apply_observation(writer, collector.observation(when, measured or {}))
+        for writer, collector in self.by_writer.items() if self._listens else ():
+            changes += apply_observation(writer, collector.observation(when, measured or {}))
         return changes
 
     def is_epoch_due(self, trainer: Trainer) -> bool:

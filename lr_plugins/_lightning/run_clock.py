@@ -8,7 +8,7 @@ from typing import Any
 
 from lr_plugins._lightning.compat import Trainer
 from lr_plugins._lightning.epoch_results import is_at_last_batch, is_within_epoch
-from lr_plugins._lightning.run_length import run_length
+from lr_plugins._lightning.run_length import length_settings, run_length
 from lr_plugins.engine.driven_groups import sampled_steps
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.epoch_starts import EpochStarts
@@ -32,7 +32,7 @@ class RunClock:
         self._epochs = EpochStarts()
         self.epoch_batches: float = -1  # of the current epoch
         # The settings that decide how long the run is, and the length that follows from them, as of the current epoch.
-        self._settings: tuple[Any, ...] = ()
+        self._settings: tuple[object, ...] = ()
         self._now = RunLength()
         self._epochs_ahead = 0  # of the coming step, relative to Lightning's count
         self._is_as_planned = True  # as far as is known
@@ -101,21 +101,11 @@ class RunClock:
         self.take_epoch_size(trainer, 0)
 
     def start_epoch(self, trainer: Trainer, driven: DrivenOptimizers) -> None:
-        """Note the start and the size of an epoch; warn, once, if the run has another length than the schedules assume.
-
-        That is, because the epoch has another size than planned, or because `max_epochs` or `max_steps` has changed.
-        """
-        settings = (
-            trainer.num_training_batches,
-            trainer.accumulate_grad_batches,
-            trainer.max_epochs,
-            trainer.max_steps,
-            len(trainer.optimizers),
-            trainer.lightning_module.automatic_optimization,
-        )
+        """Note where an epoch starts, and its size; warn, once, if the run is not as long as the schedules assume."""
+        settings = length_settings(trainer)
         if settings != self._settings:
             self._settings, self._now = settings, run_length(trainer)
-            self._check_at_epoch_start(trainer, driven, self._now)
+        self._check_at_epoch_start(trainer, driven, self._now)
         self.take_epoch_size(trainer, driven.writers[0].step, self._now)
 
     def take_epoch_size(self, trainer: Trainer, step: int | None, now: RunLength | None = None) -> None:
@@ -166,4 +156,4 @@ class RunClock:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the Trainer and the optimizers of a fit."""
-        return {**vars(self), "_trainer": None, "_optimizers": ()}
+        return {**vars(self), "_trainer": None, "_optimizers": (), "_settings": (), "_now": RunLength()}

@@ -41,7 +41,7 @@ def skip_unused_hooks(callback: Callback, trainer: Trainer) -> None:
             vars(callback).setdefault(name, None)
 
 
-def call_hook(callback: Callback, trainer: Trainer, name: str, owner: type, wanted: bool) -> None:
+def switch_hook(callback: Callback, trainer: Trainer, name: str, owner: type, wanted: bool) -> None:
     """Have Lightning call a hook of a callback, or skip it while there is nothing to do.
 
     Args:

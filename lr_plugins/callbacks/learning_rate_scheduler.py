@@ -34,7 +34,7 @@ from lr_plugins._lightning.stepping_optimizers import (
     stepping_optimizers,
     unseen_steps,
 )
-from lr_plugins._lightning.unused_hooks import call_hook, skip_unused_hooks
+from lr_plugins._lightning.unused_hooks import skip_unused_hooks, switch_hook
 from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks import messages
 from lr_plugins.callbacks.advice import advise, log_once
@@ -69,7 +69,7 @@ class _Fit:
     bar: ProgressBarLR
     agreement: RankAgreement = field(default_factory=RankAgreement)
     changes_of_coming_epoch: Changes = ()  # printed below its header
-    is_calm: bool = False  # whether batches need only be searched for changes
+    is_calm: bool = False  # whether batches need only be searched for changes; set at the start of one
 
 
 @renamed.arguments
@@ -236,7 +236,7 @@ class LearningRateScheduler(KeepsState, Callback):
             # Lightning does not call on_train_epoch_start for the next epoch then.
             if start.progress.pending_epoch_end is not None and trainer.fit_loop.restarted_mid_epoch:
                 self._start_epoch(self._fit, trainer, pl_module)
-        self._skip_idle_hooks(self._fit)
+        self._switch_batch_ends(self._fit)
 
     def _decide_position(self, trainer: Trainer, driven: DrivenOptimizers) -> Start:
         fields, optimizers = self.take_restored(), self._saved_optimizers
@@ -269,7 +269,7 @@ class LearningRateScheduler(KeepsState, Callback):
         for unseen in fit.unseen:
             unseen.end_epoch()
             if unseen.counts:
-                self._skip_idle_hooks(fit)
+                self._switch_batch_ends(fit)
         self.observe_epoch(trainer, pl_module)
         fit.observations.observe(BEGIN)
         driven.refresh()
@@ -303,7 +303,8 @@ class LearningRateScheduler(KeepsState, Callback):
         """
         fit = self._fit
         assert fit is not None
-        if fit.is_calm and fit.optimizer_changes.follows_all():
+        is_same_epoch = trainer.num_training_batches == self._clock.epoch_batches
+        if fit.is_calm and is_same_epoch and fit.optimizer_changes.follows_all():
             for writer in fit.driven.writers:
                 if not writer.is_settled():
                     break
@@ -315,13 +316,14 @@ class LearningRateScheduler(KeepsState, Callback):
         if not writers[0].seen_steps:
             self._restart_if_reset(fit, trainer)
             fit.observations.note_first_batch()
-        if trainer.num_training_batches != self._clock.epoch_batches:  # of an epoch without a start
+        if not is_same_epoch:  # it has had no start, or its size has changed
             self._clock.take_epoch_size(trainer, None)
         for writer, unseen in zip(writers, fit.unseen, strict=True):
             writer.new_batch()
             if not writer.is_written:
                 writer.refresh()
             unseen.new_batch()
+        fit.is_calm = self.on_conflict != "theirs" and not any(unseen.counts for unseen in fit.unseen)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -361,15 +363,15 @@ class LearningRateScheduler(KeepsState, Callback):
             unseen.end_epoch()
         fit.observations.follow(fit.driven.replace(optimizers))
         fit.unseen = unseen_steps(fit.trainer, fit.driven.writers, fit.unseen)
-        self._skip_idle_hooks(fit)
+        self._switch_batch_ends(fit)
         fit.driven.refresh_unwritten()  # last, because a schedule may refuse its position
 
-    def _skip_idle_hooks(self, fit: _Fit) -> None:
-        """Look only for changes at the start of batches, and have their ends skipped, while nothing else is to do."""
+    def _switch_batch_ends(self, fit: _Fit) -> None:
+        """Have the ends of batches skipped while there is nothing to do; the next start of one is looked at in full."""
+        fit.is_calm = False
         counts = any(unseen.counts for unseen in fit.unseen)
-        fit.is_calm = not counts and self.on_conflict != "theirs"
         listens = any(collector.is_of_steps for collector in fit.observations.by_writer.values())
-        call_hook(self, fit.trainer, "on_train_batch_end", LearningRateScheduler, wanted=counts or listens)
+        switch_hook(self, fit.trainer, "on_train_batch_end", LearningRateScheduler, wanted=counts or listens)
 
     def _restart_if_reset(self, fit: _Fit, trainer: Trainer) -> None:
         """Restart the plan if a callback has reset Lightning's epoch counter since training started."""
@@ -379,6 +381,7 @@ class LearningRateScheduler(KeepsState, Callback):
         fit.counted = CountedSteps(trainer, 0)
         fit.driven.restart()
         fit.observations.restart(self._progress.steps)
+        self._switch_batch_ends(fit)
         self._clock.restart(trainer)
         fit.driven.refresh()
 
@@ -459,7 +462,7 @@ class LearningRateScheduler(KeepsState, Callback):
         if fit is not None:
             fit.optimizer_changes.stop()
             fit.bar.restore()
-            call_hook(self, fit.trainer, "on_train_batch_end", LearningRateScheduler, wanted=True)
+            switch_hook(self, fit.trainer, "on_train_batch_end", LearningRateScheduler, wanted=True)
         self._clock.stop()
         self._driven = self._fit = None
 

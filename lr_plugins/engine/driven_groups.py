@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from lr_plugins.engine.hyperparameter import HyperParameter
 from lr_plugins.engine.known_groups import Group, KnownGroup
 from lr_plugins.errors import ImpossibleValueError, TrainingError, shown
 from lr_plugins.schedules import Position, RunLength, Schedule
+from lr_plugins.schedules.ahead import Ahead
 from lr_plugins.schedules.position import Count, Value
 from lr_plugins.validation import ENDS
 
@@ -39,7 +41,8 @@ class DrivenGroups:
     """Writes the values of a schedule, step by step.
 
     Values are computed in blocks, because a NumPy call for many steps costs little more than one for a single step. A
-    block is valid while the epoch and the state stay the same: call `write` again when one of them changes.
+    block is valid while the epoch and the state stay the same: call `write` again when one of them changes. An argument
+    of a schedule that is set during a run applies from the next step on.
 
     Args:
         assignment: the index of the assignment.
@@ -188,7 +191,8 @@ class DrivenGroups:
         has_scaled = bool(self._scaled or self._special)
         while True:
             values = self._block(step, count) if count > 1 else [self._single(step)]
-            for value in values:
+            coming, changes = iter(values), Ahead.changes
+            for value in coming:
                 self.value = first[key] = value
                 if others:
                     for group in others:
@@ -196,7 +200,10 @@ class DrivenGroups:
                 if has_scaled:
                     self._write_scaled(value)
                 yield
-            step, ahead = step + len(values), ahead and len(values) == count
+                if Ahead.changes != changes:  # somebody has set an argument of a schedule
+                    break
+            ahead, left = ahead and len(values) == count, length_hint(coming)
+            step, count = step + len(values) - left, 1 if left else count
             count = int(max(1, min(max(_FIRST_BLOCK, 4 * count), _LARGEST_BLOCK, total_steps - step))) if ahead else 1
 
     def _block(self, step: int, count: int) -> list[float]:

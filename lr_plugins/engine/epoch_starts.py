@@ -22,7 +22,7 @@ class EpochStarts:
 
     def __init__(self, begins: Sequence[int] = ()) -> None:
         self.begins = list(begins)
-        self._regular = 0  # epochs that are known to have started as planned
+        self._planned, self._regular = 0.0, 0  # the planned size, and how many epochs are known to have started so
 
     def begin(self, epoch: int, step: int | None, planned: float) -> None:
         """Add an epoch that starts at a step; None if it started as planned.
@@ -52,9 +52,11 @@ class EpochStarts:
 
         Args:
             size: the number of steps in the current epoch.
-            planned: the planned number of steps in each epoch, the same at every call.
+            planned: the planned number of steps in each epoch.
         """
         begins = self.begins
+        if planned != self._planned:
+            self._planned, self._regular = planned, 0
         while self._regular < len(begins) and begins[self._regular] == self._regular * planned:
             self._regular += 1
         if self._regular == len(begins) and size == planned:

@@ -68,7 +68,7 @@ class Writer(Recorder):
         self._written = False  # whether the values of the coming step are written
         # What the groups held before the first value was written.
         self._values_before: list[tuple[HyperParameter, KnownGroup, float]] = []
-        # Set if a single schedule drives all groups: it, and the key of what it drives.
+        # Set if a single schedule drives all groups, and is written: it, and the key of what it drives.
         self._only: DrivenGroups | None = None
         self._key = ""
         self._is_running = replaces is not None  # groups that appear now were added during the run
@@ -90,7 +90,11 @@ class Writer(Recorder):
         )
 
     def is_settled(self) -> bool:
-        """Whether nothing has changed since its last step: a quick check, for every batch."""
+        """Whether nothing has changed since its last step: a quick check, for every batch.
+
+        That is: no step is under way, the values of the coming one are written, the optimizer has the groups that are
+        bound, and each of them as many parameters as then. `has_groups` and `new_batch` look for the same one by one.
+        """
         if self._under_way or not self.seen_steps or not (self._written or not self.active):
             return False
         for at, (optimizer, groups) in enumerate(self._bound):
@@ -368,7 +372,8 @@ class Writer(Recorder):
         return True
 
     # Between two steps a training runs so much other code that each call costs several times what it costs in a loop of
-    # its own. What happens before every step, once more after its closure, is therefore written out.
+    # its own. What happens before every step, once more after its closure, is therefore written out: the condition is
+    # that of `_is_as_written`.
 
     def _begin_step(self) -> None:
         only, columns = self._only, self._columns

@@ -1,6 +1,7 @@
 """The clock counts real optimizer steps under every Trainer option."""
 
 import time
+import warnings
 
 import pytest
 import pytorch_lightning as pl
@@ -9,7 +10,16 @@ from lightning_utilities.core import rank_zero
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset
 
-from lr_plugins import Assign, CosineDecay, LearningRateScheduler, LinearDecay, ReduceLROnPlateau, RunLength, StepDecay
+from lr_plugins import (
+    Assign,
+    Constant,
+    CosineDecay,
+    LearningRateScheduler,
+    LinearDecay,
+    ReduceLROnPlateau,
+    RunLength,
+    StepDecay,
+)
 from lr_plugins.errors import TrainingError
 from tests.toys import QUIET, Toy, Used, assert_used, fit, loader, plan
 
@@ -418,3 +428,66 @@ def test_loading_only_the_weights_starts_a_new_run():
     module.load_state_dict(trained.lightning_module.state_dict())
     _, scheduler, used = run(IN_PERCENT, module=module)
     assert_used(plan(IN_PERCENT, [6] * 3, RunLength.of(steps_per_epoch=6, epochs=3)), scheduler, used)
+
+
+class Acts(pl.Callback):
+    """Calls a function at the start of a batch of an epoch, or at the start of an epoch."""
+
+    def __init__(self, acts):
+        self.acts = acts  # by (epoch, batch), or by epoch
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.acts.get(trainer.current_epoch, lambda *_: None)(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.acts.get((trainer.current_epoch, batch_idx), lambda *_: None)(trainer, pl_module)
+
+
+@pytest.mark.parametrize("when", [1, (1, 0), (1, 2)], ids=["epoch", "first batch", "third batch"])
+def test_argument_set_during_a_run_applies_from_the_next_step(when):
+    schedule = StepDecay(0.1, drop=0.5, every="10ep")
+    acts = Acts({when: lambda *_: setattr(schedule, "initial_learning_rate", 0.01)})
+    scheduler = LearningRateScheduler(schedule)
+    fit(Toy(), scheduler, acts)
+    at = 6 + (when[1] if isinstance(when, tuple) else 0)
+    assert scheduler.trace["lr"].values.tolist() == [0.1] * (at + 1) + [0.01] * (18 - at - 1)
+
+
+def test_longer_run_warns_at_the_epoch_in_which_a_schedule_depends_on_it():
+    class Headed(Toy):
+        def __init__(self):
+            super().__init__(lambda parameters: torch.optim.SGD([*parameters][:2], lr=0.1))
+            self.head = torch.nn.Linear(1, 1)
+
+    def longer(trainer, _):
+        trainer.fit_loop.max_epochs = 6
+
+    def unfreeze(_, module):
+        module.optimizers().optimizer.add_param_group({"params": list(module.head.parameters()), "lr": 0.1})
+
+    told = []
+
+    class Listens(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            told.append(len([one for one in caught if "max_epochs is 6 now; it was 3" in str(one.message)]))
+
+    scheduler = LearningRateScheduler([Constant(0.1), Assign(CosineDecay(0.1), params="head")])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Headed(), scheduler, Acts({(0, 1): longer, (2, 1): unfreeze}), Listens())
+    assert told == [0, 0, 0, 1, 1, 1]
+
+
+def test_size_of_an_epoch_that_changes_within_it_is_noted():
+    sizes = []
+
+    class Notes(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            sizes.append(scheduler.run_length.clock)
+
+    def shorter(trainer, _):
+        trainer.fit_loop.max_batches = 4
+
+    scheduler = LearningRateScheduler(StepDecay(0.1, every="1ep"))
+    fit(Toy(), scheduler, Acts({(0, 2): shorter}), Notes(), epochs=1)
+    assert [clock and clock.begins for clock in sizes] == [None, None, None, (0, 4)]

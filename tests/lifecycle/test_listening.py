@@ -22,6 +22,7 @@ from lr_plugins import (
 )
 from lr_plugins._lightning.metrics import MetricCollector
 from lr_plugins.errors import TrainingError
+from lr_plugins.schedules.observation import Monitor
 from tests.toys import QUIET, Toy, fit, loader
 
 
@@ -432,3 +433,44 @@ def test_metric_that_is_not_finite_in_the_last_epoch_ends_no_fit(progress):
     scheduler = LearningRateScheduler(BoldDriver(0.1, monitor="score", mode="min"))
     with pytest.warns(UserWarning, match="BoldDriver needs a finite 'score'"):
         fit(Diverging(), scheduler, *progress, epochs=2)
+
+
+class Growing(Toy):
+    """A net whose first layer joins the optimizer later."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(3, 3)
+
+    def compute_loss(self, batch):
+        return torch.nn.functional.mse_loss(self.layer(self.body(batch[0])), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", torch.tensor(1.0))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.layer.parameters(), lr=0.1)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 4:
+            self.optimizers().optimizer.add_param_group({"params": list(self.body.parameters()), "lr": 0.1})
+
+
+def test_schedule_of_a_group_added_later_observes_nothing_that_was_logged_before():
+    plateau = ReduceLROnPlateau(0.1, factor=0.5, patience=1, monitor="val_loss", on_missing="warn")
+    scheduler = LearningRateScheduler([Constant(0.1), Assign(plateau, params="body")])
+    options = {"check_val_every_n_epoch": 3, "num_sanity_val_steps": 0}
+    fit(Growing(), scheduler, epochs=12, val=loader(), **options)
+    (name,) = (name for name in scheduler.trace if "1" in name or "body" in name)
+    # Validated after the epochs 5, 8 and 11: the first value is the best, the second is not better.
+    assert used(scheduler, name)[::6] == [0.1] * 5 + [0.05] * 3
+
+
+def test_a_metric_is_known_to_a_schedule_that_keeps_nothing(recwarn):
+    class Names(Constant):
+        @property
+        def monitors(self):
+            return [Monitor("loss")]
+
+    fit(Toy(), LearningRateScheduler(Names(0.1)))
+    assert not [str(one.message) for one in recwarn if "never logged" in str(one.message)]
