@@ -6,16 +6,11 @@ longer than most of the programs. The processes that trainings start to send to 
 MLflow's servers are forked in the same way. What depends on the imports (what `--help` imports, settings that are read
 while importing) needs `subprocess`.
 
-At the end of such a process its threads are joined and its exit functions are called. Python would then take all
-modules apart, which takes 0.4 seconds. Only processes of distributed trainings do that, where threads of torch could
-outlive what they use.
-
 The workers of pytest-xdist share their servers. Each keeps a connection open to those that it uses; a server ends with
 the last of them.
 """
 
 import array
-import atexit
 import contextlib
 import gc
 import hashlib
@@ -73,10 +68,9 @@ class Forked:
         streams: the descriptors of its standard streams.
         own_session: whether a terminal's Ctrl-C does not reach it.
         python: the interpreter.
-        finalizes: whether Python takes its modules apart at its end.
     """
 
-    def __init__(self, words, cwd, env, imported, streams, own_session=False, python=sys.executable, finalizes=False):
+    def __init__(self, words, cwd, env, imported, streams, own_session=False, python=sys.executable):
         self.returncode = None
         self._server = socket.socket(socket.AF_UNIX)
         self._server.connect(_server(imported, python))
@@ -85,7 +79,6 @@ class Forked:
             "folder": str(cwd),
             "environment": dict(env),
             "own_session": own_session,
-            "finalizes": finalizes,
             "servers": {" ".join(one): _server(one) for one in (TRAINING, SENDING)} if imported == TRAINING else {},
         }
         self._server.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))])
@@ -127,17 +120,17 @@ class Program(Forked):
         words, cwd, env, imported: as for `Forked`; by default it need not import what a training needs.
         one_stream: whether its errors are part of its output, instead of a stream of their own.
         asks: whether it reads from `stdin`; or else its input is empty.
-        others: `python` and `finalizes` of `Forked`.
+        python: the interpreter.
     """
 
-    def __init__(self, words, cwd, env, imported=TRAINING, one_stream=False, asks=False, **others):
+    def __init__(self, words, cwd, env, imported=TRAINING, one_stream=False, asks=False, python=sys.executable):
         input_end, into = os.pipe()
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         if one_stream:
             os.dup2(out_end, err_end)
         ends = [input_end, out_end, err_end]
-        super().__init__(words, cwd, env, imported, ends, **others)
+        super().__init__(words, cwd, env, imported, ends, python=python)
         for end in ends:
             os.close(end)
         self.stdin = os.fdopen(into, "w", encoding="utf-8")
@@ -178,14 +171,14 @@ class Sender(Forked):
         self.stdin = os.fdopen(writes, "wb")
 
 
-def run(words, cwd, env, timeout=None, imported=TRAINING, **others):
+def run(words, cwd, env, timeout=None, imported=TRAINING, python=sys.executable):
     """Run a program to its end, like `subprocess.run`; it is killed if that takes too long.
 
     Args:
-        words, cwd, env, imported, others: as for `Program`.
+        words, cwd, env, imported, python: as for `Program`.
         timeout: seconds.
     """
-    program = Program(words, cwd, env, imported, **others)
+    program = Program(words, cwd, env, imported, python=python)
     try:
         out, err = program.communicate(timeout)
     finally:
@@ -353,7 +346,7 @@ def _fork_ranks():
     from pytorch_lightning.strategies.launchers import subprocess_script
 
     def popen(command, env, cwd):
-        return Forked(command[1:], cwd or os.getcwd(), env, TRAINING, [0, 1, 2], finalizes=True)
+        return Forked(command[1:], cwd or os.getcwd(), env, TRAINING, [0, 1, 2])
 
     subprocess_script.subprocess = types.SimpleNamespace(Popen=popen)
 
@@ -389,24 +382,7 @@ def main():
     _become(request, streams)
     sys.path[:] = [folder for folder in sys.path if folder not in ("", str(ROOT))]
     sys.path += [folder for folder in request["environment"].get("PYTHONPATH", "").split(os.pathsep) if folder]
-    if request["finalizes"]:
-        start(request["words"])
-    else:
-        _start_and_exit(request["words"])
-
-
-def _start_and_exit(words):
-    status = 0
-    try:
-        start(words)
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else end.code is not None
-        if status and not isinstance(end.code, int):
-            print(end.code, file=sys.stderr)
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    os._exit(status & 0xFF)
+    start(request["words"])
 
 
 if __name__ == "__main__":

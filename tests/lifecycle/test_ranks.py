@@ -17,7 +17,7 @@ def trained(tmp_path_factory):
     """The values each rank used in each training, and the output."""
     folder = tmp_path_factory.mktemp("ranks")
     words = ["-m", "tests.lifecycle.ranks", str(folder)]
-    done = preloaded.run(words, ROOT, os.environ, 150, finalizes=True)
+    done = preloaded.run(words, ROOT, os.environ, 150)
     files = [folder / "0.json", folder / "1.json"]
     assert all(file.exists() for file in files), done.stderr
     return [json.loads(file.read_text()) for file in files], done.stdout

@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
     (folder / "tmp").mkdir()
     words = ["-m", "tests.lifecycle.spawned", str(folder / "found.json")]
     environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
-    done = preloaded.run(words, ROOT, environment, 240, finalizes=True)
+    done = preloaded.run(words, ROOT, environment, 240)
     assert (folder / "found.json").exists(), done.stderr
     return json.loads((folder / "found.json").read_text()), folder / "tmp"
 

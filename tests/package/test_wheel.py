@@ -50,7 +50,7 @@ def run(*command, cwd):
 
 def train(python, *words, cwd):
     """The same for a training: a process of the environment's own Python, which has imported libraries beforehand."""
-    return succeeded(preloaded.run(words, cwd, environment(), 150, preloaded.LIBRARIES, python=str(python)))
+    return succeeded(preloaded.run(words, cwd, environment(), 150, preloaded.LIBRARIES, str(python)))
 
 
 def succeeded(found):

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = ["-m", "tests.training.ranks", str(folder)]
-    done = preloaded.run(words, ROOT, environment, 150, finalizes=True)
+    done = preloaded.run(words, ROOT, environment, 150)
     assert all((folder / f"{rank}.json").exists() for rank in (0, 1)), done.stderr
     return folder
 

@@ -11,7 +11,7 @@ from tests import preloaded
 
 def test_two_processes_agree_on_the_result_and_undo_the_search(tmp_path):
     words = ["-m", "tests.callbacks.lr_finder.ranks", str(tmp_path)]
-    done = preloaded.run(words, Path(__file__).parents[3], os.environ, 150, finalizes=True)
+    done = preloaded.run(words, Path(__file__).parents[3], os.environ, 150)
     assert all((tmp_path / f"{rank}.json").exists() for rank in (0, 1)), done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     for ways in (first, second):
