@@ -8,7 +8,7 @@ from typing import Any
 
 from lr_plugins._lightning.compat import Trainer
 from lr_plugins._lightning.epoch_results import is_at_last_batch, is_within_epoch
-from lr_plugins._lightning.run_length import length_settings, run_length
+from lr_plugins._lightning.run_length import run_length
 from lr_plugins.engine.driven_groups import sampled_steps
 from lr_plugins.engine.driven_optimizers import DrivenOptimizers
 from lr_plugins.engine.epoch_starts import EpochStarts
@@ -31,9 +31,6 @@ class RunClock:
         self._optimizers: Sized = ()
         self._epochs = EpochStarts()
         self.epoch_batches: float = -1  # of the current epoch
-        # The settings that decide how long the run is, and the length that follows from them, as of the current epoch.
-        self._settings: tuple[object, ...] = ()
-        self._now = RunLength()
         self._epochs_ahead = 0  # of the coming step, relative to Lightning's count
         self._is_as_planned = True  # as far as is known
 
@@ -46,7 +43,7 @@ class RunClock:
                 their steps together.
         """
         self._trainer, self._optimizers = trainer, optimizers
-        self.run_length, self._is_as_planned, self._settings = run_length(trainer), True, ()
+        self.run_length, self._is_as_planned = run_length(trainer), True
 
     def stop(self) -> None:
         """Release the Trainer; keep the length of the run."""
@@ -102,11 +99,9 @@ class RunClock:
 
     def start_epoch(self, trainer: Trainer, driven: DrivenOptimizers) -> None:
         """Note where an epoch starts, and its size; warn, once, if the run is not as long as the schedules assume."""
-        settings = length_settings(trainer)
-        if settings != self._settings:
-            self._settings, self._now = settings, run_length(trainer)
-        self._check_at_epoch_start(trainer, driven, self._now)
-        self.take_epoch_size(trainer, driven.writers[0].step, self._now)
+        now = run_length(trainer)
+        self._check_at_epoch_start(trainer, driven, now)
+        self.take_epoch_size(trainer, driven.writers[0].step, now)
 
     def take_epoch_size(self, trainer: Trainer, step: int | None, now: RunLength | None = None) -> None:
         """Note the size of the current epoch.
@@ -114,7 +109,7 @@ class RunClock:
         Args:
             trainer: the Trainer of the run.
             step: the step at which the epoch starts; None if it is already under way.
-            now: the length of the run, as it is now. Default None: it is asked for.
+            now: the current length of the run. Default None: it is computed.
         """
         self.epoch_batches = trainer.num_training_batches
         planned, size = self.run_length.steps_per_epoch, (now or run_length(trainer)).steps_per_epoch
@@ -156,4 +151,4 @@ class RunClock:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the Trainer and the optimizers of a fit."""
-        return {**vars(self), "_trainer": None, "_optimizers": (), "_settings": (), "_now": RunLength()}
+        return {**vars(self), "_trainer": None, "_optimizers": ()}

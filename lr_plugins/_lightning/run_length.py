@@ -37,19 +37,6 @@ def run_length(trainer: Trainer) -> RunLength:
     )
 
 
-def length_settings(trainer: Trainer) -> tuple[object, ...]:
-    """What may change during a fit and decides how long the run is: while it is equal, `run_length` is, too."""
-    return (
-        trainer.num_training_batches,
-        trainer.accumulate_grad_batches,
-        trainer.max_epochs,
-        trainer.max_steps,
-        len(trainer.optimizers),
-        len(trainer.callbacks),  # type: ignore[attr-defined]
-        trainer.lightning_module.automatic_optimization,
-    )
-
-
 def samples_per_step(trainer: Trainer) -> tuple[int | None, str]:
     """(the samples of one optimizer step, ""), or (None, why they are unknown)."""
     if not trainer.lightning_module.automatic_optimization:

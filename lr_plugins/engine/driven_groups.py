@@ -75,7 +75,6 @@ class DrivenGroups:
         self._scaled: list[tuple[Group, float]] = []
         self._special: list[tuple[Callable[[float], None], Group, float]] = []
         self._largest = hyper.largest  # value of the schedule that all groups can hold when scaled
-        self._written_at, self._stretch = 0, 1  # the last call of `write`, and the steps between the last two
 
     def bind(self, optimizer: Optimizer) -> None:
         """Bind to the current dictionaries of the param groups; call `write` afterwards."""
@@ -107,8 +106,6 @@ class DrivenGroups:
         Raises:
             TrainingError: the hyper-parameter cannot have the schedule's value.
         """
-        if step != self._written_at:  # an epoch is over, and the coming one is as long, as a rule
-            self._written_at, self._stretch = step, max(step - self._written_at, 1)
         following = self._values_from(step, math.inf if total_steps is None else total_steps).__next__
         following()
         return following
@@ -185,8 +182,7 @@ class DrivenGroups:
     # A generator keeps its local variables between steps. A method would spend more time on attribute lookups than on
     # writing: in benchmarks/update.py, an update costs about as much as a bare loop.
     def _values_from(self, step: int, total_steps: float) -> Iterator[None]:
-        key, ahead = self.hyper.key, self.schedule.is_pure
-        count = int(max(1, min(self._stretch, _LARGEST_BLOCK, total_steps - step))) if ahead else 1
+        key, count, ahead = self.hyper.key, 1, self.schedule.is_pure
         first, *others = self._plain or [{}]  # usually one group: a loop would double the cost
         has_scaled = bool(self._scaled or self._special)
         while True:
@@ -200,7 +196,7 @@ class DrivenGroups:
                 if has_scaled:
                     self._write_scaled(value)
                 yield
-                if Ahead.changes != changes:  # somebody has set an argument of a schedule
+                if Ahead.changes != changes:  # an argument of a schedule has been set
                     break
             ahead, left = ahead and len(values) == count, length_hint(coming)
             step, count = step + len(values) - left, 1 if left else count

@@ -22,7 +22,7 @@ class EpochStarts:
 
     def __init__(self, begins: Sequence[int] = ()) -> None:
         self.begins = list(begins)
-        self._planned, self._regular = 0.0, 0  # the planned size, and how many epochs are known to have started so
+        self._planned, self._regular = 0.0, 0  # the first epochs known to start at multiples of the planned size
 
     def begin(self, epoch: int, step: int | None, planned: float) -> None:
         """Add an epoch that starts at a step; None if it started as planned.
