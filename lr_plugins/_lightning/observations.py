@@ -41,7 +41,7 @@ class Observations:
         self._trainer, self._driven, self._measure = trainer, driven, measure
         self._observed_until = -1  # epochs whose metrics have been observed
         self._is_partial: bool | None = None  # whether the first epoch resumes without the sums of its first batches
-        # Those of the plan, which may be a checkpoint's, and those whose param groups may be added during the run.
+        # The plan may be that of a checkpoint, and the param groups of an assignment may be added during the run.
         schedules = [driven_groups.schedule for _, driven_groups in driven.driven_groups()]
         schedules += [assignment.schedule for assignment in driven.assignments]
         self._listens = any(schedule.monitors or schedule.start() is not None for schedule in schedules)

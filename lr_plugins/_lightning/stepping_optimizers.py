@@ -75,7 +75,7 @@ class OptimizerChanges:
         wrapped: list[Any] | None = getattr(self._strategy, "_lightning_optimizers", None)
         if not wrapped:
             return False
-        if wrapped == self._wrapped:  # the very same wrappers; should one wrap another optimizer now, `watch` tells
+        if wrapped == self._wrapped:  # if a wrapper holds another optimizer now, `watch` reports its step
             return True
         followed = [recorder.optimizer for recorder in self._recorders]
         if len(wrapped) != len(followed) or not all(map(operator.is_, [each.optimizer for each in wrapped], followed)):

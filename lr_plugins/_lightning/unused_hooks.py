@@ -42,14 +42,14 @@ def skip_unused_hooks(callback: Callback, trainer: Trainer) -> None:
 
 
 def switch_hook(callback: Callback, trainer: Trainer, name: str, owner: type, wanted: bool) -> None:
-    """Have Lightning call a hook of a callback, or skip it while there is nothing to do.
+    """Have Lightning call a hook of a callback, or skip it while it has nothing to do.
 
     Args:
-        callback: the callback. As above, it stays as it is if it is not among the Trainer's own.
+        callback: the callback. A callback that is not among the Trainer's own stays as it is.
         trainer: the Trainer of the run.
         name: the name of the hook.
-        owner: the class whose hook it is: one that a subclass has overridden is always called.
-        wanted: whether it is to be called.
+        owner: the class that defines the hook; an override in a subclass is always called.
+        wanted: whether Lightning calls it.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if wanted:

@@ -7,7 +7,6 @@ import functools
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch.optim import Optimizer
@@ -23,14 +22,12 @@ from lr_plugins._lightning.lr_scheduler_conflicts import check_added, check_conf
 from lr_plugins._lightning.observations import Changes, Measure, Observations, apply_observation, check_measures
 from lr_plugins._lightning.pickling import state_without_fit
 from lr_plugins._lightning.progress_bar import ProgressBarLR
-from lr_plugins._lightning.rank_agreement import RankAgreement
 from lr_plugins._lightning.resume_steps import Counts
 from lr_plugins._lightning.run_clock import RunClock
 from lr_plugins._lightning.run_length import is_detached
 from lr_plugins._lightning.stepping_optimizers import (
     CountedSteps,
     OptimizerChanges,
-    UnseenSteps,
     stepping_optimizers,
     unseen_steps,
 )
@@ -39,6 +36,7 @@ from lr_plugins._lightning.worker_results import send_to_main_process
 from lr_plugins.callbacks import messages
 from lr_plugins.callbacks.advice import advise, log_once
 from lr_plugins.callbacks.resume import Start, decide_plan, decide_position, was_reset
+from lr_plugins.callbacks.scheduler_fit import SchedulerFit
 from lr_plugins.callbacks.scheduler_state import FORMAT, SchedulerProgress, check_fields
 from lr_plugins.checkpoint_state import KeepsState
 from lr_plugins.console.keras_styles import STYLES, Style
@@ -54,22 +52,6 @@ from lr_plugins.schedules import RunLength
 from lr_plugins.schedules.assign import Assignments, Schedules
 from lr_plugins.schedules.observation import BEGIN, EPOCH, VALIDATION
 from lr_plugins.validation import choice, flag, verbosity
-
-
-@dataclass
-class _Fit:
-    """The objects that exist only during training."""
-
-    trainer: Trainer
-    driven: DrivenOptimizers
-    observations: Observations
-    optimizer_changes: OptimizerChanges
-    unseen: list[UnseenSteps]  # one for each optimizer
-    counted: CountedSteps
-    bar: ProgressBarLR
-    agreement: RankAgreement = field(default_factory=RankAgreement)
-    changes_of_coming_epoch: Changes = ()  # printed below its header
-    is_calm: bool = False  # whether batches need only be searched for changes; set at the start of one
 
 
 @renamed.arguments
@@ -148,7 +130,7 @@ class LearningRateScheduler(KeepsState, Callback):
         self._previous_fit: tuple[weakref.ref[Trainer], int] | None = None  # its Trainer, and global_step at its end
         self._saved_optimizers: list[SavedOptimizer] | None = None  # of a checkpoint, until training starts
         self._driven: DrivenOptimizers | None = None  # from `on_fit_start` on
-        self._fit: _Fit | None = None  # from `on_train_start` on
+        self._fit: SchedulerFit | None = None  # from `on_train_start` on
 
     @property
     def learning_rate(self) -> float:
@@ -229,7 +211,7 @@ class LearningRateScheduler(KeepsState, Callback):
         bar = ProgressBarLR(trainer, driven.writers)
         # Last, because it registers a hook that only the end of the fit removes.
         changes = OptimizerChanges(trainer, driven.writers, self._replace_optimizers)
-        self._fit = _Fit(trainer, driven, observations, changes, unseen, counted, bar)
+        self._fit = SchedulerFit(trainer, driven, observations, changes, unseen, counted, bar)
         observations.check_validation()
         if start.progress.sums:
             observations.resume_epoch(start.progress.sums, start.progress.pending_epoch_end)
@@ -261,15 +243,15 @@ class LearningRateScheduler(KeepsState, Callback):
         self._restart_if_reset(fit, trainer)
         self._start_epoch(fit, trainer, pl_module)
 
-    def _start_epoch(self, fit: _Fit, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _start_epoch(self, fit: SchedulerFit, trainer: Trainer, pl_module: LightningModule) -> None:
         driven = fit.driven
         check_added(trainer, driven, self.on_conflict)
         fit.optimizer_changes.check()
         self._clock.start_epoch(trainer, driven)
         for unseen in fit.unseen:
             unseen.end_epoch()
-            if unseen.counts:
-                self._switch_batch_ends(fit)
+        if fit.counts_unseen_steps:
+            self._switch_batch_ends(fit)
         self.observe_epoch(trainer, pl_module)
         fit.observations.observe(BEGIN)
         driven.refresh()
@@ -316,14 +298,14 @@ class LearningRateScheduler(KeepsState, Callback):
         if not writers[0].seen_steps:
             self._restart_if_reset(fit, trainer)
             fit.observations.note_first_batch()
-        if not is_same_epoch:  # it has had no start, or its size has changed
+        if not is_same_epoch:  # training resumed within it, or its size has changed
             self._clock.take_epoch_size(trainer, None)
         for writer, unseen in zip(writers, fit.unseen, strict=True):
             writer.new_batch()
             if not writer.is_written:
                 writer.refresh()
             unseen.new_batch()
-        fit.is_calm = self.on_conflict != "theirs" and not any(unseen.counts for unseen in fit.unseen)
+        fit.is_calm = self.on_conflict != "theirs" and not fit.counts_unseen_steps
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -366,14 +348,12 @@ class LearningRateScheduler(KeepsState, Callback):
         self._switch_batch_ends(fit)
         fit.driven.refresh_unwritten()  # last, because a schedule may refuse its position
 
-    def _switch_batch_ends(self, fit: _Fit) -> None:
-        """Have the ends of batches skipped while there is nothing to do; the next start of one is looked at in full."""
+    def _switch_batch_ends(self, fit: SchedulerFit) -> None:
+        """Call `on_train_batch_end` only while it has something to do, and check the coming batch in full."""
         fit.is_calm = False
-        counts = any(unseen.counts for unseen in fit.unseen)
-        listens = any(collector.is_of_steps for collector in fit.observations.by_writer.values())
-        switch_hook(self, fit.trainer, "on_train_batch_end", LearningRateScheduler, wanted=counts or listens)
+        switch_hook(self, fit.trainer, "on_train_batch_end", LearningRateScheduler, wanted=fit.needs_batch_ends)
 
-    def _restart_if_reset(self, fit: _Fit, trainer: Trainer) -> None:
+    def _restart_if_reset(self, fit: SchedulerFit, trainer: Trainer) -> None:
         """Restart the plan if a callback has reset Lightning's epoch counter since training started."""
         if not was_reset(self.on_resume, trainer, fit.driven, fit.counted, self._progress):
             return
@@ -385,7 +365,7 @@ class LearningRateScheduler(KeepsState, Callback):
         self._clock.restart(trainer)
         fit.driven.refresh()
 
-    def _report(self, fit: _Fit, epoch: int, changes: Changes) -> None:
+    def _report(self, fit: SchedulerFit, epoch: int, changes: Changes) -> None:
         messages.report(epoch, changes, fit.driven, self.verbose, self.style)
 
     @rank_zero_only
