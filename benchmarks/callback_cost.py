@@ -86,7 +86,7 @@ def show(what: str, found: dict[str, list[float]]) -> None:
     print(f"| {what}, us | lowest decile | above the empty callback's | median | above the empty callback's |")
     print("|---|---|---|---|---|")
     for way in found:
-        cells = [f"{of[way]:.0f} | {of[way] - of[EMPTY]:+.0f}" for of in (low, middle)]
+        cells = [f"{each[way]:.0f} | {each[way] - each[EMPTY]:+.0f}" for each in (low, middle)]
         print(f"| {way} | {cells[0]} | {cells[1]} |")
     print()
 
@@ -103,9 +103,9 @@ def main() -> None:
     epochs: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds):
         for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
-            of_steps, of_epochs = train(way)
-            steps[way] += of_steps
-            epochs[way] += of_epochs
+            new_steps, new_epochs = train(way)
+            steps[way] += new_steps
+            epochs[way] += new_epochs
     show("a step", steps)
     show(f"an epoch of {STEPS} steps", epochs)
 

@@ -204,7 +204,7 @@ def _found_or_started(imported, python):
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
         connection = socket.socket(socket.AF_UNIX)
-        with contextlib.suppress(OSError):  # there is none, or it ends just now
+        with contextlib.suppress(OSError):  # no server yet, or one that is shutting down
             connection.connect(str(address))
             connection.sendall(b"stay")
             if connection.recv(4) == b"here":
@@ -228,15 +228,17 @@ def _start_server(address, imported, python):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     )
-    _connections.append(server)  # its end is not waited for
-    assert server.stdout.readline() == b"ready\n", "the server of preloaded programs does not start"
+    _connections.append(server)  # nobody waits for it to end
+    if server.stdout.readline() != b"ready\n":
+        shutil.rmtree(address.parent)  # or other workers would wait for it
+        raise RuntimeError(f"the server of preloaded programs does not start: {imported}")
 
 
 # --- the server -----------------------------------------------------------------------------------------------
 
 
 def _serve(address):
-    """Fork a process for each request, until nobody stays; returns in such a process, with the request."""
+    """Fork a process for each request until no client is left; returns in such a process, with the request."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(address)
     server.listen(16)
@@ -245,15 +247,15 @@ def _serve(address):
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     running = {}  # the connection of each process, by its ID
-    staying = set()  # the connections of those who may ask for more
+    clients = set()  # the connections that test processes keep open
     print("ready", flush=True)
     while True:
-        ready, _, _ = select.select([server, woken, *staying], [], [], None if staying else 60)
-        if not ready or (staying and staying <= {*ready}):  # a connection that can be read has ended
+        ready, _, _ = select.select([server, woken, *clients], [], [], None if clients else 60)
+        if not ready or (clients and clients <= {*ready}):  # a connection that can be read has ended
             shutil.rmtree(Path(address).parent)
             sys.exit()
-        for connection in staying & {*ready}:
-            staying.remove(connection)
+        for connection in clients & {*ready}:
+            clients.remove(connection)
             connection.close()
         if woken in ready:
             os.read(woken, 1024)
@@ -262,13 +264,13 @@ def _serve(address):
             connection, _ = server.accept()
             request, streams = _request(connection)
             if request is None:
-                staying.add(connection)
+                clients.add(connection)
                 continue
             pid = os.fork()
             if not pid:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for other in (server, connection, *running.values(), *staying):
+                for other in (server, connection, *running.values(), *clients):
                     other.close()
                 os.close(woken)
                 os.close(wake)
@@ -280,7 +282,7 @@ def _serve(address):
 
 
 def _request(connection):
-    """What a process is to do, and its standard streams; (None, ()) for somebody who stays."""
+    """What a process is to do, and its standard streams; (None, ()) for a client that keeps the server running."""
     first, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(3 * 4))
     if first == b"s":
         connection.recv(3)
